@@ -1,0 +1,172 @@
+"""Image sets: what networks are trained and scored on.
+
+An image set has three parts, train, validation and test, that never mix. Its inputs are normalised per
+channel with the mean and standard deviation of its training images, which are stored with it.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.randomness import derive_generator
+
+NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class Images(NamedTuple):
+    """Normalised images and their labels."""
+
+    inputs: Float[Tensor, "n channels height width"]
+    labels: Int[Tensor, "n"]
+
+
+class ImageSet(NamedTuple):
+    """Train, validation and test images, normalised alike.
+
+    `mean` and `std` are per channel, of the raw training images scaled to [0, 1] where they are bytes.
+    """
+
+    source: str
+    train: Images
+    validation: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+
+    def describe(self) -> dict[str, Any]:
+        """What `zoo.json` and manifests record of the set."""
+        return {
+            "source": self.source,
+            "shape": list(self.train.inputs.shape[1:]),
+            "classes": self.classes,
+            "counts": {part: len(getattr(self, part).labels) for part in ("train", "validation", "test")},
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+def open_images(source: str, *, size: int | None = None, seed: int = 0) -> ImageSet:
+    """Open an image set.
+
+    Args:
+        source: `digits` (scikit-learn's 1,797 handwritten digits, 8 x 8), the path of an `.npz` file with
+            `train_images`, `train_labels`, `test_images`, `test_labels`, or `module:function`, a function
+            without arguments that returns a torch `Dataset` or a (train, test) pair of them.
+        size: resize to `size` x `size` pixels (bilinear) when the images have another size.
+        seed: decides which images are for validation (and for test, where the source has no test part).
+
+    A fifth of the training images becomes the validation part. `digits` and a single `Dataset` have no test
+    part, so a third of their images is set apart first.
+
+    Raises:
+        InputError: no such source, missing arrays, or arrays of unequal length.
+    """
+    train, test = _read(source, seed)
+    train, validation = _set_apart(train, 0.2, seed, "validation")
+    parts = {"train": train, "validation": validation, "test": test}
+    tensors = {name: _to_tensors(*part) for name, part in parts.items()}
+    if size is not None:
+        tensors = {name: _resize(part, size) for name, part in tensors.items()}
+    mean = tensors["train"].inputs.mean(dim=(0, 2, 3))
+    std = tensors["train"].inputs.std(dim=(0, 2, 3)).clamp_min(1e-6)
+    normalized = {
+        name: Images((part.inputs - mean[:, None, None]) / std[:, None, None], part.labels)
+        for name, part in tensors.items()
+    }
+    return ImageSet(
+        source=source,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        classes=int(max(part.labels.max() for part in normalized.values())) + 1,
+        **normalized,
+    )
+
+
+def _read(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    if source == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return _set_apart(((digits.images / 16).astype(np.float32), digits.target), 1 / 3, seed, "test")
+    if source.endswith(".npz"):
+        return _read_npz(Path(source))
+    if ":" in source:
+        return _read_function(source, seed)
+    raise InputError(f"expected images as 'digits', an .npz path or module:function, found '{source}'")
+
+
+def _read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    if not path.is_file():
+        raise InputError(f"expected an .npz file at {path}, found nothing there")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = [key for key in NPZ_KEYS if key not in arrays]
+            if missing:
+                found = ", ".join(arrays.files)
+                raise InputError(f"expected the arrays {', '.join(NPZ_KEYS)} in {path}, found only {found}")
+            values = [arrays[key] for key in NPZ_KEYS]
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"expected a readable .npz file at {path}, found one that is not ({error})") from error
+    for part, images, labels in (("train", *values[:2]), ("test", *values[2:])):
+        if len(images) != len(labels) or len(images) == 0:
+            raise InputError(
+                f"expected as many {part} images as labels in {path}, found {len(images)} and {len(labels)}"
+            )
+    return (values[0], values[1]), (values[2], values[3])
+
+
+def _read_function(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    module_name, _, function_name = source.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"expected an importable module:function, found '{source}' ({error})") from error
+    made = function()
+    if isinstance(made, tuple):
+        train, test = made
+        return _collect(train), _collect(test)
+    return _set_apart(_collect(made), 1 / 3, seed, "test")
+
+
+def _collect(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [dataset[index] for index in range(len(dataset))]
+    return np.stack([np.asarray(image) for image, _ in pairs]), np.array([int(label) for _, label in pairs])
+
+
+def _set_apart(
+    part: tuple[np.ndarray, np.ndarray], share: float, seed: int, name: str
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Split off a random `share` of the images; returns (rest, set apart)."""
+    images, labels = part
+    order = torch.randperm(len(labels), generator=derive_generator(seed, "images", name)).numpy()
+    count = round(share * len(labels))
+    apart, rest = np.sort(order[:count]), np.sort(order[count:])
+    return (images[rest], labels[rest]), (images[apart], labels[apart])
+
+
+def _to_tensors(images: np.ndarray, labels: np.ndarray) -> Images:
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    inputs = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32) / scale
+    if inputs.ndim == 3:
+        inputs = inputs[:, None]
+    elif inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] not in (1, 3):
+        inputs = inputs.permute(0, 3, 1, 2)
+    if inputs.ndim != 4:
+        raise InputError(f"expected images of shape [n, height, width(, channels)], found {list(images.shape)}")
+    return Images(inputs.contiguous(), torch.from_numpy(np.asarray(labels)).to(torch.int64))
+
+
+def _resize(part: Images, size: int) -> Images:
+    if tuple(part.inputs.shape[2:]) == (size, size):
+        return part
+    resized = torch.nn.functional.interpolate(part.inputs, (size, size), mode="bilinear", align_corners=False)
+    return Images(resized, part.labels)

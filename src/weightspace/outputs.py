@@ -1,0 +1,180 @@
+"""Output folders and files that appear whole or not at all.
+
+Work is written under a temporary name beside the target (`.NAME.partial`) and renamed when it is complete.
+A failure removes the temporary folder, except for resumable work, which `--resume` then continues.
+"""
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weightspace.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def partial_path(target: Path) -> Path:
+    """Where the unfinished form of `target` lives."""
+    return target.with_name(f".{target.name}.partial")
+
+
+@contextlib.contextmanager
+def new_folder(
+    target: str | Path, *, force: bool = False, resume: bool = False, resumable: bool = False
+) -> Iterator[Path]:
+    """A folder to write into, renamed to `target` when the block ends without an exception.
+
+    Args:
+        target: the folder that will exist afterwards.
+        force: replace an existing `target` (only once the new one is complete).
+        resume: continue in the partial folder an earlier, interrupted run left behind.
+        resumable: keep the partial folder when the block fails.
+
+    Raises:
+        InputError: `target` exists and `force` is off; there is nothing to resume; there is unfinished
+            resumable work that neither `resume` nor `force` was asked for; no permission; a full disk.
+    """
+    target = Path(target)
+    partial = partial_path(target)
+    _refuse_existing(target, force)
+    if resumable and partial.exists() and not (resume or force):
+        raise InputError(f"expected no unfinished work for {target}, found some: --resume continues it, --force drops it")
+    if resume and not partial.exists():
+        raise InputError(f"expected unfinished work to resume for {target}, found none")
+    with _plain_refusals(target):
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        try:
+            yield partial
+        except BaseException:
+            if not resumable:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _replace(partial, target)
+
+
+@contextlib.contextmanager
+def new_file(target: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """A file path to write to, renamed to `target` when the block ends without an exception.
+
+    Raises:
+        InputError: `target` exists and `force` is off; no permission; a full disk.
+    """
+    target = Path(target)
+    _refuse_existing(target, force)
+    # The suffix stays last: figure and table writers choose their format by it.
+    partial = target.with_name(f".partial-{target.name}")
+    with _plain_refusals(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON: indented, keys in the order given, NaN and infinities as null."""
+    path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_manifest(
+    folder: Path, *, command: str, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()
+) -> None:
+    """Write `manifest.json`: what made this folder, so that it can be made again."""
+    from weightspace import __version__
+
+    write_json(
+        folder / MANIFEST,
+        {
+            "command": command,
+            "weightspace": __version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": installed_versions(),
+            "seed": seed,
+            "configuration": dict(configuration),
+            "inputs": {str(path): hash_input(path) for path in inputs},
+        },
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that decide the numbers."""
+    from importlib.metadata import version
+
+    packages = ("torch", "numpy", "scipy", "scikit-learn")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def hash_input(path: Path) -> str:
+    """SHA-256 of a file; of a folder, over its JSON and Parquet files and the names and sizes of all others."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
+        if file.suffix in (".json", ".parquet") and file.name != MANIFEST:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _refuse_existing(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise InputError(f"expected nothing at {target}, found something: choose another --out, or --force replaces it")
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Rename `partial` to `target`; an old folder is moved aside first and deleted last."""
+    if not target.is_dir():
+        partial.replace(target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _plain_refusals(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.EACCES: "expected permission to write",
+            errno.EPERM: "expected permission to write",
+            errno.EROFS: "expected a writable file system",
+            errno.ENOSPC: "expected room on the disk",
+            errno.ENOTDIR: "expected a folder as parent",
+            errno.EEXIST: "expected a folder as parent",
+        }
+        if error.errno not in reasons or isinstance(error, InterruptedError):
+            raise
+        where = error.filename or target
+        found = os.strerror(error.errno)
+        raise InputError(f"{reasons[error.errno]} for {target}, found '{found}' at {where}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,203 @@
+"""Train and score ordinary `nn.Module`s, one or many of the same architecture at once.
+
+Many networks are held as one *stack*: `dict[str, Tensor]` whose tensors have a leading axis over networks.
+A stack is trained through `torch.func`: every network has its own data order, learning rate and weight
+decay, and the arithmetic is that of training it alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from weightspace.images import Images
+from weightspace.randomness import derive_generator
+from weightspace.weights import Weights
+
+Stack = Weights
+SCORE_BATCH = 1_024
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How networks are trained."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+
+    batch_size: int = 64
+    """Images a step; the last, incomplete batch of an epoch is dropped."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """`adam`, or `sgd` with momentum 0.9; weight decay is the L2 kind in both."""
+
+    schedule: Literal["constant", "one-cycle"] = "constant"
+    """Learning rate over the steps: constant, or one cosine cycle that warms up over 30 % of them."""
+
+
+class Scores(NamedTuple):
+    """Accuracy in [0, 1] and mean cross-entropy in nats of every network of a stack."""
+
+    accuracy: Float[Tensor, "networks"]
+    loss: Float[Tensor, "networks"]
+
+
+def stack_weights(networks: Sequence[Weights]) -> Stack:
+    """Stack the weights of networks of one architecture along a new first axis (copies)."""
+    return {name: torch.stack([weights[name] for weights in networks]) for name in networks[0]}
+
+
+def unstack_weights(stack: Stack) -> list[Weights]:
+    """The inverse of `stack_weights` (views)."""
+    count = len(next(iter(stack.values())))
+    return [{name: tensor[index] for name, tensor in stack.items()} for index in range(count)]
+
+
+def fit_stack(
+    module: nn.Module,
+    stack: Stack,
+    images: Images,
+    config: FitConfig,
+    *,
+    learning_rates: Float[Tensor, "networks"],
+    weight_decays: Float[Tensor, "networks"],
+    seeds: Sequence[int],
+) -> Iterator[tuple[int, Stack]]:
+    """Train a stack; yields `(epoch, stack)` after every epoch, starting with `(0, stack)`.
+
+    The yielded stack is the one being trained (not a copy), so keep what you need before going on. Training
+    pauses while the caller works, so stopping to iterate stops the training.
+
+    The optimiser runs at learning rate 1 and every network then moves the share `learning_rate` of the step:
+    for optimisers whose step is linear in the learning rate, as SGD and Adam are, that is its own rate.
+    """
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    parameters = {name: tensor.clone() for name, tensor in stack.items() if name in trained}
+    buffers = {name: tensor.clone() for name, tensor in stack.items() if name not in trained}
+    optimizer = _make_optimizer(list(parameters.values()), config)
+    gradient = vmap(grad(_loss_of(module.train())), in_dims=0, randomness="different")
+    generators = [derive_generator(seed, "order") for seed in seeds]
+    steps = len(images.labels) // config.batch_size
+    if steps == 0:
+        raise ValueError(f"batch size {config.batch_size} is larger than the {len(images.labels)} images")
+    yield 0, {**parameters, **buffers}
+    for epoch in range(1, config.epochs + 1):
+        orders = torch.stack([torch.randperm(len(images.labels), generator=generator) for generator in generators])
+        for step in range(steps):
+            batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
+            gradients = gradient(parameters, buffers, images.inputs[batch], images.labels[batch])
+            share = _schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
+            _move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
+        yield epoch, {**parameters, **buffers}
+
+
+def fit(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int) -> nn.Module:
+    """Train one module in place (through a stack of one) and return it."""
+    stack = stack_weights([module.state_dict()])
+    rates, decays = torch.tensor([learning_rate]), torch.zeros(1)
+    for _, trained in fit_stack(module, stack, images, config, learning_rates=rates, weight_decays=decays, seeds=[seed]):
+        stack = trained
+    module.load_state_dict(unstack_weights(stack)[0])
+    return module
+
+
+def predict_stack(
+    module: nn.Module, stack: Stack, inputs: Float[Tensor, "n ..."]
+) -> Float[Tensor, "networks n classes"]:
+    """Outputs of every network on the same inputs, in evaluation mode."""
+    module.eval()
+
+    def predict(weights: Weights, batch: Tensor) -> Tensor:
+        return functional_call(module, weights, (batch,))
+
+    with torch.no_grad():
+        parts = [vmap(predict, in_dims=(0, None))(stack, batch) for batch in inputs.split(SCORE_BATCH)]
+    return torch.cat(parts, dim=1)
+
+
+def score_stack(module: nn.Module, stack: Stack, images: Images) -> Scores:
+    """Accuracy and loss of every network on the same images."""
+    outputs = predict_stack(module, stack, images.inputs)
+    return score_outputs(outputs, images.labels)
+
+
+def score_outputs(outputs: Float[Tensor, "networks n classes"], labels: Int[Tensor, "n"]) -> Scores:
+    """Accuracy and loss of outputs that `predict_stack` gave."""
+    accuracy = (outputs.argmax(-1) == labels).to(torch.float32).mean(-1)
+    targets = labels.expand(len(outputs), -1)
+    loss = functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(-1)
+    return Scores(accuracy, loss)
+
+
+def score(module: nn.Module, images: Images) -> Scores:
+    """Accuracy and loss of one module."""
+    return score_stack(module, stack_weights([module.state_dict()]), images)
+
+
+def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], batch_size: int = 256) -> nn.Module:
+    """Set every batch norm's running statistics to exact averages over `inputs`, in place; returns the module.
+
+    Deviates from the paper's conditioning (200 momentum steps, which keep a share of the old statistics):
+    the old statistics are dropped and every batch counts the same.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    was_training = module.training
+    module.train()
+    with torch.no_grad():
+        for batch in inputs.split(batch_size):
+            if len(batch) > 1:
+                module(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return module.train(was_training)
+
+
+def _loss_of(module: nn.Module) -> Callable[..., Tensor]:
+    def loss(parameters: Weights, buffers: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(functional_call(module, (parameters, buffers), (inputs,)), labels)
+
+    return loss
+
+
+def _make_optimizer(parameters: list[Tensor], config: FitConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=1.0)
+    return torch.optim.SGD(parameters, lr=1.0, momentum=0.9)
+
+
+def _schedule(config: FitConfig, step: int, steps: int) -> float:
+    """The share of the peak learning rate at `step`."""
+    if config.schedule == "constant":
+        return 1.0
+    warm = max(1, round(0.3 * steps))
+    progress = step / warm if step < warm else 1 + (step - warm) / max(1, steps - warm)
+    return 0.5 * (1 - float(torch.cos(torch.tensor(progress * torch.pi))))
+
+
+def _move(
+    parameters: Weights,
+    gradients: Weights,
+    optimizer: torch.optim.Optimizer,
+    rates: Float[Tensor, "networks"],
+    decays: Float[Tensor, "networks"],
+) -> None:
+    """One optimiser step, in place, each network at its own learning rate and weight decay."""
+    before = {name: tensor.clone() for name, tensor in parameters.items()}
+    for name, tensor in parameters.items():
+        tensor.grad = gradients[name] + _along(decays, tensor) * tensor
+    optimizer.step()
+    for name, tensor in parameters.items():
+        tensor.copy_(before[name] + _along(rates, tensor) * (tensor - before[name]))
+
+
+def _along(values: Float[Tensor, "networks"], tensor: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (tensor.ndim - 1))

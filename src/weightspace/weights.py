@@ -1,0 +1,280 @@
+"""The weights of one network: read, write, compare, refuse.
+
+`Weights` is one flat `dict[str, Tensor]`: all parameters and buffers of one network. Files come back in
+natural order of the names (layer 10 after layer 2), whatever order the file had, so that the same network
+read from a `.pt` and from a `.safetensors` file is the same value.
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from weightspace.errors import InputError
+
+Weights: TypeAlias = dict[str, Tensor]
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+ALIASES_KEY = "aliases"
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", "")
+
+
+class WeightsMismatch(InputError):
+    """Weights that do not have the expected names and shapes.
+
+    Attributes:
+        missing: names expected and not found.
+        unexpected: names found and not expected.
+        misshapen: `name -> (expected shape, found shape)`.
+    """
+
+    def __init__(
+        self,
+        missing: list[str],
+        unexpected: list[str],
+        misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    ) -> None:
+        self.missing, self.unexpected, self.misshapen = missing, unexpected, misshapen
+        parts = []
+        if missing:
+            parts.append(f"missing {_some(missing)}")
+        if unexpected:
+            parts.append(f"unexpected {_some(unexpected)}")
+        if misshapen:
+            shown = [f"{name} {found} instead of {expected}" for name, (expected, found) in misshapen.items()]
+            parts.append(f"misshapen {_some(shown)}")
+        super().__init__("the weights do not fit the expected network: " + "; ".join(parts))
+
+
+def natural_key(name: str) -> list[str | int]:
+    """A sort key under which `layer.10` comes after `layer.2`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
+    """The shape of every tensor, in the order of `weights`."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def require_shapes(weights: Mapping[str, Tensor], expected: Shapes) -> None:
+    """Raise `WeightsMismatch` unless `weights` has exactly the `expected` names and shapes (any order)."""
+    found = shapes_of(weights)
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshapen = {
+        name: (shape, found[name]) for name, shape in expected.items() if name in found and found[name] != shape
+    }
+    if missing or unexpected or misshapen:
+        raise WeightsMismatch(missing, unexpected, misshapen)
+
+
+def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raise `InputError` naming the first tensor with a NaN or an infinity."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"{what}: expected finite weights, found {count} NaN or infinite values in {name}")
+
+
+def find_aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tied tensors: `alias -> first name` for every name that shares the memory of an earlier one."""
+    first: dict[tuple[int, ...], str] = {}
+    aliases = {}
+    for name, tensor in weights.items():
+        if tensor.numel() == 0:
+            continue
+        place = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
+        if place in first:
+            aliases[name] = first[place]
+        else:
+            first[place] = name
+    return aliases
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """Weights in a file or folder, read tensor by tensor when asked for by name.
+
+    Made by `open_weights`. Iterates in natural order; tied tensors stored once are found under every name
+    and come back as one tensor.
+    """
+
+    def __init__(self, sources: dict[str, "_Source"], aliases: dict[str, str]) -> None:
+        names = [*sources, *(alias for alias in aliases if alias not in sources)]
+        self._sources, self._aliases = sources, aliases
+        self._names = sorted(names, key=natural_key)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._sources[self._aliases.get(name, name)].read(self._aliases.get(name, name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self) -> Weights:
+        """All tensors at once; an alias is the same tensor object as the name it stands for."""
+        weights: Weights = {}
+        for name in sorted(self._names, key=lambda name: name in self._aliases):
+            target = self._aliases.get(name)
+            weights[name] = weights[target] if target is not None else self[name]
+        return {name: weights[name] for name in self._names}
+
+
+def open_weights(path: str | Path) -> StoredWeights:
+    """Open a network's weights lazily.
+
+    Args:
+        path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.bin`, `.ckpt` or without a suffix) holding
+            a dict of tensors, or a folder with a sharded or single model in one of those formats.
+
+    Raises:
+        InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs
+            code to load (it is never executed), or a file that holds something else than named tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
+    if path.suffix == ".safetensors":
+        source = _SafetensorsFile(path)
+        return StoredWeights(dict.fromkeys(source.names, source), source.aliases)
+    if path.suffix in TORCH_SUFFIXES:
+        tensors = _read_torch_file(path)
+        return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors))
+    raise InputError(
+        f"expected a .safetensors, .pt, .pth, .bin or .ckpt file or a folder, found {path.name} ({path.suffix})"
+    )
+
+
+def read_weights(path: str | Path) -> Weights:
+    """`open_weights(path)` read as a whole, in natural order of the names."""
+    return open_weights(path).read()
+
+
+def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a `.safetensors` file; tied tensors are stored once and their aliases recorded in its metadata."""
+    aliases = find_aliases(weights)
+    stored = {name: tensor.contiguous() for name, tensor in weights.items() if name not in aliases}
+    notes = {"format": "pt", **(metadata or {})}
+    if aliases:
+        notes[ALIASES_KEY] = json.dumps(aliases)
+    save_file(_without_shared_memory(stored), str(path), notes)
+
+
+def _without_shared_memory(weights: Weights) -> Weights:
+    """safetensors refuses overlapping memory, so views of a shared storage are copied."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in weights.items():
+        storage = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if storage in seen and tensor.numel() else tensor
+        seen.add(storage)
+    return separate
+
+
+class _Source:
+    """Where a tensor comes from."""
+
+    def read(self, name: str) -> Tensor:
+        raise KeyError(name)
+
+
+class _InMemory(_Source):
+    def __init__(self, tensors: Weights) -> None:
+        self.tensors = tensors
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+class _SafetensorsFile(_Source):
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = safe_open(str(path), framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"expected a whole safetensors file at {path}, found a damaged one ({error})") from error
+        self.names = list(self._file.keys())
+        notes = self._file.metadata() or {}
+        self.aliases: dict[str, str] = json.loads(notes.get(ALIASES_KEY, "{}"))
+
+    def read(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+
+def _open_folder(folder: Path) -> StoredWeights:
+    for index_name in INDEX_FILES:
+        if (folder / index_name).is_file():
+            return _open_sharded(folder, index_name)
+    for file_name in SINGLE_FILES:
+        if (folder / file_name).is_file():
+            return open_weights(folder / file_name)
+    raise InputError(
+        f"expected {' or '.join((*INDEX_FILES, *SINGLE_FILES))} in {folder}, found "
+        f"{_some([entry.name for entry in sorted(folder.iterdir())]) or 'an empty folder'}"
+    )
+
+
+def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
+    try:
+        shard_of: dict[str, str] = json.loads((folder / index_name).read_text())["weight_map"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a JSON index with a weight_map in {folder / index_name}, found neither") from error
+    shards = {shard: open_weights(folder / _inside(folder, shard)) for shard in sorted(set(shard_of.values()))}
+    missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
+    if missing:
+        raise InputError(f"{folder / index_name} lists tensors that its shards do not hold: {_some(missing)}")
+    return StoredWeights({name: _Shard(shards[shard]) for name, shard in shard_of.items()}, {})
+
+
+def _inside(folder: Path, shard: str) -> str:
+    if not (folder / shard).resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"expected shards inside {folder}, found a reference to {shard}")
+    return shard
+
+
+class _Shard(_Source):
+    def __init__(self, stored: StoredWeights) -> None:
+        self.stored = stored
+
+    def read(self, name: str) -> Tensor:
+        return self.stored[name]
+
+
+def _read_torch_file(path: Path) -> Weights:
+    is_zip = zipfile.is_zipfile(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"expected tensors only in {path}, found a damaged file or a pickle that needs code to load, which is "
+            "never run; re-save it with torch.save(model.state_dict(), ...) or as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, UnicodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _describe(loaded: object) -> str:
+    if isinstance(loaded, Mapping):
+        return f"a dict with the keys {_some([str(key) for key in loaded])}"
+    return f"a {type(loaded).__name__}"
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
