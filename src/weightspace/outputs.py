@@ -12,7 +12,9 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,15 +91,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_manifest(
-    folder: Path, *, command: str, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()
+    folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()
 ) -> None:
-    """Write `manifest.json`: what made this folder, so that it can be made again."""
+    """Write `manifest.json`: what made this folder (command, configuration, versions, hashes of the inputs)."""
     from weightspace import __version__
 
     write_json(
         folder / MANIFEST,
         {
-            "command": command,
+            "command": called_as(),
             "weightspace": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": installed_versions(),
@@ -106,6 +108,11 @@ def write_manifest(
             "inputs": {str(path): hash_input(path) for path in inputs},
         },
     )
+
+
+def called_as() -> str:
+    """The command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def installed_versions() -> dict[str, str]:

@@ -179,7 +179,7 @@ def _schedule(config: FitConfig, step: int, steps: int) -> float:
     if config.schedule == "constant":
         return 1.0
     warm = max(1, round(0.3 * steps))
-    progress = step / warm if step < warm else 1 + (step - warm) / max(1, steps - warm)
+    progress = (step + 1) / warm if step < warm else 1 + (step - warm) / max(1, steps - warm)
     return 0.5 * (1 - float(torch.cos(torch.tensor(progress * torch.pi))))
 
 

@@ -1,0 +1,159 @@
+"""Permutation symmetry as data, and permutations that act on weights.
+
+A permutation `p` of a group acts on an axis by `new[i] = old[p[i]]`. An axis may be a product of factors, as
+the input axis of a linear layer after a flatten is (channels x height x width): a group then moves whole
+blocks.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from weightspace.weights import Weights, WeightsMismatch
+
+Permutations: TypeAlias = dict[str, Tensor]
+
+
+class Factor(NamedTuple):
+    """One factor of an axis: its group (None if it must not move) and its size."""
+
+    group: str | None
+    size: int
+
+
+Axis: TypeAlias = tuple[Factor, ...]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """The permutation symmetry of one architecture.
+
+    Attributes:
+        groups: `name -> size`; every group is permuted freely and independently.
+        axes: for every tensor the factors of each of its axes, slowest first.
+        buffers: tensors that are not parameters; they move along but never enter a matching.
+        frozen: why axes stand still: `reason -> tensors`.
+    """
+
+    groups: dict[str, int]
+    axes: dict[str, tuple[Axis, ...]]
+    buffers: tuple[str, ...] = ()
+    frozen: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def moved(self) -> list[str]:
+        """Tensors that some group moves."""
+        return [name for name, axes in self.axes.items() if any(factor.group for axis in axes for factor in axis)]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the parameters (buffers apart) that lie in tensors which some group moves."""
+        sizes = {
+            name: math.prod(factor.size for axis in axes for factor in axis)
+            for name, axes in self.axes.items()
+            if name not in self.buffers
+        }
+        return sum(sizes.get(name, 0) for name in self.moved) / max(1, sum(sizes.values()))
+
+    def report(self) -> str:
+        """A plain-text table: every group with its size and the axes it moves, then what is frozen and why."""
+        lines = [f"{len(self.groups)} groups move {self.coverage:.1%} of the parameters"]
+        for group, size in self.groups.items():
+            places = [
+                f"{name}[{number}]"
+                for name, axes in self.axes.items()
+                for number, axis in enumerate(axes)
+                if any(factor.group == group for factor in axis)
+            ]
+            lines.append(f"  {group} ({size}): {', '.join(places)}")
+        lines += [f"  frozen by {reason}: {', '.join(names)}" for reason, names in self.frozen.items()]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that `Symmetry.from_json` turns back into an equal symmetry."""
+        return {
+            "groups": self.groups,
+            "axes": {name: [[list(factor) for factor in axis] for axis in axes] for name, axes in self.axes.items()},
+            "buffers": list(self.buffers),
+            "frozen": {reason: list(names) for reason, names in self.frozen.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Symmetry":
+        """The inverse of `to_json`."""
+        return cls(
+            groups=dict(value["groups"]),
+            axes={
+                name: tuple(tuple(Factor(*factor) for factor in axis) for axis in axes)
+                for name, axes in value["axes"].items()
+            },
+            buffers=tuple(value["buffers"]),
+            frozen={reason: tuple(names) for reason, names in value["frozen"].items()},
+        )
+
+
+def random_permutations(symmetry: Symmetry, generator: torch.Generator) -> Permutations:
+    """A uniform permutation of every group."""
+    return {group: torch.randperm(size, generator=generator) for group, size in symmetry.groups.items()}
+
+
+def identity_permutations(symmetry: Symmetry) -> Permutations:
+    """The permutations that change nothing."""
+    return {group: torch.arange(size) for group, size in symmetry.groups.items()}
+
+
+def compose(first: Permutations, second: Permutations) -> Permutations:
+    """`permute(permute(w, first), second) == permute(w, compose(first, second))`."""
+    return {group: permutation[second[group]] for group, permutation in first.items()}
+
+
+def invert(permutations: Permutations) -> Permutations:
+    """`permute(permute(w, p), invert(p)) == w`."""
+    return {group: torch.argsort(permutation) for group, permutation in permutations.items()}
+
+
+def permute(weights: Mapping[str, Tensor], symmetry: Symmetry, permutations: Permutations) -> Weights:
+    """Permute a network's weights (moved tensors are copies); its function does not change.
+
+    Raises:
+        WeightsMismatch: a tensor that the symmetry moves is missing or has another shape.
+    """
+    missing = [name for name in symmetry.moved if name not in weights]
+    expected = {name: _shape(symmetry.axes[name]) for name in symmetry.moved if name in weights}
+    misshapen = {
+        name: (shape, tuple(weights[name].shape))
+        for name, shape in expected.items()
+        if shape != tuple(weights[name].shape)
+    }
+    if missing or misshapen:
+        raise WeightsMismatch(missing, [], misshapen)
+    return {
+        name: permute_tensor(tensor, symmetry.axes[name], permutations) if name in symmetry.axes else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def permute_tensor(tensor: Tensor, axes: tuple[Axis, ...], permutations: Permutations) -> Tensor:
+    """Permute one tensor along the axes of a `Symmetry`."""
+    for number, axis in enumerate(axes):
+        if any(factor.group for factor in axis):
+            tensor = tensor.index_select(number, axis_index(axis, permutations))
+    return tensor
+
+
+def axis_index(axis: Axis, permutations: Permutations) -> Int[Tensor, "size"]:
+    """Where every entry of an axis comes from, as an index into that axis."""
+    index = torch.zeros(1, dtype=torch.int64)
+    for factor in axis:
+        moved = permutations[factor.group] if factor.group else torch.arange(factor.size)
+        index = (index[:, None] * factor.size + moved).reshape(-1)
+    return index
+
+
+def _shape(axes: tuple[Axis, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(factor.size for factor in axis) for axis in axes)

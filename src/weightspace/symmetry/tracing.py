@@ -1,0 +1,220 @@
+"""Derive a network's permutation symmetry from its computation graph, then prove it.
+
+The published code lists symmetries by hand for thirteen architectures, several of them wrong. Here every
+axis of every value in the `torch.export` graph carries a label; labels are united through the operations
+(`rules`), and what is still free at the end may be permuted. The result is then checked on the network
+itself with random parameters and buffers.
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from weightspace.errors import InputError
+from weightspace.randomness import derive_generator
+from weightspace.symmetry.axes import Factor, Permutations, Symmetry, identity_permutations, permute
+from weightspace.symmetry.labels import Labels, ValueLabel
+from weightspace.symmetry.rules import Known, Use, apply_rule
+from weightspace.weights import Weights, find_aliases
+
+TOLERANCE = 1e-9
+
+
+class SymmetryDisproved(AssertionError):
+    """A permutation that a `Symmetry` allows changed the network's outputs; the message names the group."""
+
+
+class Trace(NamedTuple):
+    """What a computation graph tells of a network's tensors.
+
+    Attributes:
+        symmetry: proved.
+        uses: for parameters used as weights: layer kind, output axis and bias.
+    """
+
+    symmetry: Symmetry
+    uses: dict[str, Use]
+
+
+def trace_symmetry(module: nn.Module, *examples: Tensor) -> Symmetry:
+    """The permutation symmetry of a module, derived from its graph and proved.
+
+    Args:
+        module: any module that `torch.export` can trace; traced in evaluation mode.
+        examples: inputs as the module takes them, batch first.
+
+    Raises:
+        InputError: the module cannot be traced.
+        SymmetryDisproved: a rule of ours is wrong for this network (a bug worth reporting).
+    """
+    return trace(module, *examples).symmetry
+
+
+def trace(module: nn.Module, *examples: Tensor) -> Trace:
+    """`trace_symmetry`, with the use of every parameter as well."""
+    module = copy.deepcopy(module).eval()
+    graph, names = _export(module, examples)
+    labels, known = Labels(), Known()
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            known[node] = labels.new_value(shape_of_value(node), None if node in names else "input")
+        elif node.op == "get_attr":
+            known[node] = labels.new_value(shape_of_value(node), "constant")
+        elif node.op == "call_function":
+            label = apply_rule(labels, node, known)
+            if label is not None:
+                known[node] = label
+        else:
+            for result in node.all_input_nodes:
+                _freeze(labels, known[result], "output")
+    tensors = {names[node]: known[node] for node in names}
+    _settle_unused(labels, tensors, {names[node] for node in names if node.users}, aliases)
+    uses = {
+        names[node]: Use(kind, axis, names.get(bias) if bias is not None else None)
+        for node, (kind, axis, bias) in known.uses.items()
+        if node in names
+    }
+    symmetry = _build(module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}})
+    prove_symmetry(module, symmetry, *examples)
+    return Trace(symmetry, uses)
+
+
+def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Tensor, seed: int = 0) -> None:
+    """Check on the network itself that every group of a symmetry, and all together, leave its function alone.
+
+    In float64, on random inputs, with parameters *and buffers* drawn at random: on a fresh initialisation a
+    forgotten batch norm goes unnoticed, since its statistics are all alike.
+
+    Raises:
+        SymmetryDisproved: outputs differ beyond rounding; the message names the group.
+    """
+    module = copy.deepcopy(module).eval().to(torch.float64)
+    for attempt in range(2):
+        generator = derive_generator(seed, "proof", attempt)
+        weights = _random_weights(module, generator)
+        inputs = [_random_like(example, generator) for example in examples]
+        before = _outputs(module, weights, inputs)
+        for group in (*symmetry.groups, None):
+            permutations = _derange(symmetry, group, generator)
+            after = _outputs(module, permute(weights, symmetry, permutations), inputs)
+            change = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+            scale = max(float(value.abs().max()) for value in before)
+            if not change <= TOLERANCE * max(scale, 1.0):
+                what = f"group {group}" if group is not None else "all groups together"
+                raise SymmetryDisproved(
+                    f"permuting {what} changed the outputs by {change:.2g} (their size is {scale:.2g})"
+                )
+
+
+def shape_of_value(node: fx.Node) -> tuple[int, ...]:
+    """The shape of a placeholder's tensor; () for what is no tensor."""
+    return tuple(int(size) for size in getattr(node.meta.get("val"), "shape", ()))
+
+
+def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """The graph, and the name of every placeholder that is a parameter or buffer."""
+    try:
+        program = torch.export.export(module, examples)
+    except Exception as error:  # noqa: BLE001 - whatever the module raises while traced means the same thing
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"expected a module that torch.export can trace, found {type(module).__name__}, which it cannot "
+            f"({reason}); give a Symmetry by hand instead"
+        ) from error
+    signature = program.graph_signature
+    known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return program.graph, {node: known[node.name] for node in program.graph.nodes if node.name in known}
+
+
+def _build(module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel]) -> Symmetry:
+    """Turn what is still free into named groups; a group is named after the first axis it moves."""
+    state = module.state_dict(keep_vars=True)
+    names: dict[int, str] = {}
+    groups: dict[str, int] = {}
+    axes = {}
+    frozen: dict[str, dict[str, None]] = {}
+    for name, tensor in state.items():
+        value = tensors.get(name) or labels.new_value(tensor.shape, "not used")
+        built = []
+        for number, axis in enumerate(value):
+            factors = []
+            for atom in labels.resolve(axis):
+                reason, size = labels.reason(atom), labels.size((atom,))
+                if reason is not None:
+                    frozen.setdefault(reason, {})[f"{name}[{number}]"] = None
+                elif atom not in names:
+                    names[atom] = f"{name}:{number}" + ("" if len(labels.resolve(axis)) == 1 else f".{len(factors)}")
+                    groups[names[atom]] = size
+                factors.append(Factor(None if reason is not None else names[atom], size))
+            built.append(tuple(factors) or (Factor(None, 1),))
+        axes[name] = tuple(built)
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return Symmetry(
+        groups=groups,
+        axes=axes,
+        buffers=tuple(name for name in state if name not in parameters),
+        frozen={reason: tuple(places) for reason, places in frozen.items()},
+    )
+
+
+def _settle_unused(labels: Labels, tensors: dict[str, ValueLabel], used: set[str], aliases: dict[str, str]) -> None:
+    """Tied tensors move alike; what the graph does not use stands still."""
+    tied = {**aliases, **{name: name for name in aliases.values()}}
+    alive = {tied.get(name, name) for name in used}
+    for alias, name in aliases.items():
+        if alias in tensors and name in tensors:
+            for own, other in zip(tensors[alias], tensors[name], strict=True):
+                labels.unite(own, other)
+    for name, value in tensors.items():
+        if tied.get(name, name) not in alive:
+            _freeze(labels, value, "not used")
+
+
+def _freeze(labels: Labels, value: ValueLabel, reason: str) -> None:
+    for axis in value:
+        labels.freeze(axis, reason)
+
+
+def _random_weights(module: nn.Module, generator: torch.Generator) -> Weights:
+    """Parameters of a size that keeps signals alive; buffers positive, since they may be variances."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    state = module.state_dict(keep_vars=True)
+    weights: Weights = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            weights[name] = tensor.detach()
+        elif name in parameters and tensor.ndim > 1:
+            fan_in = max(1, tensor[0].numel())
+            weights[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) / fan_in**0.5
+        else:
+            weights[name] = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    weights.update({alias: weights[name] for alias, name in find_aliases(state).items()})
+    return weights
+
+
+def _random_like(example: Tensor, generator: torch.Generator) -> Tensor:
+    shape = (max(2, example.shape[0]), *example.shape[1:]) if example.ndim else example.shape
+    if example.is_floating_point():
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+    pick = torch.randint(example.numel(), (torch.Size(shape).numel(),), generator=generator)
+    return example.reshape(-1)[pick].reshape(shape)
+
+
+def _outputs(module: nn.Module, weights: Weights, inputs: list[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        made = functional_call(module, weights, tuple(inputs))
+    flat, _ = torch.utils._pytree.tree_flatten(made)
+    return [value for value in flat if isinstance(value, Tensor)]
+
+
+def _derange(symmetry: Symmetry, group: str | None, generator: torch.Generator) -> Permutations:
+    """A permutation that moves every entry of `group` (of every group for None)."""
+    permutations = identity_permutations(symmetry)
+    for name in symmetry.groups if group is None else [group]:
+        order = torch.randperm(symmetry.groups[name], generator=generator)
+        permutations[name] = torch.empty_like(order).scatter_(0, order, order.roll(1))
+    return permutations

@@ -1,0 +1,107 @@
+"""Weights to tokens and back: an exact inverse pair."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from weightspace.tokens.layout import TokenLayout
+from weightspace.weights import Weights, WeightsMismatch, require_shapes
+
+
+class Tokens(NamedTuple):
+    """The tokens of one network, and the tensors that are not tokenised.
+
+    Attributes:
+        values: padding is exactly 0.
+        carried: the layout's carried tensors, as they were.
+    """
+
+    values: Float[Tensor, "tokens width"]
+    carried: Weights
+
+
+def flatten_weights(weights: Mapping[str, Tensor], layout: TokenLayout) -> Float[Tensor, "size"]:
+    """The flat float32 vector of all tokenised weights, in the layout's order (a copy).
+
+    Raises:
+        WeightsMismatch: names or shapes differ from the layout's, or tensors it takes for tied differ.
+    """
+    _require(weights, layout)
+    if not layout.shapes:
+        return torch.zeros(0)
+    return torch.cat([weights[name].detach().reshape(-1).to(torch.float32) for name in layout.shapes])
+
+
+def unflatten_weights(flat: Float[Tensor, "size"], layout: TokenLayout, carried: Mapping[str, Tensor]) -> Weights:
+    """The inverse of `flatten_weights`; tied tensors come back as one tensor under every name."""
+    weights: Weights = {}
+    for name, shape in layout.shapes.items():
+        start = layout.offsets[name]
+        values = flat[start : start + _count(shape)].reshape(shape)
+        weights[name] = values.to(getattr(torch, layout.dtypes[name]))
+    weights.update(carried)
+    weights.update({alias: weights[name] for alias, name in layout.aliases.items()})
+    return weights
+
+
+def tokenize(weights: Mapping[str, Tensor], layout: TokenLayout) -> Tokens:
+    """Cut weights into tokens of the layout's width (paper, section 3.1).
+
+    float16, bfloat16 and float32 go through exactly; tensors of other types are carried beside the tokens.
+
+    Raises:
+        WeightsMismatch: names or shapes differ from the layout's, or tensors it takes for tied differ.
+    """
+    values = gather_tokens(flatten_weights(weights, layout), layout)
+    return Tokens(values, {name: weights[name] for name in layout.carried})
+
+
+def detokenize(tokens: Tokens, layout: TokenLayout) -> Weights:
+    """The inverse of `tokenize`: bit for bit the weights it was given, excluded tensors apart.
+
+    Raises:
+        ValueError: another number or width of tokens than the layout's.
+    """
+    return unflatten_weights(scatter_tokens(tokens.values, layout), layout, tokens.carried)
+
+
+def gather_tokens(flat: Shaped[Tensor, "size"], layout: TokenLayout) -> Shaped[Tensor, "tokens width"]:
+    """Tokens of a flat vector; padding is 0."""
+    table = layout.table()
+    if layout.size == 0:
+        return torch.zeros(table.mask.shape, dtype=flat.dtype)
+    return torch.where(table.mask, flat[table.index], torch.zeros((), dtype=flat.dtype))
+
+
+def scatter_tokens(values: Shaped[Tensor, "tokens width"], layout: TokenLayout) -> Shaped[Tensor, "size"]:
+    """The inverse of `gather_tokens`; padding is dropped."""
+    table = layout.table()
+    if values.shape != table.mask.shape:
+        raise ValueError(f"expected tokens of shape {list(table.mask.shape)}, found {list(values.shape)}")
+    flat = torch.empty(layout.size, dtype=values.dtype)
+    flat[table.index[table.mask]] = values[table.mask]
+    return flat
+
+
+def _require(weights: Mapping[str, Tensor], layout: TokenLayout) -> None:
+    others = {name: tuple(weights[name].shape) for name in (*layout.carried, *layout.excluded) if name in weights}
+    absent = [name for name in layout.carried if name not in weights]
+    if absent:
+        raise WeightsMismatch(absent, [], {})
+    tied = {alias: layout.shapes[name] for alias, name in layout.aliases.items() if name in layout.shapes}
+    tied_carried = {alias: others[name] for alias, name in layout.aliases.items() if name in others}
+    require_shapes(weights, {**layout.shapes, **others, **tied, **tied_carried})
+    loose = [alias for alias, name in layout.aliases.items() if not _same(weights[alias], weights[name])]
+    if loose:
+        raise WeightsMismatch([f"tied {alias}" for alias in loose], [], {})
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.data_ptr() == second.data_ptr() or torch.equal(first, second)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()

@@ -1,0 +1,122 @@
+"""How a network is built and laid out."""
+
+import importlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightspace.errors import InputError
+from weightspace.weights import Shapes, Weights, require_shapes
+
+OUR_FACTORIES = ("weightspace.zoo.networks:mlp", "weightspace.zoo.networks:cnn_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One architecture: activation and dropout included.
+
+    Attributes:
+        id: unique in a zoo.
+        factory: `package.module:callable` that builds the module, or None if nobody knows how.
+        arguments: JSON keyword arguments of the factory.
+        example_shape: shape of an input, batch first.
+        shapes: every parameter and buffer, in the architecture's order.
+        dtypes: their types where they are not float32.
+        symmetry: a `Symmetry` as JSON, or None if it has not been traced.
+        note: why there is no factory or no symmetry, if so.
+    """
+
+    id: str
+    factory: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    example_shape: tuple[int, ...] | None = None
+    shapes: Shapes = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    symmetry: dict[str, Any] | None = None
+    note: str = ""
+
+    @classmethod
+    def of_module(
+        cls, module: nn.Module, *, id: str, factory: str, arguments: Mapping[str, Any], example_shape: tuple[int, ...]
+    ) -> "Architecture":
+        """Describe a module that `factory(**arguments)` built."""
+        state = module.state_dict()
+        return cls(
+            id=id,
+            factory=factory,
+            arguments=dict(arguments),
+            example_shape=tuple(example_shape),
+            shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
+            dtypes={
+                name: str(tensor.dtype).removeprefix("torch.")
+                for name, tensor in state.items()
+                if tensor.dtype != torch.float32
+            },
+        )
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers a network of this architecture has, buffers included."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes.values())
+
+    def build(self, allow: Collection[str] = ()) -> nn.Module:
+        """Build the module with new, random parameters; the global random state is left as it was.
+
+        Args:
+            allow: factories, other than ours, that the caller vouches for.
+
+        Raises:
+            InputError: there is no factory, it is neither ours nor in `allow` (so it is not imported), or it
+                builds a network of other shapes.
+        """
+        if self.factory is None:
+            raise InputError(f"expected a factory for the architecture {self.id}, found none ({self.note})")
+        if self.factory not in (*OUR_FACTORIES, *allow):
+            raise InputError(
+                f"expected one of our factories or one named by you for the architecture {self.id}, found "
+                f"'{self.factory}', which was not imported"
+            )
+        module_name, _, name = self.factory.partition(":")
+        with torch.random.fork_rng(devices=[]):
+            module: nn.Module = getattr(importlib.import_module(module_name), name)(**self.arguments)
+        require_shapes(module.state_dict(), self.shapes)
+        return module
+
+    def example(self) -> torch.Tensor:
+        """A random input of the example shape, always the same one."""
+        if self.example_shape is None:
+            raise InputError(f"expected an example shape for the architecture {self.id}, found none")
+        return torch.randn(self.example_shape, generator=torch.Generator().manual_seed(0))
+
+    def meta_weights(self) -> Weights:
+        """Tensors without memory that have the architecture's shapes and types."""
+        return {
+            name: torch.empty(shape, dtype=getattr(torch, self.dtypes.get(name, "float32")), device="meta")
+            for name, shape in self.shapes.items()
+        }
+
+    def signature(self) -> str:
+        """A key that is equal for architectures with the same shapes in the same order, whatever the names."""
+        return json.dumps([[list(shape) for shape in self.shapes.values()], list(self.dtypes.values())])
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that `Architecture.from_json` turns back into an equal architecture."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Architecture":
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: fields are missing, unknown or of another kind.
+        """
+        try:
+            shapes = {name: tuple(shape) for name, shape in value["shapes"].items()}
+            example = value.get("example_shape")
+            return cls(**{**value, "shapes": shapes, "example_shape": tuple(example) if example else None})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error

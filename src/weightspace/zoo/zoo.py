@@ -1,0 +1,245 @@
+"""A zoo: checkpoints with a table of their properties.
+
+On disk (and on a hub, unchanged): `README.md`, `zoo.json` (architectures), `models.parquet` (one row per
+checkpoint) and `shards/*.safetensors` (tensors stacked over checkpoints). Never a pickle.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+
+from weightspace.errors import InputError
+from weightspace.randomness import derive_share
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
+
+ZOO_FILE, TABLE_FILE, SHARD_FOLDER = "zoo.json", "models.parquet", "shards"
+PLACE_COLUMNS = ("member", "epoch", "architecture", "shard", "row")
+FORMAT = 1
+
+
+class Checkpoints(NamedTuple):
+    """Stacked checkpoints of one architecture, and their rows of the table, in the same order."""
+
+    architecture: Architecture
+    table: pd.DataFrame
+    stack: Weights
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Zoo:
+    """An immutable handle on a zoo, or on a part of one; opening reads the table and no weights.
+
+    Attributes:
+        folder: where it is.
+        table: one row per checkpoint: `member`, `epoch`, `architecture`, the place of its weights (`shard`,
+            `row`) and its properties.
+        architectures: `id -> Architecture`.
+        about: everything else in `zoo.json` (image set, command, seed).
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    architectures: dict[str, Architecture]
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Zoo":
+        """Open a zoo's folder.
+
+        Raises:
+            InputError: no zoo there, a damaged file, rows without weights or weights without a row.
+        """
+        folder = Path(folder)
+        if not (folder / ZOO_FILE).is_file() or not (folder / TABLE_FILE).is_file():
+            raise InputError(f"expected a zoo ({ZOO_FILE} and {TABLE_FILE}) in {folder}, found {_contents(folder)}")
+        about = _read_json(folder / ZOO_FILE)
+        architectures = [Architecture.from_json(entry) for entry in about.pop("architectures", [])]
+        zoo = cls(
+            folder=folder,
+            table=_read_table(folder / TABLE_FILE),
+            architectures={architecture.id: architecture for architecture in architectures},
+            about=about,
+        )
+        _check_places(zoo)
+        return zoo
+
+    def __len__(self) -> int:
+        """How many checkpoints."""
+        return len(self.table)
+
+    @property
+    def members(self) -> list[str]:
+        """The members' names, in the table's order."""
+        return list(dict.fromkeys(self.table["member"]))
+
+    @property
+    def properties(self) -> list[str]:
+        """The columns that are not places: `epoch` and everything recorded about a checkpoint."""
+        return ["epoch", *(name for name in self.table.columns if name not in PLACE_COLUMNS)]
+
+    def values(self, name: str) -> pd.Series:
+        """One property of every checkpoint.
+
+        Raises:
+            InputError: no such property; the message lists those there are.
+        """
+        if name not in self.table.columns:
+            raise InputError(f"expected a property among {', '.join(self.properties)}, found '{name}'")
+        return self.table[name]
+
+    def where(self, condition: Callable[[pd.DataFrame], pd.Series] | None = None, **equal: Any) -> "Zoo":
+        """The part of the zoo that meets a condition on the table and has the given values.
+
+        Example: `zoo.where(lambda table: table.test_accuracy > 0.9, activation="tanh")`.
+
+        Raises:
+            InputError: an unknown property.
+        """
+        keep = pd.Series(True, index=self.table.index)
+        if condition is not None:
+            keep &= condition(self.table)
+        for name, value in equal.items():
+            keep &= self.values(name) == value
+        return self._take(keep)
+
+    def last(self) -> "Zoo":
+        """Every member's checkpoint at its last epoch."""
+        return self._take(self.table["epoch"] == self.table.groupby("member")["epoch"].transform("max"))
+
+    def best(self, count: int, *, by: str) -> "Zoo":
+        """The best checkpoint of each of the `count` best members; missing values are never chosen.
+
+        Raises:
+            InputError: an unknown property, or fewer members than asked for.
+        """
+        ranked = self.table.assign(_by=self.values(by)).dropna(subset=["_by"])
+        ranked = ranked.sort_values("_by", ascending=False, kind="stable").drop_duplicates("member")
+        if len(ranked) < count or count < 1:
+            raise InputError(f"expected between 1 and {len(ranked)} members to choose by {by}, found {count}")
+        return replace(self, table=self.table.loc[ranked.index[:count]])
+
+    def split(self, *shares: float, seed: int) -> tuple["Zoo", ...]:
+        """Split by member: all epochs of a member fall into one part.
+
+        A member's part depends on its name and `seed` only, never on the order of files, so sizes are
+        approximate.
+
+        Raises:
+            InputError: shares that are not positive or do not sum to 1, or a part that stays empty.
+        """
+        if any(share <= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+            raise InputError(f"expected positive shares that sum to 1, found {', '.join(map(str, shares))}")
+        bounds = [sum(shares[: number + 1]) for number in range(len(shares))]
+        bounds[-1] = 1.0
+        place = {member: derive_share(seed, "split", member) for member in self.members}
+        part_of = {member: sum(share >= bound for bound in bounds) for member, share in place.items()}
+        parts = self.table["member"].map(part_of)
+        empty = [str(share) for number, share in enumerate(shares) if not (parts == number).any()]
+        if empty:
+            raise InputError(
+                f"expected members in every part, found {len(self.members)} members and none in the part of share "
+                f"{', '.join(empty)}; take another seed, other shares or more members"
+            )
+        return tuple(self._take(parts == number) for number in range(len(shares)))
+
+    def weights(self, row: int) -> Weights:
+        """The weights of the checkpoint in the table's `row` (by place, from 0)."""
+        place = self.table.iloc[row]
+        with _open_shard(self.folder, str(place["shard"])) as shard:
+            index = int(place["row"])
+            names = self.architectures[str(place["architecture"])].shapes
+            return {name: shard.get_slice(name)[index : index + 1][0] for name in names}
+
+    def stacks(self) -> Iterator[Checkpoints]:
+        """All checkpoints, shard by shard: stacked weights with their rows of the table."""
+        for (architecture, name), table in self.table.groupby(["architecture", "shard"], sort=False):
+            rows = torch.from_numpy(table["row"].to_numpy(copy=True))
+            with _open_shard(self.folder, str(name)) as shard:
+                shapes = self.architectures[str(architecture)].shapes
+                stack = {tensor: shard.get_tensor(tensor)[rows] for tensor in shapes}
+            yield Checkpoints(self.architectures[str(architecture)], table, stack)
+
+    def load(self) -> list[Checkpoints]:
+        """All checkpoints in memory, one stack per architecture."""
+        pieces: dict[str, list[Checkpoints]] = {}
+        for piece in self.stacks():
+            pieces.setdefault(piece.architecture.id, []).append(piece)
+        return [
+            Checkpoints(
+                parts[0].architecture,
+                pd.concat([part.table for part in parts]),
+                {name: torch.cat([part.stack[name] for part in parts]) for name in parts[0].stack},
+            )
+            for parts in pieces.values()
+        ]
+
+    def _take(self, keep: pd.Series) -> "Zoo":
+        return replace(self, table=self.table[keep])
+
+
+def _open_shard(folder: Path, name: str) -> Any:
+    path = folder / SHARD_FOLDER / name
+    try:
+        return safe_open(str(path), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"expected a whole safetensors shard at {path}, found a damaged one ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"expected JSON in {path}, found something else ({error})") from error
+    if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+        raise InputError(f"expected a zoo of format {FORMAT} in {path}, found another format")
+    return {key: item for key, item in value.items() if key != "format"}
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a Parquet table at {path}, found a damaged file ({error})") from error
+    missing = [name for name in PLACE_COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(f"expected the columns {', '.join(PLACE_COLUMNS)} in {path}, found none named {missing[0]}")
+    return table.reset_index(drop=True)
+
+
+def _check_places(zoo: Zoo) -> None:
+    """Every row has weights and all weights have a row."""
+    folder = zoo.folder / SHARD_FOLDER
+    present = {path.name for path in folder.glob("*.safetensors")}
+    listed = zoo.table.groupby("shard")["row"].agg(["max", "nunique", "size"])
+    for name in sorted(set(map(str, listed.index)) - present):
+        rows = int(listed.loc[name, "size"])
+        raise InputError(f"expected the shard {folder / name} for {rows} rows of {TABLE_FILE}, found no such file")
+    for name in sorted(present - set(map(str, listed.index))):
+        raise InputError(f"expected rows in {TABLE_FILE} for {folder / name}, found none")
+    for name, rows in listed.iterrows():
+        with _open_shard(zoo.folder, str(name)) as shard:
+            count = next((shard.get_slice(tensor).get_shape()[0] for tensor in shard.keys()), 0)  # noqa: SIM118
+        if rows["nunique"] != rows["size"] or rows["size"] != count or rows["max"] != count - 1:
+            raise InputError(
+                f"expected one row of {TABLE_FILE} for each of the {count} checkpoints in {folder / str(name)}, "
+                f"found {rows['size']} rows up to number {rows['max']}"
+            )
+    unknown = sorted(set(zoo.table["architecture"]) - set(zoo.architectures))
+    if unknown:
+        raise InputError(f"expected every architecture of {TABLE_FILE} in {ZOO_FILE}, found no entry for {unknown[0]}")
+
+
+def _contents(folder: Path) -> str:
+    if not folder.exists():
+        return "no such folder"
+    if not folder.is_dir():
+        return "a file"
+    names = sorted(entry.name for entry in folder.iterdir())
+    return "an empty folder" if not names else ", ".join(names[:4]) + (" and more" if len(names) > 4 else "")
