@@ -1,0 +1,1 @@
+"""SANE: the sequential autoencoder for neural embeddings, its training and its use."""

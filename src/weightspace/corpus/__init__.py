@@ -1,0 +1,1 @@
+"""From a zoo to standardised, canonical tokens, drawn on the fly."""

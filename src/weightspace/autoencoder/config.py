@@ -1,0 +1,83 @@
+"""The autoencoder's shape and how it is trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SANEConfig:
+    """The shape of the autoencoder (paper, section 3.1 and table 8)."""
+
+    latent_width: int = 32
+    """Numbers per token in the latent (the paper: 128)."""
+
+    model_width: int = 64
+    """Width of the transformer (the paper: 1,024 for CNNs, 2,048 for ResNets)."""
+
+    layers: int = 2
+    """Transformer blocks in the encoder, and as many in the decoder (the paper: 4 and 8)."""
+
+    heads: int = 4
+    """Attention heads (the paper: 4 or 8)."""
+
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """`sinusoidal` reaches beyond any network seen in training; `learned` are the paper's tables."""
+
+    position_limits: tuple[int, ...] = (1024, 64, 512, 64)
+    """Sizes of the learned tables: token, layer, row, chunk; positions beyond them are refused."""
+
+    projection: Literal["mean", "flatten"] = "mean"
+    """What the contrastive loss sees of a window: its mean latent, or all latents in a row (the paper)."""
+
+    projection_width: int = 30
+    """Width of the projection head (the published code: 30)."""
+
+    dropout: float = 0.0
+    """Dropout in the transformer (the paper: 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the autoencoder is pre-trained (paper, section 3.2; values of the published code in brackets)."""
+
+    steps: int = 500
+    """Optimiser steps."""
+
+    window: int = 64
+    """Tokens per window (32 to 256); shorter networks are padded and masked."""
+
+    batch_size: int = 64
+    """Windows per step, each of another member (32)."""
+
+    learning_rate: float = 2e-3
+    """Peak of the one-cycle schedule (1e-4)."""
+
+    weight_decay: float = 3e-9
+    """AdamW weight decay of the matrices (3e-9)."""
+
+    clip: float = 1.0
+    """Gradients are clipped to this norm (the published code does not clip by default)."""
+
+    contrastive_weight: float = 0.05
+    """γ: the loss is (1 - γ) reconstruction + γ contrastive (0.05)."""
+
+    temperature: float = 0.1
+    """τ of the contrastive loss (0.1)."""
+
+    noise: float = 0.05
+    """Standard deviation of Gaussian noise on the standardised inputs; targets stay clean."""
+
+    permute_second_view: bool = True
+    """The second view is a randomly permuted network, the first the canonical one (the paper)."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bf16 on a GPU that has it, and fp32 elsewhere."""
+
+    save_every: int = 100
+    """Steps between saved states, from which `--resume` continues."""
+
+    log_every: int = 10
+    """Steps between rows of the training history."""
+
+    seed: int = 0
+    """Decides the initial weights and every step's batch."""

@@ -1,0 +1,175 @@
+"""Use a trained model: latents and embeddings of whole networks, and networks from latents.
+
+Paper, algorithm 2: long sequences are encoded in haloed windows and stitched together. Deviation: the
+published code embeds the whole sequence in one pass, at quadratic cost and out of the trained range.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightspace.autoencoder.sane import SANE
+from weightspace.corpus.corpus import Corpus, CorpusPart, build_corpus
+from weightspace.corpus.preparation import Prepared
+from weightspace.corpus.views import whole_networks
+from weightspace.errors import InputError
+from weightspace.tokens.layout import TokenLayout
+from weightspace.tokens.windows import halo_index, merge_halo
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.zoo import Zoo
+
+Aggregation = Literal["mean", "mean+spread"]
+NETWORKS_AT_ONCE = 128
+WINDOWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One vector per checkpoint, with the checkpoints' rows of the zoo's table.
+
+    Attributes:
+        features: in the order of `table`.
+        representation: what the vectors are, for tables.
+        trained_on: members that whatever made the vectors was trained on.
+    """
+
+    features: Float[np.ndarray, "checkpoints features"]
+    table: pd.DataFrame
+    representation: str
+    trained_on: frozenset[str] = frozenset()
+
+    def to_table(self) -> pd.DataFrame:
+        """The zoo's table with the vectors as columns `z0, z1, ...`."""
+        columns = [f"z{number}" for number in range(self.features.shape[1])]
+        vectors = pd.DataFrame(self.features, columns=columns, index=self.table.index)
+        return pd.concat([self.table, vectors], axis=1)
+
+
+class Latents(NamedTuple):
+    """Latents of whole checkpoints that share a layout."""
+
+    part: CorpusPart
+    values: Float[Tensor, "checkpoints tokens latent"]
+
+
+def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
+    """One vector per checkpoint of a zoo.
+
+    Args:
+        sane: a trained model.
+        zoo: raw checkpoints; aligned, standardised and tokenised as the model's preparation says.
+        aggregation: `mean` over tokens (paper, algorithm 2), or `mean+spread`: mean and standard deviation
+            over the tokens of each layer, side by side (all networks must then have the same layers).
+
+    Raises:
+        InputError: an unknown aggregation, NaN weights, or networks with different layers for `mean+spread`.
+    """
+    if aggregation not in get_args(Aggregation):
+        raise InputError(f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{aggregation}'")
+    vectors, tables = [], []
+    for latents in encode_zoo(sane, zoo):
+        layers = latents.part.tokens.positions[:, 1]
+        vectors.append(aggregate(latents.values, layers, aggregation).numpy())
+        tables.append(latents.part.table)
+    if len({part.shape[1] for part in vectors}) > 1:
+        raise InputError("expected networks with the same layers for mean+spread, found several kinds: use mean")
+    table = pd.concat(tables)
+    order = pd.Series(range(len(table)), index=table.index)[zoo.table.index].to_numpy()
+    return Embeddings(np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", frozenset(sane.members))
+
+
+def aggregate(
+    latents: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"], aggregation: str
+) -> Float[Tensor, "networks features"]:
+    """Aggregate token latents to one vector per network."""
+    if aggregation == "mean":
+        return latents.mean(1)
+    parts = []
+    for layer in layers.unique(sorted=True).tolist():
+        own = latents[:, layers == layer]
+        parts += [own.mean(1), own.std(1, correction=0)]
+    return torch.cat(parts, dim=1)
+
+
+def encode_zoo(sane: SANE, zoo: Zoo) -> Iterator[Latents]:
+    """Latents of every checkpoint, one part per layout."""
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
+        corpus = build_corpus(zoo, sane.preparation, Path(folder))
+        yield from encode_corpus(sane, corpus)
+
+
+def encode_corpus(sane: SANE, corpus: Corpus) -> Iterator[Latents]:
+    """Latents of every checkpoint of a prepared corpus."""
+    for part in corpus.parts:
+        chunks = [
+            encode_tokens(sane, whole_networks(part, slice(start, start + NETWORKS_AT_ONCE)), part.tokens.positions)
+            for start in range(0, len(part.flat), NETWORKS_AT_ONCE)
+        ]
+        yield Latents(part, torch.cat(chunks))
+
+
+def encode_tokens(
+    sane: SANE, tokens: Float[Tensor, "networks tokens width"], positions: Int[Tensor, "tokens 4"]
+) -> Float[Tensor, "networks tokens latent"]:
+    """Latents of whole token sequences, haloed where they are longer than the model's window."""
+    return _map_windows(sane, tokens, positions, encode=True)
+
+
+def decode_latents(
+    sane: SANE, latents: Float[Tensor, "networks tokens latent"], positions: Int[Tensor, "tokens 4"]
+) -> Float[Tensor, "networks tokens width"]:
+    """Tokens of whole latent sequences, haloed likewise."""
+    return _map_windows(sane, latents, positions, encode=False)
+
+
+def encode_network(sane: SANE, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
+    """Latents of one raw network."""
+    prepared = sane.preparation.prepare(weights)
+    positions = prepared.frame.layout.table().positions
+    return prepared, encode_tokens(sane, prepared.tokens[None], positions)[0]
+
+
+def restore(
+    sane: SANE,
+    latents: Float[Tensor, "tokens latent"],
+    architecture: Architecture,
+    carried: Mapping[str, Tensor],
+) -> Weights:
+    """A whole network's weights from its latents: decode, undo the standardisation, detokenise."""
+    layout: TokenLayout = sane.preparation.frame_of(architecture).layout
+    tokens = decode_latents(sane, latents[None], layout.table().positions)[0]
+    return sane.preparation.restore(tokens, architecture, carried)
+
+
+def halo_of(window: int) -> int:
+    """Tokens of context on either side of what is kept: an eighth of the window."""
+    return window // 8
+
+
+def _map_windows(sane: SANE, sequence: Tensor, positions: Tensor, *, encode: bool) -> Tensor:
+    sane.eval()
+    length, window = sequence.shape[1], sane.window
+    halo = halo_of(window) if length > window else 0
+    content = window - 2 * halo if length > window else length
+    index, present = halo_index(length, content, halo)
+    device = next(sane.parameters()).device
+    step = max(1, WINDOWS_AT_ONCE // len(index))
+    results = []
+    with torch.inference_mode():
+        for chunk in sequence.split(step):
+            windows = chunk[:, index].flatten(0, 1).to(device)
+            own = positions[index].repeat(len(chunk), 1, 1).to(device)
+            there = present.repeat(len(chunk), 1).to(device)
+            made = sane.encode(windows, own, there) if encode else sane.decode(windows, own, there)
+            made = made.float().cpu().unflatten(0, (len(chunk), len(index)))
+            results.append(torch.stack([merge_halo(network, length, halo) for network in made]))
+    return torch.cat(results).clone()

@@ -1,0 +1,220 @@
+"""The corpus: one flat vector of canonical weights per checkpoint, memory-mapped.
+
+Nothing is tokenised, permuted or standardised on disk: windows are gathered through index tables when they
+are drawn (see `views`). The files take as many bytes as the raw float32 weights.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weightspace.corpus.config import PreparationConfig
+from weightspace.corpus.preparation import Frame, Preparation, frame_key, plan_frame, resolve_width
+from weightspace.corpus.standardizing import (
+    Statistics,
+    no_statistics,
+    pool_by_kind,
+    statistics_by_kind,
+    tensor_statistics,
+)
+from weightspace.errors import InputError
+from weightspace.symmetry.axes import Permutations
+from weightspace.symmetry.matching import match_stack, permute_stack_tensor
+from weightspace.tokens.layout import TokenTable
+from weightspace.weights import Weights
+from weightspace.zoo.zoo import Checkpoints, Zoo
+
+CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class CorpusPart:
+    """All checkpoints that share a frame.
+
+    Attributes:
+        key: the frame's key in the preparation; frame: layout, symmetry and statistics.
+        flat: canonical weights, one row per checkpoint, memory-mapped.
+        table: the checkpoints' rows of the zoo's table, in the same order.
+    """
+
+    key: str
+    frame: Frame
+    flat: Float[Tensor, "checkpoints size"]
+    table: pd.DataFrame
+
+    @cached_property
+    def tokens(self) -> TokenTable:
+        """The index table of a whole network of this part."""
+        return self.frame.layout.table()
+
+    @cached_property
+    def checkpoints_of(self) -> dict[str, list[int]]:
+        """Rows of `flat` by member."""
+        rows: dict[str, list[int]] = {}
+        for row, member in enumerate(self.table["member"]):
+            rows.setdefault(str(member), []).append(row)
+        return rows
+
+    def chunks(self) -> Iterator[Float[Tensor, "checkpoints size"]]:
+        """`flat` in pieces that fit in memory."""
+        return iter(self.flat.split(CHUNK))
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The flat vectors of a whole zoo, one part per frame."""
+
+    parts: tuple[CorpusPart, ...]
+
+    @property
+    def weights(self) -> int:
+        """How many numbers it holds."""
+        return sum(part.flat.numel() for part in self.parts)
+
+
+def fit_preparation(
+    zoo: Zoo, config: PreparationConfig, folder: Path, *, allow: Collection[str] = ()
+) -> tuple[Preparation, Corpus]:
+    """Learn how to prepare weights from the training members, and write their corpus.
+
+    Per frame: trace the symmetry, choose the reference, match every member's last epoch to it and apply the
+    permutation to all its epochs (paper, section 3.2), and compute the statistics.
+
+    Args:
+        zoo: training members only; everything is computed from them.
+        config: see `PreparationConfig`.
+        folder: where the corpus files go.
+        allow: factories, other than ours, that the caller vouches for.
+
+    Raises:
+        InputError: NaN or infinite weights, or an unknown reference member.
+    """
+    used = {name: zoo.architectures[name] for name in dict.fromkeys(zoo.table["architecture"])}
+    config = resolve_width(config, list(used.values()))
+    frames: dict[str, Frame] = {}
+    for architecture in used.values():
+        key = frame_key(architecture)
+        if key not in frames:
+            frames[key] = plan_frame(architecture, config, allow)
+    draft = Preparation(config=config, architectures=used, frames=frames)
+    if config.align:
+        draft = replace(draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()})
+    corpus = build_corpus(zoo, draft, folder)
+    return _with_statistics(draft, corpus)
+
+
+def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
+    """Write the flat canonical vectors of a zoo with a given preparation.
+
+    Raises:
+        InputError: NaN or infinite weights; the message names the member and epoch.
+    """
+    if len(zoo) == 0:
+        raise InputError(f"expected checkpoints in the part of {zoo.folder} in use, found none")
+    folder.mkdir(parents=True, exist_ok=True)
+    permutations = _match_members(zoo, preparation)
+    key_of = {name: frame_key(zoo.architectures[name]) for name in dict.fromkeys(zoo.table["architecture"])}
+    keys = zoo.table["architecture"].map(key_of)
+    parts = []
+    for key in dict.fromkeys(keys):
+        rows = zoo.where(lambda table, key=key: table["architecture"].map(key_of) == key)
+        frame = preparation.frame_of(zoo.architectures[str(rows.table["architecture"].iloc[0])])
+        path = folder / f"{key}.npy"
+        writer = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), frame.layout.size))
+        tables, done = [], 0
+        for piece in rows.stacks():
+            writer[done : done + len(piece.table)] = _flatten(piece, frame, permutations).numpy()
+            tables.append(piece.table)
+            done += len(piece.table)
+        offset = writer.offset
+        writer.flush()
+        del writer
+        flat = _map(path, (len(rows), frame.layout.size), offset)
+        parts.append(CorpusPart(key, frame, flat, pd.concat(tables)))
+    return Corpus(tuple(parts))
+
+
+def renamed_stack(piece: Checkpoints, frame: Frame) -> Weights:
+    """Stacked checkpoints under the frame's names."""
+    return dict(zip(frame.names, (piece.stack[name] for name in piece.architecture.shapes), strict=True))
+
+
+def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Frame:
+    """The frame with the reference network's flat vector."""
+    if frame.symmetry is None:
+        return frame
+    own = zoo.where(lambda table: table["architecture"].map(lambda name: frame_key(zoo.architectures[name])) == key)
+    last = own.last()
+    if draft.config.reference != "best":
+        chosen = last.where(member=draft.config.reference)
+        if len(chosen) == 0:
+            return frame
+    elif "validation_accuracy" in zoo.table.columns and last.table["validation_accuracy"].notna().any():
+        chosen = last.best(1, by="validation_accuracy")
+    else:
+        chosen = last.where(member=min(last.members))
+    piece = next(chosen.stacks())
+    return replace(frame, reference=_flatten(piece, frame, {})[0])
+
+
+def _match_members(zoo: Zoo, preparation: Preparation) -> dict[str, Permutations]:
+    """For every aligned member the permutation found on its last epoch."""
+    found: dict[str, Permutations] = {}
+    for piece in zoo.last().stacks():
+        frame = preparation.frame_of(piece.architecture)
+        if frame.symmetry is None or frame.reference is None:
+            continue
+        stacked = match_stack(renamed_stack(piece, frame), frame.reference_weights(), frame.symmetry)
+        for number, member in enumerate(piece.table["member"]):
+            found[str(member)] = {group: rows[number] for group, rows in stacked.items()}
+    return found
+
+
+def _flatten(
+    piece: Checkpoints, frame: Frame, permutations: dict[str, Permutations]
+) -> Float[Tensor, "checkpoints size"]:
+    """Canonical flat vectors of stacked checkpoints, checked for NaN."""
+    stack = renamed_stack(piece, frame)
+    members = [str(member) for member in piece.table["member"]]
+    known = [permutations[member] for member in members if member in permutations]
+    if len(known) == len(members) and frame.symmetry is not None:
+        stacked = {group: torch.stack([own[group] for own in known]) for group in frame.symmetry.groups}
+        stack = {
+            name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked) for name in frame.layout.names
+        }
+    flat = torch.cat([stack[name].flatten(1).to(torch.float32) for name in frame.layout.names], dim=1)
+    broken = ~flat.isfinite().all(1)
+    if broken.any():
+        first = piece.table.iloc[int(broken.nonzero()[0])]
+        raise InputError(
+            f"expected finite weights, found NaN or infinite values in {int(broken.sum())} checkpoints, first in "
+            f"{first['member']} at epoch {first['epoch']}"
+        )
+    return flat
+
+
+def _with_statistics(draft: Preparation, corpus: Corpus) -> tuple[Preparation, Corpus]:
+    raw = {part.key: tensor_statistics(part.chunks(), part.frame.layout) for part in corpus.parts}
+    kinds = pool_by_kind((raw[key], draft.frames[key].layout) for key in raw)
+
+    def choose(key: str, frame: Frame) -> Statistics:
+        policies = {"tensor": raw[key], "kind": statistics_by_kind(frame.layout, kinds)}
+        return policies.get(draft.config.standardize, no_statistics(frame.layout))
+
+    frames = {key: replace(frame, statistics=choose(key, frame)) for key, frame in draft.frames.items()}
+    parts = tuple(replace(part, frame=frames[part.key]) for part in corpus.parts)
+    return replace(draft, frames=frames, kinds=kinds), Corpus(parts)
+
+
+def _map(path: Path, shape: tuple[int, int], offset: int) -> Float[Tensor, "checkpoints size"]:
+    """A private memory map of an `.npy` file as a tensor."""
+    header = offset // 4
+    mapped = torch.from_file(str(path), shared=False, size=header + shape[0] * shape[1], dtype=torch.float32)
+    return mapped[header:].view(shape)

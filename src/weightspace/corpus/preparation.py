@@ -1,0 +1,285 @@
+"""Everything that turns raw weights into an autoencoder's tokens, and back.
+
+A `Preparation` is saved with the trained model, so raw checkpoints go in and raw checkpoints come out.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from weightspace.corpus.config import PreparationConfig
+from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
+from weightspace.errors import InputError
+from weightspace.outputs import write_json
+from weightspace.symmetry.axes import Permutations, Symmetry, identity_permutations, permute
+from weightspace.symmetry.matching import match
+from weightspace.symmetry.tracing import trace
+from weightspace.tokens.layout import Role, TokenLayout, plan_layout
+from weightspace.tokens.tokenizing import (
+    Tokens,
+    detokenize,
+    flatten_weights,
+    gather_tokens,
+    unflatten_weights,
+)
+from weightspace.weights import Weights, WeightsMismatch, natural_key, require_finite
+from weightspace.zoo.architecture import Architecture
+
+PREPARATION_FILE, REFERENCES_FILE = "preparation.json", "references.safetensors"
+PAPER_WIDTH = 288
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """What all architectures with the same ordered shapes share.
+
+    Attributes:
+        layout, symmetry, statistics: in terms of the names of the first such architecture.
+        names: those names, in order (tokenised, carried and tied ones).
+        reference: the flat vector others are matched to, or None.
+        note: what could not be done, if anything.
+    """
+
+    layout: TokenLayout
+    symmetry: Symmetry | None
+    statistics: Statistics
+    names: tuple[str, ...]
+    reference: Float[Tensor, "size"] | None = None
+    note: str = ""
+
+    def rename(self, weights: Mapping[str, Tensor], own: Collection[str]) -> Weights:
+        """Weights under this frame's names, matched by order with an architecture's `own` names."""
+        missing = [name for name in own if name not in weights]
+        unexpected = [name for name in weights if name not in own]
+        if missing or unexpected:
+            raise WeightsMismatch(missing, unexpected, {})
+        return {name: weights[other] for name, other in zip(self.names, own, strict=True)}
+
+    def find_permutations(self, weights: Mapping[str, Tensor]) -> Permutations | None:
+        """The permutations that match weights (under this frame's names) to the reference."""
+        if self.symmetry is None or self.reference is None:
+            return None
+        return match(weights, self.reference_weights(), self.symmetry)
+
+    def reference_weights(self) -> Weights:
+        """The reference's tokenised tensors by name."""
+        if self.reference is None:
+            raise ValueError("this frame has no reference")
+        carried = {name: torch.zeros(0) for name in self.layout.carried}
+        return unflatten_weights(self.reference, self.layout, carried)
+
+
+class Prepared(NamedTuple):
+    """One network's tokens, standardised, and what is needed to come back.
+
+    Attributes:
+        tokens: 0 in the padding.
+        carried: tensors that are not tokenised, under the frame's names.
+        permutations: the ones applied, or None.
+    """
+
+    frame: Frame
+    tokens: Float[Tensor, "tokens width"]
+    carried: Weights
+    permutations: Permutations | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Preparation:
+    """Weights to tokens and back, for every architecture it knows and, by layer kind, for any other.
+
+    Attributes:
+        config: `token_width` is resolved (never 0).
+        architectures: `id -> Architecture`; frames: by the key of the ordered shapes.
+        kinds: layer kind -> (mean, standard deviation), for tensors never seen.
+    """
+
+    config: PreparationConfig
+    architectures: dict[str, Architecture] = field(default_factory=dict)
+    frames: dict[str, Frame] = field(default_factory=dict)
+    kinds: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def frame_of(self, architecture: Architecture) -> Frame:
+        """The frame of an architecture; planned from its shapes if it is new (see `with_architecture`)."""
+        key = frame_key(architecture)
+        return self.frames[key] if key in self.frames else self.with_architecture(architecture).frames[key]
+
+    def architecture_for(self, weights: Mapping[str, Tensor]) -> Architecture:
+        """The known architecture with these names and shapes, or a new one without a factory."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        for architecture in self.architectures.values():
+            if architecture.shapes == shapes:
+                return architecture
+        names = sorted(shapes, key=natural_key)
+        dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
+        return Architecture(
+            id="unknown",
+            shapes={name: shapes[name] for name in names},
+            dtypes={name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
+            note="an architecture the model was not trained on",
+        )
+
+    def with_architecture(self, architecture: Architecture) -> "Preparation":
+        """A copy that also knows `architecture`: layout from its shapes, statistics by layer kind, no alignment."""
+        key = frame_key(architecture)
+        frames = self.frames
+        if key not in frames:
+            config = self.config
+            layout = plan_layout(architecture.meta_weights(), config.token_width, style=config.token_style,
+                                 order=list(architecture.shapes))
+            standardized = config.standardize != "none"
+            statistics = statistics_by_kind(layout, self.kinds) if standardized else no_statistics(layout)
+            note = f"{architecture.id} was not in training: statistics by layer kind, no alignment"
+            frames = {**frames, key: Frame(layout=layout, symmetry=None, statistics=statistics,
+                                           names=tuple(architecture.shapes), note=note)}
+        return replace(self, frames=frames, architectures={**self.architectures, architecture.id: architecture})
+
+    def prepare(self, weights: Mapping[str, Tensor], architecture: Architecture | None = None) -> Prepared:
+        """Canonicalise, tokenise and standardise one network.
+
+        Raises:
+            WeightsMismatch: names or shapes are not the architecture's.
+            InputError: NaN or infinite weights.
+        """
+        architecture = architecture or self.architecture_for(weights)
+        require_finite(weights, architecture.id)
+        frame = self.frame_of(architecture)
+        renamed = frame.rename(weights, architecture.shapes)
+        permutations = frame.find_permutations(renamed)
+        if permutations is not None and frame.symmetry is not None:
+            renamed = permute(renamed, frame.symmetry, permutations)
+        values = gather_tokens(flatten_weights(renamed, frame.layout), frame.layout)
+        return Prepared(
+            frame,
+            standardize_tokens(values, frame),
+            {name: renamed[name] for name in frame.layout.carried},
+            permutations,
+        )
+
+    def restore(
+        self, tokens: Float[Tensor, "tokens width"], architecture: Architecture, carried: Mapping[str, Tensor]
+    ) -> Weights:
+        """Standardised tokens back to weights under the architecture's names: the inverse of `prepare`,
+        except that the weights stay canonical.
+        """
+        frame = self.frame_of(architecture)
+        table = frame.layout.table()
+        values = frame.statistics.undo(tokens, table.tensor)
+        weights = detokenize(Tokens(values, dict(carried)), frame.layout)
+        return {own: weights[name] for name, own in zip(frame.names, architecture.shapes, strict=True)}
+
+    def save(self, folder: Path) -> None:
+        """Write `preparation.json` and `references.safetensors` into a new folder."""
+        folder.mkdir(parents=True)
+        frames = {
+            key: {
+                "layout": frame.layout.to_json(),
+                "symmetry": frame.symmetry.to_json() if frame.symmetry is not None else None,
+                "statistics": frame.statistics.to_json(),
+                "names": frame.names,
+                "note": frame.note,
+            }
+            for key, frame in self.frames.items()
+        }
+        write_json(
+            folder / PREPARATION_FILE,
+            {
+                "config": asdict(self.config),
+                "kinds": self.kinds,
+                "architectures": [architecture.to_json() for architecture in self.architectures.values()],
+                "frames": frames,
+            },
+        )
+        references = {key: frame.reference for key, frame in self.frames.items() if frame.reference is not None}
+        save_file(references, folder / REFERENCES_FILE)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Preparation":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: files are missing or damaged.
+        """
+        try:
+            value = json.loads((folder / PREPARATION_FILE).read_text())
+            references = load_file(folder / REFERENCES_FILE)
+        except (OSError, ValueError) as error:
+            raise InputError(f"expected a preparation in {folder}, found none that can be read ({error})") from error
+        architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
+        return cls(
+            config=PreparationConfig(**value["config"]),
+            kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
+            architectures={architecture.id: architecture for architecture in architectures},
+            frames={key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()},
+        )
+
+
+def frame_key(architecture: Architecture) -> str:
+    """A short key, equal for architectures with the same ordered shapes and types."""
+    return hashlib.sha256(architecture.signature().encode()).hexdigest()[:12]
+
+
+def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Collection[str] = ()) -> Frame:
+    """The frame of an architecture before any weights are seen: traced if it can be built."""
+    symmetry, note, roles = None, "", None
+    tensors = architecture.meta_weights()
+    try:
+        module = architecture.build(allow)
+        traced = trace(module, architecture.example())
+        symmetry, tensors = traced.symmetry, module.state_dict()
+        roles = {name: Role(*use) for name, use in traced.uses.items()}
+    except InputError as refusal:
+        note = f"no alignment: {refusal}"
+    layout = plan_layout(
+        tensors, config.token_width, style=config.token_style, roles=roles, order=list(architecture.shapes)
+    )
+    return Frame(
+        layout=layout,
+        symmetry=symmetry if config.align else None,
+        statistics=no_statistics(layout),
+        names=tuple(architecture.shapes),
+        note=note,
+    )
+
+
+def resolve_width(config: PreparationConfig, architectures: Collection[Architecture]) -> PreparationConfig:
+    """The configuration with a token width: the longest row (with its bias), at most the paper's 288."""
+    if config.token_width < 0:
+        raise InputError(f"expected a token width of at least 1, or 0 to choose it, found {config.token_width}")
+    if config.token_width:
+        return config
+    layouts = [plan_layout(architecture.meta_weights(), 1) for architecture in architectures]
+    longest = max((block.row_length for layout in layouts for block in layout.blocks), default=1)
+    return replace(config, token_width=min(longest, PAPER_WIDTH))
+
+
+def standardize_tokens(values: Float[Tensor, "*batch tokens width"], frame: Frame) -> Float[Tensor, "*batch tokens width"]:
+    """Standardise the tokens of whole networks; padding stays exactly 0."""
+    table = frame.layout.table()
+    return frame.statistics.apply(values, table.tensor) * table.mask
+
+
+def permutations_or_identity(frame: Frame, permutations: Permutations | None) -> Permutations:
+    """Permutations to compose with: the identity where nothing was aligned."""
+    if permutations is not None:
+        return permutations
+    return identity_permutations(frame.symmetry) if frame.symmetry is not None else {}
+
+
+def _frame_from_json(value: Mapping[str, Any], reference: Tensor | None) -> Frame:
+    return Frame(
+        layout=TokenLayout.from_json(value["layout"]),
+        symmetry=Symmetry.from_json(value["symmetry"]) if value["symmetry"] is not None else None,
+        statistics=Statistics.from_json(value["statistics"]),
+        names=tuple(value["names"]),
+        reference=reference,
+        note=value["note"],
+    )
