@@ -1,0 +1,1 @@
+"""Reading networks: what a representation of their weights tells about them."""

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
@@ -51,6 +51,8 @@ def pretrain(
     with new_folder(out, force="force" in mode, resume=resume, resumable=True) as folder:
         _check_run(folder, run, resume)
         fitted, corpus = fit_preparation(zoo, preparation, folder / CORPUS_FOLDER)
+        longest = max(len(part.frame.layout) for part in corpus.parts)
+        training = replace(training, window=min(training.window, longest))
         model = SANE(sane, fitted, window=training.window, seed=training.seed)
         history = train(model, corpus, training, folder, resume=resume, observers=observers)
         model = model.cpu().eval()

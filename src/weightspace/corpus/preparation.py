@@ -19,7 +19,7 @@ from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.symmetry.axes import Permutations, Symmetry, identity_permutations, permute
+from weightspace.symmetry.axes import Permutations, Symmetry, permute
 from weightspace.symmetry.matching import match
 from weightspace.symmetry.tracing import trace
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
@@ -83,13 +83,11 @@ class Prepared(NamedTuple):
     Attributes:
         tokens: 0 in the padding.
         carried: tensors that are not tokenised, under the frame's names.
-        permutations: the ones applied, or None.
     """
 
     frame: Frame
     tokens: Float[Tensor, "tokens width"]
     carried: Weights
-    permutations: Permutations | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,17 +150,20 @@ class Preparation:
         architecture = architecture or self.architecture_for(weights)
         require_finite(weights, architecture.id)
         frame = self.frame_of(architecture)
+        renamed = frame.rename(self.canonicalize(weights, architecture), architecture.shapes)
+        values = gather_tokens(flatten_weights(renamed, frame.layout), frame.layout)
+        return Prepared(
+            frame, standardize_tokens(values, frame), {name: renamed[name] for name in frame.layout.carried}
+        )
+
+    def canonicalize(self, weights: Mapping[str, Tensor], architecture: Architecture) -> Weights:
+        """The same network, matched to the reference: all its outputs stay as they are."""
+        frame = self.frame_of(architecture)
         renamed = frame.rename(weights, architecture.shapes)
         permutations = frame.find_permutations(renamed)
         if permutations is not None and frame.symmetry is not None:
             renamed = permute(renamed, frame.symmetry, permutations)
-        values = gather_tokens(flatten_weights(renamed, frame.layout), frame.layout)
-        return Prepared(
-            frame,
-            standardize_tokens(values, frame),
-            {name: renamed[name] for name in frame.layout.carried},
-            permutations,
-        )
+        return {own: renamed[name] for name, own in zip(frame.names, architecture.shapes, strict=True)}
 
     def restore(
         self, tokens: Float[Tensor, "tokens width"], architecture: Architecture, carried: Mapping[str, Tensor]
@@ -265,13 +266,6 @@ def standardize_tokens(values: Float[Tensor, "*batch tokens width"], frame: Fram
     """Standardise the tokens of whole networks; padding stays exactly 0."""
     table = frame.layout.table()
     return frame.statistics.apply(values, table.tensor) * table.mask
-
-
-def permutations_or_identity(frame: Frame, permutations: Permutations | None) -> Permutations:
-    """Permutations to compose with: the identity where nothing was aligned."""
-    if permutations is not None:
-        return permutations
-    return identity_permutations(frame.symmetry) if frame.symmetry is not None else {}
 
 
 def _frame_from_json(value: Mapping[str, Any], reference: Tensor | None) -> Frame:

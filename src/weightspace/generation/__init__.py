@@ -1,0 +1,1 @@
+"""Writing networks: sample latents near anchors, restore weights, and evaluate them honestly."""

@@ -1,0 +1,1 @@
+"""Results as tables in the terminal, figures, and one self-contained HTML page."""

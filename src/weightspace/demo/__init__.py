@@ -1,0 +1,1 @@
+"""The whole story on an embedded data set, ending in a report."""

@@ -1,0 +1,148 @@
+"""Generate networks: encode anchors, sample latents, restore whole weights."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weightspace.autoencoder.inference import encode_zoo, restore
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.generation.kernel_density import KernelDensity
+from weightspace.outputs import new_folder, write_manifest
+from weightspace.randomness import derive_generator
+from weightspace.supervised import stack_weights
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.zoo import Zoo
+
+
+class Generated(NamedTuple):
+    """One generated network.
+
+    Attributes:
+        architecture: of its anchor.
+        weights: complete: they load strictly.
+        coverage: how many numbers were `generated`, and how many `carried` over from the anchor.
+    """
+
+    architecture: Architecture
+    weights: Weights
+    coverage: dict[str, int]
+
+
+class Anchors(NamedTuple):
+    """Encoded anchors: latents, and what the latents do not hold."""
+
+    latents: Float[Tensor, "anchors tokens latent"]
+    architectures: list[Architecture]
+    carried: list[Weights]
+    table: pd.DataFrame
+
+
+def generate(
+    sane: SANE, *, anchors: Zoo, count: int, seed: int = 0, sampler: KernelDensity | None = None
+) -> list[Weights]:
+    """Unseen networks near a set of anchors (paper, section 3.3).
+
+    Args:
+        sane: a trained model.
+        anchors: checkpoints whose latents the sampler is fitted to, all of one layout.
+        count: how many networks.
+        seed: two seeds give different networks, one seed the same.
+        sampler: kernel density with its default choices without it.
+
+    Returns:
+        Complete weights, to be loaded with `load_state_dict`. Tensors that are no 16- or 32-bit floats
+        (counters) are those of the sample's anchor.
+
+    Raises:
+        InputError: no anchors, anchors of different layouts, or of different architectures when tokens of one
+            sample come from several anchors.
+    """
+    return [network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)]
+
+
+def generate_networks(
+    sane: SANE, anchors: Zoo, count: int, *, seed: int = 0, sampler: KernelDensity | None = None
+) -> list[Generated]:
+    """`generate`, with the architecture and coverage of every network."""
+    sampler = sampler or KernelDensity()
+    if count < 1:
+        raise InputError(f"expected at least 1 network to generate, found {count}")
+    encoded = encode_anchors(sane, anchors)
+    names = {architecture.id for architecture in encoded.architectures}
+    if sampler.anchor == "independent" and len(names) > 1:
+        raise InputError(f"expected anchors of one architecture when tokens mix anchors, found {', '.join(sorted(names))}")
+    samples = sampler.sample(encoded.latents, count, derive_generator(seed, "generate"))
+    networks = []
+    for latents, chosen in zip(samples.latents, samples.anchors, strict=True):
+        anchor = int(chosen[0])
+        networks.append(_restore(sane, latents, encoded.architectures[anchor], encoded.carried[anchor]))
+    return networks
+
+
+def encode_anchors(sane: SANE, anchors: Zoo) -> Anchors:
+    """Latents of the anchors, in haloed windows where they are long."""
+    if len(anchors) == 0:
+        raise InputError("expected at least 1 anchor, found none")
+    parts = list(encode_zoo(sane, anchors))
+    if len(parts) > 1:
+        raise InputError(f"expected anchors with the same shapes, found {len(parts)} different kinds")
+    part = parts[0].part
+    carried = []
+    for row in range(len(part.table)):
+        own = anchors.table.index.get_loc(part.table.index[row])
+        weights = anchors.weights(int(own)) if part.frame.layout.carried else {}
+        names = dict(zip(part.frame.names, weights, strict=True)) if weights else {}
+        carried.append({name: weights[names[name]] for name in part.frame.layout.carried})
+    architectures = [anchors.architectures[str(name)] for name in part.table["architecture"]]
+    return Anchors(parts[0].values, architectures, carried, part.table)
+
+
+def write_generated(
+    networks: list[Generated], out: str | Path, *, about: Mapping[str, Any], seed: int, force: bool = False
+) -> Zoo:
+    """Write generated networks as a zoo, so that every command that takes a zoo takes them."""
+    with new_folder(out, force=force) as folder:
+        writer = ZooWriter(folder)
+        for name in dict.fromkeys(network.architecture.id for network in networks):
+            numbers = [number for number, network in enumerate(networks) if network.architecture.id == name]
+            own = [networks[number] for number in numbers]
+            coverage = pd.DataFrame([network.coverage for network in own])
+            table = pd.DataFrame({"member": [f"generated-{number:04d}" for number in numbers], "epoch": 0})
+            writer.add(own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage))
+        writer.finish({"generated": dict(about)})
+        write_manifest(folder, configuration=about, seed=seed)
+    return Zoo.open(out)
+
+
+def describe_generation(
+    sane_folder: Path, anchors: Zoo, sampler: KernelDensity, *, relative_to: Path
+) -> dict[str, Any]:
+    """What `zoo.json` of a generated folder records, so that it can be evaluated beside its anchors.
+
+    Paths are relative to that folder, so that a run can be moved as a whole.
+    """
+    return {
+        "sane": os.path.relpath(sane_folder, relative_to),
+        "sampler": {"name": "kernel density", **asdict(sampler)},
+        "anchors": {
+            "zoo": os.path.relpath(anchors.folder, relative_to),
+            "checkpoints": [[str(m), int(e)] for m, e in zip(anchors.table["member"], anchors.table["epoch"], strict=True)],
+        },
+    }
+
+
+def _restore(sane: SANE, latents: Tensor, architecture: Architecture, carried: Weights) -> Generated:
+    weights = restore(sane, latents, architecture, carried)
+    layout = sane.preparation.frame_of(architecture).layout
+    kept = sum(tensor.numel() for tensor in carried.values())
+    return Generated(architecture, weights, {"generated": layout.size, "carried": kept})

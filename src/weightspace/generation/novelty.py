@@ -1,0 +1,139 @@
+"""How far a network is from everything the model was trained on, in weights and in function."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightspace.corpus.corpus import CorpusPart, build_corpus
+from weightspace.corpus.preparation import Frame, Preparation, frame_key
+from weightspace.errors import InputError
+from weightspace.images import Images
+from weightspace.supervised import predict_stack, stack_weights
+from weightspace.symmetry.axes import permute
+from weightspace.tokens.tokenizing import flatten_weights
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.zoo import Zoo
+
+PAIRS = 200
+CANDIDATES = 5
+
+
+class Novelty(NamedTuple):
+    """Novelty of every network, relative to how far members are from each other.
+
+    Attributes:
+        weights: distance to the nearest training checkpoint over the median distance of two members.
+        function: share of images on which predictions differ from that nearest checkpoint's, over the median
+            share on which two members differ.
+        nearest: place of that checkpoint in the reference's table.
+    """
+
+    weights: Float[np.ndarray, "networks"]
+    function: Float[np.ndarray, "networks"]
+    nearest: Int[np.ndarray, "networks"]
+
+
+class NoveltyReference:
+    """All training checkpoints of one layout, standardised and aligned, to measure distances to.
+
+    Distances are taken after permutation, over the permutations that are tried: none, the match to the
+    preparation's reference, and a direct match to each of the checkpoints that these two find nearest. A
+    match to the reference alone would overstate novelty: a little noise can tip it into another local
+    optimum.
+    """
+
+    def __init__(self, zoo: Zoo, preparation: Preparation, architecture: Architecture) -> None:
+        self._preparation, self._zoo = preparation, zoo
+        key = frame_key(architecture)
+        with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
+            corpus = build_corpus(zoo, preparation, Path(folder))
+            parts = [part for part in corpus.parts if part.key == key]
+            if not parts:
+                raise InputError(f"expected checkpoints with the shapes of {architecture.id}, found none in {zoo.folder}")
+            self._part: CorpusPart = parts[0]
+            self.flat = _standardize(self._part.flat, self._part.frame)
+        self._last = self._last_rows()
+        self.typical_distance = float(np.median(_pair_distances(self.flat[self._last])))
+
+    def distances(self, networks: list[Weights], architecture: Architecture) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest training checkpoint (relative), and which one it is."""
+        own = [self._part.frame.rename(weights, architecture.shapes) for weights in networks]
+        as_given = torch.stack([self._flatten(weights) for weights in own])
+        matched = torch.stack([self._flatten(self._permute(weights, None)) for weights in own])
+        both = torch.minimum(torch.cdist(as_given, self.flat), torch.cdist(matched, self.flat))
+        candidates = both.topk(min(CANDIDATES, len(self.flat)), largest=False).indices
+        for number, weights in enumerate(own):
+            for row in candidates[number].tolist():
+                direct = self._flatten(self._permute(weights, self._part.flat[row]))
+                both[number, row] = torch.minimum(both[number, row], (direct - self.flat[row]).norm())
+        nearest = both.min(dim=1)
+        return nearest.values / self.typical_distance, nearest.indices
+
+    def _permute(self, weights: Weights, target: Tensor | None) -> Weights:
+        """Weights matched to a flat vector, or to the preparation's reference."""
+        frame = self._part.frame if target is None else replace(self._part.frame, reference=target)
+        permutations = frame.find_permutations(weights)
+        if permutations is None or frame.symmetry is None:
+            return weights
+        return permute(weights, frame.symmetry, permutations)
+
+    def _flatten(self, weights: Weights) -> Float[Tensor, "size"]:
+        frame = self._part.frame
+        return _standardize(flatten_weights(weights, frame.layout)[None], frame)[0]
+
+    def measure(self, networks: list[Weights], architecture: Architecture, images: Images) -> Novelty:
+        """Novelty in weights and in function; functions are compared on `images`."""
+        distances, nearest = self.distances(networks, architecture)
+        own = _predict(stack_weights(networks), architecture, images)
+        rows = [int(row) for row in nearest]
+        other = torch.stack([self._predictions(row, images) for row in rows])
+        typical = self._typical_disagreement(images)
+        function = (own != other).float().mean(1) / max(typical, 1e-9)
+        return Novelty(distances.numpy(), function.numpy(), nearest.numpy())
+
+    def _typical_disagreement(self, images: Images) -> float:
+        pairs = _pairs(len(self._last))
+        rows = sorted({row for pair in pairs for row in pair})
+        predictions = {row: self._predictions(int(self._last[row]), images) for row in rows}
+        return float(np.median([(predictions[a] != predictions[b]).float().mean() for a, b in pairs]))
+
+    def _predictions(self, row: int, images: Images) -> Int[Tensor, "images"]:
+        label = self._part.table.index[row]
+        place = int(np.flatnonzero(self._zoo.table.index == label)[0])
+        architecture = self._zoo.architectures[str(self._zoo.table["architecture"].iloc[place])]
+        return _predict(stack_weights([self._zoo.weights(place)]), architecture, images)[0]
+
+    def _last_rows(self) -> Int[Tensor, "members"]:
+        table = self._part.table.reset_index(drop=True)
+        return torch.tensor(table.groupby("member")["epoch"].idxmax().to_numpy(copy=True))
+
+
+def _predict(stack: Weights, architecture: Architecture, images: Images) -> Int[Tensor, "networks images"]:
+    return predict_stack(architecture.build(), stack, images.inputs).argmax(-1)
+
+
+def _standardize(flat: Float[Tensor, "n size"], frame: Frame) -> Float[Tensor, "n size"]:
+    sizes = torch.tensor([torch.Size(shape).numel() for shape in frame.layout.shapes.values()])
+    tensor = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    return frame.statistics.apply(flat, tensor)
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    """Up to `PAIRS` pairs of different numbers below `count`, always the same ones."""
+    if count < 2:
+        return [(0, 0)]
+    generator = np.random.default_rng(0)
+    first = generator.integers(count, size=PAIRS)
+    second = (first + generator.integers(1, count, size=PAIRS)) % count
+    return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def _pair_distances(flat: Float[Tensor, "n size"]) -> list[float]:
+    return [float((flat[a] - flat[b]).norm()) for a, b in _pairs(len(flat))]

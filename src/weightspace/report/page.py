@@ -1,0 +1,50 @@
+"""One self-contained HTML page from the results of a run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from weightspace.errors import InputError
+from weightspace.report.figures import draw_figures
+from weightspace.report.tables import reading_tables, writing_table
+
+RESULTS_FILE, FIGURES_FILE, REPORT_FILE = "results.json", "figures.json", "report.html"
+
+
+def render_report(run: str | Path) -> str:
+    """The page of a run's folder, from its `results.json` and `figures.json`.
+
+    Raises:
+        InputError: the folder has no results.
+    """
+    results, figures = read_results(Path(run)), _read(Path(run) / FIGURES_FILE)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("weightspace.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.html.jinja").render(
+        results=results,
+        tables=[*reading_tables(results["reading"]), writing_table(results["writing"])],
+        figures=draw_figures(figures),
+    )
+
+
+def read_results(run: Path) -> Mapping[str, Any]:
+    """`results.json` of a run's folder."""
+    return _read(run / RESULTS_FILE)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected the results of a run at {path}, found none that can be read") from error
+    if not isinstance(value, dict):
+        raise InputError(f"expected the results of a run at {path}, found something else")
+    return value
