@@ -1,1 +1,77 @@
+"""weightspace: trained neural networks as a data type.
+
+Learn a representation of a population of networks' weights (SANE; Schürholt, Mahoney and Borth, ICML 2024),
+read networks with it, and write new ones. Names are loaded when they are first used, so importing the
+package is quick and has no effect.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from weightspace.analysis.baselines import layer_statistics as layer_statistics
+    from weightspace.analysis.baselines import raw_weights as raw_weights
+    from weightspace.analysis.probe import probe as probe
+    from weightspace.autoencoder.config import SANEConfig as SANEConfig
+    from weightspace.autoencoder.config import TrainConfig as TrainConfig
+    from weightspace.autoencoder.inference import embed as embed
+    from weightspace.autoencoder.pretraining import pretrain as pretrain
+    from weightspace.autoencoder.sane import SANE as SANE
+    from weightspace.corpus.config import PreparationConfig as PreparationConfig
+    from weightspace.errors import InputError as InputError
+    from weightspace.generation.generating import generate as generate
+    from weightspace.generation.kernel_density import KernelDensity as KernelDensity
+    from weightspace.images import open_images as open_images
+    from weightspace.symmetry.axes import Symmetry as Symmetry
+    from weightspace.symmetry.axes import permute as permute
+    from weightspace.symmetry.axes import random_permutations as random_permutations
+    from weightspace.symmetry.matching import match as match
+    from weightspace.symmetry.tracing import trace_symmetry as trace_symmetry
+    from weightspace.tokens.layout import plan_layout as plan_layout
+    from weightspace.tokens.tokenizing import detokenize as detokenize
+    from weightspace.tokens.tokenizing import tokenize as tokenize
+    from weightspace.weights import read_weights as read_weights
+    from weightspace.weights import write_weights as write_weights
+    from weightspace.zoo.architecture import Architecture as Architecture
+    from weightspace.zoo.config import GrowConfig as GrowConfig
+    from weightspace.zoo.growing import grow as grow
+    from weightspace.zoo.zoo import Zoo as Zoo
+
+_HOMES = {
+    "weightspace.analysis.baselines": ("layer_statistics", "raw_weights"),
+    "weightspace.analysis.probe": ("probe",),
+    "weightspace.autoencoder.config": ("SANEConfig", "TrainConfig"),
+    "weightspace.autoencoder.inference": ("embed",),
+    "weightspace.autoencoder.pretraining": ("pretrain",),
+    "weightspace.autoencoder.sane": ("SANE",),
+    "weightspace.corpus.config": ("PreparationConfig",),
+    "weightspace.errors": ("InputError",),
+    "weightspace.generation.generating": ("generate",),
+    "weightspace.generation.kernel_density": ("KernelDensity",),
+    "weightspace.images": ("open_images",),
+    "weightspace.symmetry.axes": ("Symmetry", "permute", "random_permutations"),
+    "weightspace.symmetry.matching": ("match",),
+    "weightspace.symmetry.tracing": ("trace_symmetry",),
+    "weightspace.tokens.layout": ("plan_layout",),
+    "weightspace.tokens.tokenizing": ("detokenize", "tokenize"),
+    "weightspace.weights": ("read_weights", "write_weights"),
+    "weightspace.zoo.architecture": ("Architecture",),
+    "weightspace.zoo.config": ("GrowConfig",),
+    "weightspace.zoo.growing": ("grow",),
+    "weightspace.zoo.zoo": ("Zoo",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'weightspace' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -49,7 +49,9 @@ def new_folder(
     partial = partial_path(target)
     _refuse_existing(target, force)
     if resumable and partial.exists() and not (resume or force):
-        raise InputError(f"expected no unfinished work for {target}, found some: --resume continues it, --force drops it")
+        raise InputError(
+            f"expected no unfinished work for {target}, found some: --resume continues it, --force drops it"
+        )
     if resume and not partial.exists():
         raise InputError(f"expected unfinished work to resume for {target}, found none")
     with _plain_refusals(target):
@@ -138,7 +140,9 @@ def hash_input(path: Path) -> str:
 
 def _refuse_existing(target: Path, force: bool) -> None:
     if target.exists() and not force:
-        raise InputError(f"expected nothing at {target}, found something: choose another --out, or --force replaces it")
+        raise InputError(
+            f"expected nothing at {target}, found something: choose another --out, or --force replaces it"
+        )
 
 
 def _replace(partial: Path, target: Path) -> None:

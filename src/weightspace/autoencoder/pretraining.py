@@ -57,7 +57,11 @@ def pretrain(
         history = train(model, corpus, training, folder, resume=resume, observers=observers)
         model = model.cpu().eval()
         model.members = zoo.members
-        model.about = {"training": asdict(training), "checkpoints": len(zoo), "final": history[-1] if history else {}}
+        model.about = {
+            "training": asdict(training),
+            "checkpoints": len(zoo),
+            "final": history[-1] if history else {},
+        }
         del corpus
         shutil.rmtree(folder / CORPUS_FOLDER)
         (folder / STATE_FILE).unlink()
@@ -65,7 +69,10 @@ def pretrain(
         model.save(folder)
         write_json(folder / HISTORY_FILE, history)
         write_manifest(
-            folder, configuration=run | {"training": asdict(training)}, seed=training.seed, inputs=[zoo.folder]
+            folder,
+            configuration=run | {"training": asdict(training)},
+            seed=training.seed,
+            inputs=[zoo.folder],
         )
     return model
 
@@ -79,4 +86,6 @@ def _check_run(folder: Path, run: dict[str, object], resume: bool) -> None:
     begun = json.loads(path.read_text())
     changed = [name for name, value in json.loads(json.dumps(run)).items() if begun.get(name) != value]
     if changed:
-        raise InputError(f"expected the run that was begun for this folder, found another {', '.join(changed)}")
+        raise InputError(
+            f"expected the run that was begun for this folder, found another {', '.join(changed)}"
+        )

@@ -51,7 +51,9 @@ class SANE(nn.Module):
         self.encoder = Transformer(width, config.layers, config.heads, config.dropout)
         self.decoder = Transformer(width, config.layers, config.heads, config.dropout)
         learned = config.positions == "learned"
-        self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
+        self.positions = (
+            LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
+        )
         self.head = _projection_head(config, window)
         self._initialize(derive_seed(seed, "sane"))
 
@@ -113,7 +115,10 @@ class SANE(nn.Module):
                 "about": self.about,
             },
         )
-        save_file({name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}, folder / MODEL_FILE)
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()},
+            folder / MODEL_FILE,
+        )
         self.preparation.save(folder / PREPARATION_FOLDER)
 
     @classmethod
@@ -130,9 +135,13 @@ class SANE(nn.Module):
             config = SANEConfig(**{**sane, "position_limits": tuple(sane["position_limits"])})
             state = load_file(folder / MODEL_FILE)
         except Exception as error:
-            if not isinstance(error, OSError | ValueError | KeyError | TypeError) and "Safetensor" not in str(type(error)):
+            if not isinstance(error, OSError | ValueError | KeyError | TypeError) and "Safetensor" not in str(
+                type(error)
+            ):
                 raise
-            raise InputError(f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none") from error
+            raise InputError(
+                f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none"
+            ) from error
         model = cls(config, Preparation.open(folder / PREPARATION_FOLDER), window=value["window"])
         model.load_state_dict(state)
         model.members, model.about = value["members"], value["about"]

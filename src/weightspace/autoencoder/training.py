@@ -78,7 +78,10 @@ def train(
     source = WindowSource(corpus, window=config.window, batch_size=config.batch_size)
     done, history = _load_state(folder / STATE_FILE, sane, optimizer, schedule, config) if resume else (0, [])
     model, optimizer = accelerator.prepare(sane, optimizer)
-    with _deferred_interrupt() as interrupted, progress_bar("pre-training", config.steps, done=done) as advance:
+    with (
+        _deferred_interrupt() as interrupted,
+        progress_bar("pre-training", config.steps, done=done) as advance,
+    ):
         meter = _Meter()
         for step in range(done, config.steps):
             batch = _draw(source, config, step)
@@ -118,7 +121,9 @@ def losses(sane: SANE, batch: Batch, config: TrainConfig) -> Losses:
 
 def _draw(source: WindowSource, config: TrainConfig, step: int) -> Batch:
     generator = derive_generator(config.seed, "step", step)
-    permuted = (False, config.permute_second_view) if config.contrastive_weight else (config.permute_second_view,)
+    permuted = (
+        (False, config.permute_second_view) if config.contrastive_weight else (config.permute_second_view,)
+    )
     return source.draw(generator, permuted=permuted, noise=config.noise)
 
 
@@ -155,7 +160,10 @@ def _step(
 def _make_optimizer(sane: SANE, config: TrainConfig) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in sane.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in sane.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
@@ -189,13 +197,17 @@ def _save_state(
     partial.replace(path)
 
 
-def _load_state(path: Path, sane: SANE, optimizer: Any, schedule: Any, config: TrainConfig) -> tuple[int, History]:
+def _load_state(
+    path: Path, sane: SANE, optimizer: Any, schedule: Any, config: TrainConfig
+) -> tuple[int, History]:
     if not path.exists():
         return 0, []
     state = torch.load(path, map_location="cpu", weights_only=True)
     changed = [name for name, value in asdict(config).items() if state["config"].get(name) != value]
     if changed:
-        raise InputError(f"expected the configuration the run was started with, found another {', '.join(changed)}")
+        raise InputError(
+            f"expected the configuration the run was started with, found another {', '.join(changed)}"
+        )
     sane.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

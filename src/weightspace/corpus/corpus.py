@@ -105,7 +105,9 @@ def fit_preparation(
             frames[key] = plan_frame(architecture, config, allow)
     draft = Preparation(config=config, architectures=used, frames=frames)
     if config.align:
-        draft = replace(draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()})
+        draft = replace(
+            draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()}
+        )
     corpus = build_corpus(zoo, draft, folder)
     return _with_statistics(draft, corpus)
 
@@ -150,7 +152,9 @@ def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Fra
     """The frame with the reference network's flat vector."""
     if frame.symmetry is None:
         return frame
-    own = zoo.where(lambda table: table["architecture"].map(lambda name: frame_key(zoo.architectures[name])) == key)
+    own = zoo.where(
+        lambda table: table["architecture"].map(lambda name: frame_key(zoo.architectures[name])) == key
+    )
     last = own.last()
     if draft.config.reference != "best":
         chosen = last.where(member=draft.config.reference)
@@ -187,7 +191,8 @@ def _flatten(
     if len(known) == len(members) and frame.symmetry is not None:
         stacked = {group: torch.stack([own[group] for own in known]) for group in frame.symmetry.groups}
         stack = {
-            name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked) for name in frame.layout.names
+            name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked)
+            for name in frame.layout.names
         }
     flat = torch.cat([stack[name].flatten(1).to(torch.float32) for name in frame.layout.names], dim=1)
     broken = ~flat.isfinite().all(1)

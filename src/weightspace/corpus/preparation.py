@@ -131,14 +131,28 @@ class Preparation:
         frames = self.frames
         if key not in frames:
             config = self.config
-            layout = plan_layout(architecture.meta_weights(), config.token_width, style=config.token_style,
-                                 order=list(architecture.shapes))
+            layout = plan_layout(
+                architecture.meta_weights(),
+                config.token_width,
+                style=config.token_style,
+                order=list(architecture.shapes),
+            )
             standardized = config.standardize != "none"
             statistics = statistics_by_kind(layout, self.kinds) if standardized else no_statistics(layout)
             note = f"{architecture.id} was not in training: statistics by layer kind, no alignment"
-            frames = {**frames, key: Frame(layout=layout, symmetry=None, statistics=statistics,
-                                           names=tuple(architecture.shapes), note=note)}
-        return replace(self, frames=frames, architectures={**self.architectures, architecture.id: architecture})
+            frames = {
+                **frames,
+                key: Frame(
+                    layout=layout,
+                    symmetry=None,
+                    statistics=statistics,
+                    names=tuple(architecture.shapes),
+                    note=note,
+                ),
+            }
+        return replace(
+            self, frames=frames, architectures={**self.architectures, architecture.id: architecture}
+        )
 
     def prepare(self, weights: Mapping[str, Tensor], architecture: Architecture | None = None) -> Prepared:
         """Canonicalise, tokenise and standardise one network.
@@ -199,7 +213,9 @@ class Preparation:
                 "frames": frames,
             },
         )
-        references = {key: frame.reference for key, frame in self.frames.items() if frame.reference is not None}
+        references = {
+            key: frame.reference for key, frame in self.frames.items() if frame.reference is not None
+        }
         save_file(references, folder / REFERENCES_FILE)
 
     @classmethod
@@ -213,13 +229,17 @@ class Preparation:
             value = json.loads((folder / PREPARATION_FILE).read_text())
             references = load_file(folder / REFERENCES_FILE)
         except (OSError, ValueError) as error:
-            raise InputError(f"expected a preparation in {folder}, found none that can be read ({error})") from error
+            raise InputError(
+                f"expected a preparation in {folder}, found none that can be read ({error})"
+            ) from error
         architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
         return cls(
             config=PreparationConfig(**value["config"]),
             kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
             architectures={architecture.id: architecture for architecture in architectures},
-            frames={key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()},
+            frames={
+                key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()
+            },
         )
 
 
@@ -254,7 +274,9 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
 def resolve_width(config: PreparationConfig, architectures: Collection[Architecture]) -> PreparationConfig:
     """The configuration with a token width: the longest row (with its bias), at most the paper's 288."""
     if config.token_width < 0:
-        raise InputError(f"expected a token width of at least 1, or 0 to choose it, found {config.token_width}")
+        raise InputError(
+            f"expected a token width of at least 1, or 0 to choose it, found {config.token_width}"
+        )
     if config.token_width:
         return config
     layouts = [plan_layout(architecture.meta_weights(), 1) for architecture in architectures]
@@ -262,7 +284,9 @@ def resolve_width(config: PreparationConfig, architectures: Collection[Architect
     return replace(config, token_width=min(longest, PAPER_WIDTH))
 
 
-def standardize_tokens(values: Float[Tensor, "*batch tokens width"], frame: Frame) -> Float[Tensor, "*batch tokens width"]:
+def standardize_tokens(
+    values: Float[Tensor, "*batch tokens width"], frame: Frame
+) -> Float[Tensor, "*batch tokens width"]:
     """Standardise the tokens of whole networks; padding stays exactly 0."""
     table = frame.layout.table()
     return frame.statistics.apply(values, table.tensor) * table.mask

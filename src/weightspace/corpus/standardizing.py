@@ -66,7 +66,9 @@ def tensor_statistics(chunks: Iterable[Float[Tensor, "checkpoints size"]], layou
         for number, name in enumerate(names):
             start = layout.offsets[name]
             part = chunk[:, start : start + torch.Size(layout.shapes[name]).numel()].double()
-            sums[:, number] += torch.stack([torch.tensor(float(part.numel())), part.sum(), part.square().sum()])
+            sums[:, number] += torch.stack(
+                [torch.tensor(float(part.numel())), part.sum(), part.square().sum()]
+            )
     return _from_sums(sums)
 
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from weightspace.generation.comparing import GENERATED, NOISE, SCRATCH
+
 Rows = list[dict[str, Any]]
-GENERATED, SCRATCH = "SANE, kernel density", "from scratch"
 
 
 def describe_findings(reading: Rows, writing: Rows) -> list[str]:
@@ -14,7 +15,11 @@ def describe_findings(reading: Rows, writing: Rows) -> list[str]:
 def _reading_sentences(rows: Rows) -> list[str]:
     sentences = []
     for target in dict.fromkeys(row["target"] for row in rows):
-        own = {row["representation"]: row["r2"] for row in rows if row["target"] == target and row["subset"] == "pooled"}
+        own = {
+            row["representation"]: row["r2"]
+            for row in rows
+            if row["target"] == target and row["subset"] == "pooled"
+        }
         ours = max((name for name in own if name.startswith("SANE")), key=lambda name: own[name])
         base = max((name for name in own if not name.startswith("SANE")), key=lambda name: own[name])
         verdict = "ahead of" if own[ours] > own[base] else "behind"
@@ -27,14 +32,13 @@ def _reading_sentences(rows: Rows) -> list[str]:
 
 def _writing_sentences(rows: Rows) -> list[str]:
     accuracy = {(row["method"], row["epochs"]): row["accuracy"] for row in rows}
-    noise = next(row["method"] for row in rows if row["method"].startswith("anchor + noise"))
     novelty = next(row["novelty"] for row in rows if row["method"] == GENERATED)
     first, last = min(epoch for _, epoch in accuracy), max(epoch for _, epoch in accuracy)
-    better = "better than" if accuracy[GENERATED, first] > accuracy[noise, first] else "no better than"
+    better = "better than" if accuracy[GENERATED, first] > accuracy[NOISE, first] else "no better than"
     return [
         f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy without any training, random "
         f"ones {accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
         f"{accuracy[SCRATCH, last]:.1%}.",
         f"At their novelty of {novelty:.2f} they are {better} anchors with as much noise on the weights "
-        f"({accuracy[noise, first]:.1%} without training).",
+        f"({accuracy[NOISE, first]:.1%} without training).",
     ]

@@ -6,19 +6,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from weightspace.analysis.comparing import compare_representations, standard_representations
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.pretraining import HISTORY_FILE, pretrain
 from weightspace.autoencoder.sane import SANE
 from weightspace.corpus.config import PreparationConfig
 from weightspace.demo.config import DemoConfig
+from weightspace.demo.figures import accuracy_figure, fine_tuning_figure, loss_figure, map_figure
 from weightspace.demo.findings import describe_findings
-from weightspace.demo.reading import Split, read_networks
-from weightspace.demo.writing import choose_anchors, write_networks
+from weightspace.generation.choosing import choose_anchors
+from weightspace.generation.comparing import Comparison, compare
+from weightspace.generation.config import EvaluateConfig
 from weightspace.generation.generating import describe_generation, generate_networks, write_generated
 from weightspace.generation.kernel_density import KernelDensity
-from weightspace.images import open_images
+from weightspace.images import ImageSet, open_images
 from weightspace.outputs import called_as, installed_versions, new_folder, write_json, write_manifest
 from weightspace.report.page import FIGURES_FILE, REPORT_FILE, RESULTS_FILE, render_report
 from weightspace.zoo.config import GrowConfig
@@ -27,7 +31,16 @@ from weightspace.zoo.zoo import Zoo
 
 NETWORK = "mlp:16,16"
 SHARES = (0.7, 0.15, 0.15)
+TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 log = logging.getLogger("weightspace.demo")
+
+
+class Split(NamedTuple):
+    """A zoo's three parts, split by member."""
+
+    train: Zoo
+    validation: Zoo
+    test: Zoo
 
 
 def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool = False) -> Mapping[str, Any]:
@@ -49,57 +62,50 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
         zoo = _grow(folder, images, config)
         split = Split(*zoo.split(*SHARES, seed=config.seed))
         sane = _pretrain(folder, split.train, config)
-        log.info("[3/5] read      probes on %d unseen members", len(split.test.members))
-        reading, map_figure = read_networks(sane, split, config.seed)
-        log.info("[4/5] write     %d networks around %d anchors", config.networks, config.anchors)
-        anchors = choose_anchors(split.train, config.anchors)
-        sampler = KernelDensity()
-        generated = generate_networks(sane, anchors, config.networks, seed=config.seed, sampler=sampler)
-        about = describe_generation(folder / "sane", anchors, sampler, relative_to=folder / "generated")
-        write_generated(generated, folder / "generated", about=about, seed=config.seed)
-        writing, curves = write_networks(sane, split.train, anchors, generated, images, config)
+        reading = _read(sane, split, config)
+        comparison = _write(folder, sane, split.train, images, config)
         seconds = time.perf_counter() - started
-        log.info("[5/5] report    after %.0f seconds", seconds)
-        results = _results(config, split, sane, reading, writing, seconds)
+        log.info("[5/5] report     after %.0f seconds", seconds)
+        results = _results(config, split, sane, reading, comparison.rows, seconds)
+        figures = {
+            "accuracy": accuracy_figure(zoo),
+            "losses": loss_figure(json.loads((folder / "sane" / HISTORY_FILE).read_text())),
+            "map": map_figure(embed(sane, split.test)),
+            "fine_tuning": fine_tuning_figure(comparison.outcomes, config.networks),
+        }
         write_json(folder / RESULTS_FILE, results)
-        write_json(folder / FIGURES_FILE, {**_zoo_figures(zoo, folder / "sane"), **map_figure, **curves})
+        write_json(folder / FIGURES_FILE, figures)
         (folder / REPORT_FILE).write_text(render_report(folder), encoding="utf-8")
         write_manifest(folder, configuration=asdict(config), seed=config.seed)
     return results
 
 
-def _grow(folder: Path, images: Any, config: DemoConfig) -> Zoo:
-    log.info("[1/5] zoo       %d networks of the kind %s on scikit-learn's digits", config.members, NETWORK)
+def _grow(folder: Path, images: ImageSet, config: DemoConfig) -> Zoo:
+    log.info("[1/5] zoo        %d networks of the kind %s on scikit-learn's digits", config.members, NETWORK)
     growing = GrowConfig(members=config.members, epochs=config.epochs, keep=config.keep, seed=config.seed)
     return grow(NETWORK, images, growing, folder / "zoo")
 
 
 def _pretrain(folder: Path, train: Zoo, config: DemoConfig) -> SANE:
-    log.info("[2/5] pre-train align, tokenise and %d steps of SANE on %d members", config.steps, len(train.members))
+    log.info(
+        "[2/5] pre-train  align, tokenise, %d steps of SANE on %d members", config.steps, len(train.members)
+    )
     training = TrainConfig(steps=config.steps, seed=config.seed)
     return pretrain(train, SANEConfig(), training, PreparationConfig(), out=folder / "sane")
 
 
-def _zoo_figures(zoo: Zoo, sane_folder: Path) -> dict[str, Any]:
-    epochs = sorted(int(epoch) for epoch in zoo.table["epoch"].unique())
-    quantiles = zoo.table.groupby(["activation", "epoch"])["test_accuracy"].quantile([0.25, 0.5, 0.75]).unstack()
-    history = _read_history(sane_folder)
-    return {
-        "accuracy": {
-            "epochs": epochs,
-            "groups": {name: quantiles.loc[name].to_numpy().tolist() for name in sorted(zoo.table["activation"].unique())},
-            "facts": {"members": len(zoo.members)},
-        },
-        "losses": {
-            **{name: [row[name] for row in history] for name in ("step", "reconstruction", "contrastive")},
-            "facts": {"steps": int(history[-1]["step"])},
-        },
-    }
+def _read(sane: SANE, split: Split, config: DemoConfig) -> list[dict[str, Any]]:
+    log.info("[3/5] read       probes, tested on %d members that SANE never saw", len(split.test.members))
+    return compare_representations(split, standard_representations(sane), TARGETS, seed=config.seed)
 
 
-def _read_history(sane_folder: Path) -> list[dict[str, float]]:
-    history: list[dict[str, float]] = json.loads((sane_folder / HISTORY_FILE).read_text())
-    return history
+def _write(folder: Path, sane: SANE, train: Zoo, images: ImageSet, config: DemoConfig) -> Comparison:
+    log.info("[4/5] write      %d networks around the best %d members", config.networks, config.anchors)
+    anchors, sampler = choose_anchors(sane, train, config.anchors), KernelDensity()
+    networks = generate_networks(sane, anchors, config.networks, seed=config.seed, sampler=sampler)
+    about = describe_generation(folder / "sane", anchors, sampler, relative_to=folder / "generated")
+    generated = write_generated(networks, folder / "generated", about=about, seed=config.seed)
+    return compare(sane, train, anchors, generated, images, EvaluateConfig(seed=config.seed))
 
 
 def _results(
@@ -111,7 +117,6 @@ def _results(
     seconds: float,
 ) -> dict[str, Any]:
     members = {name: len(part.members) for name, part in split._asdict().items()}
-    architectures = list(split.train.architectures)
     versions = installed_versions()
     return {
         "title": "What a population of small networks tells, and what it can write",
@@ -127,7 +132,7 @@ def _results(
         "made": {
             "command": called_as(),
             "seed": config.seed,
-            "architectures": ", ".join(architectures),
+            "architectures": ", ".join(split.train.architectures),
             "members": ", ".join(f"{count} {name}" for name, count in members.items()),
             "latents per weight": f"{sane.latents_per_weight:.2f}",
             "seconds": f"{seconds:.0f}",

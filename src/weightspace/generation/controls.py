@@ -17,13 +17,21 @@ MOST_NOISE = 4.0
 def from_scratch(architecture: Architecture, count: int, seed: int) -> list[Weights]:
     """Freshly initialised networks (Kaiming, uniform)."""
     return [
-        initialize(architecture.build(), "kaiming_uniform", derive_generator(seed, "scratch", number)).state_dict()
+        initialize(
+            architecture.build(), "kaiming_uniform", derive_generator(seed, "scratch", number)
+        ).state_dict()
         for number in range(count)
     ]
 
 
 def add_noise(
-    anchors: list[Weights], architecture: Architecture, preparation: Preparation, *, level: float, count: int, seed: int
+    anchors: list[Weights],
+    architecture: Architecture,
+    preparation: Preparation,
+    *,
+    level: float,
+    count: int,
+    seed: int,
 ) -> list[Weights]:
     """Anchors with Gaussian noise on their weights.
 
@@ -51,17 +59,20 @@ def add_noise(
 
 
 def noise_of_novelty(
-    anchors: list[Weights], architecture: Architecture, preparation: Preparation, reference: NoveltyReference,
-    *, novelty: float, count: int, seed: int,
-) -> tuple[list[Weights], float]:
-    """Anchors with as much noise as gives a median novelty in weights; returns them and the noise level.
-
-    The level is found by bisection, so that a generator can be compared at equal novelty.
-    """
+    anchors: list[Weights],
+    architecture: Architecture,
+    preparation: Preparation,
+    reference: NoveltyReference,
+    *,
+    novelty: float,
+    count: int,
+    seed: int,
+) -> list[Weights]:
+    """Anchors with as much noise as gives a median novelty in weights, found by bisection."""
     low, high = 0.0, MOST_NOISE
     for _ in range(SEARCH_STEPS):
         level = (low + high) / 2
         networks = add_noise(anchors, architecture, preparation, level=level, count=count, seed=seed)
         distance, _ = reference.distances(networks, architecture)
         low, high = (level, high) if float(distance.median()) < novelty else (low, level)
-    return networks, level
+    return networks

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -67,7 +66,9 @@ def generate(
         InputError: no anchors, anchors of different layouts, or of different architectures when tokens of one
             sample come from several anchors.
     """
-    return [network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)]
+    return [
+        network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)
+    ]
 
 
 def generate_networks(
@@ -80,7 +81,9 @@ def generate_networks(
     encoded = encode_anchors(sane, anchors)
     names = {architecture.id for architecture in encoded.architectures}
     if sampler.anchor == "independent" and len(names) > 1:
-        raise InputError(f"expected anchors of one architecture when tokens mix anchors, found {', '.join(sorted(names))}")
+        raise InputError(
+            f"expected anchors of one architecture when tokens mix anchors, found {', '.join(sorted(names))}"
+        )
     samples = sampler.sample(encoded.latents, count, derive_generator(seed, "generate"))
     networks = []
     for latents, chosen in zip(samples.latents, samples.anchors, strict=True):
@@ -118,7 +121,9 @@ def write_generated(
             own = [networks[number] for number in numbers]
             coverage = pd.DataFrame([network.coverage for network in own])
             table = pd.DataFrame({"member": [f"generated-{number:04d}" for number in numbers], "epoch": 0})
-            writer.add(own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage))
+            writer.add(
+                own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage)
+            )
         writer.finish({"generated": dict(about)})
         write_manifest(folder, configuration=about, seed=seed)
     return Zoo.open(out)
@@ -136,7 +141,9 @@ def describe_generation(
         "sampler": {"name": "kernel density", **asdict(sampler)},
         "anchors": {
             "zoo": os.path.relpath(anchors.folder, relative_to),
-            "checkpoints": [[str(m), int(e)] for m, e in zip(anchors.table["member"], anchors.table["epoch"], strict=True)],
+            "checkpoints": [
+                [str(m), int(e)] for m, e in zip(anchors.table["member"], anchors.table["epoch"], strict=True)
+            ],
         },
     }
 

@@ -56,7 +56,9 @@ class NoveltyReference:
             corpus = build_corpus(zoo, preparation, Path(folder))
             parts = [part for part in corpus.parts if part.key == key]
             if not parts:
-                raise InputError(f"expected checkpoints with the shapes of {architecture.id}, found none in {zoo.folder}")
+                raise InputError(
+                    f"expected checkpoints with the shapes of {architecture.id}, found none in {zoo.folder}"
+                )
             self._part: CorpusPart = parts[0]
             self.flat = _standardize(self._part.flat, self._part.frame)
         self._last = self._last_rows()

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 Row = Mapping[str, Any]
+WIDTH = 130
 
 
 class Table(NamedTuple):
@@ -60,19 +61,51 @@ def writing_table(rows: Sequence[Row]) -> Table:
         "Writing networks: test accuracy after fine-tuning",
         "Mean over networks with its 95 % interval. Novelty: distance to the nearest training checkpoint over the "
         "median distance of two members, in standardised, aligned weights, and the same for predictions.",
-        ["method", *(f"epoch {epoch}" for epoch in epochs), "novelty", "functional novelty", "latents per weight"],
+        [
+            "method",
+            *(f"epoch {epoch}" for epoch in epochs),
+            "novelty",
+            "functional novelty",
+            "latents per weight",
+        ],
         body,
     )
 
 
+def zoo_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """The architectures and the properties of a zoo's summary."""
+    architectures = [
+        [entry["id"], f"{entry['numbers']:,}", str(entry["tensors"]), f"{entry['checkpoints']:,}"]
+        for entry in summary["architectures"]
+    ]
+    properties = []
+    for entry in summary["properties"]:
+        if "values" in entry:
+            shown = ", ".join(entry["values"][:6]) + (", …" if len(entry["values"]) > 6 else "")
+        else:
+            shown = f"{entry['low']:.4g} … {entry['median']:.4g} … {entry['high']:.4g}"
+        properties.append([entry["name"], shown, str(entry["missing"])])
+    return [
+        Table("Architectures", "", ["architecture", "numbers", "tensors", "checkpoints"], architectures),
+        Table(
+            "Properties", "Lowest, median and highest value.", ["property", "values", "missing"], properties
+        ),
+    ]
+
+
 def print_table(table: Table) -> None:
     """Print a table to the terminal."""
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    drawn = RichTable(
+        title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+    )
     for number, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if number == 0 else "right")
     for row in table.rows:
         drawn.add_row(*row)
-    Console().print(drawn)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(drawn)
 
 
 def _score(row: Row | None) -> str:
@@ -82,7 +115,11 @@ def _score(row: Row | None) -> str:
 
 
 def _accuracy(row: Row | None) -> str:
-    return "–" if row is None else f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+    return (
+        "–"
+        if row is None
+        else f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+    )
 
 
 def _number(value: float | None) -> str:

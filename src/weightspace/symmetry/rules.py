@@ -174,13 +174,12 @@ def _matmul(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
     return (*left[:-1], right[1])
 
 
-_POINTWISE = """relu relu_ relu6 leaky_relu leaky_relu_ elu selu celu gelu silu silu_ mish tanh sigmoid softplus hardtanh
-    hardtanh_ hardsigmoid hardswish exp log sqrt rsqrt abs neg sin cos erf square pow clamp clamp_min clamp_max add add_
-    sub mul mul_ div div_ maximum minimum dropout dropout_ feature_dropout clone contiguous detach detach_ alias to
-    _to_copy lift_fresh_copy""".split()
-_RESHAPES = "flatten view reshape unflatten squeeze unsqueeze _unsafe_view".split()
+_POINTWISE = ["relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "selu", "celu", "gelu", "silu", "silu_", "mish", "tanh", "sigmoid", "softplus", "hardtanh", "hardtanh_", "hardsigmoid", "hardswish", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "sin", "cos", "erf", "square", "pow", "clamp", "clamp_min", "clamp_max", "add", "add_", "sub", "mul", "mul_", "div", "div_", "maximum", "minimum", "dropout", "dropout_", "feature_dropout", "clone", "contiguous", "detach", "detach_", "alias", "to", "_to_copy", "lift_fresh_copy"]
+_RESHAPES = ["flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"]
 _POOLS = [
-    f"{kind}{dim}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for dim in (1, 2, 3)
+    f"{kind}{dim}d"
+    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
+    for dim in (1, 2, 3)
 ]
 RULES: dict[str, Rule] = {
     "aten.linear": _linear,

@@ -78,7 +78,9 @@ def trace(module: nn.Module, *examples: Tensor) -> Trace:
         for node, (kind, axis, bias) in known.uses.items()
         if node in names
     }
-    symmetry = _build(module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}})
+    symmetry = _build(
+        module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}}
+    )
     prove_symmetry(module, symmetry, *examples)
     return Trace(symmetry, uses)
 
@@ -119,7 +121,7 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.Graph, 
     """The graph, and the name of every placeholder that is a parameter or buffer."""
     try:
         program = torch.export.export(module, examples)
-    except Exception as error:  # noqa: BLE001 - whatever the module raises while traced means the same thing
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"expected a module that torch.export can trace, found {type(module).__name__}, which it cannot "
@@ -147,7 +149,9 @@ def _build(module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel]) ->
                 if reason is not None:
                     frozen.setdefault(reason, {})[f"{name}[{number}]"] = None
                 elif atom not in names:
-                    names[atom] = f"{name}:{number}" + ("" if len(labels.resolve(axis)) == 1 else f".{len(factors)}")
+                    names[atom] = f"{name}:{number}" + (
+                        "" if len(labels.resolve(axis)) == 1 else f".{len(factors)}"
+                    )
                     groups[names[atom]] = size
                 factors.append(Factor(None if reason is not None else names[atom], size))
             built.append(tuple(factors) or (Factor(None, 1),))
@@ -161,7 +165,9 @@ def _build(module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel]) ->
     )
 
 
-def _settle_unused(labels: Labels, tensors: dict[str, ValueLabel], used: set[str], aliases: dict[str, str]) -> None:
+def _settle_unused(
+    labels: Labels, tensors: dict[str, ValueLabel], used: set[str], aliases: dict[str, str]
+) -> None:
     """Tied tensors move alike; what the graph does not use stands still."""
     tied = {**aliases, **{name: name for name in aliases.values()}}
     alive = {tied.get(name, name) for name in used}

@@ -210,7 +210,10 @@ def plan_layout(
     shapes = shapes_of(flat)
     source = "trace" if roles is not None else "names"
     known = dict(roles) if roles is not None else {}
-    all_roles = {**_roles_by_name(shapes, known), **{name: role for name, role in known.items() if name in shapes}}
+    all_roles = {
+        **_roles_by_name(shapes, known),
+        **{name: role for name, role in known.items() if name in shapes},
+    }
     return TokenLayout(
         width=width,
         style=style,
@@ -294,10 +297,14 @@ def _block_table(block: Block, layer: int, width: int, order: Mapping[str, int],
     token = torch.arange(start, stop) - block.first
     entry = torch.arange(width)
     length = block.row_length
-    row = (token // block.chunks * block.packed)[:, None] + (entry // length if block.packed > 1 else 0 * entry)
+    row = (token // block.chunks * block.packed)[:, None] + (
+        entry // length if block.packed > 1 else 0 * entry
+    )
     chunk = token % block.chunks
     column = chunk[:, None] * width + (entry % length if block.packed > 1 else entry)
-    mask = (column < length) & (row < block.rows) & (entry < block.packed * length if block.packed > 1 else True)
+    mask = (
+        (column < length) & (row < block.rows) & (entry < block.packed * length if block.packed > 1 else True)
+    )
     is_bias = column == block.columns
     weight = (column // block.inner) * (block.rows * block.inner) + row * block.inner + column % block.inner
     index = torch.where(is_bias, block.bias_offset + row, block.offset + weight)
@@ -305,5 +312,7 @@ def _block_table(block: Block, layer: int, width: int, order: Mapping[str, int],
     if block.bias is not None:
         tensor[is_bias] = order[block.bias]
     first_row = token // block.chunks * block.packed
-    positions = torch.stack([torch.arange(start, stop), torch.full_like(token, layer), first_row, chunk], dim=1)
+    positions = torch.stack(
+        [torch.arange(start, stop), torch.full_like(token, layer), first_row, chunk], dim=1
+    )
     return TokenTable(index * mask, mask, tensor * mask, positions)

@@ -41,7 +41,13 @@ class Architecture:
 
     @classmethod
     def of_module(
-        cls, module: nn.Module, *, id: str, factory: str, arguments: Mapping[str, Any], example_shape: tuple[int, ...]
+        cls,
+        module: nn.Module,
+        *,
+        id: str,
+        factory: str,
+        arguments: Mapping[str, Any],
+        example_shape: tuple[int, ...],
     ) -> "Architecture":
         """Describe a module that `factory(**arguments)` built."""
         state = module.state_dict()
@@ -80,9 +86,7 @@ class Architecture:
                 f"expected one of our factories or one named by you for the architecture {self.id}, found "
                 f"'{self.factory}', which was not imported"
             )
-        module_name, _, name = self.factory.partition(":")
-        with torch.random.fork_rng(devices=[]):
-            module: nn.Module = getattr(importlib.import_module(module_name), name)(**self.arguments)
+        module = build_module(self.factory, self.arguments)
         require_shapes(module.state_dict(), self.shapes)
         return module
 
@@ -119,4 +123,35 @@ class Architecture:
             example = value.get("example_shape")
             return cls(**{**value, "shapes": shapes, "example_shape": tuple(example) if example else None})
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error
+            raise InputError(
+                f"expected an architecture entry with id and shapes, found {value!r:.80}"
+            ) from error
+
+
+def build_module(factory: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Import `package.module:callable` and call it; the global random state is left as it was.
+
+    Raises:
+        InputError: it cannot be imported, or does not return a module.
+    """
+    module_name, _, name = factory.partition(":")
+    try:
+        callable_ = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"expected an importable package.module:callable, found '{factory}' ({error})"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        module = callable_(**(arguments or {}))
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected {factory} to return an nn.Module, found a {type(module).__name__}")
+    return module
+
+
+def example_input(shape: str) -> torch.Tensor:
+    """A random input of a shape written as `2,3,32,32`, always the same one."""
+    try:
+        sizes = [int(size) for size in shape.split(",")]
+    except ValueError as error:
+        raise InputError(f"expected a shape such as 2,3,32,32, found '{shape}'") from error
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))

@@ -128,7 +128,9 @@ def describe_network(network: str, activation: str, images: ImageSet) -> Archite
         )
     if name == "cnn-s" and not widths:
         if shape[1:] != (CNN_S_SIZE, CNN_S_SIZE):
-            raise InputError(f"expected images of 28 x 28 for cnn-s, found {shape[1]} x {shape[2]}: resize with --size 28")
+            raise InputError(
+                f"expected images of 28 x 28 for cnn-s, found {shape[1]} x {shape[2]}: resize with --size 28"
+            )
         arguments = {"channels": shape[0], "classes": images.classes, "activation": activation}
         return Architecture.of_module(
             cnn_s(**arguments),

@@ -40,9 +40,7 @@ class Sequence(nn.Module):
         return inputs
 
 
-def mlp(
-    widths: list[int], activation: Activation = "tanh", dropout: float = 0.0
-) -> nn.Module:
+def mlp(widths: list[int], activation: Activation = "tanh", dropout: float = 0.0) -> nn.Module:
     """A fully connected network: flatten, then linear layers of the given widths, the first being the input's."""
     modules: list[nn.Module] = [nn.Flatten()]
     for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
@@ -52,8 +50,11 @@ def mlp(
     return Sequence(modules)
 
 
-def cnn_s(channels: int = 1, classes: int = 10, activation: Activation = "tanh", dropout: float = 0.0) -> nn.Module:
+def cnn_s(
+    channels: int = 1, classes: int = 10, activation: Activation = "tanh", dropout: float = 0.0
+) -> nn.Module:
     """The paper's small CNN for 28 x 28 images: 2,464 parameters with one channel, 2,864 with three."""
+
     def act() -> nn.Module:
         return make_activation(activation)
 

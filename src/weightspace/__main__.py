@@ -1,0 +1,5 @@
+"""`python -m weightspace` is the command line."""
+
+from weightspace.cli import main
+
+main()

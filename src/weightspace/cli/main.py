@@ -1,0 +1,58 @@
+"""Run the command line and turn what went wrong into an exit status."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from weightspace import __version__
+from weightspace.cli import models, networks, reports, zoos
+from weightspace.errors import InputError
+
+LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
+
+app = App(
+    name="weightspace",
+    help="Trained neural networks as a data type: read them, and write new ones.",
+    version=__version__,
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
+)
+for command in (
+    *(reports.demo, zoos.grow, zoos.zoo, zoos.symmetry),
+    *(models.pretrain, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
+):
+    app.command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; never returns, the exit status says how it went."""
+    tokens = split_lists(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except (InputError, CycloptsError) as mistake:
+        sys.stderr.write(f"weightspace: {' '.join(str(mistake).split())}\n")
+        sys.exit(2)
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"\nweightspace: {stopped or 'stopped'}\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not complain again while it closes down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def split_lists(tokens: Sequence[str]) -> list[str]:
+    """`--keep 0,1,2` is `--keep 0 1 2`, for the options that take several numbers."""
+    split: list[str] = []
+    for token in tokens:
+        name, equals, value = token.partition("=")
+        if name in LIST_OPTIONS and equals:
+            split += [name, *value.split(",")]
+        elif split and split[-1] in LIST_OPTIONS and re.fullmatch(r"[\d.]+(,[\d.]+)+", token):
+            split += token.split(",")
+        else:
+            split.append(token)
+    return split

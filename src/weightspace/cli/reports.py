@@ -1,0 +1,60 @@
+"""The demo, and reports of runs."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_result
+from weightspace.demo.config import DemoConfig
+
+
+def demo(
+    *,
+    out: Out = Path("runs/demo"),
+    config: Annotated[DemoConfig, Flat] = DemoConfig(),
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story on scikit-learn's digits, ending in report.html."""
+    prepare_torch()
+    _log_stages("weightspace.demo")
+    from weightspace.demo.story import run_demo
+    from weightspace.report.tables import print_table, reading_tables, writing_table
+
+    results = run_demo(out, config, force=force)
+    if as_json:
+        print(json.dumps(results))
+        return
+    for table in [*reading_tables(results["reading"]), writing_table(results["writing"])]:
+        print()
+        print_table(table)
+    print()
+    print("\n".join(results["findings"]))
+    print(f"\n{out / 'report.html'}: {results['seconds']:.0f} seconds; open it in a browser")
+
+
+def report(run: Path, /, *, out: Out, force: Force = False, as_json: Json = False) -> None:
+    """Render the page of a run again from its results.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, with results.json and figures.json.
+    """
+    from weightspace.outputs import new_file
+    from weightspace.report.page import render_report
+
+    with new_file(out, force=force) as path:
+        path.write_text(render_report(run), encoding="utf-8")
+    size = out.stat().st_size
+    print_result(out, f"{size:,} bytes", {"bytes": size}, as_json)
+
+
+def _log_stages(name: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,44 @@
+"""Options and endings that all commands share."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from weightspace.zoo.zoo import Zoo
+
+Flat = Parameter(name="*")
+Shares = tuple[float, float, float]
+THIRDS: Shares = (0.7, 0.15, 0.15)
+Out = Annotated[Path, Parameter(help="Where the result goes; must not exist yet.")]
+Force = Annotated[bool, Parameter(negative="", help="Replace what --out names if it exists.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
+Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.")]
+
+
+def prepare_torch() -> None:
+    """One thread, as small operations on two wait for each other whenever the machine has other work.
+
+    `WEIGHTSPACE_THREADS` asks for more. The working folder joins the import path, so that `module:function`
+    finds the user's own file.
+    """
+    import torch
+
+    sys.path.insert(0, str(Path.cwd()))
+    torch.set_num_threads(int(os.environ.get("WEIGHTSPACE_THREADS", "1")))
+
+
+def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
+    """A zoo's training, validation and test members."""
+    from weightspace.zoo.zoo import Zoo
+
+    return Zoo.open(folder).split(*shares, seed=seed)
+
+
+def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool) -> None:
+    """The path that was written and one line of result, or both as JSON."""
+    sys.stdout.write(json.dumps({"out": str(out), **result}) + "\n" if as_json else f"{out}: {line}\n")

@@ -1,0 +1,87 @@
+"""Commands that make and show zoos."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_result
+from weightspace.zoo.config import GrowConfig
+
+
+def grow(
+    network: str,
+    /,
+    *,
+    data: str,
+    out: Out,
+    config: Annotated[GrowConfig, Flat] = GrowConfig(),
+    size: int | None = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train a zoo, many networks at once.
+
+    Parameters
+    ----------
+    network
+        cnn-s (the paper's small CNN, 28 x 28 images), mlp, or mlp:32,16 for hidden layers of these widths.
+    data
+        digits, an .npz with train_images, train_labels, test_images, test_labels, or module:function.
+    size
+        Resize images to so many pixels a side; cnn-s takes 28 without being told.
+    """
+    prepare_torch()
+    from weightspace.images import open_images
+    from weightspace.zoo.growing import grow as grow_zoo
+    from weightspace.zoo.growing import native_size
+
+    images = open_images(data, size=size or native_size(network))
+    zoo = grow_zoo(network, images, config, out, force=force)
+    median, left_out = float(zoo.last().table["test_accuracy"].median()), zoo.about["left_out"]
+    line = f"{len(zoo.members)} members, {len(zoo)} checkpoints, median test accuracy {median:.3f}"
+    if left_out:
+        line += f"; left out for NaN weights: {', '.join(left_out)}"
+    result = {"members": len(zoo.members), "checkpoints": len(zoo), "left_out": left_out}
+    print_result(out, line, {**result, "median_test_accuracy": median}, as_json)
+
+
+def zoo(folder: Path, /, *, as_json: Json = False) -> None:
+    """Say what is in a zoo.
+
+    Parameters
+    ----------
+    folder
+        A zoo.
+    """
+    from weightspace.report.tables import print_table, zoo_tables
+    from weightspace.zoo.summary import summarize
+    from weightspace.zoo.zoo import Zoo
+
+    summary = summarize(Zoo.open(folder))
+    if as_json:
+        print(json.dumps(summary))
+        return
+    for table in zoo_tables(summary):
+        print_table(table)
+        print()
+    print(
+        f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes"
+    )
+
+
+def symmetry(factory: str, /, *, example: str, as_json: Json = False) -> None:
+    """Derive a module's permutation symmetry from its graph, prove it, and print it.
+
+    Parameters
+    ----------
+    factory
+        module:callable that returns an nn.Module; it is imported and called.
+    example
+        Shape of an input, batch first, such as 2,3,32,32.
+    """
+    prepare_torch()
+    from weightspace.symmetry.tracing import trace_symmetry
+    from weightspace.zoo.architecture import build_module, example_input
+
+    found = trace_symmetry(build_module(factory), example_input(example))
+    print(json.dumps(found.to_json()) if as_json else found.report())
