@@ -115,9 +115,7 @@ def _read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarr
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"expected a readable .npz file at {path}, found one that is not ({error})"
-        ) from error
+        raise InputError(f"expected a readable .npz file at {path}, found one that is not ({error})") from error
     for part, images, labels in (("train", *values[:2]), ("test", *values[2:])):
         if len(images) != len(labels) or len(images) == 0:
             raise InputError(
@@ -126,9 +124,7 @@ def _read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarr
     return (values[0], values[1]), (values[2], values[3])
 
 
-def _read_function(
-    source: str, seed: int
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _read_function(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     module_name, _, function_name = source.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -165,9 +161,7 @@ def _to_tensors(images: np.ndarray, labels: np.ndarray) -> Images:
     elif inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] not in (1, 3):
         inputs = inputs.permute(0, 3, 1, 2)
     if inputs.ndim != 4:
-        raise InputError(
-            f"expected images of shape [n, height, width(, channels)], found {list(images.shape)}"
-        )
+        raise InputError(f"expected images of shape [n, height, width(, channels)], found {list(images.shape)}")
     return Images(inputs.contiguous(), torch.from_numpy(np.asarray(labels)).to(torch.int64))
 
 

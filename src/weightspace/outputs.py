@@ -92,9 +92,7 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 
-def write_manifest(
-    folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()
-) -> None:
+def write_manifest(folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()) -> None:
     """Write `manifest.json`: what made this folder (command, configuration, versions, hashes of the inputs)."""
     from weightspace import __version__
 
@@ -131,18 +129,16 @@ def hash_input(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        digest.update(f"{file.relative_to(path)}:{file.stat().st_size}".encode())
-        if file.suffix in (".json", ".parquet") and file.name != MANIFEST:
-            digest.update(file.read_bytes())
+    for entry in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+        digest.update(f"{entry.relative_to(path)}:{entry.stat().st_size}".encode())
+        if entry.suffix in (".json", ".parquet") and entry.name != MANIFEST:
+            digest.update(entry.read_bytes())
     return digest.hexdigest()
 
 
 def _refuse_existing(target: Path, force: bool) -> None:
     if target.exists() and not force:
-        raise InputError(
-            f"expected nothing at {target}, found something: choose another --out, or --force replaces it"
-        )
+        raise InputError(f"expected nothing at {target}, found something: choose another --out, or --force replaces it")
 
 
 def _replace(partial: Path, target: Path) -> None:

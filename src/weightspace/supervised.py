@@ -87,9 +87,7 @@ def fit_stack(
         raise ValueError(f"batch size {config.batch_size} is larger than the {len(images.labels)} images")
     yield 0, {**parameters, **buffers}
     for epoch in range(1, config.epochs + 1):
-        orders = torch.stack(
-            [torch.randperm(len(images.labels), generator=generator) for generator in generators]
-        )
+        orders = torch.stack([torch.randperm(len(images.labels), generator=generator) for generator in generators])
         for step in range(steps):
             batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
             gradients = gradient(parameters, buffers, images.inputs[batch], images.labels[batch])
@@ -98,9 +96,7 @@ def fit_stack(
         yield epoch, {**parameters, **buffers}
 
 
-def fit(
-    module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int
-) -> nn.Module:
+def fit(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int) -> nn.Module:
     """Train one module in place (through a stack of one) and return it."""
     stack = stack_weights([module.state_dict()])
     rates, decays = torch.tensor([learning_rate]), torch.zeros(1)
@@ -145,9 +141,7 @@ def score(module: nn.Module, images: Images) -> Scores:
     return score_stack(module, stack_weights([module.state_dict()]), images)
 
 
-def recalibrate_batch_norm(
-    module: nn.Module, inputs: Float[Tensor, "n ..."], batch_size: int = 256
-) -> nn.Module:
+def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], batch_size: int = 256) -> nn.Module:
     """Set every batch norm's running statistics to exact averages over `inputs`, in place; returns the module.
 
     Deviates from the paper's conditioning (200 momentum steps, which keep a share of the old statistics):

@@ -72,9 +72,7 @@ def require_shapes(weights: Mapping[str, Tensor], expected: Shapes) -> None:
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     misshapen = {
-        name: (shape, found[name])
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
+        name: (shape, found[name]) for name, shape in expected.items() if name in found and found[name] != shape
     }
     if missing or unexpected or misshapen:
         raise WeightsMismatch(missing, unexpected, misshapen)
@@ -85,9 +83,7 @@ def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
-            raise InputError(
-                f"{what}: expected finite weights, found {count} NaN or infinite values in {name}"
-            )
+            raise InputError(f"{what}: expected finite weights, found {count} NaN or infinite values in {name}")
 
 
 def find_aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
@@ -167,9 +163,7 @@ def read_weights(path: str | Path) -> Weights:
     return open_weights(path).read()
 
 
-def write_weights(
-    path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a `.safetensors` file; tied tensors are stored once and their aliases recorded in its metadata."""
     aliases = find_aliases(weights)
     stored = {name: tensor.contiguous() for name, tensor in weights.items() if name not in aliases}
@@ -210,9 +204,7 @@ class _SafetensorsFile(_Source):
         try:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"expected a whole safetensors file at {path}, found a damaged one ({error})"
-            ) from error
+            raise InputError(f"expected a whole safetensors file at {path}, found a damaged one ({error})") from error
         self.names = list(self._file.keys())
         notes = self._file.metadata() or {}
         self.aliases: dict[str, str] = json.loads(notes.get(ALIASES_KEY, "{}"))
@@ -238,12 +230,8 @@ def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
     try:
         shard_of: dict[str, str] = json.loads((folder / index_name).read_text())["weight_map"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"expected a JSON index with a weight_map in {folder / index_name}, found neither"
-        ) from error
-    shards = {
-        shard: open_weights(folder / _inside(folder, shard)) for shard in sorted(set(shard_of.values()))
-    }
+        raise InputError(f"expected a JSON index with a weight_map in {folder / index_name}, found neither") from error
+    shards = {shard: open_weights(folder / _inside(folder, shard)) for shard in sorted(set(shard_of.values()))}
     missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
     if missing:
         raise InputError(f"{folder / index_name} lists tensors that its shards do not hold: {_some(missing)}")
@@ -284,9 +272,7 @@ def _read_torch_file(path: Path) -> Weights:
         UnicodeError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"expected a whole torch file at {path}, found one that cannot be read ({reason})"
-        ) from error
+        raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
     return {str(name): tensor for name, tensor in loaded.items()}

@@ -33,9 +33,7 @@ def layer_statistics(zoo: Zoo) -> Embeddings:
     Raises:
         InputError: networks with different numbers of tensors.
     """
-    return _represent(
-        zoo, "s(W)", lambda piece: torch.cat([_statistics(t) for t in _float_tensors(piece)], dim=1)
-    )
+    return _represent(zoo, "s(W)", lambda piece: torch.cat([_statistics(t) for t in _float_tensors(piece)], dim=1))
 
 
 def _statistics(values: Float[Tensor, "networks size"]) -> Float[Tensor, "networks 7"]:

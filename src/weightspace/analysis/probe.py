@@ -84,9 +84,7 @@ def probe(
     if np.ptp(y_train) == 0 or np.ptp(y_test) == 0:
         raise InputError(f"expected a property that varies, found {target} constant")
     fitted = {strength: _fit(x_train, y_train, strength) for strength in STRENGTHS}
-    scores = {
-        strength: r2_score(y_validation, model.predict(x_validation)) for strength, model in fitted.items()
-    }
+    scores = {strength: r2_score(y_validation, model.predict(x_validation)) for strength, model in fitted.items()}
     strength = max(scores, key=lambda strength: scores[strength])
     predicted = fitted[strength].predict(x_test)
     low, high = bootstrap_r2(y_test, predicted, members, seed)
@@ -143,9 +141,7 @@ def _features_and_target(
     return part.features[known].astype(np.float64), values.to_numpy(np.float64)[known], members[known]
 
 
-def _require_disjoint(
-    train: Embeddings, validation: Embeddings, test: Embeddings, allow_overlap: bool
-) -> None:
+def _require_disjoint(train: Embeddings, validation: Embeddings, test: Embeddings, allow_overlap: bool) -> None:
     parts = [set(part.table["member"]) for part in (train, validation, test)]
     shared = (parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2])
     if shared:

@@ -74,23 +74,17 @@ def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
         InputError: an unknown aggregation, NaN weights, or networks with different layers for `mean+spread`.
     """
     if aggregation not in get_args(Aggregation):
-        raise InputError(
-            f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{aggregation}'"
-        )
+        raise InputError(f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{aggregation}'")
     vectors, tables = [], []
     for latents in encode_zoo(sane, zoo):
         layers = latents.part.tokens.positions[:, 1]
         vectors.append(aggregate(latents.values, layers, aggregation).numpy())
         tables.append(latents.part.table)
     if len({part.shape[1] for part in vectors}) > 1:
-        raise InputError(
-            "expected networks with the same layers for mean+spread, found several kinds: use mean"
-        )
+        raise InputError("expected networks with the same layers for mean+spread, found several kinds: use mean")
     table = pd.concat(tables)
     order = pd.Series(range(len(table)), index=table.index)[zoo.table.index].to_numpy()
-    return Embeddings(
-        np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", frozenset(sane.members)
-    )
+    return Embeddings(np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", frozenset(sane.members))
 
 
 def aggregate(
@@ -117,9 +111,7 @@ def encode_corpus(sane: SANE, corpus: Corpus) -> Iterator[Latents]:
     """Latents of every checkpoint of a prepared corpus."""
     for part in corpus.parts:
         chunks = [
-            encode_tokens(
-                sane, whole_networks(part, slice(start, start + NETWORKS_AT_ONCE)), part.tokens.positions
-            )
+            encode_tokens(sane, whole_networks(part, slice(start, start + NETWORKS_AT_ONCE)), part.tokens.positions)
             for start in range(0, len(part.flat), NETWORKS_AT_ONCE)
         ]
         yield Latents(part, torch.cat(chunks))
@@ -139,9 +131,7 @@ def decode_latents(
     return _map_windows(sane, latents, positions, encode=False)
 
 
-def encode_network(
-    sane: SANE, weights: Mapping[str, Tensor]
-) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
+def encode_network(sane: SANE, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
     """Latents of one raw network."""
     prepared = sane.preparation.prepare(weights)
     positions = prepared.frame.layout.table().positions

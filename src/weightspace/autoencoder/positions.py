@@ -41,12 +41,8 @@ class LearnedPositions(nn.Module):
 
     def forward(self, positions: Int[Tensor, "*batch 4"]) -> Float[Tensor, "*batch width"]:
         """Embed positions; raises `InputError` naming the component that lies beyond its table."""
-        for name, limit, largest in zip(
-            COMPONENTS, self.limits, positions.flatten(0, -2).amax(0), strict=True
-        ):
+        for name, limit, largest in zip(COMPONENTS, self.limits, positions.flatten(0, -2).amax(0), strict=True):
             if largest >= limit:
-                raise InputError(
-                    f"expected {name} positions below {limit} for learned tables, found {int(largest)}"
-                )
+                raise InputError(f"expected {name} positions below {limit} for learned tables, found {int(largest)}")
         token, layer, row, chunk = (table(positions[..., i]) for i, table in enumerate(self.tables))
         return torch.cat([token + layer, row + chunk], dim=-1)

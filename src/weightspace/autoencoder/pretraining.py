@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def pretrain(
     return model
 
 
-def _check_run(folder: Path, run: dict[str, object], resume: bool) -> None:
+def _check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:
     """A resumed run must be the run that was begun."""
     path = folder / RUN_FILE
     if not resume or not path.exists():
@@ -86,6 +86,4 @@ def _check_run(folder: Path, run: dict[str, object], resume: bool) -> None:
     begun = json.loads(path.read_text())
     changed = [name for name, value in json.loads(json.dumps(run)).items() if begun.get(name) != value]
     if changed:
-        raise InputError(
-            f"expected the run that was begun for this folder, found another {', '.join(changed)}"
-        )
+        raise InputError(f"expected the run that was begun for this folder, found another {', '.join(changed)}")

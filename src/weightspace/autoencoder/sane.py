@@ -51,9 +51,7 @@ class SANE(nn.Module):
         self.encoder = Transformer(width, config.layers, config.heads, config.dropout)
         self.decoder = Transformer(width, config.layers, config.heads, config.dropout)
         learned = config.positions == "learned"
-        self.positions = (
-            LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
-        )
+        self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
         self.head = _projection_head(config, window)
         self._initialize(derive_seed(seed, "sane"))
 

@@ -121,9 +121,7 @@ def losses(sane: SANE, batch: Batch, config: TrainConfig) -> Losses:
 
 def _draw(source: WindowSource, config: TrainConfig, step: int) -> Batch:
     generator = derive_generator(config.seed, "step", step)
-    permuted = (
-        (False, config.permute_second_view) if config.contrastive_weight else (config.permute_second_view,)
-    )
+    permuted = (False, config.permute_second_view) if config.contrastive_weight else (config.permute_second_view,)
     return source.draw(generator, permuted=permuted, noise=config.noise)
 
 
@@ -197,17 +195,13 @@ def _save_state(
     partial.replace(path)
 
 
-def _load_state(
-    path: Path, sane: SANE, optimizer: Any, schedule: Any, config: TrainConfig
-) -> tuple[int, History]:
+def _load_state(path: Path, sane: SANE, optimizer: Any, schedule: Any, config: TrainConfig) -> tuple[int, History]:
     if not path.exists():
         return 0, []
     state = torch.load(path, map_location="cpu", weights_only=True)
     changed = [name for name, value in asdict(config).items() if state["config"].get(name) != value]
     if changed:
-        raise InputError(
-            f"expected the configuration the run was started with, found another {', '.join(changed)}"
-        )
+        raise InputError(f"expected the configuration the run was started with, found another {', '.join(changed)}")
     sane.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

@@ -53,9 +53,7 @@ def generate(
     networks = generate_networks(sane, chosen, count, seed=seed, sampler=sampler)
     about = describe_generation(model, chosen, sampler, relative_to=out)
     write_generated(networks, out, about=about, seed=seed, force=force)
-    coverage = {
-        name: sum(network.coverage[name] for network in networks) for name in ("generated", "carried")
-    }
+    coverage = {name: sum(network.coverage[name] for network in networks) for name in ("generated", "carried")}
     line = f"{coverage['generated']:,} numbers generated, {coverage['carried']:,} carried over from anchors"
     print_result(out, f"{count} networks: {line}", {"networks": count, **coverage}, as_json)
 

@@ -64,9 +64,7 @@ def zoo(folder: Path, /, *, as_json: Json = False) -> None:
     for table in zoo_tables(summary):
         print_table(table)
         print()
-    print(
-        f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes"
-    )
+    print(f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes")
 
 
 def symmetry(factory: str, /, *, example: str, as_json: Json = False) -> None:

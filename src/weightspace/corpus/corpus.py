@@ -4,7 +4,7 @@ Nothing is tokenised, permuted or standardised on disk: windows are gathered thr
 are drawn (see `views`). The files take as many bytes as the raw float32 weights.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +105,7 @@ def fit_preparation(
             frames[key] = plan_frame(architecture, config, allow)
     draft = Preparation(config=config, architectures=used, frames=frames)
     if config.align:
-        draft = replace(
-            draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()}
-        )
+        draft = replace(draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()})
     corpus = build_corpus(zoo, draft, folder)
     return _with_statistics(draft, corpus)
 
@@ -126,7 +124,7 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
     keys = zoo.table["architecture"].map(key_of)
     parts = []
     for key in dict.fromkeys(keys):
-        rows = zoo.where(lambda table, key=key: table["architecture"].map(key_of) == key)
+        rows = zoo.where(_same_frame(key_of, key))
         frame = preparation.frame_of(zoo.architectures[str(rows.table["architecture"].iloc[0])])
         path = folder / f"{key}.npy"
         writer = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), frame.layout.size))
@@ -143,6 +141,10 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
     return Corpus(tuple(parts))
 
 
+def _same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame], pd.Series]:
+    return lambda table: table["architecture"].map(key_of) == key
+
+
 def renamed_stack(piece: Checkpoints, frame: Frame) -> Weights:
     """Stacked checkpoints under the frame's names."""
     return dict(zip(frame.names, (piece.stack[name] for name in piece.architecture.shapes), strict=True))
@@ -152,9 +154,7 @@ def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Fra
     """The frame with the reference network's flat vector."""
     if frame.symmetry is None:
         return frame
-    own = zoo.where(
-        lambda table: table["architecture"].map(lambda name: frame_key(zoo.architectures[name])) == key
-    )
+    own = zoo.where(lambda table: table["architecture"].map(lambda name: frame_key(zoo.architectures[name])) == key)
     last = own.last()
     if draft.config.reference != "best":
         chosen = last.where(member=draft.config.reference)
@@ -191,8 +191,7 @@ def _flatten(
     if len(known) == len(members) and frame.symmetry is not None:
         stacked = {group: torch.stack([own[group] for own in known]) for group in frame.symmetry.groups}
         stack = {
-            name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked)
-            for name in frame.layout.names
+            name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked) for name in frame.layout.names
         }
     flat = torch.cat([stack[name].flatten(1).to(torch.float32) for name in frame.layout.names], dim=1)
     broken = ~flat.isfinite().all(1)

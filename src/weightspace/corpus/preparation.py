@@ -150,9 +150,7 @@ class Preparation:
                     note=note,
                 ),
             }
-        return replace(
-            self, frames=frames, architectures={**self.architectures, architecture.id: architecture}
-        )
+        return replace(self, frames=frames, architectures={**self.architectures, architecture.id: architecture})
 
     def prepare(self, weights: Mapping[str, Tensor], architecture: Architecture | None = None) -> Prepared:
         """Canonicalise, tokenise and standardise one network.
@@ -213,9 +211,7 @@ class Preparation:
                 "frames": frames,
             },
         )
-        references = {
-            key: frame.reference for key, frame in self.frames.items() if frame.reference is not None
-        }
+        references = {key: frame.reference for key, frame in self.frames.items() if frame.reference is not None}
         save_file(references, folder / REFERENCES_FILE)
 
     @classmethod
@@ -229,17 +225,13 @@ class Preparation:
             value = json.loads((folder / PREPARATION_FILE).read_text())
             references = load_file(folder / REFERENCES_FILE)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"expected a preparation in {folder}, found none that can be read ({error})"
-            ) from error
+            raise InputError(f"expected a preparation in {folder}, found none that can be read ({error})") from error
         architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
         return cls(
             config=PreparationConfig(**value["config"]),
             kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
             architectures={architecture.id: architecture for architecture in architectures},
-            frames={
-                key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()
-            },
+            frames={key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()},
         )
 
 
@@ -274,9 +266,7 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
 def resolve_width(config: PreparationConfig, architectures: Collection[Architecture]) -> PreparationConfig:
     """The configuration with a token width: the longest row (with its bias), at most the paper's 288."""
     if config.token_width < 0:
-        raise InputError(
-            f"expected a token width of at least 1, or 0 to choose it, found {config.token_width}"
-        )
+        raise InputError(f"expected a token width of at least 1, or 0 to choose it, found {config.token_width}")
     if config.token_width:
         return config
     layouts = [plan_layout(architecture.meta_weights(), 1) for architecture in architectures]

@@ -66,9 +66,7 @@ def tensor_statistics(chunks: Iterable[Float[Tensor, "checkpoints size"]], layou
         for number, name in enumerate(names):
             start = layout.offsets[name]
             part = chunk[:, start : start + torch.Size(layout.shapes[name]).numel()].double()
-            sums[:, number] += torch.stack(
-                [torch.tensor(float(part.numel())), part.sum(), part.square().sum()]
-            )
+            sums[:, number] += torch.stack([torch.tensor(float(part.numel())), part.sum(), part.square().sum()])
     return _from_sums(sums)
 
 
@@ -91,9 +89,7 @@ def statistics_by_kind(layout: TokenLayout, kinds: Mapping[str, tuple[float, flo
     """Statistics for tensors that were never seen: those of their layer kind, else those of all weights."""
     everything = (0.0, max((std for _, std in kinds.values()), default=1.0))
     chosen = [kinds.get(layout.kinds[name], everything) for name in layout.names]
-    return Statistics(
-        tuple(mean for mean, _ in chosen), tuple(std for _, std in chosen), tuple(0 for _ in chosen)
-    )
+    return Statistics(tuple(mean for mean, _ in chosen), tuple(std for _, std in chosen), tuple(0 for _ in chosen))
 
 
 def no_statistics(layout: TokenLayout) -> Statistics:

@@ -100,19 +100,13 @@ class WindowSource:
         self.window = window
         self._parts = corpus.parts
         self._tables = [
-            permutation_table(part.frame.layout, part.frame.symmetry)
-            if part.frame.symmetry is not None
-            else None
+            permutation_table(part.frame.layout, part.frame.symmetry) if part.frame.symmetry is not None else None
             for part in corpus.parts
         ]
-        self._members = [
-            (number, member) for number, part in enumerate(corpus.parts) for member in part.checkpoints_of
-        ]
+        self._members = [(number, member) for number, part in enumerate(corpus.parts) for member in part.checkpoints_of]
         self.batch_size = min(batch_size, len(self._members))
 
-    def draw(
-        self, generator: torch.Generator, *, permuted: tuple[bool, ...] = (False,), noise: float = 0.0
-    ) -> Batch:
+    def draw(self, generator: torch.Generator, *, permuted: tuple[bool, ...] = (False,), noise: float = 0.0) -> Batch:
         """A batch of one window per member.
 
         Args:
@@ -127,16 +121,12 @@ class WindowSource:
             rows = self._parts[part].checkpoints_of[member]
             row = rows[int(torch.randint(len(rows), (), generator=generator))]
             by_part.setdefault(part, []).append(row)
-        pieces = [
-            self._draw_part(part, torch.tensor(rows), generator, permuted) for part, rows in by_part.items()
-        ]
+        pieces = [self._draw_part(part, torch.tensor(rows), generator, permuted) for part, rows in by_part.items()]
         targets = torch.cat([piece.targets for piece in pieces], dim=1)
         mask, present, positions = (
             torch.cat([getattr(piece, name) for piece in pieces]) for name in ("mask", "present", "positions")
         )
-        inputs = (
-            targets + noise * torch.randn(targets.shape, generator=generator) * mask if noise else targets
-        )
+        inputs = targets + noise * torch.randn(targets.shape, generator=generator) * mask if noise else targets
         return Batch(targets, inputs, mask, present, positions)
 
     def _draw_part(
@@ -152,11 +142,7 @@ class WindowSource:
         index, tensor = part.tokens.index[token], part.tokens.tensor[token]
         views = []
         for shuffle in permuted:
-            own = (
-                table.apply(index, table.draw(len(rows), generator))
-                if shuffle and table is not None
-                else index
-            )
+            own = table.apply(index, table.draw(len(rows), generator)) if shuffle and table is not None else index
             values = part.flat[rows[:, None, None], own]
             views.append(part.frame.statistics.apply(values, tensor) * mask)
         targets = torch.stack(views)

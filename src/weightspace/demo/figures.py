@@ -15,9 +15,7 @@ def accuracy_figure(zoo: Zoo) -> dict[str, Any]:
     quantiles = zoo.table.groupby(["activation", "epoch"])["test_accuracy"].quantile(QUARTILES).unstack()
     return {
         "epochs": sorted(int(epoch) for epoch in zoo.table["epoch"].unique()),
-        "groups": {
-            name: quantiles.loc[name].to_numpy().tolist() for name in sorted(zoo.table["activation"].unique())
-        },
+        "groups": {name: quantiles.loc[name].to_numpy().tolist() for name in sorted(zoo.table["activation"].unique())},
         "facts": {"members": len(zoo.members)},
     }
 
@@ -45,7 +43,5 @@ def fine_tuning_figure(outcomes: list[Outcome], networks: int) -> dict[str, Any]
     """Accuracy over epochs of fine-tuning, per method."""
     curves: dict[str, list[list[float]]] = {}
     for outcome in outcomes:
-        curves.setdefault(outcome.method, []).append(
-            [outcome.epochs, outcome.accuracy, outcome.low, outcome.high]
-        )
+        curves.setdefault(outcome.method, []).append([outcome.epochs, outcome.accuracy, outcome.low, outcome.high])
     return {"curves": curves, "facts": {"networks": networks}}

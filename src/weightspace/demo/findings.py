@@ -16,9 +16,7 @@ def _reading_sentences(rows: Rows) -> list[str]:
     sentences = []
     for target in dict.fromkeys(row["target"] for row in rows):
         own = {
-            row["representation"]: row["r2"]
-            for row in rows
-            if row["target"] == target and row["subset"] == "pooled"
+            row["representation"]: row["r2"] for row in rows if row["target"] == target and row["subset"] == "pooled"
         }
         ours = max((name for name in own if name.startswith("SANE")), key=lambda name: own[name])
         base = max((name for name in own if not name.startswith("SANE")), key=lambda name: own[name])
@@ -36,8 +34,8 @@ def _writing_sentences(rows: Rows) -> list[str]:
     first, last = min(epoch for _, epoch in accuracy), max(epoch for _, epoch in accuracy)
     better = "better than" if accuracy[GENERATED, first] > accuracy[NOISE, first] else "no better than"
     return [
-        f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy without any training, random "
-        f"ones {accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
+        f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy without training, random ones "
+        f"{accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
         f"{accuracy[SCRATCH, last]:.1%}.",
         f"At their novelty of {novelty:.2f} they are {better} anchors with as much noise on the weights "
         f"({accuracy[NOISE, first]:.1%} without training).",

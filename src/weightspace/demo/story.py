@@ -87,9 +87,7 @@ def _grow(folder: Path, images: ImageSet, config: DemoConfig) -> Zoo:
 
 
 def _pretrain(folder: Path, train: Zoo, config: DemoConfig) -> SANE:
-    log.info(
-        "[2/5] pre-train  align, tokenise, %d steps of SANE on %d members", config.steps, len(train.members)
-    )
+    log.info("[2/5] pre-train  align, tokenise, %d steps of SANE on %d members", config.steps, len(train.members))
     training = TrainConfig(steps=config.steps, seed=config.seed)
     return pretrain(train, SANEConfig(), training, PreparationConfig(), out=folder / "sane")
 

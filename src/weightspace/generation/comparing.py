@@ -47,9 +47,7 @@ def compare_generated(
     """
     made = generated.about.get("generated")
     if not isinstance(made, dict):
-        raise InputError(
-            f"expected generated networks in {generated.folder}, found a zoo that was not generated"
-        )
+        raise InputError(f"expected generated networks in {generated.folder}, found a zoo that was not generated")
     sane = SANE.open(generated.folder / Path(made["sane"]))
     zoo = Zoo.open(generated.folder / Path(made["anchors"]["zoo"]))
     wanted = {(member, epoch) for member, epoch in made["anchors"]["checkpoints"]}
@@ -99,9 +97,7 @@ def to_row(outcome: Outcome, novelty: list[Novelty], latents_per_weight: float) 
     }
 
 
-def _populations(
-    sane: SANE, anchors: Zoo, generated: Zoo, reference: NoveltyReference, seed: int
-) -> list[Population]:
+def _populations(sane: SANE, anchors: Zoo, generated: Zoo, reference: NoveltyReference, seed: int) -> list[Population]:
     architecture = generated.architectures[str(generated.table["architecture"].iloc[0])]
     made = [generated.weights(row) for row in range(len(generated))]
     near = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(len(anchors))]

@@ -17,9 +17,7 @@ MOST_NOISE = 4.0
 def from_scratch(architecture: Architecture, count: int, seed: int) -> list[Weights]:
     """Freshly initialised networks (Kaiming, uniform)."""
     return [
-        initialize(
-            architecture.build(), "kaiming_uniform", derive_generator(seed, "scratch", number)
-        ).state_dict()
+        initialize(architecture.build(), "kaiming_uniform", derive_generator(seed, "scratch", number)).state_dict()
         for number in range(count)
     ]
 

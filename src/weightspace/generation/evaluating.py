@@ -48,9 +48,7 @@ class Outcome(NamedTuple):
     each: Float[np.ndarray, "networks"]
 
 
-def evaluate(
-    populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None
-) -> list[Outcome]:
+def evaluate(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
     """Fine-tune every population on the training images and score it on the test images.
 
     All networks of one architecture are trained side by side with the same optimiser, learning rate and
@@ -71,9 +69,7 @@ def evaluate(
             for method, values in scored.items():
                 accuracies.setdefault((method, epoch), []).extend(values)
     order = {population.method: number for number, population in enumerate(populations)}
-    outcomes = [
-        _outcome(method, epoch, values, config.seed) for (method, epoch), values in accuracies.items()
-    ]
+    outcomes = [_outcome(method, epoch, values, config.seed) for (method, epoch), values in accuracies.items()]
     return sorted(outcomes, key=lambda outcome: (order[outcome.method], outcome.epochs))
 
 

@@ -66,9 +66,7 @@ def generate(
         InputError: no anchors, anchors of different layouts, or of different architectures when tokens of one
             sample come from several anchors.
     """
-    return [
-        network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)
-    ]
+    return [network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)]
 
 
 def generate_networks(
@@ -121,9 +119,7 @@ def write_generated(
             own = [networks[number] for number in numbers]
             coverage = pd.DataFrame([network.coverage for network in own])
             table = pd.DataFrame({"member": [f"generated-{number:04d}" for number in numbers], "epoch": 0})
-            writer.add(
-                own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage)
-            )
+            writer.add(own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage))
         writer.finish({"generated": dict(about)})
         write_manifest(folder, configuration=about, seed=seed)
     return Zoo.open(out)

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK = "#010203"  # replaced by `currentColor` in the SVG
 COLORS = ["#2f7fd1", "#e0702b", "#2a9d6f", "#b5479e", "#8a7f1f", "#d1434b", "#5b6ee0", "#7a7a7a"]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -23,7 +24,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
 }
 Data = Mapping[str, Any]
 

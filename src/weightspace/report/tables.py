@@ -33,7 +33,7 @@ def reading_tables(rows: Sequence[Row]) -> list[Table]:
         tables.append(
             Table(
                 f"Reading networks: R² on unseen members, {where}",
-                "Linear probes; in brackets the 95 % interval by bootstrap over members. Higher is better, 1 is perfect.",
+                "Linear probes; in brackets the 95 % interval by bootstrap over members. 1 is perfect.",
                 ["representation", *(target.replace("_", " ") for target in targets)],
                 body,
             )
@@ -87,17 +87,13 @@ def zoo_tables(summary: Mapping[str, Any]) -> list[Table]:
         properties.append([entry["name"], shown, str(entry["missing"])])
     return [
         Table("Architectures", "", ["architecture", "numbers", "tensors", "checkpoints"], architectures),
-        Table(
-            "Properties", "Lowest, median and highest value.", ["property", "values", "missing"], properties
-        ),
+        Table("Properties", "Lowest, median and highest value.", ["property", "values", "missing"], properties),
     ]
 
 
 def print_table(table: Table) -> None:
     """Print a table to the terminal."""
-    drawn = RichTable(
-        title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
-    )
+    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for number, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if number == 0 else "right")
     for row in table.rows:
@@ -115,11 +111,7 @@ def _score(row: Row | None) -> str:
 
 
 def _accuracy(row: Row | None) -> str:
-    return (
-        "–"
-        if row is None
-        else f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
-    )
+    return "–" if row is None else f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
 
 
 def _number(value: float | None) -> str:

@@ -48,9 +48,7 @@ class Symmetry:
     @property
     def moved(self) -> list[str]:
         """Tensors that some group moves."""
-        return [
-            name for name, axes in self.axes.items() if any(factor.group for axis in axes for factor in axis)
-        ]
+        return [name for name, axes in self.axes.items() if any(factor.group for axis in axes for factor in axis)]
 
     @property
     def coverage(self) -> float:
@@ -80,9 +78,7 @@ class Symmetry:
         """A JSON value that `Symmetry.from_json` turns back into an equal symmetry."""
         return {
             "groups": self.groups,
-            "axes": {
-                name: [[list(factor) for factor in axis] for axis in axes] for name, axes in self.axes.items()
-            },
+            "axes": {name: [[list(factor) for factor in axis] for axis in axes] for name, axes in self.axes.items()},
             "buffers": list(self.buffers),
             "frozen": {reason: list(names) for reason, names in self.frozen.items()},
         }

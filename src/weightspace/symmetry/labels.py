@@ -43,9 +43,7 @@ class Labels:
         for atom in axis:
             root = self._root(atom)
             parts = self._atoms[root].parts
-            resolved += (
-                self.resolve(parts) if parts is not None else [root] if self._atoms[root].size > 1 else []
-            )
+            resolved += self.resolve(parts) if parts is not None else [root] if self._atoms[root].size > 1 else []
         return tuple(resolved)
 
     def size(self, axis: AxisLabel) -> int:

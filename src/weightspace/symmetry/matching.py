@@ -145,10 +145,7 @@ def permute_stack_tensor(
     for number, axis in enumerate(axes):
         if any(factor.group for factor in axis):
             index = torch.stack(
-                [
-                    axis_index(axis, {group: rows[n] for group, rows in permutations.items()})
-                    for n in range(len(stack))
-                ]
+                [axis_index(axis, {group: rows[n] for group, rows in permutations.items()}) for n in range(len(stack))]
             )
             stack = _take(stack, number + 1, index)
     return stack
@@ -160,9 +157,7 @@ def _uses(axes: tuple[Axis, ...], group: str) -> int:
 
 def _neighbors(group: str, symmetry: Symmetry) -> set[str]:
     """Groups whose cost depends on `group`: those that share a tensor with it."""
-    shared = [
-        axes for name, axes in symmetry.axes.items() if name not in symmetry.buffers and _uses(axes, group)
-    ]
+    shared = [axes for name, axes in symmetry.axes.items() if name not in symmetry.buffers and _uses(axes, group)]
     found = {factor.group for axes in shared for axis in axes for factor in axis if factor.group is not None}
     doubled = any(_uses(axes, group) > 1 for axes in shared)
     return found if doubled else found - {group}

@@ -54,12 +54,13 @@ def operation_name(node: fx.Node) -> str:
     return str(packet)
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+def _argument(node: fx.Node, position: int, name: str = "", default: Any = None) -> Any:
+    """An argument by position or name; the types of graph arguments are known to the rules only."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def _linear(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    inputs, weight, bias = node.args[0], node.args[1], _argument(node, 2, "bias")
+    inputs, weight, bias = _argument(node, 0), _argument(node, 1), _argument(node, 2, "bias")
     labels.unite(known[inputs][-1], known[weight][1])
     if bias is not None:
         labels.unite(known[weight][0], known[bias][0])
@@ -68,7 +69,7 @@ def _linear(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
 
 
 def _conv(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    inputs, weight, bias = node.args[0], node.args[1], _argument(node, 2, "bias")
+    inputs, weight, bias = _argument(node, 0), _argument(node, 1), _argument(node, 2, "bias")
     groups = _argument(node, 6, "groups", 1)
     channels, kernel, image = known[inputs][-len(shape_of(weight)) + 1], known[weight][2:], known[inputs]
     depthwise = groups == shape_of(weight)[0] == labels.size(channels)
@@ -89,7 +90,7 @@ def _conv(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
 
 
 def _batch_norm(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    inputs, vectors = node.args[0], [part for part in node.args[1:5] if isinstance(part, fx.Node)]
+    inputs, vectors = _argument(node, 0), [part for part in node.args[1:5] if isinstance(part, fx.Node)]
     for vector in vectors:
         labels.unite(known[inputs][1], known[vector][0])
         known.uses.setdefault(vector, ("norm", 0, None))
@@ -98,7 +99,7 @@ def _batch_norm(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
 
 
 def _layer_norm(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    inputs, normalized = node.args[0], len(node.args[1])
+    inputs, normalized = _argument(node, 0), len(_argument(node, 1))
     for vector in (part for part in node.args[2:4] if isinstance(part, fx.Node)):
         for axis, own in zip(known[inputs][-normalized:], known[vector], strict=True):
             labels.unite(axis, own)
@@ -131,7 +132,7 @@ def _pointwise(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
 
 
 def _pool(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    image = known[node.args[0]]
+    image = known[_argument(node, 0)]
     space = 1 if "1d" in operation_name(node) else 3 if "3d" in operation_name(node) else 2
     for axis in image[-space:]:
         labels.freeze(axis, "space")
@@ -140,32 +141,32 @@ def _pool(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
 
 def _reduce(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
     """Mean, sum and extremes over axes do not depend on the order along them."""
-    axes, dims = known[node.args[0]], _argument(node, 1, "dim")
-    dims = range(len(axes)) if dims is None else [dims] if isinstance(dims, int) else dims
-    gone = {dim % len(axes) for dim in dims} if len(axes) else set()
+    axes, dims = known[_argument(node, 0)], _argument(node, 1, "dim")
+    listed = range(len(axes)) if dims is None else [dims] if isinstance(dims, int) else dims
+    gone = {dim % len(axes) for dim in listed}
     if _argument(node, 2, "keepdim", False):
         return tuple(() if number in gone else axis for number, axis in enumerate(axes))
     return tuple(axis for number, axis in enumerate(axes) if number not in gone)
 
 
 def _reshape(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    return labels.regroup(known[node.args[0]], shape_of(node), "reshape")
+    return labels.regroup(known[_argument(node, 0)], shape_of(node), "reshape")
 
 
 def _permute(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    axes = known[node.args[0]]
-    return tuple(axes[dim] for dim in node.args[1])
+    axes = known[_argument(node, 0)]
+    return tuple(axes[dim] for dim in _argument(node, 1))
 
 
 def _transpose(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    axes = list(known[node.args[0]])
-    first, second = (node.args[1], node.args[2]) if len(node.args) > 2 else (0, -1)
+    axes = list(known[_argument(node, 0)])
+    first, second = _argument(node, 1, default=0), _argument(node, 2, default=-1)
     axes[first], axes[second] = axes[second], axes[first]
     return tuple(axes)
 
 
 def _matmul(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
-    left, right = known[node.args[0]], known[node.args[1]]
+    left, right = known[_argument(node, 0)], known[_argument(node, 1)]
     if len(right) != 2 or len(left) < 2:
         for axis in (*left, *right):
             labels.freeze(axis, "batched matrix product")
@@ -174,12 +175,64 @@ def _matmul(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
     return (*left[:-1], right[1])
 
 
-_POINTWISE = ["relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "selu", "celu", "gelu", "silu", "silu_", "mish", "tanh", "sigmoid", "softplus", "hardtanh", "hardtanh_", "hardsigmoid", "hardswish", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "sin", "cos", "erf", "square", "pow", "clamp", "clamp_min", "clamp_max", "add", "add_", "sub", "mul", "mul_", "div", "div_", "maximum", "minimum", "dropout", "dropout_", "feature_dropout", "clone", "contiguous", "detach", "detach_", "alias", "to", "_to_copy", "lift_fresh_copy"]
+_POINTWISE = [
+    "relu",
+    "relu_",
+    "relu6",
+    "leaky_relu",
+    "leaky_relu_",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "silu_",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "hardtanh",
+    "hardtanh_",
+    "hardsigmoid",
+    "hardswish",
+    "exp",
+    "log",
+    "sqrt",
+    "rsqrt",
+    "abs",
+    "neg",
+    "sin",
+    "cos",
+    "erf",
+    "square",
+    "pow",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "add",
+    "add_",
+    "sub",
+    "mul",
+    "mul_",
+    "div",
+    "div_",
+    "maximum",
+    "minimum",
+    "dropout",
+    "dropout_",
+    "feature_dropout",
+    "clone",
+    "contiguous",
+    "detach",
+    "detach_",
+    "alias",
+    "to",
+    "_to_copy",
+    "lift_fresh_copy",
+]
 _RESHAPES = ["flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"]
 _POOLS = [
-    f"{kind}{dim}d"
-    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
-    for dim in (1, 2, 3)
+    f"{kind}{dim}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for dim in (1, 2, 3)
 ]
 RULES: dict[str, Rule] = {
     "aten.linear": _linear,

@@ -78,9 +78,7 @@ def trace(module: nn.Module, *examples: Tensor) -> Trace:
         for node, (kind, axis, bias) in known.uses.items()
         if node in names
     }
-    symmetry = _build(
-        module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}}
-    )
+    symmetry = _build(module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}})
     prove_symmetry(module, symmetry, *examples)
     return Trace(symmetry, uses)
 
@@ -143,15 +141,13 @@ def _build(module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel]) ->
         value = tensors.get(name) or labels.new_value(tensor.shape, "not used")
         built = []
         for number, axis in enumerate(value):
-            factors = []
+            factors: list[Factor] = []
             for atom in labels.resolve(axis):
                 reason, size = labels.reason(atom), labels.size((atom,))
                 if reason is not None:
                     frozen.setdefault(reason, {})[f"{name}[{number}]"] = None
                 elif atom not in names:
-                    names[atom] = f"{name}:{number}" + (
-                        "" if len(labels.resolve(axis)) == 1 else f".{len(factors)}"
-                    )
+                    names[atom] = f"{name}:{number}" + ("" if len(labels.resolve(axis)) == 1 else f".{len(factors)}")
                     groups[names[atom]] = size
                 factors.append(Factor(None if reason is not None else names[atom], size))
             built.append(tuple(factors) or (Factor(None, 1),))
@@ -165,9 +161,7 @@ def _build(module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel]) ->
     )
 
 
-def _settle_unused(
-    labels: Labels, tensors: dict[str, ValueLabel], used: set[str], aliases: dict[str, str]
-) -> None:
+def _settle_unused(labels: Labels, tensors: dict[str, ValueLabel], used: set[str], aliases: dict[str, str]) -> None:
     """Tied tensors move alike; what the graph does not use stands still."""
     tied = {**aliases, **{name: name for name in aliases.values()}}
     alive = {tied.get(name, name) for name in used}

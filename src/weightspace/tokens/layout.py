@@ -84,7 +84,7 @@ class TokenTable(NamedTuple):
         positions: (token in the network, layer, row in the layer, chunk in the row), all from 0.
     """
 
-    index: Int[Tensor, "tokens width"]
+    index: Int[Tensor, "tokens width"]  # type: ignore[assignment] # not tuple.index
     mask: Bool[Tensor, "tokens width"]
     tensor: Int[Tensor, "tokens width"]
     positions: Int[Tensor, "tokens 4"]
@@ -297,14 +297,10 @@ def _block_table(block: Block, layer: int, width: int, order: Mapping[str, int],
     token = torch.arange(start, stop) - block.first
     entry = torch.arange(width)
     length = block.row_length
-    row = (token // block.chunks * block.packed)[:, None] + (
-        entry // length if block.packed > 1 else 0 * entry
-    )
+    row = (token // block.chunks * block.packed)[:, None] + (entry // length if block.packed > 1 else 0 * entry)
     chunk = token % block.chunks
     column = chunk[:, None] * width + (entry % length if block.packed > 1 else entry)
-    mask = (
-        (column < length) & (row < block.rows) & (entry < block.packed * length if block.packed > 1 else True)
-    )
+    mask = (column < length) & (row < block.rows) & (entry < block.packed * length if block.packed > 1 else True)
     is_bias = column == block.columns
     weight = (column // block.inner) * (block.rows * block.inner) + row * block.inner + column % block.inner
     index = torch.where(is_bias, block.bias_offset + row, block.offset + weight)
@@ -312,7 +308,5 @@ def _block_table(block: Block, layer: int, width: int, order: Mapping[str, int],
     if block.bias is not None:
         tensor[is_bias] = order[block.bias]
     first_row = token // block.chunks * block.packed
-    positions = torch.stack(
-        [torch.arange(start, stop), torch.full_like(token, layer), first_row, chunk], dim=1
-    )
+    positions = torch.stack([torch.arange(start, stop), torch.full_like(token, layer), first_row, chunk], dim=1)
     return TokenTable(index * mask, mask, tensor * mask, positions)

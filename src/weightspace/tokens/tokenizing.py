@@ -35,9 +35,7 @@ def flatten_weights(weights: Mapping[str, Tensor], layout: TokenLayout) -> Float
     return torch.cat([weights[name].detach().reshape(-1).to(torch.float32) for name in layout.shapes])
 
 
-def unflatten_weights(
-    flat: Float[Tensor, "size"], layout: TokenLayout, carried: Mapping[str, Tensor]
-) -> Weights:
+def unflatten_weights(flat: Float[Tensor, "size"], layout: TokenLayout, carried: Mapping[str, Tensor]) -> Weights:
     """The inverse of `flatten_weights`; tied tensors come back as one tensor under every name."""
     weights: Weights = {}
     for name, shape in layout.shapes.items():
@@ -89,9 +87,7 @@ def scatter_tokens(values: Shaped[Tensor, "tokens width"], layout: TokenLayout) 
 
 
 def _require(weights: Mapping[str, Tensor], layout: TokenLayout) -> None:
-    others = {
-        name: tuple(weights[name].shape) for name in (*layout.carried, *layout.excluded) if name in weights
-    }
+    others = {name: tuple(weights[name].shape) for name in (*layout.carried, *layout.excluded) if name in weights}
     absent = [name for name in layout.carried if name not in weights]
     if absent:
         raise WeightsMismatch(absent, [], {})

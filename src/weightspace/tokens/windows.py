@@ -24,9 +24,7 @@ class HaloedWindows(NamedTuple):
     present: Bool[Tensor, "windows span"]
 
 
-def halo_index(
-    length: int, window: int, halo: int
-) -> tuple[Int[Tensor, "windows span"], Bool[Tensor, "windows span"]]:
+def halo_index(length: int, window: int, halo: int) -> tuple[Int[Tensor, "windows span"], Bool[Tensor, "windows span"]]:
     """Token numbers of every haloed window of a sequence (clipped to it) and which of them exist.
 
     Raises:
@@ -48,19 +46,13 @@ def split_with_halo(tokens: Shaped[Tensor, "length ..."], window: int, halo: int
     return HaloedWindows(values, present)
 
 
-def merge_halo(
-    values: Shaped[Tensor, "windows span ..."], length: int, halo: int
-) -> Shaped[Tensor, "length ..."]:
+def merge_halo(values: Shaped[Tensor, "windows span ..."], length: int, halo: int) -> Shaped[Tensor, "length ..."]:
     """The inverse of `split_with_halo`: drop the halos and put the windows together."""
     kept = values[:, halo : values.shape[1] - halo]
     return kept.reshape(-1, *values.shape[2:])[:length]
 
 
-def random_starts(
-    lengths: Int[Tensor, "samples"], window: int, generator: torch.Generator
-) -> Int[Tensor, "samples"]:
+def random_starts(lengths: Int[Tensor, "samples"], window: int, generator: torch.Generator) -> Int[Tensor, "samples"]:
     """A uniform start for one window in each sequence; 0 where the sequence is not longer than the window."""
     room = (lengths - window).clamp_min(0) + 1
-    return (
-        (torch.rand(len(lengths), generator=generator, dtype=torch.float64) * room).long().clamp_max(room - 1)
-    )
+    return (torch.rand(len(lengths), generator=generator, dtype=torch.float64) * room).long().clamp_max(room - 1)

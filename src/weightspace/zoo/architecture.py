@@ -123,9 +123,7 @@ class Architecture:
             example = value.get("example_shape")
             return cls(**{**value, "shapes": shapes, "example_shape": tuple(example) if example else None})
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"expected an architecture entry with id and shapes, found {value!r:.80}"
-            ) from error
+            raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error
 
 
 def build_module(factory: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
@@ -138,9 +136,7 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None) -> nn
     try:
         callable_ = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"expected an importable package.module:callable, found '{factory}' ({error})"
-        ) from error
+        raise InputError(f"expected an importable package.module:callable, found '{factory}' ({error})") from error
     with torch.random.fork_rng(devices=[]):
         module = callable_(**(arguments or {}))
     if not isinstance(module, nn.Module):

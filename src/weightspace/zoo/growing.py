@@ -18,7 +18,7 @@ from weightspace.randomness import derive_generator, derive_seed
 from weightspace.supervised import FitConfig, Stack, fit_stack, score_stack, stack_weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.networks import cnn_s, initialize, mlp
+from weightspace.zoo.networks import Scheme, cnn_s, initialize, mlp
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
     name: str
     activation: str
-    initialization: str
+    initialization: Scheme
     learning_rate: float
     weight_decay: float
 
@@ -114,6 +114,7 @@ def describe_network(network: str, activation: str, images: ImageSet) -> Archite
     """
     name, _, widths = network.partition(":")
     shape = tuple(images.train.inputs.shape[1:])
+    arguments: dict[str, Any]
     example = (EXAMPLE_BATCH, *shape)
     if name == "mlp":
         hidden = _widths(widths or "16,16")

@@ -50,9 +50,7 @@ def mlp(widths: list[int], activation: Activation = "tanh", dropout: float = 0.0
     return Sequence(modules)
 
 
-def cnn_s(
-    channels: int = 1, classes: int = 10, activation: Activation = "tanh", dropout: float = 0.0
-) -> nn.Module:
+def cnn_s(channels: int = 1, classes: int = 10, activation: Activation = "tanh", dropout: float = 0.0) -> nn.Module:
     """The paper's small CNN for 28 x 28 images: 2,464 parameters with one channel, 2,864 with three."""
 
     def act() -> nn.Module:

@@ -31,14 +31,10 @@ class ZooWriter:
     def add(self, architecture: Architecture, stack: Weights, table: pd.DataFrame) -> None:
         """Write one shard: checkpoints stacked per tensor, and their rows (`member`, `epoch`, properties)."""
         shard = f"{architecture.id}-{len(self._tables):05d}.safetensors"
-        save_file(
-            {name: tensor.contiguous() for name, tensor in stack.items()}, self.folder / SHARD_FOLDER / shard
-        )
+        save_file({name: tensor.contiguous() for name, tensor in stack.items()}, self.folder / SHARD_FOLDER / shard)
         self._architectures[architecture.id] = architecture
         self._tables.append(
-            table.reset_index(drop=True).assign(
-                architecture=architecture.id, shard=shard, row=range(len(table))
-            )
+            table.reset_index(drop=True).assign(architecture=architecture.id, shard=shard, row=range(len(table)))
         )
 
     def finish(self, about: Mapping[str, Any]) -> None:

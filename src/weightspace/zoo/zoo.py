@@ -58,9 +58,7 @@ class Zoo:
         """
         folder = Path(folder)
         if not (folder / ZOO_FILE).is_file() or not (folder / TABLE_FILE).is_file():
-            raise InputError(
-                f"expected a zoo ({ZOO_FILE} and {TABLE_FILE}) in {folder}, found {_contents(folder)}"
-            )
+            raise InputError(f"expected a zoo ({ZOO_FILE} and {TABLE_FILE}) in {folder}, found {_contents(folder)}")
         about = _read_json(folder / ZOO_FILE)
         architectures = [Architecture.from_json(entry) for entry in about.pop("architectures", [])]
         zoo = cls(
@@ -191,9 +189,7 @@ def _open_shard(folder: Path, name: str) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"expected a whole safetensors shard at {path}, found a damaged one ({error})"
-        ) from error
+        raise InputError(f"expected a whole safetensors shard at {path}, found a damaged one ({error})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -213,9 +209,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"expected a Parquet table at {path}, found a damaged file ({error})") from error
     missing = [name for name in PLACE_COLUMNS if name not in table.columns]
     if missing:
-        raise InputError(
-            f"expected the columns {', '.join(PLACE_COLUMNS)} in {path}, found none named {missing[0]}"
-        )
+        raise InputError(f"expected the columns {', '.join(PLACE_COLUMNS)} in {path}, found none named {missing[0]}")
     return table.reset_index(drop=True)
 
 
@@ -226,9 +220,7 @@ def _check_places(zoo: Zoo) -> None:
     listed = zoo.table.groupby("shard")["row"].agg(["max", "nunique", "size"])
     for name in sorted(set(map(str, listed.index)) - present):
         rows = int(listed.loc[name, "size"])
-        raise InputError(
-            f"expected the shard {folder / name} for {rows} rows of {TABLE_FILE}, found no such file"
-        )
+        raise InputError(f"expected the shard {folder / name} for {rows} rows of {TABLE_FILE}, found no such file")
     for name in sorted(present - set(map(str, listed.index))):
         raise InputError(f"expected rows in {TABLE_FILE} for {folder / name}, found none")
     for name, rows in listed.iterrows():
@@ -241,9 +233,7 @@ def _check_places(zoo: Zoo) -> None:
             )
     unknown = sorted(set(zoo.table["architecture"]) - set(zoo.architectures))
     if unknown:
-        raise InputError(
-            f"expected every architecture of {TABLE_FILE} in {ZOO_FILE}, found no entry for {unknown[0]}"
-        )
+        raise InputError(f"expected every architecture of {TABLE_FILE} in {ZOO_FILE}, found no entry for {unknown[0]}")
 
 
 def _contents(folder: Path) -> str:
