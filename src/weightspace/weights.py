@@ -8,6 +8,7 @@ read from a `.pt` and from a `.safetensors` file is the same value.
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -255,7 +256,10 @@ class _Shard(_Source):
 def _read_torch_file(path: Path) -> Weights:
     is_zip = zipfile.is_zipfile(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # torch warns of pickles of another protocol; a load that then fails is refused below.
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"expected tensors only in {path}, found a damaged file or a pickle that needs code to load, which is "

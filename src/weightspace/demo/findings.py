@@ -34,7 +34,7 @@ def _writing_sentences(rows: Rows) -> list[str]:
     first, last = min(epoch for _, epoch in accuracy), max(epoch for _, epoch in accuracy)
     better = "better than" if accuracy[GENERATED, first] > accuracy[NOISE, first] else "no better than"
     return [
-        f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy without training, random ones "
+        f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy untrained, random ones "
         f"{accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
         f"{accuracy[SCRATCH, last]:.1%}.",
         f"At their novelty of {novelty:.2f} they are {better} anchors with as much noise on the weights "

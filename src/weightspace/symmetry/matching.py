@@ -28,7 +28,7 @@ def match(weights: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmet
 
 def match_stack(
     stack: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry
-) -> dict[str, Int[Tensor, "networks size"]]:
+) -> dict[str, Int[Tensor, "networks _"]]:
     """`match` for many networks at once.
 
     Args:
@@ -63,7 +63,7 @@ def objective(weights: Mapping[str, Tensor], reference: Mapping[str, Tensor], sy
 
 def _improve(
     group: str,
-    current: dict[str, Int[Tensor, "networks size"]],
+    current: dict[str, Int[Tensor, "networks _"]],
     moving: Weights,
     fixed: Weights,
     symmetry: Symmetry,
@@ -94,7 +94,7 @@ def _improve(
 def _costs(
     group: str,
     name: str,
-    current: dict[str, Int[Tensor, "networks size"]],
+    current: dict[str, Int[Tensor, "networks _"]],
     moving: Weights,
     fixed: Weights,
     symmetry: Symmetry,
@@ -124,7 +124,7 @@ def _take(stack: Tensor, dim: int, index: Int[Tensor, "networks size"]) -> Tenso
 
 def _objectives(
     names: list[str],
-    permutations: dict[str, Int[Tensor, "networks size"]],
+    permutations: dict[str, Int[Tensor, "networks _"]],
     moving: Weights,
     fixed: Weights,
     symmetry: Symmetry,
@@ -139,7 +139,7 @@ def _objectives(
 def permute_stack_tensor(
     stack: Float[Tensor, "networks ..."],
     axes: tuple[Axis, ...],
-    permutations: Mapping[str, Int[Tensor, "networks size"]],
+    permutations: Mapping[str, Int[Tensor, "networks _"]],
 ) -> Float[Tensor, "networks ..."]:
     """Permute one stacked tensor, every network by its own permutations."""
     for number, axis in enumerate(axes):

@@ -7,6 +7,7 @@ itself with random parameters and buffers.
 """
 
 import copy
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -118,7 +119,10 @@ def shape_of_value(node: fx.Node) -> tuple[int, ...]:
 def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """The graph, and the name of every placeholder that is a parameter or buffer."""
     try:
-        program = torch.export.export(module, examples)
+        with warnings.catch_warnings():
+            # torch warns of how its own recurrent modules keep their weights; the proof decides, not the warning.
+            warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export", UserWarning)
+            program = torch.export.export(module, examples)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -18,7 +18,7 @@ from weightspace.randomness import derive_generator, derive_seed
 from weightspace.supervised import FitConfig, Stack, fit_stack, score_stack, stack_weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.networks import Scheme, cnn_s, initialize, mlp
+from weightspace.zoo.networks import cnn_s, initialize, make_activation, mlp, require_scheme
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
     name: str
     activation: str
-    initialization: Scheme
+    initialization: str
     learning_rate: float
     weight_decay: float
 
@@ -79,6 +79,8 @@ def draw_members(config: GrowConfig) -> list[Member]:
         }
         for field in ("learning_rate", "weight_decay"):
             drawn[field] = _number(drawn[field], field)
+        make_activation(drawn["activation"])
+        require_scheme(drawn["initialization"])
         members.append(Member(name, **drawn))
     return members
 

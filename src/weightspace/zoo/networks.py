@@ -6,15 +6,11 @@ is only there when its rate is above 0, which shifts the later names (that is ho
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from weightspace.errors import InputError
-
-Activation = Literal["tanh", "relu", "gelu", "sigmoid", "silu", "leakyrelu"]
-Scheme = Literal["uniform", "normal", "kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -40,7 +36,7 @@ class Sequence(nn.Module):
         return inputs
 
 
-def mlp(widths: list[int], activation: Activation = "tanh", dropout: float = 0.0) -> nn.Module:
+def mlp(widths: list[int], activation: str = "tanh", dropout: float = 0.0) -> nn.Module:
     """A fully connected network: flatten, then linear layers of the given widths, the first being the input's."""
     modules: list[nn.Module] = [nn.Flatten()]
     for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
@@ -50,7 +46,7 @@ def mlp(widths: list[int], activation: Activation = "tanh", dropout: float = 0.0
     return Sequence(modules)
 
 
-def cnn_s(channels: int = 1, classes: int = 10, activation: Activation = "tanh", dropout: float = 0.0) -> nn.Module:
+def cnn_s(channels: int = 1, classes: int = 10, activation: str = "tanh", dropout: float = 0.0) -> nn.Module:
     """The paper's small CNN for 28 x 28 images: 2,464 parameters with one channel, 2,864 with three."""
 
     def act() -> nn.Module:
@@ -73,15 +69,23 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def initialize(module: nn.Module, scheme: Scheme, generator: torch.Generator) -> nn.Module:
+def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> nn.Module:
     """Draw new parameters in place; returns the module.
 
     `uniform` and `normal` have standard deviation 0.1 (the published zoos' order of size); biases are 0 except
     under `uniform` and `normal`, where they are drawn like the weights.
     """
+    require_scheme(scheme)
     for parameter in module.parameters():
         _initialize_tensor(parameter, scheme, generator)
     return module
+
+
+def require_scheme(scheme: str) -> None:
+    """Raise `InputError` unless `initialize` knows the scheme."""
+    known = ("uniform", "normal", *_FAN_SCHEMES)
+    if scheme not in known:
+        raise InputError(f"expected an initialisation among {', '.join(known)}, found '{scheme}'")
 
 
 def _initialize_tensor(parameter: nn.Parameter, scheme: str, generator: torch.Generator) -> None:
@@ -92,11 +96,8 @@ def _initialize_tensor(parameter: nn.Parameter, scheme: str, generator: torch.Ge
             nn.init.normal_(parameter, std=0.1, generator=generator)
         elif parameter.ndim < 2:
             parameter.zero_()
-        elif scheme in _FAN_SCHEMES:
-            _FAN_SCHEMES[scheme](parameter, generator=generator)
         else:
-            names = ", ".join(["uniform", "normal", *_FAN_SCHEMES])
-            raise InputError(f"expected an initialisation among {names}, found '{scheme}'")
+            _FAN_SCHEMES[scheme](parameter, generator=generator)
 
 
 _FAN_SCHEMES: dict[str, Callable[..., Tensor]] = {

@@ -1,0 +1,52 @@
+"""What all tests share: one thread, a tiny real zoo and a tiny trained model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.images import ImageSet, open_images
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
+from weightspace.zoo.zoo import Zoo
+
+torch.set_num_threads(1)
+# Shared machines stall; a slow example is no failure, and run-time shape checks make data generation slow.
+settings.register_profile("house", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
+
+TINY_SANE = SANEConfig(latent_width=8, model_width=16, layers=1, heads=2, projection_width=8)
+TINY_TRAINING = TrainConfig(steps=12, window=16, batch_size=8, save_every=4, log_every=2)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    return open_images("digits")
+
+
+@pytest.fixture(scope="session")
+def zoo_folder(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 members, two activations, epochs 0 to 2, on real images."""
+    folder = tmp_path_factory.mktemp("zoos") / "digits-mlp"
+    grow("mlp:8", digits, GrowConfig(members=24, epochs=2, learning_rate="log:3e-3..2e-2"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zoo(zoo_folder: Path) -> Zoo:
+    return Zoo.open(zoo_folder)
+
+
+@pytest.fixture(scope="session")
+def parts(zoo: Zoo) -> tuple[Zoo, ...]:
+    return zoo.split(0.6, 0.2, 0.2, seed=1)
+
+
+@pytest.fixture(scope="session")
+def sane_folder(parts: tuple[Zoo, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "sane"
+    pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=folder)
+    return folder

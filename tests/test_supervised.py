@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from weightspace.images import Images, ImageSet
+from weightspace.randomness import derive_generator
+from weightspace.supervised import (
+    FitConfig,
+    fit,
+    fit_stack,
+    predict_stack,
+    recalibrate_batch_norm,
+    score,
+    score_stack,
+    stack_weights,
+    unstack_weights,
+)
+from weightspace.zoo.networks import mlp
+
+
+def train_alone(
+    module: nn.Module, images: Images, config: FitConfig, rate: float, decay: float, seed: int
+) -> nn.Module:
+    """The obvious loop that `fit_stack` must agree with."""
+    module = copy.deepcopy(module).train()
+    if config.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(module.parameters(), lr=rate, weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+    generator = derive_generator(seed, "order")
+    for _ in range(config.epochs):
+        order = torch.randperm(len(images.labels), generator=generator)
+        for step in range(len(order) // config.batch_size):
+            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+            loss = nn.functional.cross_entropy(module(images.inputs[batch]), images.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return module
+
+
+def with_batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 10))
+
+
+@pytest.mark.parametrize("build", [lambda: mlp([64, 8, 10]), with_batch_norm], ids=["mlp", "batch-norm"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_many_at_once_is_each_alone(digits: ImageSet, optimizer: str, build: object) -> None:
+    # In float64, since Adam blows gradients that are 0 but for rounding up to full steps.
+    images = Images(digits.train.inputs.double(), digits.train.labels)
+    config = FitConfig(epochs=2, batch_size=64, optimizer=optimizer)  # type: ignore[arg-type]
+    modules = [build().double() for _ in range(3)]  # type: ignore[operator]
+    rates, decays = [0.003, 0.01, 0.02], [0.0, 1e-3, 1e-2]
+    alone = [
+        train_alone(module, images, config, rate, decay, seed)
+        for seed, (module, rate, decay) in enumerate(zip(modules, rates, decays, strict=True))
+    ]
+    *_, (_, stack) = fit_stack(
+        modules[0],
+        stack_weights([module.state_dict() for module in modules]),
+        images,
+        config,
+        learning_rates=torch.tensor(rates, dtype=torch.float64),
+        weight_decays=torch.tensor(decays, dtype=torch.float64),
+        seeds=range(3),
+    )
+    for weights, module in zip(unstack_weights(stack), alone, strict=True):
+        for name, tensor in module.state_dict().items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-6, atol=1e-8)
+
+
+def test_stacking_has_an_inverse() -> None:
+    networks = [mlp([4, 3, 2]).state_dict() for _ in range(3)]
+    for before, after in zip(networks, unstack_weights(stack_weights(networks)), strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_scores_of_a_stack_are_those_of_its_networks(digits: ImageSet) -> None:
+    modules = [mlp([64, 8, 10]) for _ in range(2)]
+    together = score_stack(modules[0], stack_weights([module.state_dict() for module in modules]), digits.test)
+    for number, module in enumerate(modules):
+        outputs = module(digits.test.inputs)
+        accuracy = (outputs.argmax(1) == digits.test.labels).float().mean()
+        torch.testing.assert_close(together.accuracy[number], accuracy)
+        torch.testing.assert_close(
+            together.loss[number], nn.functional.cross_entropy(outputs, digits.test.labels), rtol=1e-4, atol=1e-5
+        )
+    torch.testing.assert_close(score(modules[1], digits.test).accuracy[0], together.accuracy[1])
+
+
+def test_fitting_one_module_learns(digits: ImageSet) -> None:
+    module = fit(mlp([64, 16, 10]), digits.train, FitConfig(epochs=4), learning_rate=0.01, seed=0)
+    assert float(score(module, digits.test).accuracy) > 0.8
+
+
+def test_the_one_cycle_schedule_learns_too(digits: ImageSet) -> None:
+    config = FitConfig(epochs=4, schedule="one-cycle")
+    module = fit(mlp([64, 16, 10]), digits.train, config, learning_rate=0.02, seed=0)
+    assert float(score(module, digits.test).accuracy) > 0.8
+
+
+def test_recalibration_gives_exact_averages() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3))
+    inputs = 5 + 2 * torch.randn(512, 3)
+    recalibrate_batch_norm(module, inputs, batch_size=128)
+    torch.testing.assert_close(module[0].running_mean, inputs.mean(0))
+    expected = torch.stack([part.var(0) for part in inputs.split(128)]).mean(0)
+    torch.testing.assert_close(module[0].running_var, expected)
+    assert module[0].momentum == 0.1 and module.training
+
+
+def test_predictions_do_not_depend_on_the_batch() -> None:
+    module = mlp([64, 8, 10])
+    stack, inputs = stack_weights([module.state_dict()]), torch.randn(1500, 1, 8, 8)
+    torch.testing.assert_close(predict_stack(module, stack, inputs)[0], module(inputs), rtol=1e-4, atol=1e-5)

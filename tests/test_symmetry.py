@@ -1,0 +1,250 @@
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from gardens import EXPECTED_GROUPS, GARDEN, ResidualNet
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from weightspace.errors import InputError
+from weightspace.randomness import derive_generator
+from weightspace.symmetry.axes import (
+    Factor,
+    Permutations,
+    Symmetry,
+    compose,
+    identity_permutations,
+    invert,
+    permute,
+    random_permutations,
+)
+from weightspace.symmetry.matching import match, match_stack, objective
+from weightspace.symmetry.tracing import SymmetryDisproved, prove_symmetry, trace, trace_symmetry
+from weightspace.weights import Weights, WeightsMismatch
+from weightspace.zoo.networks import cnn_s, mlp
+
+
+def traced(name: str) -> tuple[nn.Module, Tensor, Symmetry]:
+    build, example = GARDEN[name]
+    torch.manual_seed(0)
+    module = build()
+    return module, example, trace_symmetry(module, example)
+
+
+def random_state(module: nn.Module) -> Weights:
+    """Random parameters and positive random buffers, in float64."""
+    parameters = {name for name, _ in module.named_parameters()}
+    return {
+        name: torch.randn_like(t, dtype=torch.float64) * 0.5
+        if name in parameters
+        else torch.rand_like(t.double()) + 0.5
+        for name, t in module.state_dict().items()
+        if t.is_floating_point()
+    }
+
+
+@pytest.mark.parametrize("name", GARDEN)
+def test_permuting_leaves_the_function_alone(name: str) -> None:
+    module, example, symmetry = traced(name)
+    module = module.double().eval()
+    weights = {**dict(module.state_dict()), **random_state(module)}
+    if name == "tied-transformer":
+        weights["head.weight"] = weights["embedding.weight"]
+    inputs = torch.randn(3, *example.shape[1:], dtype=torch.float64) if example.is_floating_point() else example
+    before = functional_call(module, weights, (inputs,))
+    for seed in range(3):
+        permutations = random_permutations(symmetry, derive_generator(seed))
+        after = functional_call(module, permute(weights, symmetry, permutations), (inputs,))
+        torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EXPECTED_GROUPS)
+def test_the_groups_are_those_a_human_counts(name: str) -> None:
+    assert len(traced(name)[2].groups) == EXPECTED_GROUPS[name]
+
+
+def test_flatten_permutes_in_blocks() -> None:
+    symmetry = trace_symmetry(cnn_s(), torch.zeros(2, 1, 28, 28))
+    last_conv = "module_list.6.weight:0"
+    assert symmetry.groups[last_conv] == 4
+    assert symmetry.axes["module_list.9.weight"][1] == (Factor(last_conv, 4), Factor(None, 3), Factor(None, 3))
+
+
+def test_a_residual_stream_moves_as_one() -> None:
+    symmetry = traced("residual")[2]
+    stream = symmetry.axes["stem.weight"][0]
+    assert (
+        symmetry.axes["inner1.weight"][1]
+        == symmetry.axes["inner2.weight"][0]
+        == symmetry.axes["head.weight"][1]
+        == stream
+    )
+    assert set(symmetry.buffers) == {
+        f"norm{n}.{name}" for n in (1, 2) for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
+
+
+def test_inputs_outputs_and_unknown_operations_stand_still() -> None:
+    symmetry = traced("recurrent")[2]
+    assert not symmetry.groups and "aten.lstm" in symmetry.report()
+    outputs = traced("mlp")[2].axes["module_list.5.weight"][0]
+    assert outputs == (Factor(None, 3),)
+
+
+def test_the_trace_tells_what_rows_are() -> None:
+    uses = trace(ResidualNet(), torch.zeros(2, 3, 6, 6)).uses
+    assert uses["stem.weight"] == ("conv", 0, "stem.bias")
+    assert uses["head.weight"] == ("linear", 0, "head.bias")
+    assert uses["norm1.weight"] == ("norm", 0, "norm1.bias")
+    assert uses["inner2.weight"].bias is None
+
+
+def test_the_report_counts_what_moves() -> None:
+    symmetry = traced("mlp")[2]
+    assert 0.95 < symmetry.coverage < 1  # all but the biases of the classes
+    assert "2 groups move 98.1% of the parameters" in symmetry.report()
+    assert "frozen by output: module_list.5.weight[0]" in symmetry.report()
+
+
+def plant(symmetry: Symmetry, tensor: str, axis: int, factors: tuple[Factor, ...]) -> Symmetry:
+    axes = list(symmetry.axes[tensor])
+    axes[axis] = factors
+    return replace(symmetry, axes={**symmetry.axes, tensor: tuple(axes)})
+
+
+def test_the_proof_catches_a_forgotten_batch_norm() -> None:
+    module, example, symmetry = traced("residual")
+    wrong = plant(symmetry, "norm2.running_var", 0, (Factor(None, 6),))
+    with pytest.raises(SymmetryDisproved, match=r"group stem.weight:0"):
+        prove_symmetry(module, wrong, example)
+
+
+def test_the_proof_catches_permuted_classes() -> None:
+    module, example, symmetry = traced("mlp")
+    wrong = replace(
+        plant(symmetry, "module_list.5.weight", 0, (Factor("out", 3),)), groups={**symmetry.groups, "out": 3}
+    )
+    with pytest.raises(SymmetryDisproved, match="group out"):
+        prove_symmetry(module, wrong, example)
+
+
+def test_the_proof_catches_a_missing_block_after_flatten() -> None:
+    module, example, symmetry = traced("cnn-s")
+    wrong = plant(
+        symmetry, "module_list.9.weight", 1, (Factor(None, 3), Factor(None, 3), Factor("module_list.6.weight:0", 4))
+    )
+    with pytest.raises(SymmetryDisproved, match=r"group module_list.6.weight:0"):
+        prove_symmetry(module, wrong, example)
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x - 1
+
+
+def test_what_cannot_be_traced_is_refused() -> None:
+    with pytest.raises(InputError, match="give a Symmetry by hand"):
+        trace_symmetry(Branching(), torch.randn(2, 3))
+
+
+@given(seed=st.integers(0, 99))
+def test_permutations_compose_and_invert(seed: int) -> None:
+    symmetry = Symmetry(groups={"a": 4, "b": 3}, axes={"w": ((Factor("a", 4),), (Factor("b", 3), Factor(None, 2)))})
+    weights = {"w": torch.arange(24.0).reshape(4, 6)}
+    first, second = (random_permutations(symmetry, derive_generator(seed, n)) for n in range(2))
+    one_by_one = permute(permute(weights, symmetry, first), symmetry, second)
+    assert torch.equal(one_by_one["w"], permute(weights, symmetry, compose(first, second))["w"])
+    back = permute(permute(weights, symmetry, first), symmetry, invert(first))
+    assert torch.equal(back["w"], weights["w"])
+    assert torch.equal(permute(weights, symmetry, identity_permutations(symmetry))["w"], weights["w"])
+
+
+@pytest.mark.parametrize("name", GARDEN)
+def test_symmetries_go_through_json(name: str) -> None:
+    symmetry = traced(name)[2]
+    assert Symmetry.from_json(json.loads(json.dumps(symmetry.to_json()))) == symmetry
+
+
+def test_permuting_other_weights_is_refused() -> None:
+    symmetry = traced("mlp")[2]
+    with pytest.raises(WeightsMismatch, match="missing"):
+        permute({}, symmetry, identity_permutations(symmetry))
+
+
+def plain_network(seed: int) -> tuple[Weights, Symmetry]:
+    torch.manual_seed(seed)
+    module = mlp([9, 7, 6, 3])
+    return dict(module.state_dict()), trace_symmetry(module, torch.zeros(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_permutation_is_recovered(seed: int) -> None:
+    weights, symmetry = plain_network(seed)
+    moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(seed)))
+    back = permute(moved, symmetry, match(moved, weights, symmetry))
+    assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
+
+
+def test_on_a_residual_network_the_planted_objective_is_mostly_reached() -> None:
+    module, _, symmetry = traced("residual")
+    reached = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        weights = dict(ResidualNet().state_dict())
+        moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(seed)))
+        back = permute(moved, symmetry, match(moved, weights, symmetry))
+        reached += objective(back, weights, symmetry) >= objective(weights, weights, symmetry) - 1e-6
+    assert reached >= 7
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn-s", "residual", "depthwise", "gated"])
+def test_canonicalising_is_idempotent_deterministic_and_never_lowers_the_objective(name: str) -> None:
+    module, _, symmetry = traced(name)
+    reference = dict(module.state_dict())
+    for seed in range(4):
+        torch.manual_seed(100 + seed)
+        weights = dict(GARDEN[name][0]().state_dict())
+        found = match(weights, reference, symmetry)
+        again = match(weights, reference, symmetry)
+        assert all(torch.equal(found[group], again[group]) for group in found)
+        canonical = permute(weights, symmetry, found)
+        assert objective(canonical, reference, symmetry) >= objective(weights, reference, symmetry) - 1e-9
+        twice = permute(canonical, symmetry, match(canonical, reference, symmetry))
+        assert all(torch.equal(twice[key], canonical[key]) for key in canonical)
+
+
+def test_one_free_group_equals_brute_force() -> None:
+    torch.manual_seed(0)
+    module = mlp([4, 5, 3])
+    symmetry = trace_symmetry(module, torch.zeros(2, 1, 2, 2))
+    reference, weights = dict(module.state_dict()), dict(mlp([4, 5, 3]).state_dict())
+    (group,) = symmetry.groups
+
+    def value(permutations: Permutations) -> float:
+        return objective(permute(weights, symmetry, permutations), reference, symmetry)
+
+    best = max(value({group: torch.tensor(order)}) for order in itertools.permutations(range(5)))
+    assert abs(value(match(weights, reference, symmetry)) - best) < 1e-9
+
+
+def test_matching_a_stack_is_matching_each() -> None:
+    reference, symmetry = plain_network(0)
+    networks = [plain_network(seed)[0] for seed in (1, 2, 3)]
+    stack = {name: torch.stack([weights[name] for weights in networks]) for name in reference}
+    together = match_stack(stack, reference, symmetry)
+    for number, weights in enumerate(networks):
+        alone = match(weights, reference, symmetry)
+        assert all(torch.equal(together[group][number], alone[group]) for group in alone)
+
+
+def test_buffers_do_not_enter_the_matching() -> None:
+    module, _, symmetry = traced("residual")
+    reference = dict(module.state_dict())
+    weights = dict(ResidualNet().state_dict())
+    changed = {name: tensor * 1000 if name in symmetry.buffers else tensor for name, tensor in weights.items()}
+    first, second = match(weights, reference, symmetry), match(changed, reference, symmetry)
+    assert all(torch.equal(first[group], second[group]) for group in first)
