@@ -23,8 +23,9 @@ from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator
 
 STATE_FILE = "state.pt"
-Observer = Callable[[int, SANE], dict[str, float]]
-History = list[dict[str, float]]
+Row = dict[str, float | int]
+History = list[Row]
+Observer = Callable[[int, SANE], Row]
 
 
 class Losses(NamedTuple):
@@ -89,11 +90,11 @@ def train(
             schedule.step()
             meter.count(batch.weights)
             last = step + 1 == config.steps
-            if (step + 1) % config.log_every == 0 or last:
+            due = [observer for every, observer in observers if (step + 1) % every == 0 or last]
+            if due or (step + 1) % config.log_every == 0 or last:
                 history.append({"step": step + 1, **row(), "weights_per_second": meter.rate()})
-            for every, observer in observers:
-                if (step + 1) % every == 0 or last:
-                    history[-1:] = [{**history[-1], **_observe(observer, step + 1, sane)}]
+            for observer in due:
+                history[-1].update(_observe(observer, step + 1, sane))
             if interrupted() or (step + 1) % config.save_every == 0 or last:
                 _save_state(folder / STATE_FILE, sane, optimizer, schedule, step + 1, history, config)
             if interrupted() and not last:
@@ -127,7 +128,7 @@ def _draw(source: WindowSource, config: TrainConfig, step: int) -> Batch:
 
 def _step(
     accelerator: Accelerator, model: SANE, optimizer: Any, batch: Batch, config: TrainConfig
-) -> Callable[[], dict[str, float]]:
+) -> Callable[[], Row]:
     """One optimiser step; returns a function that measures it (only called when it is logged)."""
     model.train()
     batch = Batch(*(tensor.to(accelerator.device) for tensor in batch))
@@ -139,7 +140,7 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
 
-    def measure() -> dict[str, float]:
+    def measure() -> Row:
         present = batch.present.repeat(len(batch.inputs), 1)
         latents = result.latents.detach()[present]
         return {
@@ -172,7 +173,7 @@ def _precision(config: TrainConfig) -> str:
     return "no" if chosen == "fp32" else chosen
 
 
-def _observe(observer: Observer, step: int, sane: SANE) -> dict[str, float]:
+def _observe(observer: Observer, step: int, sane: SANE) -> Row:
     sane.eval()
     with torch.no_grad():
         return observer(step, sane)

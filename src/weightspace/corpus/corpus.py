@@ -98,6 +98,8 @@ def fit_preparation(
     """
     used = {name: zoo.architectures[name] for name in dict.fromkeys(zoo.table["architecture"])}
     config = resolve_width(config, list(used.values()))
+    if config.align and config.reference != "best" and config.reference not in zoo.members:
+        raise InputError(f"expected a training member as reference, found '{config.reference}'")
     frames: dict[str, Frame] = {}
     for architecture in used.values():
         key = frame_key(architecture)

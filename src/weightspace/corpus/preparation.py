@@ -111,12 +111,20 @@ class Preparation:
         return self.frames[key] if key in self.frames else self.with_architecture(architecture).frames[key]
 
     def architecture_for(self, weights: Mapping[str, Tensor]) -> Architecture:
-        """The known architecture with these names and shapes, or a new one without a factory."""
+        """The known architecture with these names and shapes, else one with the same shapes in natural order of
+        the names (under the weights' own names), else a new one.
+        """
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         for architecture in self.architectures.values():
             if architecture.shapes == shapes:
                 return architecture
         names = sorted(shapes, key=natural_key)
+        for architecture in self.architectures.values():
+            known = sorted(architecture.shapes, key=natural_key)
+            if [shapes[name] for name in names] == [architecture.shapes[name] for name in known]:
+                own = dict(zip(known, names, strict=True))
+                renamed = {own[name]: shape for name, shape in architecture.shapes.items()}
+                return replace(architecture, id=f"{architecture.id}, renamed", shapes=renamed, factory=None)
         dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
         return Architecture(
             id="unknown",

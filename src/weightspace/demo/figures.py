@@ -20,7 +20,7 @@ def accuracy_figure(zoo: Zoo) -> dict[str, Any]:
     }
 
 
-def loss_figure(history: list[dict[str, float]]) -> dict[str, Any]:
+def loss_figure(history: list[dict[str, Any]]) -> dict[str, Any]:
     """The losses of pre-training over its steps."""
     return {
         **{name: [row[name] for row in history] for name in ("step", "reconstruction", "contrastive")},

@@ -1,0 +1,416 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_SANE, TINY_TRAINING
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.inference import (
+    aggregate,
+    decode_latents,
+    embed,
+    encode_network,
+    encode_tokens,
+    encode_zoo,
+    restore,
+)
+from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
+from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training import TrainingStopped, losses, train
+from weightspace.autoencoder.transformer import Transformer
+from weightspace.corpus.config import PreparationConfig
+from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.views import Batch, WindowSource
+from weightspace.errors import InputError
+from weightspace.outputs import partial_path
+from weightspace.weights import read_weights, write_weights
+from weightspace.zoo.zoo import Zoo
+
+
+@pytest.fixture(scope="module")
+def fitted(parts: tuple[Zoo, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Preparation, Corpus]:
+    return fit_preparation(parts[0], PreparationConfig(), tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def sane(sane_folder: Path) -> SANE:
+    return SANE.open(sane_folder)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_equal_states(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert set(first) == set(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Losses
+
+
+@given(count=st.integers(2, 9), width=st.integers(2, 6), temperature=st.sampled_from([0.05, 0.1, 1.0]))
+def test_nt_xent_is_the_double_loop(count: int, width: int, temperature: float) -> None:
+    first, second = torch.randn(count, width), torch.randn(count, width)
+    rows = [row / row.norm() for row in torch.cat([first, second])]
+    total = 0.0
+    for i, row in enumerate(rows):
+        partner = (i + count) % (2 * count)
+        others = [float(torch.exp(row @ other / temperature)) for j, other in enumerate(rows) if j != i]
+        total -= float(np.log(float(torch.exp(row @ rows[partner] / temperature)) / sum(others)))
+    assert abs(float(nt_xent(first, second, temperature)) - total / (2 * count)) < 1e-3
+
+
+def test_the_reconstruction_loss_ignores_padding() -> None:
+    predicted, target = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
+    mask = torch.rand(3, 5, 4) > 0.4
+    loss = masked_mse(predicted, target, mask)
+    assert torch.isclose(loss, ((predicted - target)[mask] ** 2).mean())
+    changed = torch.where(mask, target, 99.0)
+    assert torch.equal(masked_mse(predicted, changed, mask), loss)
+    padded = [torch.cat([part, torch.zeros_like(part)], dim=-1) for part in (predicted, target)]
+    wider = torch.cat([mask, torch.zeros_like(mask)], dim=-1)
+    assert torch.isclose(masked_mse(padded[0], padded[1], wider), loss)
+
+
+def test_the_effective_rank_counts_dimensions() -> None:
+    flat = torch.randn(2000, 6) * torch.tensor([1.0, 1, 1, 0, 0, 0])
+    assert 2.9 < effective_rank(flat) < 3.05
+
+
+# The network
+
+
+def test_the_transformer_is_torchs() -> None:
+    width, heads, layers = 16, 4, 2
+    ours = Transformer(width, layers, heads, 0.0)
+    layer = nn.TransformerEncoderLayer(
+        width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True, bias=False
+    )
+    theirs = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+    with torch.no_grad():
+        for block, other in zip(ours.blocks, theirs.layers, strict=True):
+            other.self_attn.in_proj_weight.copy_(block.query_key_value.weight)
+            other.self_attn.out_proj.weight.copy_(block.attention_out.weight)
+            other.linear1.weight.copy_(block.mlp_in.weight)
+            other.linear2.weight.copy_(block.mlp_out.weight)
+            other.norm1.weight.copy_(block.attention_norm.weight)
+            other.norm2.weight.copy_(block.mlp_norm.weight)
+    x, present = torch.randn(3, 7, width), torch.ones(3, 7, dtype=torch.bool)
+    present[1, 4:] = False
+    expected = theirs(x, src_key_padding_mask=~present)
+    torch.testing.assert_close(ours(x, present)[present], expected[present], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def small_model(fitted: tuple[Preparation, Corpus], **changes: object) -> SANE:
+    config = SANEConfig(**{"latent_width": 6, "model_width": 16, "layers": 2, "heads": 2, **changes})  # type: ignore[arg-type]
+    return SANE(config, fitted[0], window=8).eval()
+
+
+def windows(count: int = 4, length: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    positions = torch.randint(0, 20, (count, length, 4))
+    return torch.randn(count, length, 65), positions
+
+
+def test_samples_do_not_see_each_other_but_tokens_do(fitted: tuple[Preparation, Corpus]) -> None:
+    model = small_model(fitted)
+    tokens, positions = windows()
+    before = model.encode(tokens, positions)
+    tokens[2] += 1
+    after = model.encode(tokens, positions)
+    assert torch.equal(after[[0, 1, 3]], before[[0, 1, 3]]) and not torch.allclose(after[2], before[2])
+    tokens[0, 4] += 1
+    moved = model.encode(tokens, positions)
+    assert (moved[0, 0] - after[0, 0]).abs().max() > 1e-5
+
+
+def test_absent_tokens_change_nothing(fitted: tuple[Preparation, Corpus]) -> None:
+    model = small_model(fitted)
+    tokens, positions = windows()
+    present = torch.ones(4, 8, dtype=torch.bool)
+    alone = model.encode(tokens, positions, present)
+    more, where = windows(length=3)
+    padded = model.encode(
+        torch.cat([tokens, more], 1), torch.cat([positions, where], 1), torch.cat([present, torch.zeros(4, 3) > 1], 1)
+    )
+    torch.testing.assert_close(padded[:, :8], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.project(padded, torch.cat([present, torch.zeros(4, 3) > 1], 1)),
+        model.project(alone, present),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_the_training_loss_ignores_padding(fitted: tuple[Preparation, Corpus]) -> None:
+    model, length = small_model(fitted), len(fitted[1].parts[0].frame.layout)
+    exact, longer = (
+        WindowSource(fitted[1], window=window, batch_size=4).draw(
+            torch.Generator().manual_seed(0), permuted=(False, False)
+        )
+        for window in (length, length + 5)
+    )
+    config = TrainConfig()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            losses(model, exact, config).total, losses(model, longer, config).total, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_flattened_head_is_the_papers(fitted: tuple[Preparation, Corpus]) -> None:
+    model = small_model(fitted, projection="flatten")
+    assert model.head[0].in_features == 8 * 6
+    latents = torch.randn(3, 8, 6)
+    assert model.project(latents, torch.ones(3, 8, dtype=torch.bool)).shape == (3, 30)
+
+
+def test_sinusoids_reach_any_position() -> None:
+    module = SinusoidalPositions(32)
+    far = torch.tensor([[10**6, 5000, 10**5, 300], [10**6 + 1, 5000, 10**5, 300]])
+    made = module(far)
+    assert made.isfinite().all() and (made[0] - made[1]).abs().max() > 1e-3
+
+
+def test_learned_positions_end_with_a_sentence(fitted: tuple[Preparation, Corpus]) -> None:
+    module = LearnedPositions(8, (10, 4, 10, 2))
+    assert module(torch.zeros(2, 3, 4, dtype=torch.int64)).shape == (2, 3, 8)
+    with pytest.raises(InputError, match="expected layer positions below 4 for learned tables, found 4"):
+        module(torch.tensor([[0, 4, 0, 0]]))
+    assert small_model(fitted, positions="learned").encode(*windows()).shape == (4, 8, 6)
+
+
+def test_impossible_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="divisible by the number of heads, found 10 and 4"):
+        Transformer(10, 1, 4, 0.0)
+
+
+# Training
+
+
+def run(fitted: tuple[Preparation, Corpus], folder: Path, config: TrainConfig, **options: object) -> SANE:
+    folder.mkdir(exist_ok=True)
+    model = SANE(TINY_SANE, fitted[0], window=config.window, seed=config.seed)
+    train(model, fitted[1], config, folder, **options)  # type: ignore[arg-type]
+    return model
+
+
+def test_training_lowers_the_loss_and_is_reproducible(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
+    config = TrainConfig(steps=60, window=16, batch_size=12, log_every=5)
+    model = SANE(TINY_SANE, fitted[0], window=16)
+    history = train(model, fitted[1], config, tmp_path)
+    assert history[-1]["reconstruction"] < 0.95 * history[0]["reconstruction"]
+    assert {"loss", "contrastive", "effective_rank", "latent_norm", "gradient_norm", "weights_per_second"} <= set(
+        history[0]
+    )
+    assert_equal_states(state(model), state(run(fitted, tmp_path / "again", config)))
+
+
+def test_stopped_at_any_step_and_resumed_training_ends_the_same(
+    fitted: tuple[Preparation, Corpus], tmp_path: Path
+) -> None:
+    config = TINY_TRAINING
+    whole = state(run(fitted, tmp_path / "whole", config))
+    for stop in (1, 5, 8):
+
+        def interrupt(step: int, model: SANE, stop: int = stop) -> dict[str, float]:
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            return {}
+
+        folder = tmp_path / f"stop-{stop}"
+        with pytest.raises(TrainingStopped, match=f"stopped after step {stop} of 12"):
+            run(fitted, folder, config, observers=[(1, interrupt)])
+        assert_equal_states(state(run(fitted, folder, config, resume=True)), whole)
+
+
+def test_killed_training_resumes_from_its_last_saved_state(sane_folder: Path, zoo_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "weightspace", "pretrain", str(zoo_folder), "--out", str(tmp_path / "sane")]
+    command += "--steps 400 --save-every 5 --window 8 --model-width 16 --layers 1 --heads 2 --batch-size 8".split()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    saved = partial_path(tmp_path / "sane") / "state.pt"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert saved.exists() and not (tmp_path / "sane").exists()
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    command[command.index(str(tmp_path / "sane"))] = str(tmp_path / "whole")
+    subprocess.run(command, check=True, capture_output=True)
+    assert_equal_states(state(SANE.open(tmp_path / "sane")), state(SANE.open(tmp_path / "whole")))
+
+
+def test_training_works_outside_the_main_thread(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
+    done: list[SANE] = []
+    thread = threading.Thread(target=lambda: done.append(run(fitted, tmp_path, TINY_TRAINING)))
+    thread.start()
+    thread.join()
+    assert_equal_states(state(done[0]), state(run(fitted, tmp_path, TINY_TRAINING)))
+
+
+def test_a_resumed_run_must_be_the_same_run(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    def stop(step: int, model: SANE) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=tmp_path / "s", observers=[(6, stop)])
+    other = SANEConfig(latent_width=4, model_width=16, layers=1, heads=2)
+    with pytest.raises(InputError, match="found another sane"):
+        pretrain(parts[0], other, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
+    changed = TrainConfig(**{**vars(TINY_TRAINING), "noise": 0.5})
+    with pytest.raises(InputError, match="found another noise"):
+        pretrain(parts[0], TINY_SANE, changed, out=tmp_path / "s", mode={"resume"})
+    pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
+    assert (tmp_path / "s" / "model.safetensors").exists() and not partial_path(tmp_path / "s").exists()
+
+
+def test_observers_join_the_history(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
+    seen = []
+
+    def observe(step: int, model: SANE) -> dict[str, float]:
+        seen.append((step, model.training))
+        return {"watched": float(step)}
+
+    model = SANE(TINY_SANE, fitted[0], window=16)
+    history = train(model, fitted[1], TINY_TRAINING, tmp_path, observers=[(5, observe)])
+    assert seen == [(5, False), (10, False), (12, False)]
+    assert history[-1]["watched"] == 12
+
+
+def test_without_contrast_one_view_is_enough(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
+    config = TrainConfig(**{**vars(TINY_TRAINING), "contrastive_weight": 0.0})
+    model = SANE(TINY_SANE, fitted[0], window=16)
+    history = train(model, fitted[1], config, tmp_path)
+    assert history[-1]["loss"] == history[-1]["reconstruction"] and history[-1]["contrastive"] == 0
+
+
+def test_impossible_training_is_refused(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected at least 1 step"):
+        run(fitted, tmp_path, TrainConfig(steps=0))
+
+
+# A trained folder
+
+
+def test_a_model_from_its_folder_gives_the_same_embeddings_in_another_process(
+    sane: SANE, sane_folder: Path, zoo_folder: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import weightspace as ws, numpy as np, torch\ntorch.set_num_threads(1)\n"
+        f"e = ws.SANE.open({str(sane_folder)!r}).embed(ws.Zoo.open({str(zoo_folder)!r}), 'mean+spread')\n"
+        f"np.save({str(tmp_path / 'e.npy')!r}, e.features)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    here = embed(sane, Zoo.open(zoo_folder), "mean+spread").features
+    assert np.array_equal(np.load(tmp_path / "e.npy"), here)
+
+
+def test_the_folder_is_complete(sane_folder: Path, parts: tuple[Zoo, ...]) -> None:
+    names = {path.name for path in sane_folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "preparation", "history.json", "manifest.json"}
+    assert json.loads((sane_folder / "config.json").read_text())["members"] == parts[0].members
+
+
+def test_the_same_network_as_pt_and_safetensors_has_the_same_latents(sane: SANE, zoo: Zoo, tmp_path: Path) -> None:
+    weights = zoo.weights(4)
+    torch.save(weights, tmp_path / "a.pt")
+    write_weights(tmp_path / "a.safetensors", weights)
+    first, second = (encode_network(sane, read_weights(tmp_path / name))[1] for name in ("a.pt", "a.safetensors"))
+    assert torch.equal(first, second)
+
+
+def test_embeddings_are_in_the_order_of_the_table(sane: SANE, zoo: Zoo) -> None:
+    shuffled = zoo._take(zoo.table["epoch"] >= 0)
+    shuffled = type(zoo)(**{**vars(shuffled), "table": zoo.table.sample(frac=1, random_state=0)})
+    whole, mixed = embed(sane, zoo), embed(sane, shuffled)
+    order = [list(whole.table.index).index(label) for label in mixed.table.index]
+    np.testing.assert_allclose(mixed.features, whole.features[order], rtol=1e-4, atol=1e-5)
+    assert embed(sane, zoo, "mean+spread").features.shape == (72, 2 * 2 * 8)
+    assert list(whole.to_table().columns[-2:]) == ["z6", "z7"]
+
+
+def test_aggregation_is_mean_and_spread_by_layer() -> None:
+    latents, layers = torch.randn(2, 5, 3), torch.tensor([0, 0, 0, 1, 1])
+    torch.testing.assert_close(aggregate(latents, layers, "mean"), latents.mean(1))
+    spread = aggregate(latents, layers, "mean+spread")
+    assert spread.shape == (2, 12)
+    torch.testing.assert_close(spread[:, 6:9], latents[:, 3:].mean(1))
+    torch.testing.assert_close(spread[:, 9:], latents[:, 3:].std(1, correction=0))
+
+
+def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:
+    (latents,) = encode_zoo(sane, parts[1])
+    part = latents.part
+    alone = encode_tokens(sane, part_tokens(part)[:1], part.tokens.positions)
+    torch.testing.assert_close(alone[0], latents.values[0], rtol=1e-4, atol=1e-5)
+
+
+def part_tokens(part: object) -> torch.Tensor:
+    from weightspace.corpus.views import whole_networks
+
+    return whole_networks(part, slice(None))  # type: ignore[arg-type]
+
+
+def test_long_sequences_are_encoded_in_haloed_windows(sane: SANE) -> None:
+    for length in (1, 5, 16, 17, 40):
+        tokens, positions = torch.randn(3, length, 65), torch.randint(0, 9, (length, 4))
+        latents = encode_tokens(sane, tokens, positions)
+        assert latents.shape == (3, length, 8) and latents.isfinite().all()
+        assert decode_latents(sane, latents, positions).shape == tokens.shape
+    near = torch.randn(1, 60, 65)
+    far = near.clone()
+    far[0, 50:] += 1  # far outside the window of the first tokens
+    first, second = (encode_tokens(sane, tokens, torch.zeros(60, 4, dtype=torch.int64)) for tokens in (near, far))
+    assert torch.equal(first[0, :12], second[0, :12]) and not torch.equal(first[0, 50:], second[0, 50:])
+
+
+def test_restored_networks_are_complete(sane: SANE, zoo: Zoo) -> None:
+    weights = zoo.weights(0)
+    prepared, latents = encode_network(sane, weights)
+    architecture = zoo.architectures[zoo.table["architecture"].iloc[0]]
+    architecture.build().load_state_dict(restore(sane, latents, architecture, prepared.carried), strict=True)
+
+
+def test_other_folders_and_aggregations_are_refused(sane: SANE, zoo: Zoo, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a trained SANE"):
+        SANE.open(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="expected a trained SANE"):
+        SANE.open(tmp_path)
+    with pytest.raises(InputError, match="expected an aggregation among mean, mean\\+spread, found 'max'"):
+        embed(sane, zoo, "max")
+
+
+def test_a_damaged_model_is_refused(sane_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(sane_folder, tmp_path / "sane"))
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(InputError, match="expected a trained SANE"):
+        SANE.open(folder)
+
+
+def test_views_of_the_batch_are_what_the_loss_takes(fitted: tuple[Preparation, Corpus]) -> None:
+    batch = WindowSource(fitted[1], window=8, batch_size=4).draw(
+        torch.Generator().manual_seed(0), permuted=(False, True)
+    )
+    assert isinstance(batch, Batch)
+    found = losses(small_model(fitted), batch, TrainConfig())
+    expected = 0.95 * found.reconstruction + 0.05 * found.contrastive
+    torch.testing.assert_close(found.total, expected)

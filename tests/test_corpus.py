@@ -1,0 +1,263 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gardens import GARDEN
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from weightspace.corpus.config import PreparationConfig
+from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
+from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.views import WindowSource, permutation_table, whole_networks
+from weightspace.errors import InputError
+from weightspace.images import ImageSet
+from weightspace.supervised import predict_stack, stack_weights
+from weightspace.symmetry.axes import permute, random_permutations
+from weightspace.symmetry.tracing import trace_symmetry
+from weightspace.tokens.layout import plan_layout
+from weightspace.tokens.tokenizing import flatten_weights
+from weightspace.weights import WeightsMismatch
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
+from weightspace.zoo.zoo import Zoo
+
+Fitted = tuple[Preparation, Corpus]
+
+
+@pytest.fixture(scope="module")
+def fitted(parts: tuple[Zoo, ...], tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fit_preparation(parts[0], PreparationConfig(), tmp_path_factory.mktemp("corpus"))
+
+
+def test_architectures_with_equal_shapes_share_a_frame(fitted: Fitted) -> None:
+    preparation, corpus = fitted
+    assert len(preparation.architectures) == 2 and len(preparation.frames) == 1 == len(corpus.parts)
+    assert preparation.config.token_width == 65
+
+
+def test_canonical_networks_compute_the_same(fitted: Fitted, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
+    zoo = parts[1]
+    for row in range(0, len(zoo), 5):
+        architecture = zoo.architectures[zoo.table["architecture"].iloc[row]]
+        weights = zoo.weights(row)
+        both = stack_weights([weights, fitted[0].canonicalize(weights, architecture)])
+        before, after = predict_stack(architecture.build(), both, digits.test.inputs[:50])
+        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_all_epochs_of_a_member_share_the_permutation_of_its_last(fitted: Fitted, parts: tuple[Zoo, ...]) -> None:
+    part = fitted[1].parts[0]
+    zoo, member = parts[0], parts[0].members[0]
+    own = zoo.where(member=member)
+    architecture = zoo.architectures[own.table["architecture"].iloc[0]]
+    frame = fitted[0].frame_of(architecture)
+    last = own.table["epoch"].to_numpy().argmax()
+    permutations = frame.find_permutations(own.weights(int(last)))
+    assert permutations is not None and frame.symmetry is not None
+    for row, label in enumerate(own.table.index):
+        expected = flatten_weights(permute(own.weights(row), frame.symmetry, permutations), frame.layout)
+        place = list(part.table.index).index(label)
+        assert torch.equal(part.flat[place], expected)
+
+
+def test_training_tokens_are_standardised(fitted: Fitted) -> None:
+    part = fitted[1].parts[0]
+    tokens = whole_networks(part, slice(None))
+    assert not tokens[:, ~part.tokens.mask].any()
+    for number in range(len(part.frame.layout.names)):
+        own = tokens[:, (part.tokens.tensor == number) & part.tokens.mask]
+        assert abs(own.mean()) < 1e-3 and abs(own.std(correction=0) - 1) < 1e-3
+
+
+def test_the_corpus_takes_the_raw_bytes(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    _, corpus = fit_preparation(parts[0], PreparationConfig(), tmp_path)
+    on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert on_disk < 1.01 * 4 * corpus.weights + 200
+
+
+@pytest.mark.parametrize("policy", ["tensor", "kind", "none"])
+@pytest.mark.parametrize("style", ["rows", "packed"])
+def test_preparing_has_an_inverse(policy: str, style: str, parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    config = PreparationConfig(standardize=policy, token_style=style, token_width=20)  # type: ignore[arg-type]
+    preparation, _ = fit_preparation(parts[0], config, tmp_path)
+    weights = parts[1].weights(0)
+    architecture = preparation.architecture_for(weights)
+    prepared = preparation.prepare(weights, architecture)
+    restored = preparation.restore(prepared.tokens, architecture, prepared.carried)
+    expected = preparation.canonicalize(weights, architecture)
+    assert list(restored) == list(architecture.shapes)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(restored[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_preparation_travels(fitted: Fitted, parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    fitted[0].save(tmp_path / "preparation")
+    opened = Preparation.open(tmp_path / "preparation")
+    weights = parts[2].weights(0)
+    assert torch.equal(opened.prepare(weights).tokens, fitted[0].prepare(weights).tokens)
+    with pytest.raises(InputError, match="expected a preparation"):
+        Preparation.open(tmp_path)
+
+
+def test_an_unknown_network_is_prepared_by_layer_kind_and_says_so(fitted: Fitted) -> None:
+    torch.manual_seed(0)
+    weights = dict(GARDEN["residual"][0]().state_dict())
+    prepared = fitted[0].prepare(weights)
+    assert "statistics by layer kind, no alignment" in prepared.frame.note
+    assert set(prepared.carried) == {"norm1.num_batches_tracked", "norm2.num_batches_tracked"}
+    architecture = fitted[0].architecture_for(weights)
+    restored = fitted[0].restore(prepared.tokens, architecture, prepared.carried)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(restored[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_names_may_differ_where_shapes_agree(fitted: Fitted, parts: tuple[Zoo, ...]) -> None:
+    weights = parts[1].weights(0)
+    renamed = {name.replace("module_list", "net"): tensor for name, tensor in weights.items()}
+    prepared = fitted[0].prepare(renamed)
+    assert prepared.frame.note == ""
+    assert torch.equal(prepared.tokens, fitted[0].prepare(weights).tokens)
+
+
+def test_bad_weights_are_refused(fitted: Fitted, parts: tuple[Zoo, ...]) -> None:
+    weights = parts[1].weights(0)
+    architecture = fitted[0].architecture_for(weights)
+    name = next(iter(weights))
+    with pytest.raises(InputError, match="found 1 NaN"):
+        fitted[0].prepare({**weights, name: _with_nan(weights[name])})
+    with pytest.raises(WeightsMismatch, match="missing"):
+        fitted[0].prepare({key: tensor for key, tensor in weights.items() if key != name}, architecture)
+
+
+def _with_nan(tensor: Tensor) -> Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = torch.nan
+    return tensor
+
+
+def test_nan_in_a_zoo_is_refused_and_named(zoo_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(zoo_folder, tmp_path / "zoo"))
+    shard = sorted((folder / "shards").iterdir())[0]
+    stack = load_file(shard)
+    name = next(iter(stack))
+    stack[name][3].view(-1)[0] = torch.nan
+    save_file(stack, shard)
+    with pytest.raises(InputError, match=r"NaN or infinite values in 1 checkpoints, first in member-\d+ at epoch \d"):
+        fit_preparation(Zoo.open(folder), PreparationConfig(), tmp_path / "corpus")
+
+
+def test_empty_zoos_and_bad_widths_are_refused(zoo: Zoo, fitted: Fitted, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected checkpoints"):
+        build_corpus(zoo.where(epoch=77), fitted[0], tmp_path)
+    with pytest.raises(InputError, match="token width of at least 1"):
+        fit_preparation(zoo, PreparationConfig(token_width=-1), tmp_path)
+
+
+def test_without_a_factory_there_is_no_alignment_and_a_reason(zoo: Zoo, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    unknown = {name: replace(a, factory=None, note="imported") for name, a in zoo.architectures.items()}
+    preparation, _ = fit_preparation(replace(zoo, architectures=unknown), PreparationConfig(), tmp_path)
+    frame = next(iter(preparation.frames.values()))
+    assert frame.symmetry is None and "no alignment: expected a factory" in frame.note
+
+
+def test_a_reference_member_can_be_named(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    member = parts[0].members[2]
+    preparation, _ = fit_preparation(parts[0], PreparationConfig(reference=member), tmp_path)
+    frame = next(iter(preparation.frames.values()))
+    last = parts[0].where(member=member).last().weights(0)
+    assert frame.reference is not None
+    assert torch.equal(frame.reference, flatten_weights(last, frame.layout))
+    with pytest.raises(InputError, match="expected a training member as reference, found 'nobody'"):
+        fit_preparation(parts[0], PreparationConfig(reference="nobody"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn-s", "residual", "depthwise", "gated", "tied-transformer"])
+def test_a_permuted_gather_is_gathering_the_permuted_network(name: str) -> None:
+    build, example = GARDEN[name]
+    torch.manual_seed(0)
+    module = build()
+    symmetry, weights = trace_symmetry(module, example), dict(module.state_dict())
+    layout = plan_layout(weights, 16)
+    table = permutation_table(layout, symmetry)
+    moves = table.draw(3, torch.Generator().manual_seed(1))
+    index = layout.table().index.expand(3, -1, -1)
+    flat = flatten_weights(weights, layout)
+    for number in range(3):
+        permutations, start = {}, 0
+        for group, size in symmetry.groups.items():
+            permutations[group] = moves[number, start : start + size] + torch.arange(size)
+            assert sorted(permutations[group].tolist()) == list(range(size))
+            start += size
+        moved = flatten_weights(permute(weights, symmetry, permutations), layout)
+        mask = layout.table().mask
+        assert torch.equal(flat[table.apply(index, moves)[number]][mask], moved[index[number]][mask])
+
+
+def test_a_batch_holds_one_window_per_member(fitted: Fitted) -> None:
+    source = WindowSource(fitted[1], window=6, batch_size=99)
+    batch = source.draw(torch.Generator().manual_seed(0), permuted=(False, True))
+    assert source.batch_size == len(fitted[1].parts[0].checkpoints_of) == batch.targets.shape[1]
+    assert batch.targets.shape == (2, source.batch_size, 6, 65) and batch.present.all()
+    assert batch.weights == 2 * int(batch.mask.sum())
+
+
+def test_drawing_is_a_function_of_the_generator(fitted: Fitted) -> None:
+    source = WindowSource(fitted[1], window=6, batch_size=4)
+    first, again, other = (
+        source.draw(torch.Generator().manual_seed(seed), permuted=(False, True), noise=0.1) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.inputs, again.inputs) and not torch.equal(first.inputs, other.inputs)
+
+
+def test_the_canonical_view_is_the_stored_network(fitted: Fitted) -> None:
+    part = fitted[1].parts[0]
+    whole = whole_networks(part, slice(None))
+    batch = WindowSource(fitted[1], window=len(part.tokens.mask), batch_size=3).draw(torch.Generator().manual_seed(0))
+    for window in batch.targets[0]:
+        assert any(torch.allclose(window, network) for network in whole)
+
+
+def test_noise_touches_inputs_only_and_never_the_padding(fitted: Fitted) -> None:
+    source = WindowSource(fitted[1], window=6, batch_size=4)
+    clean = source.draw(torch.Generator().manual_seed(0))
+    noisy = source.draw(torch.Generator().manual_seed(0), noise=0.5)
+    assert torch.equal(clean.targets, noisy.targets) and torch.equal(clean.inputs, clean.targets)
+    difference = (noisy.inputs - noisy.targets)[:, noisy.mask]
+    assert abs(float(difference.std()) - 0.5) < 0.05
+    assert not noisy.inputs[:, ~noisy.mask].any()
+
+
+def test_windows_longer_than_a_network_are_padded_and_masked(fitted: Fitted) -> None:
+    length = len(fitted[1].parts[0].frame.layout)
+    batch = WindowSource(fitted[1], window=length + 7, batch_size=4).draw(torch.Generator().manual_seed(0))
+    assert batch.present[:, :length].all() and not batch.present[:, length:].any()
+    assert not batch.mask[:, length:].any() and not batch.targets[:, :, length:].any()
+
+
+def test_two_architectures_share_a_batch(digits: ImageSet, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    first = grow("mlp:8", digits, GrowConfig(members=4, epochs=1, activation="tanh"), tmp_path / "a")
+    second = grow("mlp:12,6", digits, GrowConfig(members=4, epochs=1, activation="relu", seed=5), tmp_path / "b")
+    preparation, one = fit_preparation(first, PreparationConfig(token_width=40), tmp_path / "c1")
+    other = replace(preparation, config=preparation.config)
+    architecture = next(iter(second.architectures.values()))
+    corpus = Corpus((*one.parts, *build_corpus(second, other.with_architecture(architecture), tmp_path / "c2").parts))
+    source = WindowSource(corpus, window=10, batch_size=8)
+    batch = source.draw(torch.Generator().manual_seed(0), permuted=(False, True))
+    assert batch.targets.shape == (2, 8, 10, 40)
+    assert np.isfinite(batch.targets.numpy()).all()
+
+
+def test_tied_networks_share_a_frame_only_if_shapes_do() -> None:
+    first = Architecture(id="a", shapes={"x": (2, 3)})
+    second = Architecture(id="b", shapes={"y": (2, 3)})
+    third = Architecture(id="c", shapes={"x": (3, 2)})
+    assert first.signature() == second.signature() != third.signature()
