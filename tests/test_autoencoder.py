@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SANE, TINY_TRAINING
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import TINY_SANE, TINY_TRAINING
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.inference import (
     aggregate,

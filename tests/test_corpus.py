@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gardens import GARDEN
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gardens import GARDEN
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
 from weightspace.corpus.preparation import Preparation
@@ -14,7 +14,7 @@ from weightspace.corpus.views import WindowSource, permutation_table, whole_netw
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.supervised import predict_stack, stack_weights
-from weightspace.symmetry.axes import permute, random_permutations
+from weightspace.symmetry.axes import permute
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.tokens.layout import plan_layout
 from weightspace.tokens.tokenizing import flatten_weights

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gardens import EXPECTED_GROUPS, GARDEN, ResidualNet
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gardens import EXPECTED_GROUPS, GARDEN, ResidualNet
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import (
@@ -190,7 +190,7 @@ def test_a_planted_permutation_is_recovered(seed: int) -> None:
 
 
 def test_on_a_residual_network_the_planted_objective_is_mostly_reached() -> None:
-    module, _, symmetry = traced("residual")
+    _, _, symmetry = traced("residual")
     reached = 0
     for seed in range(10):
         torch.manual_seed(seed)

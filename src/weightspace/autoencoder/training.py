@@ -1,6 +1,7 @@
 """The training loop: resumable at any step, stoppable with Ctrl-C."""
 
 import contextlib
+import pickle
 import signal
 import threading
 import time
@@ -199,7 +200,10 @@ def _save_state(
 def _load_state(path: Path, sane: SANE, optimizer: Any, schedule: Any, config: TrainConfig) -> tuple[int, History]:
     if not path.exists():
         return 0, []
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"expected a saved state of tensors at {path}, found a file that is none") from error
     changed = [name for name, value in asdict(config).items() if state["config"].get(name) != value]
     if changed:
         raise InputError(f"expected the configuration the run was started with, found another {', '.join(changed)}")

@@ -124,12 +124,14 @@ class Preparation:
             if [shapes[name] for name in names] == [architecture.shapes[name] for name in known]:
                 own = dict(zip(known, names, strict=True))
                 renamed = {own[name]: shape for name, shape in architecture.shapes.items()}
-                return replace(architecture, id=f"{architecture.id}, renamed", shapes=renamed, factory=None)
-        dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
+                dtypes = {own[name]: dtype for name, dtype in architecture.dtypes.items()}
+                identity = f"{architecture.id}, renamed"
+                return replace(architecture, id=identity, shapes=renamed, dtypes=dtypes, factory=None)
+        kinds = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
         return Architecture(
             id="unknown",
             shapes={name: shapes[name] for name in names},
-            dtypes={name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
+            dtypes={name: kind for name, kind in kinds.items() if kind != "float32"},
             note="an architecture the model was not trained on",
         )
 

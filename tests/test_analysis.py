@@ -1,0 +1,160 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from weightspace.analysis.baselines import QUANTILES, layer_statistics, raw_weights
+from weightspace.analysis.comparing import compare_representations, last_epoch, standard_representations
+from weightspace.analysis.probe import bootstrap_r2, probe
+from weightspace.autoencoder.inference import Embeddings
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.zoo import Zoo
+
+
+def planted(members: range, signal: float, seed: int = 0, epochs: int = 3) -> Embeddings:
+    """Features of which the first carries `signal` of the target's variance."""
+    generator = np.random.default_rng([seed, members.start])
+    rows = len(members) * epochs
+    target = generator.normal(size=rows)
+    features = generator.normal(size=(rows, 4))
+    features[:, 0] = np.sqrt(signal) * target + np.sqrt(1 - signal) * features[:, 0]
+    table = pd.DataFrame(
+        {
+            "member": [f"m{m}" for m in members for _ in range(epochs)],
+            "epoch": list(range(epochs)) * len(members),
+            "quality": target,
+            "constant": 1.0,
+            "name": "x",
+        }
+    )
+    return Embeddings(features, table, "planted")
+
+
+def parts(signal: float, seed: int = 0) -> tuple[Embeddings, Embeddings, Embeddings]:
+    return tuple(planted(members, signal, seed) for members in (range(200), range(200, 260), range(260, 340)))  # type: ignore[return-value]
+
+
+def test_ridge_is_the_normal_equations() -> None:
+    train, validation, test = parts(0.7)
+    result = probe(train, validation, test, target="quality")
+    x, y = train.features, train.table["quality"].to_numpy()
+    mean, std = x.mean(0), x.std(0)
+    scaled = (x - mean) / std
+    weights = np.linalg.solve(scaled.T @ scaled + result.strength * np.eye(4), scaled.T @ (y - y.mean()))
+    expected = (test.features - mean) / std @ weights + y.mean()
+    np.testing.assert_allclose(result.predicted, expected, rtol=1e-8)
+    residual = ((result.true - expected) ** 2).sum() / ((result.true - result.true.mean()) ** 2).sum()
+    assert abs(result.r2 - (1 - residual)) < 1e-9
+
+
+@pytest.mark.parametrize("signal", [0.3, 0.8])
+def test_r2_is_the_share_of_variance_that_was_planted(signal: float) -> None:
+    result = probe(*parts(signal), target="quality")
+    assert abs(result.r2 - signal) < 0.1 and result.r2_low < result.r2 < result.r2_high
+    assert result.members == 80 and result.checkpoints == 240 and 0 < result.tau < 1
+
+
+def test_shuffled_labels_give_nothing(zoo: Zoo) -> None:
+    results = []
+    for seed in range(5):
+        train, validation, test = (
+            Embeddings(
+                part.features,
+                part.table.assign(quality=part.table["quality"].sample(frac=1, random_state=seed).to_numpy()),
+                "",
+            )
+            for part in parts(0.9, seed)
+        )
+        results.append(probe(train, validation, test, target="quality").r2)
+    assert abs(np.mean(results)) < 0.05
+
+
+def test_the_bootstrap_draws_members_not_rows() -> None:
+    generator = np.random.default_rng(0)
+    members = np.repeat(np.arange(30), 20)
+    true = np.repeat(generator.normal(size=30), 20)
+    predicted = true + np.repeat(generator.normal(size=30), 20) * 0.5
+    wide = bootstrap_r2(true, predicted, members, 0)
+    narrow = bootstrap_r2(true, predicted, np.arange(600), 0)
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+    assert bootstrap_r2(true, predicted, members, 0) == wide
+
+
+def test_bad_probes_are_refused() -> None:
+    train, validation, test = parts(0.5)
+    with pytest.raises(InputError, match="expected a property among member, epoch, quality"):
+        probe(train, validation, test, target="accuracy")
+    with pytest.raises(InputError, match="found constant constant"):
+        probe(train, validation, test, target="constant")
+    with pytest.raises(InputError, match="expected numbers in the property name"):
+        probe(train, validation, test, target="name")
+    with pytest.raises(InputError, match="found 200 members in several"):
+        probe(train, validation, train, target="quality")
+    empty = Embeddings(test.features, test.table.assign(quality=np.nan), "")
+    with pytest.raises(InputError, match="found none"):
+        probe(train, validation, empty, target="quality")
+
+
+def test_test_members_the_model_was_trained_on_are_refused() -> None:
+    train, validation, test = parts(0.5)
+    seen = Embeddings(test.features, test.table, "SANE", frozenset({"m260", "m261", "other"}))
+    with pytest.raises(InputError, match="found 2 of 80 among its training members"):
+        probe(train, validation, seen, target="quality")
+    assert probe(train, validation, seen, target="quality", allow_overlap=True).members == 80
+
+
+def test_missing_values_are_left_out() -> None:
+    train, validation, test = parts(0.5)
+    table = test.table.copy()
+    table.loc[:29, "quality"] = np.nan
+    assert probe(train, validation, Embeddings(test.features, table, ""), target="quality").checkpoints == 210
+
+
+def test_layer_statistics_are_those_of_each_tensor(zoo: Zoo) -> None:
+    features = layer_statistics(zoo).features
+    weights = zoo.weights(10)
+    expected = []
+    for tensor in weights.values():
+        flat = tensor.flatten().numpy()
+        expected += [flat.mean(), flat.var(), *np.quantile(flat, QUANTILES)]
+    np.testing.assert_allclose(features[10], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_raw_weights_are_the_weights(zoo: Zoo) -> None:
+    features = raw_weights(zoo).features
+    expected = torch.cat([tensor.flatten() for tensor in zoo.weights(40).values()])
+    assert torch.equal(torch.from_numpy(features[40]), expected)
+
+
+def test_networks_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    writer = ZooWriter(tmp_path)
+    for size in (2, 3):
+        table = pd.DataFrame({"member": [f"m{size}"], "epoch": 0})
+        writer.add(Architecture(id=f"a{size}", shapes={"w": (size,)}), {"w": torch.zeros(1, size)}, table)
+    writer.finish({})
+    with pytest.raises(InputError, match="expected networks of one size for W"):
+        raw_weights(Zoo.open(tmp_path))
+
+
+def test_the_last_epoch_is_each_members_own(zoo: Zoo) -> None:
+    kept = last_epoch(raw_weights(zoo.where(lambda table: (table["epoch"] < 2) | (table["member"] == "member-0001"))))
+    assert set(kept.table.groupby("member")["epoch"].max()) == {1, 2} and len(kept.features) == 24
+
+
+def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], sane_folder: Path) -> None:
+    sane = SANE.open(sane_folder)
+    rows = compare_representations(parts, standard_representations(sane), ["test_accuracy", "epoch"], seed=0)
+    names = ["W", "s(W)", "SANE (mean)", "SANE (mean+spread)"]
+    assert list(dict.fromkeys(row["representation"] for row in rows)) == names
+    assert {(row["subset"], row["target"]) for row in rows} == {
+        ("pooled", "test_accuracy"),
+        ("pooled", "epoch"),
+        ("last_epoch", "test_accuracy"),
+    }
+    assert len(rows) == 12 and json.dumps(rows)

@@ -1,0 +1,137 @@
+"""The command line end to end on a small real zoo, and what a user sees who makes a mistake."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from weightspace.cli.main import main, split_lists
+from weightspace.zoo.zoo import Zoo
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return int(end.value.code or 0), captured.out, captured.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one sentence a mistake gets."""
+    status, out, err = run(capsys, *words)
+    assert status == 2 and out == "" and err.startswith("weightspace: ") and err.count("\n") == 1
+    return err
+
+
+def test_the_pipeline_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    zoo, sane, made = tmp_path / "zoo", tmp_path / "sane", tmp_path / "made"
+    grown = ("grow", "mlp:8", "--data", "digits", "--members", 20, "--epochs", 2, "--keep", "0,2", "--out", zoo)
+    status, out, _ = run(capsys, *grown)
+    assert status == 0 and out.startswith(f"{zoo}: 20 members, 40 checkpoints")
+    status, out, _ = run(capsys, "zoo", zoo)
+    assert status == 0 and "mlp-64-8-10-tanh" in out and "generalization_gap" in out
+    assert json.loads(run(capsys, "zoo", zoo, "--json")[1])["members"] == 20
+    small = ("--steps", 6, "--model-width", 16, "--layers", 1, "--heads", 2, "--latent-width", 4)
+    split = ("--split", "0.5,0.25,0.25")
+    status, out, _ = run(capsys, "pretrain", zoo, "--out", sane, *small, *split, "--json")
+    assert status == 0 and json.loads(out)["out"] == str(sane)
+    status, out, _ = run(capsys, "embed", sane, zoo, "--out", tmp_path / "e.parquet")
+    assert status == 0 and out == f"{tmp_path / 'e.parquet'}: 40 embeddings of width 4\n"
+    assert len(pd.read_parquet(tmp_path / "e.parquet")) == 40
+    status, out, _ = run(capsys, "probe", zoo, "--sane", sane, *split, "--targets", "test_accuracy")
+    assert status == 0 and "s(W)" in out and "SANE (mean+spread)" in out
+    assert "among its training members" in refused(capsys, "probe", zoo, "--sane", sane, *split, "--seed", 1)
+    status, out, _ = run(capsys, "generate", sane, "--anchors", zoo, "--best", 3, "--count", 2, "--out", made)
+    assert status == 0 and out == f"{made}: 2 networks: 1,220 numbers generated, 0 carried over from anchors\n"
+    status, out, _ = run(capsys, "evaluate", made, "--data", "digits", "--epochs", "0,1", "--json")
+    assert status == 0 and {row["epochs"] for row in json.loads(out)} == {0, 1}
+    assert Zoo.open(made).members == ["generated-0000", "generated-0001"]
+    for folder in (zoo, sane, made):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["command"] and manifest["versions"]["torch"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.parquet", "made", "sane", "zoo"]
+
+
+def test_symmetry_prints_what_moves(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    status, out, _ = run(capsys, "symmetry", "gardens:ResidualNet", "--example", "2,3,6,6")
+    assert status == 0 and "2 groups move" in out and "stem.weight:0 (6)" in out
+    assert "expected a shape such as" in refused(capsys, "symmetry", "gardens:ResidualNet", "--example", "two")
+    assert "expected an importable" in refused(capsys, "symmetry", "gardens:Nothing", "--example", "2,3")
+
+
+def test_mistakes_get_one_sentence(capsys: pytest.CaptureFixture[str], zoo_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("hello")
+    out = tmp_path / "out"
+    cases = {
+        ("zoo", tmp_path / "empty"): "found an empty folder",
+        ("zoo", tmp_path / "file.txt"): "found a file",
+        ("zoo", tmp_path / "absent"): "found no such folder",
+        ("pretrain", zoo_folder, "--out", tmp_path / "empty"): "found something: choose another --out",
+        ("pretrain", zoo_folder, "--out", out, "--resume"): "found none",
+        ("pretrain", zoo_folder, "--out", out, "--split", "0.5,0.6,0.1"): "shares that sum to 1",
+        ("embed", tmp_path / "empty", zoo_folder, "--out", out): "expected a trained SANE",
+        ("probe", zoo_folder, "--targets", "acc"): "expected a property among",
+        ("grow", "mlp", "--data", tmp_path / "file.txt", "--out", out): "expected images as 'digits'",
+        ("grow", "vgg", "--data", "digits", "--out", out): "expected a network among",
+        ("grow", "mlp", "--data", "digits", "--out", tmp_path / "file.txt" / "zoo"): "expected a folder as parent",
+        ("report", tmp_path / "empty", "--out", out): "expected the results of a run",
+        ("grow", "mlp", "--data", "digits"): "--out",
+        ("grow", "mlp", "--data", "digits", "--out", out, "--members", "many"): "many",
+        ("fly",): "fly",
+    }
+    for words, message in cases.items():
+        assert message in refused(capsys, *words), words
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file.txt"]
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+class Hostile:
+    def __init__(self, trap: Path) -> None:
+        self.trap = trap
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.trap}",)
+
+
+def test_a_hostile_training_state_is_never_run(zoo_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "weightspace", "pretrain", str(zoo_folder), "--out", str(tmp_path / "sane")]
+    command += ["--steps", "20", "--model-width", "16", "--layers", "1", "--heads", "2"]
+    partial = tmp_path / ".sane.partial"
+    partial.mkdir()
+    with (partial / "state.pt").open("wb") as file:
+        pickle.dump(Hostile(tmp_path / "trap"), file, protocol=2)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "expected a saved state" in done.stderr and not (tmp_path / "trap").exists()
+    assert "Traceback" not in done.stderr
+
+
+def test_lists_may_be_written_with_commas() -> None:
+    assert split_lists(["--keep", "0,1,2", "mlp:1,2"]) == ["--keep", "0", "1", "2", "mlp:1,2"]
+    assert split_lists(["--split=0.5,0.5"]) == ["--split", "0.5", "0.5"]
+    assert split_lists(["--learning-rate", "1,2"]) == ["--learning-rate", "1,2"]
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "weightspace", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "0.1.0"
+
+
+def test_embedding_again_is_refused_and_keeps_the_file(
+    capsys: pytest.CaptureFixture[str], sane_folder: Path, zoo_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "e.parquet"
+    out.write_text("precious")
+    assert "found something" in refused(capsys, "embed", sane_folder, zoo_folder, "--out", out)
+    assert out.read_text() == "precious"
+    assert run(capsys, "embed", sane_folder, zoo_folder, "--out", out, "--force")[0] == 0
+    assert torch.isfinite(torch.tensor(pd.read_parquet(out)["z0"])).all()

@@ -1,0 +1,142 @@
+"""The demo at a small size, its results and its page; the quickstart; the full demo as a slow test."""
+
+import html.parser
+import json
+import re
+import runpy
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weightspace.demo.config import DemoConfig
+from weightspace.demo.findings import describe_findings
+from weightspace.demo.story import run_demo
+from weightspace.errors import InputError
+from weightspace.report.figures import FIGURES
+from weightspace.report.page import render_report
+from weightspace.zoo.zoo import Zoo
+
+SMALL = DemoConfig(members=40, epochs=2, keep=(0, 1, 2), steps=10, anchors=4, networks=5)
+READING = {"representation", "target", "subset", "r2", "r2_low", "r2_high", "tau"}
+WRITING = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    run_demo(folder, SMALL)
+    return folder
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
+
+
+def test_the_results_have_the_promised_rows(demo: Path) -> None:
+    results = results_of(demo)
+    assert results["seconds"] > 0
+    assert all(set(row) >= READING for row in results["reading"])
+    assert all(WRITING | {"latents_per_weight"} <= set(row) for row in results["writing"])
+    assert {row["subset"] for row in results["reading"]} == {"pooled", "last_epoch"}
+    assert {row["epochs"] for row in results["writing"]} == {0, 1, 5}
+
+
+def test_everything_the_demo_made_can_be_used(demo: Path) -> None:
+    assert len(Zoo.open(demo / "zoo").members) == 40 and len(Zoo.open(demo / "generated")) == 5
+    assert Zoo.open(demo / "generated").about["generated"]["anchors"]["zoo"] == "../zoo"
+
+
+class Page(html.parser.HTMLParser):
+    """Collects addresses and checks that tags are balanced."""
+
+    void = frozenset({"meta", "br", "link", "img", "hr", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.note(attrs)
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.note(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def note(self, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and value:
+                self.addresses.append(value)
+            if name == "id" and value:
+                self.ids.append(value)
+
+
+def test_the_page_is_one_whole_file_without_outside_resources(demo: Path) -> None:
+    text = (demo / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and len(text) < 5_000_000
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids)), "identifiers of one figure must not meet those of another"
+    assert text.count("<figcaption>") == text.count("<svg") == len(FIGURES)
+    assert "prefers-color-scheme: dark" in text and "#010203" not in text and "viewport" in text
+
+
+def test_the_page_is_rendered_from_the_results(demo: Path, tmp_path: Path) -> None:
+    text = (demo / "report.html").read_text()
+    assert render_report(demo) == text
+    results = results_of(demo)
+    shown = results["writing"][0]["accuracy"]
+    assert f"{shown:.3f}" in text and all(finding.split(":")[0] in text for finding in results["findings"])
+    for name in ("results.json", "figures.json"):
+        (tmp_path / name).write_text((demo / name).read_text())
+    changed = json.loads((tmp_path / "results.json").read_text())
+    changed["title"] = "A <title> of its own"
+    (tmp_path / "results.json").write_text(json.dumps(changed))
+    assert "A &lt;title&gt; of its own" in render_report(tmp_path)
+
+
+def test_findings_follow_the_numbers() -> None:
+    def rows(ours: float, noise: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        reading = [
+            {"representation": name, "target": "epoch", "subset": "pooled", "r2": r2}
+            for name, r2 in (("s(W)", 0.5), ("SANE (mean)", ours))
+        ]
+        methods = (("SANE, kernel density", ours), ("anchor + noise", noise), ("from scratch", 0.1))
+        writing = [{"method": name, "epochs": 0, "accuracy": value, "novelty": 0.3} for name, value in methods]
+        return reading, writing
+
+    good, bad = " ".join(describe_findings(*rows(0.9, 0.5))), " ".join(describe_findings(*rows(0.4, 0.5)))
+    assert "ahead of" in good and "are better than" in good
+    assert "behind" in bad and "no better than" in bad
+
+
+def test_an_existing_demo_is_kept(demo: Path) -> None:
+    with pytest.raises(InputError, match="found something"):
+        run_demo(demo, SMALL)
+
+
+def test_the_quickstart_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "quickstart.py"))
+    quickstart["main"](tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("SANE (mean+spread): test_accuracy R²") and lines[1].startswith("s(W)")
+    assert len(lines) == 5 and float(lines[-1].split()[-1]) > 0.2
+
+
+@pytest.mark.slow
+def test_the_whole_demo_keeps_its_time(tmp_path: Path) -> None:
+    started = time.monotonic()
+    results = run_demo(tmp_path / "demo")
+    assert time.monotonic() - started < 360
+    accuracy = {(row["method"], row["epochs"]): row["accuracy"] for row in results["writing"]}
+    assert accuracy["SANE, kernel density", 0] > accuracy["from scratch", 0] + 0.5

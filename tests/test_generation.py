@@ -1,0 +1,232 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.generation.choosing import choose_anchors, training_members
+from weightspace.generation.comparing import ANCHORS, GENERATED, NOISE, SCRATCH, compare_generated
+from weightspace.generation.config import EvaluateConfig
+from weightspace.generation.controls import add_noise, from_scratch, noise_of_novelty
+from weightspace.generation.evaluating import Population, evaluate
+from weightspace.generation.generating import (
+    describe_generation,
+    encode_anchors,
+    generate,
+    generate_networks,
+    write_generated,
+)
+from weightspace.generation.kernel_density import KernelDensity
+from weightspace.generation.novelty import NoveltyReference
+from weightspace.images import ImageSet
+from weightspace.randomness import derive_generator
+from weightspace.symmetry.axes import permute, random_permutations
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.zoo import Zoo
+
+ANCHOR_LATENTS = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def sane(sane_folder: Path) -> SANE:
+    return SANE.open(sane_folder)
+
+
+@pytest.fixture
+def anchors(sane: SANE, zoo: Zoo) -> Zoo:
+    return choose_anchors(sane, zoo.where(activation="tanh"), 4)
+
+
+@pytest.fixture
+def architecture(zoo: Zoo) -> Architecture:
+    return zoo.architectures["mlp-64-8-10-tanh"]
+
+
+@pytest.fixture
+def reference(sane: SANE, parts: tuple[Zoo, ...], architecture: Architecture) -> NoveltyReference:
+    return NoveltyReference(parts[0], sane.preparation, architecture)
+
+
+def own_weights(zoo: Zoo) -> list[Weights]:
+    return [zoo.weights(row) for row in range(len(zoo))]
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("anchor", ["shared", "independent"])
+@pytest.mark.parametrize("noise", ["shared", "independent"])
+def test_moments_match_theory(anchor: str, noise: str) -> None:
+    sampler = KernelDensity(bandwidth=0.5, anchor=anchor, noise=noise)  # type: ignore[arg-type]
+    samples = sampler.sample(ANCHOR_LATENTS, 40_000, derive_generator(0))
+    mean, spread = ANCHOR_LATENTS.mean(0), ANCHOR_LATENTS.std(0)
+    variance = ANCHOR_LATENTS.var(0, correction=0) + (0.5 * spread) ** 2
+    torch.testing.assert_close(samples.latents.mean(0), mean, rtol=0, atol=0.04)
+    torch.testing.assert_close(samples.latents.var(0), variance, rtol=0.05, atol=0.02)
+    across = torch.cov(samples.latents[:, :2, 0].T)[0, 1]
+    expected = torch.cov(ANCHOR_LATENTS[:, :2, 0].T, correction=0)[0, 1] if anchor == "shared" else torch.tensor(0.0)
+    if noise == "shared":
+        expected = expected + 0.25 * spread[0, 0] * spread[1, 0]
+    assert abs(float(across - expected)) < 0.04
+
+
+def test_seeds_decide_samples_and_differ_between_tokens() -> None:
+    sampler = KernelDensity()
+    first, again, other = (sampler.sample(ANCHOR_LATENTS, 6, derive_generator(seed)).latents for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    samples = sampler.sample(ANCHOR_LATENTS, 6, derive_generator(0))
+    noise = (samples.latents - ANCHOR_LATENTS[samples.anchors, torch.arange(4)]) / sampler.scale(ANCHOR_LATENTS)
+    assert len(noise.flatten().unique()) == noise.numel(), "every token and dimension has noise of its own"
+
+
+def test_sharing_is_what_its_name_says() -> None:
+    shared = KernelDensity(anchor="shared", noise="shared").sample(ANCHOR_LATENTS, 50, derive_generator(0))
+    assert (shared.anchors == shared.anchors[:, :1]).all()
+    independent = KernelDensity(anchor="independent").sample(ANCHOR_LATENTS, 50, derive_generator(0))
+    assert not (independent.anchors == independent.anchors[:, :1]).all()
+
+
+def test_bandwidths_are_relative_or_absolute() -> None:
+    assert torch.equal(KernelDensity(bandwidth=0.3).scale(ANCHOR_LATENTS), 0.3 * ANCHOR_LATENTS.std(0))
+    assert (KernelDensity(bandwidth=0.3, relative=False).scale(ANCHOR_LATENTS) == 0.3).all()
+    one = KernelDensity(bandwidth=0.0).sample(ANCHOR_LATENTS[:1], 3, derive_generator(0))
+    assert torch.equal(one.latents, ANCHOR_LATENTS[:1].expand(3, -1, -1))
+    with pytest.raises(InputError, match="bandwidth of at least 0, found -1"):
+        KernelDensity(bandwidth=-1.0)
+
+
+# Generating
+
+
+def test_generated_networks_are_complete_and_new(sane: SANE, anchors: Zoo, architecture: Architecture) -> None:
+    networks = generate(sane, anchors=anchors, count=3, seed=0)
+    for weights in networks:
+        architecture.build().load_state_dict(weights, strict=True)
+    again, other = generate(sane, anchors=anchors, count=3, seed=0), generate(sane, anchors=anchors, count=3, seed=1)
+    name = next(iter(architecture.shapes))
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(networks, again, strict=True))
+    assert not any(torch.equal(a[name], b[name]) for a, b in zip(networks, other, strict=True))
+
+
+def test_every_sample_has_the_architecture_of_its_anchor(sane: SANE, zoo: Zoo) -> None:
+    mixed = training_members(sane, zoo).last()
+    made = generate_networks(sane, mixed, 12, seed=0)
+    assert {network.architecture.id for network in made} == {"mlp-64-8-10-relu", "mlp-64-8-10-tanh"}
+    assert all(network.coverage == {"generated": 610, "carried": 0} for network in made)
+    with pytest.raises(InputError, match="expected anchors of one architecture when tokens mix anchors"):
+        generate_networks(sane, mixed, 2, sampler=KernelDensity(anchor="independent"))
+
+
+def test_impossible_generation_is_refused(sane: SANE, zoo: Zoo, anchors: Zoo) -> None:
+    with pytest.raises(InputError, match="at least 1 anchor"):
+        generate(sane, anchors=zoo.where(epoch=99), count=1)
+    with pytest.raises(InputError, match="at least 1 network"):
+        generate(sane, anchors=anchors, count=0)
+
+
+def test_anchors_are_training_members_chosen_by_validation(sane: SANE, zoo: Zoo, parts: tuple[Zoo, ...]) -> None:
+    chosen = choose_anchors(sane, zoo, 3)
+    assert set(chosen.members) <= set(parts[0].members)
+    planted = zoo.table.copy()
+    planted["test_accuracy"] = 1 - planted["validation_accuracy"]
+    fooled = type(zoo)(**{**vars(zoo), "table": planted})
+    assert choose_anchors(sane, fooled, 3).members == chosen.members
+    assert set(training_members(sane, zoo.where(lambda t: ~t["member"].isin(sane.members))).members) == set(
+        parts[1].members + parts[2].members
+    )
+
+
+def test_latents_of_anchors_are_those_of_the_zoo(sane: SANE, anchors: Zoo) -> None:
+    encoded = encode_anchors(sane, anchors)
+    assert encoded.latents.shape == (4, 18, 8) and len(encoded.architectures) == 4
+    assert encoded.carried == [{}] * 4
+
+
+# Novelty and controls
+
+
+def test_a_training_checkpoint_is_not_new_however_it_is_permuted(
+    sane: SANE, reference: NoveltyReference, parts: tuple[Zoo, ...], architecture: Architecture, digits: ImageSet
+) -> None:
+    weights = parts[0].where(architecture=architecture.id).weights(1)
+    frame = sane.preparation.frame_of(architecture)
+    assert frame.symmetry is not None
+    permuted = permute(weights, frame.symmetry, random_permutations(frame.symmetry, derive_generator(0)))
+    measured = reference.measure([weights, permuted], architecture, digits.test)
+    assert measured.weights.max() < 1e-3 and measured.function.max() == 0
+
+
+def test_novelty_grows_with_noise_and_is_about_1_between_members(
+    sane: SANE, reference: NoveltyReference, anchors: Zoo, architecture: Architecture, parts: tuple[Zoo, ...]
+) -> None:
+    near = own_weights(anchors)
+
+    def novelty(level: float) -> float:
+        noisy = add_noise(near, architecture, sane.preparation, level=level, count=6, seed=0)
+        return float(reference.distances(noisy, architecture)[0].median())
+
+    levels = [novelty(level) for level in (0.0, 0.1, 0.4, 1.0)]
+    assert levels == sorted(levels) and levels[0] < 1e-3
+    unseen = own_weights(parts[2].last().where(architecture=architecture.id))
+    assert 0.4 < float(reference.distances(unseen, architecture)[0].median()) < 1.6
+
+
+def test_noise_is_found_for_a_wanted_novelty(
+    sane: SANE, reference: NoveltyReference, anchors: Zoo, architecture: Architecture
+) -> None:
+    noisy = noise_of_novelty(
+        own_weights(anchors), architecture, sane.preparation, reference, novelty=0.3, count=6, seed=0
+    )
+    assert abs(float(reference.distances(noisy, architecture)[0].median()) - 0.3) < 0.02
+
+
+def test_scratch_is_random_and_reproducible(architecture: Architecture) -> None:
+    first, again = from_scratch(architecture, 2, 0), from_scratch(architecture, 2, 0)
+    name = next(iter(architecture.shapes))
+    assert torch.equal(first[0][name], again[0][name]) and not torch.equal(first[0][name], first[1][name])
+
+
+# Evaluating
+
+
+def test_all_methods_train_under_one_schedule(anchors: Zoo, architecture: Architecture, digits: ImageSet) -> None:
+    populations = [
+        Population("anchors", architecture, own_weights(anchors)),
+        Population("scratch", architecture, from_scratch(architecture, 5, 0)),
+    ]
+    outcomes = evaluate(populations, digits, EvaluateConfig(epochs=(0, 2)))
+    found = {(outcome.method, outcome.epochs): outcome for outcome in outcomes}
+    assert list(found) == [("anchors", 0), ("anchors", 2), ("scratch", 0), ("scratch", 2)]
+    recorded = anchors.table["test_accuracy"].to_numpy()
+    np.testing.assert_allclose(found["anchors", 0].each, recorded, atol=1e-6)
+    assert found["scratch", 0].accuracy < 0.3 < found["scratch", 2].accuracy
+    assert all(outcome.low <= outcome.accuracy <= outcome.high for outcome in outcomes)
+    with pytest.raises(InputError, match="expected networks to evaluate"):
+        evaluate([], digits)
+
+
+def test_a_generated_folder_is_evaluated_beside_its_controls(
+    sane: SANE, sane_folder: Path, zoo: Zoo, anchors: Zoo, digits: ImageSet, tmp_path: Path
+) -> None:
+    networks = generate_networks(sane, anchors, 3, seed=0)
+    about = describe_generation(sane_folder, anchors, KernelDensity(), relative_to=tmp_path / "out")
+    generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
+    assert not about["sane"].startswith("/")
+    rows = compare_generated(generated, lambda size: digits, EvaluateConfig(epochs=(0, 1)))
+    assert list(dict.fromkeys(row["method"] for row in rows)) == [GENERATED, NOISE, ANCHORS, SCRATCH]
+    needed = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
+    assert all(needed | {"latents_per_weight"} <= set(row) for row in rows) and json.dumps(rows)
+    by_method = {row["method"]: row for row in rows}
+    assert by_method[ANCHORS]["novelty"] < 1e-3 and by_method[GENERATED]["latents_per_weight"] > 0
+    assert abs(by_method[NOISE]["novelty"] - by_method[GENERATED]["novelty"]) < 0.05
+    with pytest.raises(InputError, match="found a zoo that was not generated"):
+        compare_generated(zoo, lambda size: digits, EvaluateConfig())
+    (tmp_path / "deep").mkdir()
+    moved = Path(shutil.move(tmp_path / "out", tmp_path / "deep" / "er"))
+    with pytest.raises(InputError, match="expected a trained SANE"):
+        compare_generated(Zoo.open(moved), lambda size: digits, EvaluateConfig())
