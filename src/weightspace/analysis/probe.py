@@ -69,7 +69,9 @@ def probe(
     """Fit a ridge probe on training members, choose its strength on validation members, score test members.
 
     Args:
-        train, validation, test: one representation of three parts of a zoo, split by member.
+        train: one representation of the members the probe is fitted on.
+        validation: the same of the members that choose the ridge strength.
+        test: the same of the members that are scored; a zoo is split by member.
         target: a numeric column of their tables; checkpoints without a value are left out.
         seed: of the bootstrap.
         allow_overlap: score test members the representation was trained on all the same.

@@ -32,7 +32,9 @@ def pretrain(
 
     Args:
         zoo: training members only (`zoo.split` first); statistics and alignment come from them.
-        sane, training, preparation: configurations; defaults suit small zoos on a CPU.
+        sane: the model's shape; all three defaults suit small zoos on a CPU.
+        training: how it is trained.
+        preparation: how weights become tokens.
         out: a folder that does not exist yet.
         mode: `resume` continues an interrupted run for `out`; `force` replaces an existing `out`.
         observers: see `train`.
