@@ -17,18 +17,19 @@ from torch import nn
 from conftest import TINY_SANE, TINY_TRAINING
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.inference import (
-    aggregate,
     decode_latents,
     embed,
     encode_network,
     encode_tokens,
     encode_zoo,
+    mean_and_spread,
     restore,
 )
 from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.statistics import token_statistics
 from weightspace.autoencoder.training import TrainingStopped, losses, train
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.config import PreparationConfig
@@ -293,7 +294,7 @@ def test_observers_join_the_history(fitted: tuple[Preparation, Corpus], tmp_path
 
 
 def test_without_contrast_one_view_is_enough(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
-    config = TrainConfig(**{**vars(TINY_TRAINING), "contrastive_weight": 0.0})
+    config = TrainConfig(**{**vars(TINY_TRAINING), "contrastive_weight": 0.0, "statistics_weight": 0.0})
     model = SANE(TINY_SANE, fitted[0], window=16)
     history = train(model, fitted[1], config, tmp_path)
     assert history[-1]["loss"] == history[-1]["reconstruction"] and history[-1]["contrastive"] == 0
@@ -344,13 +345,40 @@ def test_embeddings_are_in_the_order_of_the_table(sane: SANE, zoo: Zoo) -> None:
     assert list(whole.to_table().columns[-2:]) == ["z6", "z7"]
 
 
-def test_aggregation_is_mean_and_spread_by_layer() -> None:
+def test_spread_is_by_layer() -> None:
     latents, layers = torch.randn(2, 5, 3), torch.tensor([0, 0, 0, 1, 1])
-    torch.testing.assert_close(aggregate(latents, layers, "mean"), latents.mean(1))
-    spread = aggregate(latents, layers, "mean+spread")
+    spread = mean_and_spread(latents, layers)
     assert spread.shape == (2, 12)
     torch.testing.assert_close(spread[:, 6:9], latents[:, 3:].mean(1))
     torch.testing.assert_close(spread[:, 9:], latents[:, 3:].std(1, correction=0))
+
+
+def test_every_aggregation_is_of_the_same_latents(sane: SANE, parts: tuple[Zoo, ...]) -> None:
+    (latents,) = encode_zoo(sane, parts[1])
+    values, layers = latents.values, latents.part.tokens.positions[:, 1]
+    expected = {
+        "mean": values.mean(1),
+        "mean+spread": mean_and_spread(values, layers),
+        "readout": mean_and_spread(sane.statistics(values), layers).detach(),
+        "sequence": values.flatten(1),
+    }
+    for name, features in expected.items():
+        np.testing.assert_allclose(embed(sane, parts[1], name).features, features, rtol=1e-4, atol=1e-5)
+
+
+def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
+    values = torch.tensor([[1.0, -3.0, 0.5, 0.0], [2.0, 0.0, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    bias = torch.tensor([[False, False, True, False], [False] * 4])
+    found = token_statistics(values, mask, bias)
+    logarithm = (np.log(1.01) + np.log(3.01)) / 2
+    squares = (np.log(2) + np.log(10)) / 2
+    weights = [-1.0, 2.0, logarithm, squares, np.sqrt(5)]
+    own = [0.5, 0.5, np.log(0.51), np.log(1.25), 0.5]
+    np.testing.assert_allclose(found[0], [*weights, *own], rtol=1e-5)
+    assert found[1, 5:].abs().max() == 0
+    changed = torch.where(mask, values, 99.0)
+    assert torch.equal(token_statistics(changed, mask, bias), found)
 
 
 def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:
@@ -392,7 +420,9 @@ def test_other_folders_and_aggregations_are_refused(sane: SANE, zoo: Zoo, tmp_pa
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="expected a trained SANE"):
         SANE.open(tmp_path)
-    with pytest.raises(InputError, match="expected an aggregation among mean, mean\\+spread, found 'max'"):
+    with pytest.raises(
+        InputError, match="expected an aggregation among mean, mean\\+spread, readout, sequence, found 'max'"
+    ):
         embed(sane, zoo, "max")
 
 
@@ -412,5 +442,5 @@ def test_views_of_the_batch_are_what_the_loss_takes(fitted: tuple[Preparation, C
     )
     assert isinstance(batch, Batch)
     found = losses(small_model(fitted), batch, TrainConfig())
-    expected = 0.95 * found.reconstruction + 0.05 * found.contrastive
+    expected = 0.95 * found.reconstruction + 0.05 * found.contrastive + 0.3 * found.statistics
     torch.testing.assert_close(found.total, expected)

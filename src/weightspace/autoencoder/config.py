@@ -61,6 +61,9 @@ class TrainConfig:
     contrastive_weight: float = 0.05
     """γ: the loss is (1 - γ) reconstruction + γ contrastive (0.05)."""
 
+    statistics_weight: float = 0.3
+    """Weight of predicting each token's statistics from its latent by a linear map (ours; the paper: 0)."""
+
     temperature: float = 0.1
     """τ of the contrastive loss (0.1)."""
 

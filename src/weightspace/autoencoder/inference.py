@@ -27,7 +27,7 @@ from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
-Aggregation = Literal["mean", "mean+spread"]
+Aggregation = Literal["mean", "mean+spread", "readout", "sequence"]
 NETWORKS_AT_ONCE = 128
 WINDOWS_AT_ONCE = 256
 
@@ -67,37 +67,50 @@ def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
     Args:
         sane: a trained model.
         zoo: raw checkpoints; aligned, standardised and tokenised as the model's preparation says.
-        aggregation: `mean` over tokens (paper, algorithm 2), or `mean+spread`: mean and standard deviation
-            over the tokens of each layer, side by side (all networks must then have the same layers).
+        aggregation: `mean` over tokens (paper, algorithm 2). The others need networks with the same layers:
+            `mean+spread`, mean and standard deviation over the tokens of each layer, side by side; `readout`,
+            the same of the model's statistics head instead of its latents (ours; see `statistics`); and
+            `sequence`, all latents in a row (paper, tables 10 to 12).
 
     Raises:
-        InputError: an unknown aggregation, NaN weights, or networks with different layers for `mean+spread`.
+        InputError: an unknown aggregation, NaN weights, or networks with different layers where that matters.
     """
     if aggregation not in get_args(Aggregation):
         raise InputError(f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{aggregation}'")
     vectors, tables = [], []
     for latents in encode_zoo(sane, zoo):
         layers = latents.part.tokens.positions[:, 1]
-        vectors.append(aggregate(latents.values, layers, aggregation).numpy())
+        vectors.append(_aggregate(sane, latents.values, layers, aggregation).numpy())
         tables.append(latents.part.table)
     if len({part.shape[1] for part in vectors}) > 1:
-        raise InputError("expected networks with the same layers for mean+spread, found several kinds: use mean")
+        raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
     table = pd.concat(tables)
     order = pd.Series(range(len(table)), index=table.index)[zoo.table.index].to_numpy()
     return Embeddings(np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", frozenset(sane.members))
 
 
-def aggregate(
-    latents: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"], aggregation: str
+def mean_and_spread(
+    values: Float[Tensor, "networks tokens width"], layers: Int[Tensor, "tokens"]
 ) -> Float[Tensor, "networks features"]:
-    """Aggregate token latents to one vector per network."""
-    if aggregation == "mean":
-        return latents.mean(1)
+    """Mean and standard deviation over the tokens of each layer, side by side."""
     parts = []
     for layer in layers.unique(sorted=True).tolist():
-        own = latents[:, layers == layer]
+        own = values[:, layers == layer]
         parts += [own.mean(1), own.std(1, correction=0)]
     return torch.cat(parts, dim=1)
+
+
+def _aggregate(
+    sane: SANE, latents: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"], aggregation: str
+) -> Float[Tensor, "networks features"]:
+    if aggregation == "mean":
+        return latents.mean(1)
+    if aggregation == "sequence":
+        return latents.flatten(1)
+    if aggregation == "mean+spread":
+        return mean_and_spread(latents, layers)
+    with torch.inference_mode():
+        return mean_and_spread(sane.statistics(latents), layers).clone()
 
 
 def encode_zoo(sane: SANE, zoo: Zoo) -> Iterator[Latents]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
+from weightspace.autoencoder.statistics import STATISTICS
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
@@ -53,6 +54,7 @@ class SANE(nn.Module):
         learned = config.positions == "learned"
         self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
         self.head = _projection_head(config, window)
+        self.statistics = nn.Linear(config.latent_width, len(STATISTICS))
         self._initialize(derive_seed(seed, "sane"))
 
     def encode(

@@ -17,6 +17,7 @@ from torch import Tensor
 from weightspace.autoencoder.config import TrainConfig
 from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.statistics import STATISTICS, token_statistics
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.views import Batch, WindowSource
 from weightspace.errors import InputError
@@ -35,6 +36,7 @@ class Losses(NamedTuple):
     total: Tensor
     reconstruction: Tensor
     contrastive: Tensor
+    statistics: Tensor
     latents: Tensor
 
 
@@ -105,20 +107,27 @@ def train(
 
 
 def losses(sane: SANE, batch: Batch, config: TrainConfig) -> Losses:
-    """The pre-training loss of a batch with two views (paper, equation 3), both views in one forward pass."""
+    """The pre-training loss of a batch with two views, both in one forward pass.
+
+    (1 - γ) reconstruction + γ contrastive (paper, equation 3), and our term for the tokens' statistics.
+    """
     views, size = batch.inputs.shape[:2]
     positions = batch.positions.repeat(views, 1, 1)
     present = batch.present.repeat(views, 1)
     latents = sane.encode(batch.inputs.flatten(0, 1), positions, present)
     decoded = sane.decode(latents, positions, present)
-    mask = batch.mask.repeat(views, 1, 1)
-    reconstruction = masked_mse(decoded, batch.targets.flatten(0, 1), mask)
-    gamma = config.contrastive_weight
-    if gamma == 0:
-        return Losses(reconstruction, reconstruction, torch.zeros(()), latents)
-    projected = sane.project(latents, present).view(views, size, -1)
-    contrastive = nt_xent(projected[0], projected[1], config.temperature)
-    return Losses((1 - gamma) * reconstruction + gamma * contrastive, reconstruction, contrastive, latents)
+    mask, bias = batch.mask.repeat(views, 1, 1), batch.bias.repeat(views, 1, 1)
+    targets = batch.targets.flatten(0, 1)
+    reconstruction = masked_mse(decoded, targets, mask)
+    contrastive, statistics = torch.zeros(()), torch.zeros(())
+    if config.contrastive_weight:
+        projected = sane.project(latents, present).view(views, size, -1)
+        contrastive = nt_xent(projected[0], projected[1], config.temperature)
+    if config.statistics_weight:
+        known = present[..., None].expand(-1, -1, len(STATISTICS))
+        statistics = masked_mse(sane.statistics(latents), token_statistics(targets, mask, bias), known)
+    total = (1 - config.contrastive_weight) * reconstruction + config.contrastive_weight * contrastive
+    return Losses(total + config.statistics_weight * statistics, reconstruction, contrastive, statistics, latents)
 
 
 def _draw(source: WindowSource, config: TrainConfig, step: int) -> Batch:
@@ -148,6 +157,7 @@ def _step(
             "loss": result.total.item(),
             "reconstruction": result.reconstruction.item(),
             "contrastive": result.contrastive.item(),
+            "statistics": result.statistics.item(),
             "learning_rate": rate,
             "gradient_norm": float(norm),
             "latent_norm": latents.norm(dim=-1).mean().item(),

@@ -74,7 +74,8 @@ def embed(
     folder
         A zoo.
     aggregation
-        mean, or mean+spread (mean and standard deviation per layer).
+        mean; mean+spread (mean and standard deviation per layer); readout (the same of the statistics head);
+        or sequence (all latents in a row).
     """
     prepare_torch()
     from weightspace.autoencoder.inference import embed as embed_zoo

@@ -26,13 +26,14 @@ class Batch(NamedTuple):
     Attributes:
         targets: standardised weights; 0 in the padding.
         inputs: `targets` with noise.
-        mask: which entries are real; `present`: which tokens are.
+        mask: which entries are real; `bias`: which of them are biases; `present`: which tokens are real.
         positions: see `TokenTable`.
     """
 
     targets: Float[Tensor, "views batch window width"]
     inputs: Float[Tensor, "views batch window width"]
     mask: Bool[Tensor, "batch window width"]
+    bias: Bool[Tensor, "batch window width"]
     present: Bool[Tensor, "batch window"]
     positions: Int[Tensor, "batch window 4"]
 
@@ -123,11 +124,11 @@ class WindowSource:
             by_part.setdefault(part, []).append(row)
         pieces = [self._draw_part(part, torch.tensor(rows), generator, permuted) for part, rows in by_part.items()]
         targets = torch.cat([piece.targets for piece in pieces], dim=1)
-        mask, present, positions = (
-            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("mask", "present", "positions")
+        mask, bias, present, positions = (
+            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("mask", "bias", "present", "positions")
         )
         inputs = targets + noise * torch.randn(targets.shape, generator=generator) * mask if noise else targets
-        return Batch(targets, inputs, mask, present, positions)
+        return Batch(targets, inputs, mask, bias, present, positions)
 
     def _draw_part(
         self, number: int, rows: Int[Tensor, "batch"], generator: torch.Generator, permuted: tuple[bool, ...]
@@ -146,7 +147,8 @@ class WindowSource:
             values = part.flat[rows[:, None, None], own]
             views.append(part.frame.statistics.apply(values, tensor) * mask)
         targets = torch.stack(views)
-        return Batch(targets, targets, mask, present, part.tokens.positions[token])
+        bias = part.frame.layout.is_bias[tensor] & mask
+        return Batch(targets, targets, mask, bias, present, part.tokens.positions[token])
 
 
 def whole_networks(part: CorpusPart, rows: slice) -> Float[Tensor, "checkpoints tokens width"]:

@@ -128,6 +128,12 @@ class TokenLayout:
         return _offsets(self.shapes)
 
     @cached_property
+    def is_bias(self) -> Bool[Tensor, "tensors"]:
+        """Which of `names` are appended to the rows of another tensor."""
+        appended = {block.bias for block in self.blocks}
+        return torch.tensor([name in appended for name in self.names] or [False])
+
+    @cached_property
     def size(self) -> int:
         """Length of the flat vector: how many weights are tokenised."""
         return sum(math.prod(shape) for shape in self.shapes.values())
