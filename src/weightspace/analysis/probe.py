@@ -24,6 +24,7 @@ from weightspace.randomness import derive_seed
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 BOOTSTRAPS = 1_000
+SPAN = 5.0
 
 
 class ProbeResult(NamedTuple):
@@ -32,7 +33,8 @@ class ProbeResult(NamedTuple):
     Attributes:
         r2: coefficient of determination on test members; `r2_low` and `r2_high` its 95 % interval.
         tau: Kendall's rank correlation.
-        strength: the ridge strength chosen on validation members.
+        strength: the ridge strength chosen on validation members, where the R² was `validation_r2`.
+        scale: `log10` where the property was predicted on a logarithmic scale, else `linear`.
         members, checkpoints: how many of the test part were scored.
         predicted, true: the test values.
     """
@@ -44,6 +46,8 @@ class ProbeResult(NamedTuple):
     r2_high: float
     tau: float
     strength: float
+    validation_r2: float
+    scale: str
     members: int
     checkpoints: int
     predicted: Float[np.ndarray, "checkpoints"]
@@ -63,6 +67,7 @@ def probe(
     test: Embeddings,
     *,
     target: str,
+    logarithmic: bool = False,
     seed: int = 0,
     allow_overlap: bool = False,
 ) -> ProbeResult:
@@ -73,6 +78,8 @@ def probe(
         validation: the same of the members that choose the ridge strength.
         test: the same of the members that are scored; a zoo is split by member.
         target: a numeric column of their tables; checkpoints without a value are left out.
+        logarithmic: predict the logarithm of a positive property that spans more than a factor of 5, as learning
+            rates do; other properties are predicted as they are.
         seed: of the bootstrap.
         allow_overlap: score test members the representation was trained on all the same.
 
@@ -80,8 +87,12 @@ def probe(
         InputError: an unknown or constant target, members in more than one part, or test members that the
             representation was trained on.
     """
-    _require_disjoint(train, validation, test, allow_overlap)
+    require_disjoint(train, validation, test, allow_overlap)
     parts = [_features_and_target(part, target) for part in (train, validation, test)]
+    known = np.concatenate([y for _, y, _ in parts])
+    scale = "log10" if logarithmic and known.min() > 0 and known.max() > SPAN * known.min() else "linear"
+    if scale == "log10":
+        parts = [(x, np.log10(y), own) for x, y, own in parts]
     (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, members) = parts
     if np.ptp(y_train) == 0 or np.ptp(y_test) == 0:
         raise InputError(f"expected a property that varies, found {target} constant")
@@ -98,6 +109,8 @@ def probe(
         r2_high=high,
         tau=float(kendalltau(y_test, predicted).statistic),
         strength=strength,
+        validation_r2=float(scores[strength]),
+        scale=scale,
         members=len(set(members)),
         checkpoints=len(y_test),
         predicted=predicted,
@@ -109,16 +122,20 @@ def bootstrap_r2(
     true: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"], members: np.ndarray, seed: int
 ) -> tuple[float, float]:
     """The 95 % interval of R² when whole members are drawn with replacement."""
-    names, place = np.unique(members, return_inverse=True)
-    columns = np.stack([np.ones_like(true), true, true**2, (true - predicted) ** 2])
-    sums = np.stack([np.bincount(place, column, minlength=len(names)) for column in columns])
-    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAPS)
-    count, total, squares, errors = draws @ sums.T[:, :1], draws @ sums[1], draws @ sums[2], draws @ sums[3]
-    spread = squares - total**2 / count[:, 0]
+    draws, place = draw_members(members, seed)
+    columns = (np.ones_like(true), true, true**2, (true - predicted) ** 2)
+    count, total, squares, errors = (draws @ np.bincount(place, column) for column in columns)
+    spread = squares - total**2 / count
     r2 = 1 - errors / np.where(spread > 0, spread, np.nan)
     low, high = np.nanquantile(r2, [0.025, 0.975])
     return float(low), float(high)
+
+
+def draw_members(members: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bootstrap draws of members: how often each is drawn `[draws, members]`, and each row's member."""
+    names, place = np.unique(members, return_inverse=True)
+    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    return generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAPS), place
 
 
 def _fit(features: Float[np.ndarray, "n d"], target: Float[np.ndarray, "n"], strength: float) -> Pipeline:
@@ -143,7 +160,8 @@ def _features_and_target(
     return part.features[known].astype(np.float64), values.to_numpy(np.float64)[known], members[known]
 
 
-def _require_disjoint(train: Embeddings, validation: Embeddings, test: Embeddings, allow_overlap: bool) -> None:
+def require_disjoint(train: Embeddings, validation: Embeddings, test: Embeddings, allow_overlap: bool) -> None:
+    """Raise `InputError` if members are in several parts, or if test members were trained on."""
     parts = [set(part.table["member"]) for part in (train, validation, test)]
     shared = (parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2])
     if shared:

@@ -117,14 +117,15 @@ def probe(
         Probe all the same if the SANE was trained on test members.
     """
     prepare_torch()
-    from weightspace.analysis.comparing import compare_representations, standard_representations
+    from weightspace.analysis.comparing import compare_representations
+    from weightspace.analysis.representations import standard_representations
     from weightspace.autoencoder.sane import SANE
     from weightspace.report.tables import print_table, reading_tables
 
     parts = open_split(folder, split, seed)
     representations = standard_representations(SANE.open(sane) if sane is not None else None)
     names = [target.strip() for target in targets.split(",")]
-    rows = compare_representations(parts, representations, names, seed=seed, allow_overlap=allow_overlap)
+    rows = compare_representations(parts, representations, names, seed=seed, allow_overlap=allow_overlap).rows
     if as_json:
         print(json.dumps(rows))
         return

@@ -63,6 +63,14 @@ class Frame:
             raise WeightsMismatch(missing, unexpected, {})
         return {name: weights[other] for name, other in zip(self.names, own, strict=True)}
 
+    def canonicalize(self, weights: Mapping[str, Tensor], architecture: Architecture) -> Weights:
+        """Weights, under the architecture's names, matched to the reference."""
+        renamed = self.rename(weights, architecture.shapes)
+        permutations = self.find_permutations(renamed)
+        if permutations is not None and self.symmetry is not None:
+            renamed = permute(renamed, self.symmetry, permutations)
+        return {own: renamed[name] for name, own in zip(self.names, architecture.shapes, strict=True)}
+
     def find_permutations(self, weights: Mapping[str, Tensor]) -> Permutations | None:
         """The permutations that match weights (under this frame's names) to the reference."""
         if self.symmetry is None or self.reference is None:
@@ -180,12 +188,7 @@ class Preparation:
 
     def canonicalize(self, weights: Mapping[str, Tensor], architecture: Architecture) -> Weights:
         """The same network, matched to the reference: all its outputs stay as they are."""
-        frame = self.frame_of(architecture)
-        renamed = frame.rename(weights, architecture.shapes)
-        permutations = frame.find_permutations(renamed)
-        if permutations is not None and frame.symmetry is not None:
-            renamed = permute(renamed, frame.symmetry, permutations)
-        return {own: renamed[name] for name, own in zip(frame.names, architecture.shapes, strict=True)}
+        return self.frame_of(architecture).canonicalize(weights, architecture)
 
     def restore(
         self, tokens: Float[Tensor, "tokens width"], architecture: Architecture, carried: Mapping[str, Tensor]

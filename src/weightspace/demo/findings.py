@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from weightspace.analysis.comparing import CHOSEN
 from weightspace.generation.comparing import GENERATED, NOISE, SCRATCH
 
+READABLE = 0.1
 Rows = list[dict[str, Any]]
 
 
@@ -13,17 +15,24 @@ def describe_findings(reading: Rows, writing: Rows) -> list[str]:
 
 
 def _reading_sentences(rows: Rows) -> list[str]:
+    """SANE, as chosen on validation members, beside the best baseline of each target."""
     sentences = []
-    for target in dict.fromkeys(row["target"] for row in rows):
-        own = {
-            row["representation"]: row["r2"] for row in rows if row["target"] == target and row["subset"] == "pooled"
-        }
-        ours = max((name for name in own if name.startswith("SANE")), key=lambda name: own[name])
-        base = max((name for name in own if not name.startswith("SANE")), key=lambda name: own[name])
-        verdict = "ahead of" if own[ours] > own[base] else "behind"
+    places = {"pooled": "over all epochs", "last_epoch": "on last epochs alone"}
+    for target, subset in dict.fromkeys((row["target"], row["subset"]) for row in rows if row["r2"] is not None):
+        own = {row["representation"]: row for row in rows if (row["target"], row["subset"]) == (target, subset)}
+        base = max((name for name in own if "SANE" not in name), key=lambda name: own[name]["r2"])
+        ours, best = own[CHOSEN], own[base]
+        if max(ours["r2"], best["r2"]) < READABLE:
+            verdict = "nobody can read it"
+        elif ours["r2"] < best["r2_low"]:
+            verdict = "clearly behind"
+        elif best["r2"] < ours["r2_low"]:
+            verdict = "clearly ahead"
+        else:
+            verdict = "no clear difference"
         sentences.append(
-            f"Reading {target.replace('_', ' ')}: the better SANE embedding has R² {own[ours]:.3f}, {verdict} the best "
-            f"baseline, {base}, with {own[base]:.3f}."
+            f"Reading {target.replace('_', ' ')} {places[subset]}: SANE has R² {ours['r2']:.3f}, the best baseline, "
+            f"{base}, {best['r2']:.3f}: {verdict}."
         )
     return sentences
 

@@ -8,19 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weightspace.analysis.comparing import compare_representations, standard_representations
+from weightspace.analysis.comparing import Comparison as Read
+from weightspace.analysis.comparing import compare_representations
+from weightspace.analysis.representations import standard_representations
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.fidelity import reconstruction_r2
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.pretraining import HISTORY_FILE, pretrain
 from weightspace.autoencoder.sane import SANE
 from weightspace.corpus.config import PreparationConfig
+from weightspace.demo import figures
 from weightspace.demo.config import DemoConfig
-from weightspace.demo.figures import accuracy_figure, fine_tuning_figure, loss_figure, map_figure
 from weightspace.demo.findings import describe_findings
 from weightspace.generation.choosing import choose_anchors
-from weightspace.generation.comparing import Comparison, compare
+from weightspace.generation.comparing import GENERATED, compare
+from weightspace.generation.comparing import Comparison as Written
 from weightspace.generation.config import EvaluateConfig
-from weightspace.generation.generating import describe_generation, generate_networks, write_generated
+from weightspace.generation.generating import Generated, describe_generation, generate_networks, write_generated
 from weightspace.generation.kernel_density import KernelDensity
 from weightspace.images import ImageSet, open_images
 from weightspace.outputs import called_as, installed_versions, new_folder, write_json, write_manifest
@@ -32,6 +36,13 @@ from weightspace.zoo.zoo import Zoo
 NETWORK = "mlp:16,16"
 SHARES = (0.7, 0.15, 0.15)
 TARGETS = ("test_accuracy", "epoch", "generalization_gap")
+HYPER_PARAMETERS = ("learning_rate", "weight_decay", "activation", "initialization")
+SAMPLERS = {
+    GENERATED: KernelDensity(),
+    "SANE, noise shared by tokens": KernelDensity(noise="shared"),
+    "SANE, anchor of each token's own": KernelDensity(anchor="independent"),
+}
+SEEDS = 3
 log = logging.getLogger("weightspace.demo")
 
 
@@ -62,19 +73,14 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
         zoo = _grow(folder, images, config)
         split = Split(*zoo.split(*SHARES, seed=config.seed))
         sane = _pretrain(folder, split.train, config)
-        reading = _read(sane, split, config)
-        comparison = _write(folder, sane, split.train, images, config)
+        read = _read(sane, split, config)
+        generated, written = _write(folder, sane, split.train, images, config)
+        log.info("[5/5] report     after %.0f seconds", time.perf_counter() - started)
+        drawn = _figures(folder, zoo, sane, split, read) | _writing_figures(generated, written, split.train, images)
         seconds = time.perf_counter() - started
-        log.info("[5/5] report     after %.0f seconds", seconds)
-        results = _results(config, split, sane, reading, comparison.rows, seconds)
-        figures = {
-            "accuracy": accuracy_figure(zoo),
-            "losses": loss_figure(json.loads((folder / "sane" / HISTORY_FILE).read_text())),
-            "map": map_figure(embed(sane, split.test)),
-            "fine_tuning": fine_tuning_figure(comparison.outcomes, config.networks),
-        }
+        results = _results(config, split, sane, read.rows, written.rows, seconds)
         write_json(folder / RESULTS_FILE, results)
-        write_json(folder / FIGURES_FILE, figures)
+        write_json(folder / FIGURES_FILE, drawn)
         (folder / REPORT_FILE).write_text(render_report(folder), encoding="utf-8")
         write_manifest(folder, configuration=asdict(config), seed=config.seed)
     return results
@@ -92,18 +98,62 @@ def _pretrain(folder: Path, train: Zoo, config: DemoConfig) -> SANE:
     return pretrain(train, SANEConfig(), training, PreparationConfig(), out=folder / "sane")
 
 
-def _read(sane: SANE, split: Split, config: DemoConfig) -> list[dict[str, Any]]:
+def _read(sane: SANE, split: Split, config: DemoConfig) -> Read:
     log.info("[3/5] read       probes, tested on %d members that SANE never saw", len(split.test.members))
-    return compare_representations(split, standard_representations(sane), TARGETS, seed=config.seed)
+    return compare_representations(
+        split, standard_representations(sane), TARGETS, hyper_parameters=HYPER_PARAMETERS, seed=config.seed
+    )
 
 
-def _write(folder: Path, sane: SANE, train: Zoo, images: ImageSet, config: DemoConfig) -> Comparison:
-    log.info("[4/5] write      %d networks around the best %d members", config.networks, config.anchors)
-    anchors, sampler = choose_anchors(sane, train, config.anchors), KernelDensity()
-    networks = generate_networks(sane, anchors, config.networks, seed=config.seed, sampler=sampler)
-    about = describe_generation(folder / "sane", anchors, sampler, relative_to=folder / "generated")
-    generated = write_generated(networks, folder / "generated", about=about, seed=config.seed)
-    return compare(sane, train, anchors, generated, images, EvaluateConfig(seed=config.seed))
+def _write(
+    folder: Path, sane: SANE, train: Zoo, images: ImageSet, config: DemoConfig
+) -> tuple[list[Generated], Written]:
+    anchors = choose_anchors(sane, _one_architecture(train), config.anchors)
+    log.info("[4/5] write      %d networks a method around the best %d members", config.networks, len(anchors))
+    made = {method: _generate(sane, anchors, sampler, config) for method, sampler in SAMPLERS.items()}
+    about = describe_generation(folder / "sane", anchors, SAMPLERS[GENERATED], relative_to=folder / "generated")
+    write_generated(made[GENERATED], folder / "generated", about=about, seed=config.seed)
+    written = compare(sane, train, anchors, made, images, EvaluateConfig(seed=config.seed))
+    return made[GENERATED], written
+
+
+def _generate(sane: SANE, anchors: Zoo, sampler: KernelDensity, config: DemoConfig) -> list[Generated]:
+    """Networks from several seeds, as many as the configuration says in all."""
+    counts = [len(range(seed, config.networks, SEEDS)) for seed in range(SEEDS)]
+    return [
+        network
+        for seed, count in enumerate(counts)
+        if count
+        for network in generate_networks(sane, anchors, count, seed=config.seed + seed, sampler=sampler)
+    ]
+
+
+def _one_architecture(train: Zoo) -> Zoo:
+    """The members of the architecture whose best members are best, by validation accuracy."""
+    last = train.last()
+    medians = last.table.groupby("architecture")["validation_accuracy"].quantile(0.9)
+    return train.where(architecture=str(medians.idxmax()))
+
+
+def _figures(folder: Path, zoo: Zoo, sane: SANE, split: Split, read: Read) -> dict[str, Any]:
+    last = split.test.last()
+    return {
+        "accuracy": figures.accuracy_figure(zoo),
+        "losses": figures.loss_figure(json.loads((folder / "sane" / HISTORY_FILE).read_text())),
+        "layers": figures.layer_figure(reconstruction_r2(sane, last), len(last)),
+        "map": figures.map_figure(embed(sane, split.test, "readout")),
+        "bars": figures.bars_figure(read),
+        "prediction": figures.prediction_figure(read),
+    }
+
+
+def _writing_figures(generated: list[Generated], written: Written, train: Zoo, images: ImageSet) -> dict[str, Any]:
+    nearest = train.weights(int(written.novelty[GENERATED].nearest[0]))
+    return {
+        "fine_tuning": figures.fine_tuning_figure(written, len(generated)),
+        "novelty": figures.novelty_figure(written),
+        "filters": figures.filter_figure(generated[0], nearest, images),
+    }
 
 
 def _results(

@@ -1,6 +1,6 @@
 """Generated networks beside what they have to beat, under one schedule, with novelty."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,32 +10,32 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.generation.choosing import training_members
 from weightspace.generation.config import EvaluateConfig
-from weightspace.generation.controls import from_scratch, noise_of_novelty
+from weightspace.generation.controls import WeightComponents, average, from_scratch, noise_of_novelty
 from weightspace.generation.evaluating import Outcome, Population, evaluate
+from weightspace.generation.flat import FlatSpace
+from weightspace.generation.generating import Generated
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.images import ImageSet
+from weightspace.weights import Weights
 from weightspace.zoo.zoo import Zoo
 
-GENERATED, NOISE, ANCHORS, SCRATCH = (
-    "SANE, kernel density",
-    "anchor + noise",
-    "anchors as they are",
-    "from scratch",
-)
+GENERATED, NOISE, ANCHORS, SCRATCH = "SANE, kernel density", "anchor + noise", "anchors as they are", "from scratch"
+AVERAGE, GAUSSIAN, DENSITY = "average of anchors", "PCA + Gaussian", "PCA + kernel density"
+DENSITY_BANDWIDTH = 0.2
 
 
 class Comparison(NamedTuple):
-    """Rows for tables, and every network's figures behind them."""
+    """Rows for tables, and every network's figures behind them (by method, in the order they were made)."""
 
     rows: list[dict[str, Any]]
     outcomes: list[Outcome]
-    novelty: dict[str, list[Novelty]]
+    novelty: dict[str, Novelty]
 
 
 def compare_generated(
     generated: Zoo, open_images: Callable[[int], ImageSet], config: EvaluateConfig
 ) -> list[dict[str, Any]]:
-    """Evaluate a generated zoo beside its anchors, from what its `zoo.json` records.
+    """Evaluate a generated zoo beside its controls, from what its `zoo.json` records.
 
     Args:
         generated: what `write_generated` wrote.
@@ -55,34 +55,96 @@ def compare_generated(
     size = next(iter(generated.architectures.values())).example_shape
     if size is None:
         raise InputError(f"expected an architecture that can be run in {generated.folder}, found none")
-    return compare(sane, training_members(sane, zoo), anchors, generated, open_images(size[-1]), config).rows
+    networks = [
+        Generated(generated.architectures[str(name)], generated.weights(row), {})
+        for row, name in enumerate(generated.table["architecture"])
+    ]
+    train = training_members(sane, zoo)
+    return compare(sane, train, anchors, {GENERATED: networks}, open_images(size[-1]), config).rows
 
 
 def compare(
-    sane: SANE, train: Zoo, anchors: Zoo, generated: Zoo, images: ImageSet, config: EvaluateConfig
+    sane: SANE,
+    train: Zoo,
+    anchors: Zoo,
+    generated: Mapping[str, list[Generated]],
+    images: ImageSet,
+    config: EvaluateConfig,
 ) -> Comparison:
-    """Fine-tune generated networks beside anchors, anchors with noise of equal novelty, and random networks.
+    """Fine-tune generated networks beside networks made without an autoencoder.
 
-    Every method has as many networks of an architecture as were generated of it, except that the anchors are
-    those there are.
+    Args:
+        sane: the model that generated them.
+        train: its training members; novelty is measured against all their checkpoints.
+        anchors: what was sampled around.
+        generated: `method -> networks`; anchors with noise get the novelty of the first method, and every
+            control as many networks of an architecture as the first method has.
+        images: training images to fine-tune on, test images to score and to compare functions on.
+        config: the schedule, the same for all.
     """
     populations: list[Population] = []
     novelty: dict[str, list[Novelty]] = {}
-    for identity in dict.fromkeys(generated.table["architecture"]):
-        own = generated.where(architecture=identity)
-        near = anchors.where(architecture=identity)
-        reference = NoveltyReference(train, sane.preparation, own.architectures[identity])
-        for population in _populations(sane, near, own, reference, config.seed):
-            populations.append(population)
-            measured = reference.measure(population.networks, population.architecture, images.test)
+    first = next(iter(generated.values()))
+    for architecture in {network.architecture.id: network.architecture for network in first}.values():
+        reference = NoveltyReference(train, sane.preparation, architecture)
+        space = FlatSpace(sane.preparation, architecture)
+        own = [
+            Population(method, architecture, [n.weights for n in made if n.architecture.id == architecture.id])
+            for method, made in generated.items()
+        ]
+        near = anchors.where(architecture=architecture.id)
+        canonical = [sane.preparation.canonicalize(near.weights(row), architecture) for row in range(len(near))]
+        own = [population._replace(latents_per_weight=sane.latents_per_weight) for population in own]
+        own = [population for population in own if population.networks]
+        own += _controls(canonical, own[0], space, reference, sane, config.seed)
+        for population in own:
+            measured = reference.measure(population.networks, architecture, images.test)
             novelty.setdefault(population.method, []).append(measured)
+        populations += own
     outcomes = evaluate(populations, images, config)
+    joined = {method: _join(parts) for method, parts in novelty.items()}
     densities = {population.method: population.latents_per_weight for population in populations}
-    rows = [to_row(outcome, novelty[outcome.method], densities[outcome.method]) for outcome in outcomes]
-    return Comparison(rows, outcomes, novelty)
+    rows = [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
+    return Comparison(rows, outcomes, joined)
 
 
-def to_row(outcome: Outcome, novelty: list[Novelty], latents_per_weight: float) -> dict[str, Any]:
+def _controls(
+    anchors: list[Weights],
+    generated: Population,
+    space: FlatSpace,
+    reference: NoveltyReference,
+    sane: SANE,
+    seed: int,
+) -> list[Population]:
+    """Networks made without an autoencoder, as many as were generated."""
+    architecture, count = generated.architecture, len(generated.networks)
+    layout = sane.preparation.frame_of(architecture).layout
+    latents = len(layout) * sane.config.latent_width
+    linear = WeightComponents(reference.flat, latents, space)
+    distance = float(reference.distances(generated.networks, architecture)[0].median())
+    per_weight = linear.size / layout.size
+    return [
+        Population(ANCHORS, architecture, anchors),
+        Population(
+            NOISE, architecture, noise_of_novelty(anchors, space, reference, novelty=distance, count=count, seed=seed)
+        ),
+        Population(AVERAGE, architecture, average(anchors, space, count=count, seed=seed)),
+        Population(GAUSSIAN, architecture, linear.sample_gaussian(anchors, count=count, seed=seed), per_weight),
+        Population(
+            DENSITY,
+            architecture,
+            linear.sample_density(anchors, bandwidth=DENSITY_BANDWIDTH, count=count, seed=seed),
+            per_weight,
+        ),
+        Population(SCRATCH, architecture, from_scratch(architecture, count, seed)),
+    ]
+
+
+def _join(parts: list[Novelty]) -> Novelty:
+    return Novelty(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _row(outcome: Outcome, novelty: Novelty, latents_per_weight: float) -> dict[str, Any]:
     """A table row; novelty is the median over the networks before fine-tuning."""
     return {
         "method": outcome.method,
@@ -91,23 +153,7 @@ def to_row(outcome: Outcome, novelty: list[Novelty], latents_per_weight: float) 
         "accuracy_low": outcome.low,
         "accuracy_high": outcome.high,
         "networks": len(outcome.each),
-        "novelty": float(np.median(np.concatenate([part.weights for part in novelty]))),
-        "functional_novelty": float(np.median(np.concatenate([part.function for part in novelty]))),
+        "novelty": float(np.median(novelty.weights)),
+        "functional_novelty": float(np.median(novelty.function)),
         "latents_per_weight": latents_per_weight,
     }
-
-
-def _populations(sane: SANE, anchors: Zoo, generated: Zoo, reference: NoveltyReference, seed: int) -> list[Population]:
-    architecture = generated.architectures[str(generated.table["architecture"].iloc[0])]
-    made = [generated.weights(row) for row in range(len(generated))]
-    near = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(len(anchors))]
-    distance = float(reference.distances(made, architecture)[0].median())
-    noisy = noise_of_novelty(
-        near, architecture, sane.preparation, reference, novelty=distance, count=len(made), seed=seed
-    )
-    return [
-        Population(GENERATED, architecture, made, sane.latents_per_weight),
-        Population(NOISE, architecture, noisy),
-        Population(ANCHORS, architecture, near),
-        Population(SCRATCH, architecture, from_scratch(architecture, len(made), seed)),
-    ]

@@ -1,11 +1,17 @@
-"""What a generator has to beat: networks made without an autoencoder."""
+"""What a generator has to beat: networks made without an autoencoder.
+
+Anchors are expected in canonical form, so that their weights can be averaged and mixed.
+"""
 
 import torch
+from jaxtyping import Float
+from sklearn.decomposition import PCA
+from torch import Tensor
 
-from weightspace.corpus.preparation import Preparation
+from weightspace.generation.flat import FlatSpace
+from weightspace.generation.kernel_density import KernelDensity
 from weightspace.generation.novelty import NoveltyReference
 from weightspace.randomness import derive_generator
-from weightspace.tokens.tokenizing import flatten_weights, unflatten_weights
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.networks import initialize
@@ -22,55 +28,71 @@ def from_scratch(architecture: Architecture, count: int, seed: int) -> list[Weig
     ]
 
 
-def add_noise(
-    anchors: list[Weights],
-    architecture: Architecture,
-    preparation: Preparation,
-    *,
-    level: float,
-    count: int,
-    seed: int,
-) -> list[Weights]:
-    """Anchors with Gaussian noise on their weights.
+def add_noise(anchors: list[Weights], space: FlatSpace, *, level: float, count: int, seed: int) -> list[Weights]:
+    """Anchors, drawn with replacement, with Gaussian noise on their weights.
 
-    Args:
-        anchors: drawn from with replacement, as the sampler does.
-        architecture: of all of them.
-        preparation: gives the standard deviation of every tensor.
-        level: standard deviation of the noise, as a share of the tensor's.
-        count: how many networks.
-        seed: decides anchors and noise.
+    `level` is the standard deviation of the noise, as a share of that of each tensor.
     """
-    frame = preparation.frame_of(architecture)
-    sizes = torch.tensor([torch.Size(shape).numel() for shape in frame.layout.shapes.values()])
-    scale = torch.repeat_interleave(torch.tensor(frame.statistics.std), sizes)
     generator = derive_generator(seed, "anchor noise")
     noisy = []
     for _ in range(count):
         anchor = anchors[int(torch.randint(len(anchors), (), generator=generator))]
-        renamed = frame.rename(anchor, architecture.shapes)
-        flat = flatten_weights(renamed, frame.layout)
-        flat = flat + level * scale * torch.randn(flat.shape, generator=generator)
-        made = unflatten_weights(flat, frame.layout, {name: renamed[name] for name in frame.layout.carried})
-        noisy.append({own: made[name] for name, own in zip(frame.names, architecture.shapes, strict=True)})
+        flat = space.flatten(anchor)
+        noisy.append(space.restore(flat + level * torch.randn(flat.shape, generator=generator), anchor))
     return noisy
 
 
 def noise_of_novelty(
-    anchors: list[Weights],
-    architecture: Architecture,
-    preparation: Preparation,
-    reference: NoveltyReference,
-    *,
-    novelty: float,
-    count: int,
-    seed: int,
+    anchors: list[Weights], space: FlatSpace, reference: NoveltyReference, *, novelty: float, count: int, seed: int
 ) -> list[Weights]:
     """Anchors with as much noise as gives a median novelty in weights, found by bisection."""
     low, high = 0.0, MOST_NOISE
     for _ in range(SEARCH_STEPS):
         level = (low + high) / 2
-        networks = add_noise(anchors, architecture, preparation, level=level, count=count, seed=seed)
-        distance, _ = reference.distances(networks, architecture)
+        networks = add_noise(anchors, space, level=level, count=count, seed=seed)
+        distance, _ = reference.distances(networks, space.architecture)
         low, high = (level, high) if float(distance.median()) < novelty else (low, level)
     return networks
+
+
+def average(anchors: list[Weights], space: FlatSpace, *, count: int, seed: int) -> list[Weights]:
+    """Averages of the weights of a random half of the anchors (at least two, where there are two)."""
+    generator = derive_generator(seed, "average")
+    size = min(len(anchors), max(2, len(anchors) // 2))
+    flats = torch.stack([space.flatten(anchor) for anchor in anchors])
+    chosen = [torch.randperm(len(anchors), generator=generator)[:size] for _ in range(count)]
+    return [space.restore(flats[own].mean(0), anchors[int(own[0])]) for own in chosen]
+
+
+class WeightComponents:
+    """Principal components of aligned weights: a linear autoencoder to sample in.
+
+    Fitted on all training checkpoints, with as many components (`size`) as asked for where there are enough.
+    """
+
+    def __init__(self, training: Float[Tensor, "networks size"], components: int, space: FlatSpace) -> None:
+        self._pca = PCA(min(components, *training.shape), random_state=0).fit(training.numpy())
+        self._space = space
+        self.size = int(self._pca.n_components_)
+
+    def codes(self, anchors: list[Weights]) -> Float[Tensor, "anchors components"]:
+        """The anchors' components."""
+        flats = torch.stack([self._space.flatten(anchor) for anchor in anchors])
+        return torch.from_numpy(self._pca.transform(flats.numpy()))
+
+    def sample_gaussian(self, anchors: list[Weights], *, count: int, seed: int) -> list[Weights]:
+        """Networks from a Gaussian with the anchors' mean and spread in every component."""
+        codes = self.codes(anchors)
+        noise = torch.randn(count, codes.shape[1], generator=derive_generator(seed, "components"))
+        spread = codes.std(0, correction=0)
+        return self._restore(codes.mean(0) + spread * noise, anchors)
+
+    def sample_density(self, anchors: list[Weights], *, bandwidth: float, count: int, seed: int) -> list[Weights]:
+        """Networks from the same kernel density that latents are sampled from."""
+        sampler = KernelDensity(bandwidth=bandwidth)
+        samples = sampler.sample(self.codes(anchors)[:, None], count, derive_generator(seed, "components"))
+        return self._restore(samples.latents[:, 0], anchors)
+
+    def _restore(self, codes: Float[Tensor, "networks components"], anchors: list[Weights]) -> list[Weights]:
+        flats = torch.from_numpy(self._pca.inverse_transform(codes.numpy()))
+        return [self._space.restore(flat.float(), anchors[0]) for flat in flats]

@@ -11,12 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.corpus.corpus import CorpusPart, build_corpus
-from weightspace.corpus.preparation import Frame, Preparation, frame_key
+from weightspace.corpus.preparation import Preparation, frame_key
 from weightspace.errors import InputError
+from weightspace.generation.flat import FlatSpace
 from weightspace.images import Images
 from weightspace.supervised import predict_stack, stack_weights
-from weightspace.symmetry.axes import permute
-from weightspace.tokens.tokenizing import flatten_weights
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
@@ -32,7 +31,7 @@ class Novelty(NamedTuple):
         weights: distance to the nearest training checkpoint over the median distance of two members.
         function: share of images on which predictions differ from that nearest checkpoint's, over the median
             share on which two members differ.
-        nearest: place of that checkpoint in the reference's table.
+        nearest: that checkpoint's place in the zoo (for `zoo.weights`).
     """
 
     weights: Float[np.ndarray, "networks"]
@@ -50,7 +49,7 @@ class NoveltyReference:
     """
 
     def __init__(self, zoo: Zoo, preparation: Preparation, architecture: Architecture) -> None:
-        self._preparation, self._zoo = preparation, zoo
+        self._zoo, self._space = zoo, FlatSpace(preparation, architecture)
         key = frame_key(architecture)
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             corpus = build_corpus(zoo, preparation, Path(folder))
@@ -60,35 +59,28 @@ class NoveltyReference:
                     f"expected checkpoints with the shapes of {architecture.id}, found none in {zoo.folder}"
                 )
             self._part: CorpusPart = parts[0]
-            self.flat = _standardize(self._part.flat, self._part.frame)
+            self.flat = self._space.standardize(self._part.flat)
         self._last = self._last_rows()
         self.typical_distance = float(np.median(_pair_distances(self.flat[self._last])))
 
     def distances(self, networks: list[Weights], architecture: Architecture) -> tuple[Tensor, Tensor]:
         """Distance to the nearest training checkpoint (relative), and which one it is."""
-        own = [self._part.frame.rename(weights, architecture.shapes) for weights in networks]
-        as_given = torch.stack([self._flatten(weights) for weights in own])
-        matched = torch.stack([self._flatten(self._permute(weights, None)) for weights in own])
+        space = replace(self._space, architecture=architecture)
+        as_given = torch.stack([space.flatten(weights) for weights in networks])
+        matched = torch.stack([space.flatten(self._permute(weights, None, architecture)) for weights in networks])
         both = torch.minimum(torch.cdist(as_given, self.flat), torch.cdist(matched, self.flat))
         candidates = both.topk(min(CANDIDATES, len(self.flat)), largest=False).indices
-        for number, weights in enumerate(own):
+        for number, weights in enumerate(networks):
             for row in candidates[number].tolist():
-                direct = self._flatten(self._permute(weights, self._part.flat[row]))
+                direct = space.flatten(self._permute(weights, self._part.flat[row], architecture))
                 both[number, row] = torch.minimum(both[number, row], (direct - self.flat[row]).norm())
         nearest = both.min(dim=1)
         return nearest.values / self.typical_distance, nearest.indices
 
-    def _permute(self, weights: Weights, target: Tensor | None) -> Weights:
+    def _permute(self, weights: Weights, target: Tensor | None, architecture: Architecture) -> Weights:
         """Weights matched to a flat vector, or to the preparation's reference."""
         frame = self._part.frame if target is None else replace(self._part.frame, reference=target)
-        permutations = frame.find_permutations(weights)
-        if permutations is None or frame.symmetry is None:
-            return weights
-        return permute(weights, frame.symmetry, permutations)
-
-    def _flatten(self, weights: Weights) -> Float[Tensor, "size"]:
-        frame = self._part.frame
-        return _standardize(flatten_weights(weights, frame.layout)[None], frame)[0]
+        return frame.canonicalize(weights, architecture)
 
     def measure(self, networks: list[Weights], architecture: Architecture, images: Images) -> Novelty:
         """Novelty in weights and in function; functions are compared on `images`."""
@@ -98,7 +90,7 @@ class NoveltyReference:
         other = torch.stack([self._predictions(row, images) for row in rows])
         typical = self._typical_disagreement(images)
         function = (own != other).float().mean(1) / max(typical, 1e-9)
-        return Novelty(distances.numpy(), function.numpy(), nearest.numpy())
+        return Novelty(distances.numpy(), function.numpy(), np.array([self._place(row) for row in rows]))
 
     def _typical_disagreement(self, images: Images) -> float:
         pairs = _pairs(len(self._last))
@@ -107,10 +99,13 @@ class NoveltyReference:
         return float(np.median([(predictions[a] != predictions[b]).float().mean() for a, b in pairs]))
 
     def _predictions(self, row: int, images: Images) -> Int[Tensor, "images"]:
-        label = self._part.table.index[row]
-        place = int(np.flatnonzero(self._zoo.table.index == label)[0])
+        place = self._place(row)
         architecture = self._zoo.architectures[str(self._zoo.table["architecture"].iloc[place])]
         return _predict(stack_weights([self._zoo.weights(place)]), architecture, images)[0]
+
+    def _place(self, row: int) -> int:
+        """A row of the corpus as a place in the zoo."""
+        return int(np.flatnonzero(self._zoo.table.index == self._part.table.index[row])[0])
 
     def _last_rows(self) -> Int[Tensor, "members"]:
         table = self._part.table.reset_index(drop=True)
@@ -119,12 +114,6 @@ class NoveltyReference:
 
 def _predict(stack: Weights, architecture: Architecture, images: Images) -> Int[Tensor, "networks images"]:
     return predict_stack(architecture.build(), stack, images.inputs).argmax(-1)
-
-
-def _standardize(flat: Float[Tensor, "n size"], frame: Frame) -> Float[Tensor, "n size"]:
-    sizes = torch.tensor([torch.Size(shape).numel() for shape in frame.layout.shapes.values()])
-    tensor = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-    return frame.statistics.apply(flat, tensor)
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:

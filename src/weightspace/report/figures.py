@@ -91,13 +91,83 @@ def _losses(data: Data) -> Figure:
     return figure
 
 
-def _map(data: Data) -> Figure:
-    figure, axes = _canvas(height=4.2)
+def _maps(data: Data) -> Figure:
+    figure = Figure(figsize=(9, 3.2))
     x, y = np.array(data["points"]).T
-    dots = axes.scatter(x, y, c=data["color"], s=6, cmap="viridis", linewidths=0, rasterized=True)
-    bar = figure.colorbar(dots, ax=axes, label=data["label"])
-    bar.outline.set_visible(False)
-    axes.set(xlabel="first principal component", ylabel="second principal component", xticks=[], yticks=[])
+    for place, name in enumerate(("test accuracy", "epoch", "activation"), start=1):
+        axes = figure.add_subplot(1, 3, place)
+        if name == "activation":
+            kinds = np.array(data[name])
+            for kind in sorted(set(data[name])):
+                axes.scatter(x[kinds == kind], y[kinds == kind], s=5, linewidths=0, rasterized=True, label=kind)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, markerscale=3)
+        else:
+            dots = axes.scatter(x, y, c=data[name], s=5, cmap="viridis", linewidths=0, rasterized=True)
+            bar = figure.colorbar(dots, ax=axes, location="bottom", pad=0.04, shrink=0.8)
+            bar.outline.set_visible(False)  # type: ignore[operator] # a colorbar's outline is a patch
+        axes.set(title=name, xticks=[], yticks=[])
+    return figure
+
+
+def _layers(data: Data) -> Figure:
+    names, values = list(data["r2"]), np.array(list(data["r2"].values()))
+    figure, axes = _canvas(height=0.9 + 0.32 * len(names))
+    axes.barh(range(len(names)), values, color=COLORS[0])
+    for row, value in enumerate(values):
+        axes.text(max(value, 0) + 0.01, row, f"{value:.2f}", va="center")
+    axes.set(
+        yticks=range(len(names)), yticklabels=names, xlabel="R² of reconstruction", xlim=(min(0, values.min()), 1.1)
+    )
+    axes.invert_yaxis()
+    return figure
+
+
+def _bars(data: Data) -> Figure:
+    """R² and intervals, one panel a target; a floor of -0.2 keeps a bad fit from hiding the others."""
+    bars = data["bars"]
+    names = [row[0] for row in next(iter(bars.values()))]
+    figure = Figure(figsize=(9, 0.8 + 0.3 * len(names)))
+    for place, (target, rows) in enumerate(bars.items(), start=1):
+        axes = figure.add_subplot(1, len(bars), place)
+        middle, low, high = (np.array([row[column] for row in rows]).clip(-0.2, 1) for column in (1, 2, 3))
+        colors = [COLORS[1] if "SANE" in name else COLORS[7] for name in names]
+        axes.barh(range(len(names)), middle, color=colors, xerr=[middle - low, high - middle], ecolor=INK, capsize=2)
+        axes.set(yticks=range(len(names)), title=target.replace("_", " "), xlim=(min(0, low.min()), 1), xlabel="R²")
+        axes.set_yticklabels(names if place == 1 else [])
+        axes.invert_yaxis()
+    return figure
+
+
+def _predictions(data: Data) -> Figure:
+    figure = Figure(figsize=(8, 3.6))
+    for place, (name, panel) in enumerate(data["panels"].items(), start=1):
+        axes = figure.add_subplot(1, len(data["panels"]), place)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
+        axes.scatter(panel["true"], panel["predicted"], s=6, linewidths=0, alpha=0.6, rasterized=True)
+        axes.set(title=name, xlabel="true test accuracy", ylabel="predicted" if place == 1 else "", ylim=(-0.2, 1.2))
+    return figure
+
+
+def _novelty(data: Data) -> Figure:
+    figure, axes = _canvas(height=3.8)
+    for method, dots in data["dots"].items():
+        axes.scatter(*np.array(dots).T, s=14, linewidths=0, alpha=0.8, label=method, rasterized=True)
+    axes.set(xlabel="novelty in weights", ylabel="test accuracy, untrained", ylim=(0, 1), xlim=(-0.03, None))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.6)
+    return figure
+
+
+def _filters(data: Data) -> Figure:
+    panels = data["panels"]
+    columns = max(len(images) for images in panels.values())
+    figure = Figure(figsize=(8, 0.95 * len(panels) + 0.2))
+    grid = figure.subplots(len(panels), columns, squeeze=False)
+    for row, (name, images) in zip(grid, panels.items(), strict=True):
+        for axes, image in zip(row, images, strict=True):
+            size = np.abs(image).max()
+            axes.imshow(image, cmap="RdBu_r", vmin=-size, vmax=size)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
 
@@ -108,7 +178,7 @@ def _fine_tuning(data: Data) -> Figure:
         (line,) = axes.plot(epochs, middle, marker="o", markersize=4, label=method)
         axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
     axes.set(xlabel="epochs of fine-tuning", ylabel="test accuracy", ylim=(0, 1))
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -128,16 +198,46 @@ FIGURES: dict[str, tuple[str, str, Callable[[Data], Figure]]] = {
         "predicting every weight by its mean.",
         _losses,
     ),
+    "layers": (
+        "What survives the bottleneck",
+        "Share of the weights' variance that the autoencoder reconstructs, tensor by tensor, in {members} networks it "
+        "never saw.",
+        _layers,
+    ),
     "map": (
         "Where networks lie",
-        "Embeddings of {points} checkpoints of members that the autoencoder never saw, projected on two principal "
-        "components: color is test accuracy, which the autoencoder was never told.",
-        _map,
+        "Embeddings ({representation}) of {points} checkpoints of members that the autoencoder never saw, on two "
+        "principal components; it was never told what the colors show.",
+        _maps,
+    ),
+    "bars": (
+        "What can be read from which representation",
+        "R² of linear probes on {members} unseen members over all epochs, with 95 % intervals; what SANE is part of is "
+        "orange, baselines are gray.",
+        _bars,
+    ),
+    "prediction": (
+        "Predicted and true",
+        "Test accuracy of {points} checkpoints of unseen members as their weights tell it: by the SANE embedding that "
+        "was chosen on validation members, and by layer statistics.",
+        _predictions,
     ),
     "fine_tuning": (
         "What generated networks are worth",
-        "Test accuracy of {networks} networks per method before and during fine-tuning, all under one schedule; "
-        "bands are 95 % intervals of the mean.",
+        "Mean test accuracy of {networks} networks per method before and during fine-tuning, all under one schedule; "
+        "bands are 95 % intervals.",
         _fine_tuning,
+    ),
+    "novelty": (
+        "New, or a copy?",
+        "Every generated network: its distance to the nearest training checkpoint (1 is as far as two members are from "
+        "each other) and its accuracy without any training.",
+        _novelty,
+    ),
+    "filters": (
+        "What a generated network looks like",
+        "Weights of the first units of a generated network over the image, above those of the training network nearest "
+        "to it (units are in each network's own order).",
+        _filters,
     ),
 }

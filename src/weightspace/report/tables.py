@@ -20,25 +20,40 @@ class Table(NamedTuple):
 
 
 def reading_tables(rows: Sequence[Row]) -> list[Table]:
-    """One table per subset: representations down, targets across."""
-    tables = []
-    for subset in dict.fromkeys(row["subset"] for row in rows):
-        own = [row for row in rows if row["subset"] == subset]
-        targets = list(dict.fromkeys(row["target"] for row in own))
-        body = []
-        for name in dict.fromkeys(row["representation"] for row in own):
-            cells = {row["target"]: row for row in own if row["representation"] == name}
-            body.append([name, *(_score(cells.get(target)) for target in targets)])
-        where = "all kept epochs" if subset == "pooled" else "last epoch only"
-        tables.append(
-            Table(
-                f"Reading networks: R² on unseen members, {where}",
-                "Linear probes; in brackets the 95 % interval by bootstrap over members. 1 is perfect.",
-                ["representation", *(target.replace("_", " ") for target in targets)],
-                body,
-            )
-        )
-    return tables
+    """Representations down, targets across: over all epochs, on last epochs, and hyper-parameters."""
+    pooled = [row for row in rows if row["subset"] == "pooled"]
+    targets = {row["target"] for row in pooled}
+    last = [row for row in rows if row["subset"] == "last_epoch"]
+    intervals = "Linear probes; in brackets the 95 % interval by bootstrap over members. 1 is perfect."
+    tables = [
+        _reading_table("Reading networks: R² on unseen members, all kept epochs", intervals, pooled),
+        _reading_table(
+            "Reading networks: R² on unseen members, last epoch only",
+            "Over all epochs R² mostly says whether a network has been trained yet; here all have been.",
+            [row for row in last if row["target"] in targets],
+        ),
+        _reading_table(
+            "Which hyper-parameters can be read",
+            "R² (learning rate and weight decay as logarithms), or for categories the share guessed right; "
+            + _chances(last),
+            [row for row in last if row["target"] not in targets],
+        ),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _reading_table(title: str, note: str, rows: Sequence[Row]) -> Table:
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    body = []
+    for name in dict.fromkeys(row["representation"] for row in rows):
+        cells = {row["target"]: row for row in rows if row["representation"] == name}
+        body.append([name, *(_score(cells.get(target)) for target in targets)])
+    return Table(title, note, ["representation", *(target.replace("_", " ") for target in targets)], body)
+
+
+def _chances(rows: Sequence[Row]) -> str:
+    chance = {row["target"]: row["chance"] for row in rows if row.get("chance") is not None}
+    return "always guessing the most frequent gives " + ", ".join(f"{v:.2f} ({k})" for k, v in chance.items()) + "."
 
 
 def writing_table(rows: Sequence[Row]) -> Table:
@@ -105,8 +120,10 @@ def print_table(table: Table) -> None:
 
 
 def _score(row: Row | None) -> str:
-    if row is None or row["r2"] is None:
+    if row is None:
         return "–"
+    if row["r2"] is None:
+        return f"{row['accuracy']:.3f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
     return f"{row['r2']:.3f} [{row['r2_low']:.2f}, {row['r2_high']:.2f}]"
 
 
