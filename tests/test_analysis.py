@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from weightspace.analysis.baselines import QUANTILES, layer_statistics, raw_weights
-from weightspace.analysis.comparing import compare_representations, last_epoch, standard_representations
+from weightspace.analysis.classifying import classify
+from weightspace.analysis.comparing import CHOSEN, compare_representations, last_epoch
 from weightspace.analysis.probe import bootstrap_r2, probe
+from weightspace.analysis.representations import Represent, beside, components, standard_representations
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
@@ -147,14 +149,88 @@ def test_the_last_epoch_is_each_members_own(zoo: Zoo) -> None:
     assert set(kept.table.groupby("member")["epoch"].max()) == {1, 2} and len(kept.features) == 24
 
 
+def test_categories_are_classified() -> None:
+    parts_ = []
+    for start, count in ((0, 150), (150, 50), (200, 60)):
+        generator = np.random.default_rng(start)
+        labels = generator.choice(["a", "b", "c"], size=count, p=[0.5, 0.3, 0.2])
+        features = generator.normal(size=(count, 5))
+        features[:, 0] += 3 * (labels == "a")
+        features[:, 1] += 3 * (labels == "b")
+        table = pd.DataFrame({"member": [f"m{start + n}" for n in range(count)], "kind": labels, "same": "x"})
+        parts_.append(Embeddings(features, table, "planted"))
+    found = classify(*parts_, target="kind")
+    assert found.chance < 0.6 < found.accuracy and found.low <= found.accuracy <= found.high
+    shuffled = [
+        Embeddings(
+            part.features, part.table.assign(kind=part.table["kind"].sample(frac=1, random_state=1).to_numpy()), ""
+        )
+        for part in parts_
+    ]
+    assert classify(*shuffled, target="kind").accuracy < found.chance + 0.15
+    with pytest.raises(InputError, match="found same constant"):
+        classify(*parts_, target="same")
+
+
+def test_learning_rates_are_predicted_as_logarithms() -> None:
+    train, validation, test = (
+        Embeddings(part.features, part.table.assign(rate=10.0 ** part.table["quality"]), "") for part in parts(0.8)
+    )
+    as_logarithm = probe(train, validation, test, target="rate", logarithmic=True)
+    assert as_logarithm.scale == "log10" and as_logarithm.r2 > 0.6
+    assert probe(train, validation, test, target="rate").r2 < as_logarithm.r2
+    assert probe(train, validation, test, target="quality", logarithmic=True).scale == "linear"
+
+
+def test_components_are_fitted_on_the_first_part_only() -> None:
+    train, validation, test = parts(0.5)
+    made = components([train, validation, test], 3)
+    changed = components([train, validation, Embeddings(test.features * 9 + 5, test.table, "planted")], 3)
+    assert made[0].features.shape[1] == 3 and made[0].representation == "planted (PCA)"
+    np.testing.assert_array_equal(made[1].features, changed[1].features)
+
+
+def test_side_by_side_remembers_what_was_trained_on() -> None:
+    train = parts(0.5)[0]
+    seen = Embeddings(train.features, train.table, "SANE", frozenset({"m1"}))
+    both = beside(seen, train)
+    assert both.features.shape[1] == 8 and both.trained_on == {"m1"} and both.representation == "SANE + planted"
+
+
 def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], sane_folder: Path) -> None:
     sane = SANE.open(sane_folder)
-    rows = compare_representations(parts, standard_representations(sane), ["test_accuracy", "epoch"], seed=0)
-    names = ["W", "s(W)", "SANE (mean)", "SANE (mean+spread)"]
+    rows = compare_representations(
+        parts,
+        standard_representations(sane),
+        ["test_accuracy", "epoch"],
+        hyper_parameters=["learning_rate", "activation"],
+    ).rows
+    names = ["W", "s(W)", "aligned W (PCA)", "untrained SANE (mean+spread)", "SANE (mean)", "SANE (mean+spread)"]
+    names += ["SANE (readout)", "SANE (sequence, PCA)", "SANE (readout) + s(W)", CHOSEN]
     assert list(dict.fromkeys(row["representation"] for row in rows)) == names
     assert {(row["subset"], row["target"]) for row in rows} == {
         ("pooled", "test_accuracy"),
         ("pooled", "epoch"),
         ("last_epoch", "test_accuracy"),
+        ("last_epoch", "learning_rate"),
+        ("last_epoch", "activation"),
     }
-    assert len(rows) == 12 and json.dumps(rows)
+    assert len(rows) == 50 and json.dumps(rows)
+    for row in rows:
+        assert (row["r2"] is None) == (row["target"] == "activation") == ("chance" in row)
+    chosen = next(row for row in rows if row["representation"] == CHOSEN)
+    assert chosen["chosen"] in names and chosen["chosen"].startswith("SANE (") and "+ s(W)" not in chosen["chosen"]
+
+
+def test_what_is_chosen_is_chosen_on_validation_members(zoo: Zoo) -> None:
+    def represent(name: str, on_validation: float, on_test: float) -> Represent:
+        signals = (0.9, on_validation, on_test)
+        members = (range(200), range(200, 260), range(260, 340))
+        made = [planted(own, signal, 3) for own, signal in zip(members, signals, strict=True)]
+        named = [Embeddings(p.features, p.table.rename(columns={"quality": "test_accuracy"}), name) for p in made]
+        return lambda _: named
+
+    representations = [represent("SANE (good here)", 0.9, 0.1), represent("SANE (good there)", 0.1, 0.9)]
+    rows = compare_representations([zoo], representations, ["test_accuracy"]).rows
+    chosen = [row["chosen"] for row in rows if row["representation"] == CHOSEN]
+    assert chosen == ["SANE (good here)"] * 2

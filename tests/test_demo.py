@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from weightspace.analysis.comparing import CHOSEN
 from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
 from weightspace.demo.story import run_demo
@@ -41,6 +42,7 @@ def test_the_results_have_the_promised_rows(demo: Path) -> None:
     assert all(set(row) >= READING for row in results["reading"])
     assert all(WRITING | {"latents_per_weight"} <= set(row) for row in results["writing"])
     assert {row["subset"] for row in results["reading"]} == {"pooled", "last_epoch"}
+    assert {row["target"] for row in results["reading"]} >= {"test_accuracy", "activation", "learning_rate"}
     assert {row["epochs"] for row in results["writing"]} == {0, 1, 5}
 
 
@@ -108,16 +110,23 @@ def test_the_page_is_rendered_from_the_results(demo: Path, tmp_path: Path) -> No
 def test_findings_follow_the_numbers() -> None:
     def rows(ours: float, noise: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         reading = [
-            {"representation": name, "target": "epoch", "subset": "pooled", "r2": r2}
-            for name, r2 in (("s(W)", 0.5), ("SANE (mean)", ours))
+            {
+                "representation": name,
+                "target": "epoch",
+                "subset": "pooled",
+                "r2": r2,
+                "r2_low": r2 - 0.05,
+                "r2_high": r2 + 0.05,
+            }
+            for name, r2 in (("s(W)", 0.5), (CHOSEN, ours))
         ]
         methods = (("SANE, kernel density", ours), ("anchor + noise", noise), ("from scratch", 0.1))
         writing = [{"method": name, "epochs": 0, "accuracy": value, "novelty": 0.3} for name, value in methods]
         return reading, writing
 
     good, bad = " ".join(describe_findings(*rows(0.9, 0.5))), " ".join(describe_findings(*rows(0.4, 0.5)))
-    assert "ahead of" in good and "are better than" in good
-    assert "behind" in bad and "no better than" in bad
+    assert "clearly ahead" in good and "are better than" in good
+    assert "behind, but their intervals overlap" in bad and "no better than" in bad
 
 
 def test_an_existing_demo_is_kept(demo: Path) -> None:

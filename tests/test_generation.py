@@ -9,10 +9,20 @@ import torch
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.generation.choosing import choose_anchors, training_members
-from weightspace.generation.comparing import ANCHORS, GENERATED, NOISE, SCRATCH, compare_generated
+from weightspace.generation.comparing import (
+    ANCHORS,
+    AVERAGE,
+    DENSITY,
+    GAUSSIAN,
+    GENERATED,
+    NOISE,
+    SCRATCH,
+    compare_generated,
+)
 from weightspace.generation.config import EvaluateConfig
-from weightspace.generation.controls import add_noise, from_scratch, noise_of_novelty
+from weightspace.generation.controls import WeightComponents, add_noise, average, from_scratch, noise_of_novelty
 from weightspace.generation.evaluating import Population, evaluate
+from weightspace.generation.flat import FlatSpace
 from weightspace.generation.generating import (
     describe_generation,
     encode_anchors,
@@ -50,6 +60,11 @@ def architecture(zoo: Zoo) -> Architecture:
 @pytest.fixture
 def reference(sane: SANE, parts: tuple[Zoo, ...], architecture: Architecture) -> NoveltyReference:
     return NoveltyReference(parts[0], sane.preparation, architecture)
+
+
+@pytest.fixture
+def space(sane: SANE, architecture: Architecture) -> FlatSpace:
+    return FlatSpace(sane.preparation, architecture)
 
 
 def own_weights(zoo: Zoo) -> list[Weights]:
@@ -162,12 +177,12 @@ def test_a_training_checkpoint_is_not_new_however_it_is_permuted(
 
 
 def test_novelty_grows_with_noise_and_is_about_1_between_members(
-    sane: SANE, reference: NoveltyReference, anchors: Zoo, architecture: Architecture, parts: tuple[Zoo, ...]
+    space: FlatSpace, reference: NoveltyReference, anchors: Zoo, architecture: Architecture, parts: tuple[Zoo, ...]
 ) -> None:
     near = own_weights(anchors)
 
     def novelty(level: float) -> float:
-        noisy = add_noise(near, architecture, sane.preparation, level=level, count=6, seed=0)
+        noisy = add_noise(near, space, level=level, count=6, seed=0)
         return float(reference.distances(noisy, architecture)[0].median())
 
     levels = [novelty(level) for level in (0.0, 0.1, 0.4, 1.0)]
@@ -177,12 +192,38 @@ def test_novelty_grows_with_noise_and_is_about_1_between_members(
 
 
 def test_noise_is_found_for_a_wanted_novelty(
-    sane: SANE, reference: NoveltyReference, anchors: Zoo, architecture: Architecture
+    space: FlatSpace, reference: NoveltyReference, anchors: Zoo, architecture: Architecture
 ) -> None:
-    noisy = noise_of_novelty(
-        own_weights(anchors), architecture, sane.preparation, reference, novelty=0.3, count=6, seed=0
-    )
+    noisy = noise_of_novelty(own_weights(anchors), space, reference, novelty=0.3, count=6, seed=0)
     assert abs(float(reference.distances(noisy, architecture)[0].median()) - 0.3) < 0.02
+
+
+def test_the_flat_space_has_an_inverse(space: FlatSpace, anchors: Zoo) -> None:
+    weights = anchors.weights(0)
+    restored = space.restore(space.flatten(weights), weights)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(restored[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_averages_are_averages(space: FlatSpace, anchors: Zoo) -> None:
+    two = own_weights(anchors)[:2]
+    (mean,) = average(two, space, count=1, seed=0)
+    for name in mean:
+        torch.testing.assert_close(mean[name], (two[0][name] + two[1][name]) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_components_hold_what_they_were_fitted_on(
+    space: FlatSpace, reference: NoveltyReference, parts: tuple[Zoo, ...], architecture: Architecture
+) -> None:
+    own = parts[0].where(architecture=architecture.id).last()
+    canonical = [space.preparation.canonicalize(own.weights(row), architecture) for row in range(len(own))]
+    linear = WeightComponents(reference.flat, 10_000, space)
+    assert linear.size <= min(reference.flat.shape)
+    exact = linear.sample_density(canonical[:1], bandwidth=0.0, count=1, seed=0)[0]
+    for name, tensor in canonical[0].items():
+        torch.testing.assert_close(exact[name], tensor, rtol=1e-2, atol=2e-2)
+    few = WeightComponents(reference.flat, 3, space)
+    assert few.size == 3 and len(few.sample_gaussian(canonical[:5], count=4, seed=0)) == 4
 
 
 def test_scratch_is_random_and_reproducible(architecture: Architecture) -> None:
@@ -218,7 +259,8 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
     assert not about["sane"].startswith("/")
     rows = compare_generated(generated, lambda size: digits, EvaluateConfig(epochs=(0, 1)))
-    assert list(dict.fromkeys(row["method"] for row in rows)) == [GENERATED, NOISE, ANCHORS, SCRATCH]
+    methods = [GENERATED, ANCHORS, NOISE, AVERAGE, GAUSSIAN, DENSITY, SCRATCH]
+    assert list(dict.fromkeys(row["method"] for row in rows)) == methods
     needed = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
     assert all(needed | {"latents_per_weight"} <= set(row) for row in rows) and json.dumps(rows)
     by_method = {row["method"]: row for row in rows}

@@ -24,12 +24,13 @@ def _reading_sentences(rows: Rows) -> list[str]:
         ours, best = own[CHOSEN], own[base]
         if max(ours["r2"], best["r2"]) < READABLE:
             verdict = "nobody can read it"
-        elif ours["r2"] < best["r2_low"]:
+        elif ours["r2_high"] < best["r2_low"]:
             verdict = "clearly behind"
-        elif best["r2"] < ours["r2_low"]:
+        elif best["r2_high"] < ours["r2_low"]:
             verdict = "clearly ahead"
         else:
-            verdict = "no clear difference"
+            verdict = "ahead" if ours["r2"] > best["r2"] else "behind"
+            verdict += ", but their intervals overlap"
         sentences.append(
             f"Reading {target.replace('_', ' ')} {places[subset]}: SANE has R² {ours['r2']:.3f}, the best baseline, "
             f"{base}, {best['r2']:.3f}: {verdict}."

@@ -104,7 +104,7 @@ def _maps(data: Data) -> Figure:
         else:
             dots = axes.scatter(x, y, c=data[name], s=5, cmap="viridis", linewidths=0, rasterized=True)
             bar = figure.colorbar(dots, ax=axes, location="bottom", pad=0.04, shrink=0.8)
-            bar.outline.set_visible(False)  # type: ignore[operator] # a colorbar's outline is a patch
+            bar.outline.set_visible(False)
         axes.set(title=name, xticks=[], yticks=[])
     return figure
 
@@ -151,7 +151,8 @@ def _predictions(data: Data) -> Figure:
 def _novelty(data: Data) -> Figure:
     figure, axes = _canvas(height=3.8)
     for method, dots in data["dots"].items():
-        axes.scatter(*np.array(dots).T, s=14, linewidths=0, alpha=0.8, label=method, rasterized=True)
+        x, y = np.array(dots).T
+        axes.scatter(x, y, s=14, linewidths=0, alpha=0.8, label=method, rasterized=True)
     axes.set(xlabel="novelty in weights", ylabel="test accuracy, untrained", ylim=(0, 1), xlim=(-0.03, None))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.6)
     return figure
