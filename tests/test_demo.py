@@ -120,12 +120,13 @@ def test_findings_follow_the_numbers() -> None:
             }
             for name, r2 in (("s(W)", 0.5), (CHOSEN, ours))
         ]
-        methods = (("SANE, kernel density", ours), ("anchor + noise", noise), ("from scratch", 0.1))
+        methods = (("SANE, kernel density", ours), ("anchor + noise", noise), ("another", 0.6), ("from scratch", 0.1))
         writing = [{"method": name, "epochs": 0, "accuracy": value, "novelty": 0.3} for name, value in methods]
         return reading, writing
 
     good, bad = " ".join(describe_findings(*rows(0.9, 0.5))), " ".join(describe_findings(*rows(0.4, 0.5)))
     assert "clearly ahead" in good and "are better than" in good
+    assert "another is better than that: 60.0%" in bad and "another" not in good
     assert "behind, but their intervals overlap" in bad and "no better than" in bad
 
 

@@ -190,6 +190,14 @@ class Preparation:
         """The same network, matched to the reference: all its outputs stay as they are."""
         return self.frame_of(architecture).canonicalize(weights, architecture)
 
+    def match_to(
+        self, target: Mapping[str, Tensor], weights: Mapping[str, Tensor], architecture: Architecture
+    ) -> Weights:
+        """Weights matched to another network of the same architecture instead of the reference."""
+        frame = self.frame_of(architecture)
+        flat = flatten_weights(frame.rename(target, architecture.shapes), frame.layout)
+        return replace(frame, reference=flat).canonicalize(weights, architecture)
+
     def restore(
         self, tokens: Float[Tensor, "tokens width"], architecture: Architecture, carried: Mapping[str, Tensor]
     ) -> Weights:

@@ -9,7 +9,6 @@ from weightspace.analysis.comparing import CHOSEN, Comparison, Task, principal_m
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.generation.comparing import Comparison as Written
 from weightspace.generation.generating import Generated
-from weightspace.images import ImageSet
 from weightspace.weights import Weights
 from weightspace.zoo.zoo import Zoo
 
@@ -100,10 +99,10 @@ def novelty_figure(written: Written) -> dict[str, Any]:
     return {"dots": dots, "facts": {}}
 
 
-def filter_figure(generated: Generated, real: Weights, images: ImageSet) -> dict[str, Any]:
+def filter_figure(generated: Generated, real: Weights) -> dict[str, Any]:
     """What the first units of a generated network, and of the real one nearest to it, respond to."""
     first = next(name for name, shape in generated.architecture.shapes.items() if len(shape) == 2)
-    shape = images.train.inputs.shape[2:]
     rows = {"generated": generated.weights[first], "nearest in training": real[first]}
-    panels = {name: weights[:FILTERS].reshape(-1, *shape) for name, weights in rows.items()}
+    example = generated.architecture.example_shape or ()
+    panels = {name: weights[:FILTERS].reshape(-1, *example[2:]) for name, weights in rows.items()}
     return {"panels": {name: values.numpy().round(3).tolist() for name, values in panels.items()}, "facts": {}}

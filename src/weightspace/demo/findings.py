@@ -3,7 +3,7 @@
 from typing import Any
 
 from weightspace.analysis.comparing import CHOSEN
-from weightspace.generation.comparing import GENERATED, NOISE, SCRATCH
+from weightspace.generation.comparing import ANCHORS, GENERATED, NOISE, SCRATCH
 
 READABLE = 0.1
 Rows = list[dict[str, Any]]
@@ -43,10 +43,24 @@ def _writing_sentences(rows: Rows) -> list[str]:
     novelty = next(row["novelty"] for row in rows if row["method"] == GENERATED)
     first, last = min(epoch for _, epoch in accuracy), max(epoch for _, epoch in accuracy)
     better = "better than" if accuracy[GENERATED, first] > accuracy[NOISE, first] else "no better than"
-    return [
+    sentences = [
         f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy untrained, random ones "
         f"{accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
         f"{accuracy[SCRATCH, last]:.1%}.",
         f"At their novelty of {novelty:.2f} they are {better} anchors with as much noise on the weights "
-        f"({accuracy[NOISE, first]:.1%} without training).",
+        f"({accuracy[NOISE, first]:.1%} untrained).",
     ]
+    for row in rows:
+        if row["method"] in better_methods(rows) and row["epochs"] == first:
+            sentences.append(
+                f"Without training, {row['method']} is better than that: {row['accuracy']:.1%}, at a novelty of "
+                f"{row['novelty']:.2f}."
+            )
+    return sentences
+
+
+def better_methods(rows: Rows) -> list[str]:
+    """Methods that are better than ours before any training, the anchors themselves apart."""
+    first = [row for row in rows if row["epochs"] == min(row["epochs"] for row in rows)]
+    ours = next(row["accuracy"] for row in first if row["method"] == GENERATED)
+    return [row["method"] for row in first if row["accuracy"] > ours and row["method"] != ANCHORS]

@@ -76,7 +76,7 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
         read = _read(sane, split, config)
         generated, written = _write(folder, sane, split.train, images, config)
         log.info("[5/5] report     after %.0f seconds", time.perf_counter() - started)
-        drawn = _figures(folder, zoo, sane, split, read) | _writing_figures(generated, written, split.train, images)
+        drawn = _figures(folder, zoo, sane, split, read) | _writing_figures(sane, generated, written, split.train)
         seconds = time.perf_counter() - started
         results = _results(config, split, sane, read.rows, written.rows, seconds)
         write_json(folder / RESULTS_FILE, results)
@@ -147,12 +147,14 @@ def _figures(folder: Path, zoo: Zoo, sane: SANE, split: Split, read: Read) -> di
     }
 
 
-def _writing_figures(generated: list[Generated], written: Written, train: Zoo, images: ImageSet) -> dict[str, Any]:
+def _writing_figures(sane: SANE, generated: list[Generated], written: Written, train: Zoo) -> dict[str, Any]:
+    shown = generated[0]
     nearest = train.weights(int(written.novelty[GENERATED].nearest[0]))
+    matched = sane.preparation.match_to(shown.weights, nearest, shown.architecture)
     return {
         "fine_tuning": figures.fine_tuning_figure(written, len(generated)),
         "novelty": figures.novelty_figure(written),
-        "filters": figures.filter_figure(generated[0], nearest, images),
+        "filters": figures.filter_figure(shown, matched),
     }
 
 

@@ -43,9 +43,10 @@ class NoveltyReference:
     """All training checkpoints of one layout, standardised and aligned, to measure distances to.
 
     Distances are taken after permutation, over the permutations that are tried: none, the match to the
-    preparation's reference, and a direct match to each of the checkpoints that these two find nearest. A
-    match to the reference alone would overstate novelty: a little noise can tip it into another local
-    optimum.
+    preparation's reference, and a direct match to each of the likeliest checkpoints. A match to the reference
+    alone would overstate novelty: a little noise can tip it into another local optimum. The likeliest are those
+    that are nearest so far, and those nearest with every tensor's entries sorted, which is a lower bound of the
+    distance under any permutation.
     """
 
     def __init__(self, zoo: Zoo, preparation: Preparation, architecture: Architecture) -> None:
@@ -60,6 +61,7 @@ class NoveltyReference:
                 )
             self._part: CorpusPart = parts[0]
             self.flat = self._space.standardize(self._part.flat)
+            self._sorted = self._sort(self.flat)
         self._last = self._last_rows()
         self.typical_distance = float(np.median(_pair_distances(self.flat[self._last])))
 
@@ -69,13 +71,20 @@ class NoveltyReference:
         as_given = torch.stack([space.flatten(weights) for weights in networks])
         matched = torch.stack([space.flatten(self._permute(weights, None, architecture)) for weights in networks])
         both = torch.minimum(torch.cdist(as_given, self.flat), torch.cdist(matched, self.flat))
-        candidates = both.topk(min(CANDIDATES, len(self.flat)), largest=False).indices
+        bound = torch.cdist(self._sort(as_given), self._sorted)
+        count = min(CANDIDATES, len(self.flat))
+        candidates = torch.cat([part.topk(count, largest=False).indices for part in (both, bound)], dim=1)
         for number, weights in enumerate(networks):
             for row in candidates[number].tolist():
                 direct = space.flatten(self._permute(weights, self._part.flat[row], architecture))
                 both[number, row] = torch.minimum(both[number, row], (direct - self.flat[row]).norm())
         nearest = both.min(dim=1)
         return nearest.values / self.typical_distance, nearest.indices
+
+    def _sort(self, flat: Float[Tensor, "networks size"]) -> Float[Tensor, "networks size"]:
+        """Every tensor's entries in increasing order."""
+        sizes = [torch.Size(shape).numel() for shape in self._part.frame.layout.shapes.values()]
+        return torch.cat([part.sort(dim=1).values for part in flat.split(sizes, dim=1)], dim=1)
 
     def _permute(self, weights: Weights, target: Tensor | None, architecture: Architecture) -> Weights:
         """Weights matched to a flat vector, or to the preparation's reference."""

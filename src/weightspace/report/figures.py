@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK = "#010203"  # replaced by `currentColor` in the SVG
-COLORS = ["#2f7fd1", "#e0702b", "#2a9d6f", "#b5479e", "#8a7f1f", "#d1434b", "#5b6ee0", "#7a7a7a"]
+COLORS = ["#2f7fd1", "#e0702b", "#2a9d6f", "#b5479e", "#8a7f1f", "#d1434b", "#5b6ee0", "#7a7a7a", "#3aa6a6"]
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -130,7 +130,7 @@ def _bars(data: Data) -> Figure:
     for place, (target, rows) in enumerate(bars.items(), start=1):
         axes = figure.add_subplot(1, len(bars), place)
         middle, low, high = (np.array([row[column] for row in rows]).clip(-0.2, 1) for column in (1, 2, 3))
-        colors = [COLORS[1] if "SANE" in name else COLORS[7] for name in names]
+        colors = [COLORS[1] if name.startswith("SANE") else COLORS[7] for name in names]
         axes.barh(range(len(names)), middle, color=colors, xerr=[middle - low, high - middle], ecolor=INK, capsize=2)
         axes.set(yticks=range(len(names)), title=target.replace("_", " "), xlim=(min(0, low.min()), 1), xlabel="R²")
         axes.set_yticklabels(names if place == 1 else [])
@@ -213,7 +213,7 @@ FIGURES: dict[str, tuple[str, str, Callable[[Data], Figure]]] = {
     ),
     "bars": (
         "What can be read from which representation",
-        "R² of linear probes on {members} unseen members over all epochs, with 95 % intervals; what SANE is part of is "
+        "R² of linear probes on {members} unseen members over all epochs, with 95 % intervals; trained SANE is "
         "orange, baselines are gray.",
         _bars,
     ),
@@ -238,7 +238,7 @@ FIGURES: dict[str, tuple[str, str, Callable[[Data], Figure]]] = {
     "filters": (
         "What a generated network looks like",
         "Weights of the first units of a generated network over the image, above those of the training network nearest "
-        "to it (units are in each network's own order).",
+        "to it, its units matched to the generated ones.",
         _filters,
     ),
 }
