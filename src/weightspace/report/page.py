@@ -20,7 +20,7 @@ def render_report(run: str | Path) -> str:
     Raises:
         InputError: the folder has no results.
     """
-    results, figures = read_results(Path(run)), _read(Path(run) / FIGURES_FILE)
+    results, figures = read_results(Path(run)), read_run_file(Path(run) / FIGURES_FILE)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("weightspace.report", "."),
         autoescape=True,
@@ -37,10 +37,11 @@ def render_report(run: str | Path) -> str:
 
 def read_results(run: Path) -> Mapping[str, Any]:
     """`results.json` of a run's folder."""
-    return _read(run / RESULTS_FILE)
+    return read_run_file(run / RESULTS_FILE)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_run_file(path: Path) -> Mapping[str, Any]:
+    """A JSON file of a run's folder."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

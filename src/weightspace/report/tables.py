@@ -106,17 +106,22 @@ def zoo_tables(summary: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def print_table(table: Table) -> None:
-    """Print a table to the terminal."""
+def draw_table(table: Table) -> RichTable:
+    """A table for the terminal."""
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for number, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if number == 0 else "right")
     for row in table.rows:
         drawn.add_row(*row)
+    return drawn
+
+
+def print_table(table: Table) -> None:
+    """Print a table to the terminal; a pipe or file counts as 130 columns wide."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(drawn)
+    console.print(draw_table(table))
 
 
 def _score(row: Row | None) -> str:
