@@ -301,7 +301,7 @@ def test_without_contrast_one_view_is_enough(fitted: tuple[Preparation, Corpus],
 
 
 def test_impossible_training_is_refused(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected at least 1 step"):
+    with pytest.raises(InputError, match="expected steps to be at least 1, found 0"):
         run(fitted, tmp_path, TrainConfig(steps=0))
 
 

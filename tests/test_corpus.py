@@ -1,10 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gardens import GARDEN
 from weightspace.corpus.config import PreparationConfig
@@ -22,6 +24,8 @@ from weightspace.weights import WeightsMismatch
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.growing import grow
+from weightspace.zoo.networks import mlp
+from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
 Fitted = tuple[Preparation, Corpus]
@@ -98,7 +102,7 @@ def test_a_preparation_travels(fitted: Fitted, parts: tuple[Zoo, ...], tmp_path:
     opened = Preparation.open(tmp_path / "preparation")
     weights = parts[2].weights(0)
     assert torch.equal(opened.prepare(weights).tokens, fitted[0].prepare(weights).tokens)
-    with pytest.raises(InputError, match="expected a preparation"):
+    with pytest.raises(InputError, match="expected a whole preparation"):
         Preparation.open(tmp_path)
 
 
@@ -154,13 +158,11 @@ def test_nan_in_a_zoo_is_refused_and_named(zoo_folder: Path, tmp_path: Path) -> 
 def test_empty_zoos_and_bad_widths_are_refused(zoo: Zoo, fitted: Fitted, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected checkpoints"):
         build_corpus(zoo.where(epoch=77), fitted[0], tmp_path)
-    with pytest.raises(InputError, match="token width of at least 1"):
+    with pytest.raises(InputError, match="token width to be at least 0"):
         fit_preparation(zoo, PreparationConfig(token_width=-1), tmp_path)
 
 
 def test_without_a_factory_there_is_no_alignment_and_a_reason(zoo: Zoo, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     unknown = {name: replace(a, factory=None, note="imported") for name, a in zoo.architectures.items()}
     preparation, _ = fit_preparation(replace(zoo, architectures=unknown), PreparationConfig(), tmp_path)
     frame = next(iter(preparation.frames.values()))
@@ -242,8 +244,6 @@ def test_windows_longer_than_a_network_are_padded_and_masked(fitted: Fitted) -> 
 
 
 def test_two_architectures_share_a_batch(digits: ImageSet, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     first = grow("mlp:8", digits, GrowConfig(members=4, epochs=1, activation="tanh"), tmp_path / "a")
     second = grow("mlp:12,6", digits, GrowConfig(members=4, epochs=1, activation="relu", seed=5), tmp_path / "b")
     preparation, one = fit_preparation(first, PreparationConfig(token_width=40), tmp_path / "c1")
@@ -256,8 +256,74 @@ def test_two_architectures_share_a_batch(digits: ImageSet, tmp_path: Path) -> No
     assert np.isfinite(batch.targets.numpy()).all()
 
 
-def test_tied_networks_share_a_frame_only_if_shapes_do() -> None:
-    first = Architecture(id="a", shapes={"x": (2, 3)})
-    second = Architecture(id="b", shapes={"y": (2, 3)})
-    third = Architecture(id="c", shapes={"x": (3, 2)})
+def test_signatures_are_of_shapes_and_types_in_order() -> None:
+    first = Architecture(id="a", shapes={"x": (2, 3), "z": (3,)})
+    second = Architecture(id="b", shapes={"y": (2, 3), "w": (3,)})
+    third = Architecture(id="c", shapes={"x": (3, 2), "z": (3,)})
+    typed = [replace(first, dtypes={name: "int64"}) for name in ("x", "z")]
     assert first.signature() == second.signature() != third.signature()
+    assert typed[0].signature() != typed[1].signature()
+
+
+class Plain(nn.Module):
+    """Three layers in a row."""
+
+    skip = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).tanh()
+        return self.c(self.b(x).tanh() + self.skip * x)
+
+
+class Skipping(Plain):
+    """The same shapes, with a skip connection: the second layer must move with the first."""
+
+    skip = 1.0
+
+
+def test_equal_shapes_with_other_symmetries_have_frames_of_their_own(tmp_path: Path) -> None:
+    writer = ZooWriter(tmp_path / "zoo")
+    allow = []
+    for kind in (Plain, Skipping):
+        factory = f"{__name__}:{kind.__name__}"
+        allow.append(factory)
+        modules = [kind() for _ in range(3)]
+        architecture = Architecture.of_module(
+            modules[0], id=kind.__name__, factory=factory, arguments={}, example_shape=(2, 4)
+        )
+        table = pd.DataFrame({"member": [f"{kind.__name__}-{n}" for n in range(3)], "epoch": 0})
+        writer.add(architecture, stack_weights([module.state_dict() for module in modules]), table)
+    writer.finish({})
+    zoo = Zoo.open(tmp_path / "zoo")
+    preparation, corpus = fit_preparation(zoo, PreparationConfig(), tmp_path / "corpus", allow=allow)
+    assert len(preparation.frames) == 2 == len(corpus.parts)
+    inputs = torch.randn(5, 4)
+    for row, name in enumerate(zoo.table["architecture"]):
+        module = zoo.architectures[name].build(allow)
+        weights = zoo.weights(row)
+        canonical = preparation.canonicalize(weights, zoo.architectures[name])
+        before, after = (torch.func.functional_call(module, own, (inputs,)) for own in (weights, canonical))
+        torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_types_survive_a_traced_preparation(tmp_path: Path) -> None:
+    module = mlp([6, 5, 3]).half()
+    architecture = Architecture.of_module(
+        module,
+        id="half",
+        factory="weightspace.zoo.networks:mlp",
+        arguments={"widths": [6, 5, 3]},
+        example_shape=(2, 6),
+    )
+    writer = ZooWriter(tmp_path / "zoo")
+    writer.add(architecture, stack_weights([module.state_dict()] * 2), pd.DataFrame({"member": ["a", "b"], "epoch": 0}))
+    writer.finish({})
+    zoo = Zoo.open(tmp_path / "zoo")
+    preparation, _ = fit_preparation(zoo, PreparationConfig(standardize="none"), tmp_path / "corpus")
+    prepared = preparation.prepare(zoo.weights(0), architecture)
+    restored = preparation.restore(prepared.tokens, architecture, prepared.carried)
+    assert {tensor.dtype for tensor in restored.values()} == {torch.float16}

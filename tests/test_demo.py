@@ -121,13 +121,23 @@ def test_findings_follow_the_numbers() -> None:
             for name, r2 in (("s(W)", 0.5), (CHOSEN, ours))
         ]
         methods = (("SANE, kernel density", ours), ("anchor + noise", noise), ("another", 0.6), ("from scratch", 0.1))
-        writing = [{"method": name, "epochs": 0, "accuracy": value, "novelty": 0.3} for name, value in methods]
+        writing = [
+            {
+                "method": name,
+                "epochs": 0,
+                "accuracy": value,
+                "novelty": 0.3,
+                "accuracy_low": value - 0.05,
+                "accuracy_high": value + 0.05,
+            }
+            for name, value in methods
+        ]
         return reading, writing
 
     good, bad = " ".join(describe_findings(*rows(0.9, 0.5))), " ".join(describe_findings(*rows(0.4, 0.5)))
-    assert "clearly ahead" in good and "are better than" in good
+    assert "clearly ahead" in good and "generated networks are clearly ahead" in good
     assert "another is better than that: 60.0%" in bad and "another" not in good
-    assert "behind, but their intervals overlap" in bad and "no better than" in bad
+    assert "behind, but their intervals overlap" in bad and "generated networks are behind, but" in bad
 
 
 def test_an_existing_demo_is_kept(demo: Path) -> None:

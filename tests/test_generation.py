@@ -111,8 +111,11 @@ def test_bandwidths_are_relative_or_absolute() -> None:
     assert (KernelDensity(bandwidth=0.3, relative=False).scale(ANCHOR_LATENTS) == 0.3).all()
     one = KernelDensity(bandwidth=0.0).sample(ANCHOR_LATENTS[:1], 3, derive_generator(0))
     assert torch.equal(one.latents, ANCHOR_LATENTS[:1].expand(3, -1, -1))
-    with pytest.raises(InputError, match="bandwidth of at least 0, found -1"):
+    with pytest.raises(InputError, match="bandwidth to be at least 0, found -1"):
         KernelDensity(bandwidth=-1.0)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(InputError, match="expected the bandwidth"):
+            KernelDensity(bandwidth=wrong)
 
 
 # Generating
@@ -258,7 +261,7 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     about = describe_generation(sane_folder, anchors, KernelDensity(), relative_to=tmp_path / "out")
     generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
     assert not about["sane"].startswith("/")
-    rows = compare_generated(generated, lambda size: digits, EvaluateConfig(epochs=(0, 1)))
+    rows = compare_generated(generated, lambda size, seed: digits, EvaluateConfig(epochs=(0, 1)))
     methods = [GENERATED, ANCHORS, NOISE, AVERAGE, GAUSSIAN, DENSITY, SCRATCH]
     assert list(dict.fromkeys(row["method"] for row in rows)) == methods
     needed = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
@@ -267,8 +270,8 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     assert by_method[ANCHORS]["novelty"] < 1e-3 and by_method[GENERATED]["latents_per_weight"] > 0
     assert abs(by_method[NOISE]["novelty"] - by_method[GENERATED]["novelty"]) < 0.05
     with pytest.raises(InputError, match="found a zoo that was not generated"):
-        compare_generated(zoo, lambda size: digits, EvaluateConfig())
+        compare_generated(zoo, lambda size, seed: digits, EvaluateConfig())
     (tmp_path / "deep").mkdir()
     moved = Path(shutil.move(tmp_path / "out", tmp_path / "deep" / "er"))
     with pytest.raises(InputError, match="expected a trained SANE"):
-        compare_generated(Zoo.open(moved), lambda size: digits, EvaluateConfig())
+        compare_generated(Zoo.open(moved), lambda size, seed: digits, EvaluateConfig())

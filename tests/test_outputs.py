@@ -4,9 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from weightspace.errors import InputError
-from weightspace.outputs import hash_input, new_file, new_folder, partial_path, write_json, write_manifest
+from weightspace.outputs import (
+    hash_input,
+    new_file,
+    new_folder,
+    partial_path,
+    require_apart,
+    write_json,
+    write_manifest,
+)
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -44,14 +53,14 @@ def test_an_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
 
 def test_resumable_work_is_kept_and_continued(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(InputError, match="found none"), new_folder(target, resume=True, resumable=True):
+    with pytest.raises(InputError, match="found none"), new_folder(target, resume=True, resumable="state"):
         pass
-    with pytest.raises(KeyboardInterrupt), new_folder(target, resumable=True) as folder:
+    with pytest.raises(KeyboardInterrupt), new_folder(target, resumable="state") as folder:
         (folder / "state").write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(InputError, match="--resume continues it"), new_folder(target, resumable=True):
+    with pytest.raises(InputError, match="--resume continues it"), new_folder(target, resumable="state"):
         pass
-    with new_folder(target, resume=True, resumable=True) as folder:
+    with new_folder(target, resume=True, resumable="state") as folder:
         assert (folder / "state").read_text() == "half"
     assert (target / "state").exists() and not partial_path(target).exists()
 
@@ -80,6 +89,50 @@ def test_the_systems_refusals_are_one_sentence(tmp_path: Path, number: int, mess
 def test_a_file_in_place_of_a_parent_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder as parent"), new_folder(tmp_path / "file" / "out"):
+        pass
+
+
+def test_only_work_worth_resuming_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out", resumable="state") as folder:
+        (folder / "other").write_text("")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_replaces_like_with_like_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    with (
+        pytest.raises(InputError, match="found a file, which --force does not"),
+        new_folder(tmp_path / "file", force=True),
+    ):
+        pass
+    with pytest.raises(InputError, match="found a folder, which"), new_file(tmp_path / "folder", force=True):
+        pass
+    assert (tmp_path / "file").read_text() == "precious" and (tmp_path / "folder").is_dir()
+
+
+def test_inputs_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zoo").mkdir()
+    for target in (tmp_path, tmp_path / "zoo"):
+        with pytest.raises(InputError, match="apart from the inputs"):
+            require_apart(target, [tmp_path / "zoo"])
+    require_apart(tmp_path / "zoo" / "inside", [tmp_path / "zoo"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="apart from the inputs"), new_folder(".", force=True):
+        pass
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SafetensorError])
+def test_a_full_disk_is_one_sentence_whoever_reports_it(tmp_path: Path, kind: type[Exception]) -> None:
+    with pytest.raises(InputError, match="expected room on the disk"), new_folder(tmp_path / "out"):
+        raise kind("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(kind), new_folder(tmp_path / "out"):
+        raise kind("something else")
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a shorter name"), new_folder(tmp_path / ("n" * 300)):
         pass
 
 

@@ -223,3 +223,25 @@ def test_random_windows_lie_inside(length: int, window: int, seed: int) -> None:
 def test_random_windows_reach_both_ends() -> None:
     starts = random_starts(torch.full((500,), 10), 4, torch.Generator().manual_seed(0))
     assert set(starts.tolist()) == set(range(7))
+
+
+def test_odd_biases_do_not_break_the_inverse() -> None:
+    shared = {"a.weight": torch.randn(3, 2), "b.weight": torch.randn(3, 4), "bias": torch.randn(3)}
+    roles = {name: Role("linear", 0, "bias") for name in ("a.weight", "b.weight")}
+    single = {"w": torch.randn(8, 6), "b": torch.randn(1), "next": torch.randn(9)}
+    tied = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    tied["b"].bias = tied["a"].bias
+    tied_roles = {f"{name}.weight": Role("linear", 0, f"{name}.bias") for name in "ab"}
+    empty = {"l.weight": torch.zeros(5, 0), "l.bias": torch.randn(5)}
+    double = {"l.weight": torch.randn(5, 2), "l.bias": torch.randn(5, dtype=torch.float64)}
+    cases = [(shared, roles), (single, {"w": Role("linear", 0, "b")}), (dict(tied.state_dict()), tied_roles)]
+    for weights, own in [*cases, (empty, None), (double, None), (double, {"l.weight": Role("linear", 0, "l.bias")})]:
+        layout = plan_layout(weights, 4, roles=own)
+        assert_same(detokenize(tokenize(weights, layout), layout), weights)
+        assert int(layout.table().mask.sum()) == layout.size
+
+
+def test_other_types_are_refused() -> None:
+    layout = plan_layout({"a": torch.zeros(3)}, 4)
+    with pytest.raises(InputError, match="expected float32 in a, found float64"):
+        tokenize({"a": torch.zeros(3, dtype=torch.float64)}, layout)

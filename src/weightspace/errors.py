@@ -7,3 +7,10 @@ class InputError(ValueError):
     Its message is one plain sentence that names what was expected and what was found. The command line
     prints that sentence and ends with exit status 2; every other exception is a bug of ours.
     """
+
+
+def require_between(name: str, value: float | int, low: float | int, high: float | int = float("inf")) -> None:
+    """Raise `InputError` unless `low <= value <= high` (NaN never is)."""
+    if not low <= value <= high or value == float("inf"):
+        limits = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        raise InputError(f"expected {name} to be {limits}, found {value:g}")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightspace.errors import InputError
+from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_generator
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -29,7 +29,8 @@ class Images(NamedTuple):
 class ImageSet(NamedTuple):
     """Train, validation and test images, normalised alike.
 
-    `mean` and `std` are per channel, of the raw training images scaled to [0, 1] where they are bytes.
+    `mean` and `std` are per channel, of the raw training images scaled to [0, 1] where they are bytes; `seed`
+    decided which image is in which part.
     """
 
     source: str
@@ -39,11 +40,13 @@ class ImageSet(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int
+    seed: int
 
     def describe(self) -> dict[str, Any]:
         """What `zoo.json` and manifests record of the set."""
         return {
             "source": self.source,
+            "seed": self.seed,
             "shape": list(self.train.inputs.shape[1:]),
             "classes": self.classes,
             "counts": {part: len(getattr(self, part).labels) for part in ("train", "validation", "test")},
@@ -68,6 +71,8 @@ def open_images(source: str, *, size: int | None = None, seed: int = 0) -> Image
     Raises:
         InputError: no such source, missing arrays, or arrays of unequal length.
     """
+    if size is not None:
+        require_between("the image size", size, 1)
     train, test = _read(source, seed)
     train, validation = _set_apart(train, 0.2, seed, "validation")
     parts = {"train": train, "validation": validation, "test": test}
@@ -85,6 +90,7 @@ def open_images(source: str, *, size: int | None = None, seed: int = 0) -> Image
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         classes=int(max(part.labels.max() for part in normalized.values())) + 1,
+        seed=seed,
         **normalized,
     )
 

@@ -19,9 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from weightspace.errors import InputError
 
 MANIFEST = "manifest.json"
+FULL_DISK_SIGNS = ("No space left on device", "inline_container", "PytorchStreamWriter")
 
 
 def partial_path(target: Path) -> Path:
@@ -30,25 +33,22 @@ def partial_path(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(
-    target: str | Path, *, force: bool = False, resume: bool = False, resumable: bool = False
-) -> Iterator[Path]:
+def new_folder(target: str | Path, *, force: bool = False, resume: bool = False, resumable: str = "") -> Iterator[Path]:
     """A folder to write into, renamed to `target` when the block ends without an exception.
 
     Args:
         target: the folder that will exist afterwards.
         force: replace an existing `target` (only once the new one is complete).
         resume: continue in the partial folder an earlier, interrupted run left behind.
-        resumable: keep the partial folder when the block fails.
+        resumable: the file that makes an unfinished folder worth keeping when the block fails.
 
     Raises:
         InputError: `target` exists and `force` is off; there is nothing to resume; there is unfinished
             resumable work that neither `resume` nor `force` was asked for; no permission; a full disk.
     """
-    target = Path(target)
+    target = _settle(target, force, folder=True)
     partial = partial_path(target)
-    _refuse_existing(target, force)
-    if resumable and partial.exists() and not (resume or force):
+    if resumable and (partial / resumable).exists() and not (resume or force):
         raise InputError(
             f"expected no unfinished work for {target}, found some: --resume continues it, --force drops it"
         )
@@ -60,11 +60,11 @@ def new_folder(
             partial.mkdir(parents=True)
         try:
             yield partial
+            _replace(partial, target)
         except BaseException:
-            if not resumable:
+            if not (resumable and (partial / resumable).exists()):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        _replace(partial, target)
 
 
 @contextlib.contextmanager
@@ -74,8 +74,7 @@ def new_file(target: str | Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         InputError: `target` exists and `force` is off; no permission; a full disk.
     """
-    target = Path(target)
-    _refuse_existing(target, force)
+    target = _settle(target, force, folder=False)
     # The suffix stays last: figure and table writers choose their format by it.
     partial = target.with_name(f".partial-{target.name}")
     with _plain_refusals(target):
@@ -87,9 +86,22 @@ def new_file(target: str | Path, *, force: bool = False) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def require_apart(target: str | Path, inputs: Sequence[Path]) -> None:
+    """Raise `InputError` if writing `target` would replace one of the inputs."""
+    place = Path(target).resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(place):
+            raise InputError(f"expected an --out apart from the inputs, found {target}, which is or holds {path}")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: keys in the order given, NaN and infinities as null."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON: indented, keys in the order given, NaN and infinities as null."""
-    path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    """Write strict JSON, indented."""
+    path.write_text(to_json(value, indent=2) + "\n")
 
 
 def write_manifest(folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()) -> None:
@@ -136,9 +148,20 @@ def hash_input(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _refuse_existing(target: Path, force: bool) -> None:
-    if target.exists() and not force:
-        raise InputError(f"expected nothing at {target}, found something: choose another --out, or --force replaces it")
+def _settle(target: str | Path, force: bool, *, folder: bool) -> Path:
+    """The absolute path of an output, if it may be written."""
+    path = Path(target).absolute()
+    require_apart(path, [Path.cwd()])
+    with _plain_refusals(path):
+        exists = path.exists()
+    if exists and force and path.is_dir() != folder:
+        kinds = ("file", "folder") if folder else ("folder", "file")
+        raise InputError(
+            f"expected nothing or a {kinds[1]} at {path}, found a {kinds[0]}, which --force does not replace"
+        )
+    if exists and not force:
+        raise InputError(f"expected nothing at {path}, found something: choose another --out, or --force replaces it")
+    return path
 
 
 def _replace(partial: Path, target: Path) -> None:
@@ -150,6 +173,8 @@ def _replace(partial: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
     partial.rename(target)
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -163,6 +188,7 @@ def _plain_refusals(target: Path) -> Iterator[None]:
             errno.EPERM: "expected permission to write",
             errno.EROFS: "expected a writable file system",
             errno.ENOSPC: "expected room on the disk",
+            errno.ENAMETOOLONG: "expected a shorter name",
             errno.ENOTDIR: "expected a folder as parent",
             errno.EEXIST: "expected a folder as parent",
         }
@@ -171,6 +197,11 @@ def _plain_refusals(target: Path) -> Iterator[None]:
         where = error.filename or target
         found = os.strerror(error.errno)
         raise InputError(f"{reasons[error.errno]} for {target}, found '{found}' at {where}") from error
+    except (RuntimeError, SafetensorError) as error:
+        # torch and safetensors report a full disk in exceptions of their own.
+        if not any(sign in str(error) for sign in FULL_DISK_SIGNS):
+            raise
+        raise InputError(f"expected room on the disk for {target}, found none left") from error
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from weightspace.analysis.classifying import Classified, classify
 from weightspace.analysis.probe import ProbeResult, probe
 from weightspace.analysis.representations import LEARNED, Represent
 from weightspace.autoencoder.inference import Embeddings
+from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo
 
 CHOSEN = "SANE (chosen on validation)"
@@ -56,6 +57,9 @@ def compare_representations(
         `accuracy`, `accuracy_low`, `accuracy_high` and `chance` in their place. A further row, "SANE (chosen on
         validation)", repeats the SANE embedding whose probe was best on validation members.
     """
+    unknown = [name for name in (*targets, *hyper_parameters) if name not in parts[0].properties]
+    if unknown:
+        raise InputError(f"expected a property among {', '.join(parts[0].properties)}, found {', '.join(unknown)}")
     rows: list[dict[str, Any]] = []
     probes: dict[tuple[str, Task], ProbeResult] = {}
     validation: dict[tuple[str, Task], float] = {}

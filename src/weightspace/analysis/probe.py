@@ -25,6 +25,7 @@ from weightspace.randomness import derive_seed
 STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 BOOTSTRAPS = 1_000
 SPAN = 5.0
+FEWEST_MEMBERS = 5
 
 
 class ProbeResult(NamedTuple):
@@ -121,12 +122,15 @@ def probe(
 def bootstrap_r2(
     true: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"], members: np.ndarray, seed: int
 ) -> tuple[float, float]:
-    """The 95 % interval of R² when whole members are drawn with replacement."""
+    """The 95 % interval of R² when whole members are drawn with replacement; NaN for fewer than 5 members."""
     draws, place = draw_members(members, seed)
-    columns = (np.ones_like(true), true, true**2, (true - predicted) ** 2)
+    if draws.shape[1] < FEWEST_MEMBERS:
+        return float("nan"), float("nan")
+    centered = true - true.mean()
+    columns = (np.ones_like(true), centered, centered**2, (true - predicted) ** 2)
     count, total, squares, errors = (draws @ np.bincount(place, column) for column in columns)
     spread = squares - total**2 / count
-    r2 = 1 - errors / np.where(spread > 0, spread, np.nan)
+    r2 = 1 - errors / np.where(spread > 1e-9 * squares.max(), spread, np.nan)
     low, high = np.nanquantile(r2, [0.025, 0.975])
     return float(low), float(high)
 

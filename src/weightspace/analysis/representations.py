@@ -23,6 +23,7 @@ from weightspace.zoo.zoo import Zoo
 Represent = Callable[[Sequence[Zoo]], list[Embeddings]]
 COMPONENTS = 128
 WIDE = 4_096
+SMALLEST_SHARE = 1e-6
 LEARNED = "SANE ("
 
 
@@ -59,12 +60,19 @@ def aligned_weights(zoo: Zoo, preparation: Preparation) -> Embeddings:
 
 
 def components(parts: list[Embeddings], most: int = COMPONENTS) -> list[Embeddings]:
-    """Principal components of standardised features, fitted on the first part."""
-    count = min(most, *parts[0].features.shape)
-    fitted = make_pipeline(StandardScaler(), PCA(count, random_state=0)).fit(parts[0].features)
+    """Principal components of standardised features, fitted on the first part.
+
+    At most a quarter as many as there are checkpoints, and none without variance: a probe standardises what it is
+    given, and would blow rounding errors up to full size.
+    """
+    rows, width = parts[0].features.shape
+    fitted = make_pipeline(StandardScaler(), PCA(max(1, min(most, rows // 4, width)), random_state=0))
+    fitted.fit(parts[0].features)
+    spread = fitted[-1].explained_variance_
+    kept = spread > SMALLEST_SHARE * spread[0]
     name = parts[0].representation.removesuffix(")")
     name = f"{name}, PCA)" if name != parts[0].representation else f"{name} (PCA)"
-    return [rename(part, name, fitted.transform(part.features)) for part in parts]
+    return [rename(part, name, fitted.transform(part.features)[:, kept]) for part in parts]
 
 
 def narrow(parts: list[Embeddings]) -> list[Embeddings]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from weightspace.errors import InputError, require_between
+
 
 @dataclass(frozen=True, kw_only=True)
 class SANEConfig:
@@ -34,6 +36,17 @@ class SANEConfig:
 
     dropout: float = 0.0
     """Dropout in the transformer (the paper: 0)."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        for name in ("latent_width", "model_width", "layers", "heads", "projection_width"):
+            require_between(name.replace("_", " "), getattr(self, name), 1)
+        require_between("dropout", self.dropout, 0, 0.99)
+        if self.model_width % self.heads:
+            raise InputError(f"expected heads that divide the model width {self.model_width}, found {self.heads}")
+        if self.positions == "learned" and (self.model_width % 2 or len(self.position_limits) != 4):
+            found = f"{self.model_width} and {len(self.position_limits)}"
+            raise InputError(f"expected an even model width and 4 position limits for learned positions, found {found}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +97,14 @@ class TrainConfig:
 
     seed: int = 0
     """Decides the initial weights and every step's batch."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        for name in ("steps", "window", "save_every", "log_every"):
+            require_between(name.replace("_", " "), getattr(self, name), 1)
+        require_between("batch size", self.batch_size, 2)
+        for name in ("learning_rate", "temperature", "clip"):
+            require_between(name.replace("_", " "), getattr(self, name), 1e-12, 1e6)
+        for name in ("weight_decay", "noise", "statistics_weight"):
+            require_between(name.replace("_", " "), getattr(self, name), 0)
+        require_between("contrastive weight", self.contrastive_weight, 0, 1)

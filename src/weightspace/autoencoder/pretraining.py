@@ -12,7 +12,7 @@ from weightspace.autoencoder.training import STATE_FILE, Observer, train
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import fit_preparation
 from weightspace.errors import InputError
-from weightspace.outputs import new_folder, write_json, write_manifest
+from weightspace.outputs import hash_input, new_folder, require_apart, write_json, write_manifest
 from weightspace.zoo.zoo import Zoo
 
 HISTORY_FILE, RUN_FILE, CORPUS_FOLDER = "history.json", "run.json", "corpus"
@@ -49,8 +49,17 @@ def pretrain(
     sane, training = sane or SANEConfig(), training or TrainConfig()
     preparation = preparation or PreparationConfig()
     resume = "resume" in mode
-    run = {"sane": asdict(sane), "preparation": asdict(preparation), "members": sorted(zoo.members)}
-    with new_folder(out, force="force" in mode, resume=resume, resumable=True) as folder:
+    sane.check()
+    training.check()
+    preparation.check()
+    require_apart(out, [zoo.folder])
+    run = {
+        "sane": asdict(sane),
+        "preparation": asdict(preparation),
+        "zoo": hash_input(zoo.folder),
+        "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
+    }
+    with new_folder(out, force="force" in mode, resume=resume, resumable=STATE_FILE) as folder:
         _check_run(folder, run, resume)
         fitted, corpus = fit_preparation(zoo, preparation, folder / CORPUS_FOLDER)
         longest = max(len(part.frame.layout) for part in corpus.parts)
@@ -70,12 +79,8 @@ def pretrain(
         (folder / RUN_FILE).unlink()
         model.save(folder)
         write_json(folder / HISTORY_FILE, history)
-        write_manifest(
-            folder,
-            configuration=run | {"training": asdict(training)},
-            seed=training.seed,
-            inputs=[zoo.folder],
-        )
+        configuration = {name: run[name] for name in ("sane", "preparation")} | {"training": asdict(training)}
+        write_manifest(folder, configuration=configuration, seed=training.seed, inputs=[zoo.folder])
     return model
 
 

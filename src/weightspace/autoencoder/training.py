@@ -71,11 +71,7 @@ def train(
         InputError: the saved state belongs to another configuration.
         TrainingStopped: Ctrl-C, after the current step, once the state is saved.
     """
-    if config.steps < 1 or config.window < 1 or config.batch_size < 2:
-        raise InputError(
-            f"expected at least 1 step, a window of 1 token and 2 windows a batch, found {config.steps}, "
-            f"{config.window} and {config.batch_size}"
-        )
+    config.check()
     accelerator = Accelerator(mixed_precision=_precision(config))
     optimizer = _make_optimizer(sane, config)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
@@ -144,6 +140,8 @@ def _step(
     batch = Batch(*(tensor.to(accelerator.device) for tensor in batch))
     with accelerator.autocast():
         result = losses(model, batch, config)
+    if not torch.isfinite(result.total):
+        raise InputError(f"expected a finite loss, found {result.total.item()}: lower the learning rate")
     accelerator.backward(result.total)
     norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
     rate = optimizer.param_groups[0]["lr"]

@@ -17,6 +17,7 @@ app = App(
     name="weightspace",
     help="Trained neural networks as a data type: read them, and write new ones.",
     version=__version__,
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
 )
 for command in (

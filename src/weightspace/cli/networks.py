@@ -82,7 +82,7 @@ def evaluate(
     from weightspace.zoo.zoo import Zoo
 
     generated = Zoo.open(folder)
-    rows = compare_generated(generated, lambda size: open_images(data, size=size), config)
+    rows = compare_generated(generated, lambda size, seed: open_images(data, size=size, seed=seed), config)
     if as_json:
         print(json.dumps(rows))
         return

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from weightspace.errors import InputError, require_between
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig:
@@ -22,3 +24,10 @@ class PreparationConfig:
 
     reference: str = "best"
     """The member that others are aligned to: `best` by validation accuracy on its last epoch, or a name."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("the token width", self.token_width, 0)
+        for name, known in (("token_style", ("rows", "packed")), ("standardize", ("tensor", "kind", "none"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"expected {name} to be among {', '.join(known)}, found '{getattr(self, name)}'")

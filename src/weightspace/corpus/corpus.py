@@ -100,12 +100,10 @@ def fit_preparation(
     config = resolve_width(config, list(used.values()))
     if config.align and config.reference != "best" and config.reference not in zoo.members:
         raise InputError(f"expected a training member as reference, found '{config.reference}'")
-    frames: dict[str, Frame] = {}
-    for architecture in used.values():
-        key = frame_key(architecture)
-        if key not in frames:
-            frames[key] = plan_frame(architecture, config, allow)
-    draft = Preparation(config=config, architectures=used, frames=frames)
+    planned = {name: plan_frame(architecture, config, allow) for name, architecture in used.items()}
+    keys = {name: frame_key(architecture, planned[name].symmetry) for name, architecture in used.items()}
+    frames = {keys[name]: planned[name] for name in reversed(used)}
+    draft = Preparation(config=config, architectures=used, keys=keys, frames=frames)
     if config.align:
         draft = replace(draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()})
     corpus = build_corpus(zoo, draft, folder)
@@ -122,7 +120,8 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
         raise InputError(f"expected checkpoints in the part of {zoo.folder} in use, found none")
     folder.mkdir(parents=True, exist_ok=True)
     permutations = _match_members(zoo, preparation)
-    key_of = {name: frame_key(zoo.architectures[name]) for name in dict.fromkeys(zoo.table["architecture"])}
+    used = dict.fromkeys(zoo.table["architecture"])
+    key_of = {name: preparation.key_of(zoo.architectures[name]) for name in used}
     keys = zoo.table["architecture"].map(key_of)
     parts = []
     for key in dict.fromkeys(keys):
@@ -156,7 +155,7 @@ def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Fra
     """The frame with the reference network's flat vector."""
     if frame.symmetry is None:
         return frame
-    own = zoo.where(lambda table: table["architecture"].map(lambda name: frame_key(zoo.architectures[name])) == key)
+    own = zoo.where(_same_frame(draft.keys, key))
     last = own.last()
     if draft.config.reference != "best":
         chosen = last.where(member=draft.config.reference)
@@ -177,6 +176,7 @@ def _match_members(zoo: Zoo, preparation: Preparation) -> dict[str, Permutations
         frame = preparation.frame_of(piece.architecture)
         if frame.symmetry is None or frame.reference is None:
             continue
+        _flatten(piece, frame, {})  # refuses NaN, which would end the matching with a traceback
         stacked = match_stack(renamed_stack(piece, frame), frame.reference_weights(), frame.symmetry)
         for number, member in enumerate(piece.table["member"]):
             found[str(member)] = {group: rows[number] for group, rows in stacked.items()}

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
 from weightspace.symmetry.matching import match
-from weightspace.symmetry.tracing import trace
+from weightspace.symmetry.tracing import SymmetryDisproved, trace
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import (
     Tokens,
@@ -30,7 +30,7 @@ from weightspace.tokens.tokenizing import (
     gather_tokens,
     unflatten_weights,
 )
-from weightspace.weights import Weights, WeightsMismatch, natural_key, require_finite
+from weightspace.weights import Weights, WeightsMismatch, find_aliases, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 
 PREPARATION_FILE, REFERENCES_FILE = "preparation.json", "references.safetensors"
@@ -39,7 +39,7 @@ PAPER_WIDTH = 288
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
-    """What all architectures with the same ordered shapes share.
+    """What all architectures with the same ordered shapes and the same symmetry share.
 
     Attributes:
         layout, symmetry, statistics: in terms of the names of the first such architecture.
@@ -81,8 +81,7 @@ class Frame:
         """The reference's tokenised tensors by name."""
         if self.reference is None:
             raise ValueError("this frame has no reference")
-        carried = {name: torch.zeros(0) for name in self.layout.carried}
-        return unflatten_weights(self.reference, self.layout, carried)
+        return unflatten_weights(self.reference, self.layout, {})
 
 
 class Prepared(NamedTuple):
@@ -104,48 +103,51 @@ class Preparation:
 
     Attributes:
         config: `token_width` is resolved (never 0).
-        architectures: `id -> Architecture`; frames: by the key of the ordered shapes.
+        architectures: `id -> Architecture`; keys: `id ->` which of the `frames` it has.
         kinds: layer kind -> (mean, standard deviation), for tensors never seen.
     """
 
     config: PreparationConfig
     architectures: dict[str, Architecture] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
     frames: dict[str, Frame] = field(default_factory=dict)
     kinds: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def frame_of(self, architecture: Architecture) -> Frame:
         """The frame of an architecture; planned from its shapes if it is new (see `with_architecture`)."""
-        key = frame_key(architecture)
+        key = self.key_of(architecture)
         return self.frames[key] if key in self.frames else self.with_architecture(architecture).frames[key]
+
+    def key_of(self, architecture: Architecture) -> str:
+        """The key of an architecture's frame, whether it is known or not."""
+        known = self.architectures.get(architecture.id)
+        if known is not None and known.signature() == architecture.signature():
+            return self.keys[architecture.id]
+        return frame_key(architecture, None)
 
     def architecture_for(self, weights: Mapping[str, Tensor]) -> Architecture:
         """The known architecture with these names and shapes, else one with the same shapes in natural order of
         the names (under the weights' own names), else a new one.
         """
-        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        for architecture in self.architectures.values():
-            if architecture.shapes == shapes:
-                return architecture
-        names = sorted(shapes, key=natural_key)
-        for architecture in self.architectures.values():
-            known = sorted(architecture.shapes, key=natural_key)
-            if [shapes[name] for name in names] == [architecture.shapes[name] for name in known]:
-                own = dict(zip(known, names, strict=True))
-                renamed = {own[name]: shape for name, shape in architecture.shapes.items()}
-                dtypes = {own[name]: dtype for name, dtype in architecture.dtypes.items()}
-                identity = f"{architecture.id}, renamed"
-                return replace(architecture, id=identity, shapes=renamed, dtypes=dtypes, factory=None)
+        names = sorted(weights, key=natural_key)
         kinds = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
-        return Architecture(
+        found = Architecture(
             id="unknown",
-            shapes={name: shapes[name] for name in names},
+            shapes={name: tuple(weights[name].shape) for name in names},
             dtypes={name: kind for name, kind in kinds.items() if kind != "float32"},
             note="an architecture the model was not trained on",
         )
+        for architecture in self.architectures.values():
+            if (architecture.shapes, architecture.dtypes) == (found.shapes, found.dtypes):
+                return architecture
+        for architecture in self.architectures.values():
+            if architecture.reordered(sorted(architecture.shapes, key=natural_key)).signature() == found.signature():
+                return architecture.renamed(names)
+        return found
 
     def with_architecture(self, architecture: Architecture) -> "Preparation":
         """A copy that also knows `architecture`: layout from its shapes, statistics by layer kind, no alignment."""
-        key = frame_key(architecture)
+        key = self.key_of(architecture)
         frames = self.frames
         if key not in frames:
             config = self.config
@@ -168,7 +170,8 @@ class Preparation:
                     note=note,
                 ),
             }
-        return replace(self, frames=frames, architectures={**self.architectures, architecture.id: architecture})
+        architectures = {**self.architectures, architecture.id: architecture}
+        return replace(self, frames=frames, keys={**self.keys, architecture.id: key}, architectures=architectures)
 
     def prepare(self, weights: Mapping[str, Tensor], architecture: Architecture | None = None) -> Prepared:
         """Canonicalise, tokenise and standardise one network.
@@ -228,6 +231,7 @@ class Preparation:
             {
                 "config": asdict(self.config),
                 "kinds": self.kinds,
+                "keys": self.keys,
                 "architectures": [architecture.to_json() for architecture in self.architectures.values()],
                 "frames": frames,
             },
@@ -245,36 +249,54 @@ class Preparation:
         try:
             value = json.loads((folder / PREPARATION_FILE).read_text())
             references = load_file(folder / REFERENCES_FILE)
-        except (OSError, ValueError) as error:
-            raise InputError(f"expected a preparation in {folder}, found none that can be read ({error})") from error
-        architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
-        return cls(
-            config=PreparationConfig(**value["config"]),
-            kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
-            architectures={architecture.id: architecture for architecture in architectures},
-            frames={key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()},
-        )
+            architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
+            return cls(
+                config=PreparationConfig(**value["config"]),
+                keys=dict(value["keys"]),
+                kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
+                architectures={architecture.id: architecture for architecture in architectures},
+                frames={key: _frame_from_json(entry, references.get(key)) for key, entry in value["frames"].items()},
+            )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"expected a whole preparation in {folder}, found none ({error})") from error
 
 
-def frame_key(architecture: Architecture) -> str:
-    """A short key, equal for architectures with the same ordered shapes and types."""
-    return hashlib.sha256(architecture.signature().encode()).hexdigest()[:12]
+def frame_key(architecture: Architecture, symmetry: Symmetry | None) -> str:
+    """A short key, equal for architectures with the same ordered shapes, types and symmetry, whatever the names.
+
+    Shapes alone would not do: a network with a skip connection may have the shapes of one without.
+    """
+    text = architecture.signature()
+    if symmetry is not None:
+        order: dict[str | None, int] = {None: -1}
+        for group in symmetry.groups:
+            order[group] = len(order)
+        axes = [symmetry.axes[name] for name in architecture.shapes]
+        text += json.dumps([[[(order[group], size) for group, size in axis] for axis in own] for own in axes])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Collection[str] = ()) -> Frame:
     """The frame of an architecture before any weights are seen: traced if it can be built."""
-    symmetry, note, roles = None, "", None
-    tensors = architecture.meta_weights()
+    symmetry, note, roles, aliases = None, "", None, {}
     try:
         module = architecture.build(allow)
+        aliases = find_aliases(module.state_dict())
         traced = trace(module, architecture.example())
-        symmetry, tensors = traced.symmetry, module.state_dict()
+        symmetry = traced.symmetry
         roles = {name: Role(*use) for name, use in traced.uses.items()}
-    except InputError as refusal:
+    except (InputError, SymmetryDisproved) as refusal:
         note = f"no alignment: {refusal}"
     layout = plan_layout(
-        tensors, config.token_width, style=config.token_style, roles=roles, order=list(architecture.shapes)
+        architecture.meta_weights(),
+        config.token_width,
+        style=config.token_style,
+        roles=roles,
+        order=list(architecture.shapes),
+        aliases=aliases,
     )
+    if layout.size == 0:
+        raise InputError(f"expected 16- or 32-bit floating-point weights in {architecture.id}, found none")
     return Frame(
         layout=layout,
         symmetry=symmetry if config.align else None,
@@ -286,8 +308,7 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
 
 def resolve_width(config: PreparationConfig, architectures: Collection[Architecture]) -> PreparationConfig:
     """The configuration with a token width: the longest row (with its bias), at most the paper's 288."""
-    if config.token_width < 0:
-        raise InputError(f"expected a token width of at least 1, or 0 to choose it, found {config.token_width}")
+    config.check()
     if config.token_width:
         return config
     layouts = [plan_layout(architecture.meta_weights(), 1) for architecture in architectures]

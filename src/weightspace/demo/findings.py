@@ -1,5 +1,6 @@
 """The results in sentences, good and bad alike, computed from the rows."""
 
+import math
 from typing import Any
 
 from weightspace.analysis.comparing import CHOSEN
@@ -20,17 +21,10 @@ def _reading_sentences(rows: Rows) -> list[str]:
     places = {"pooled": "over all epochs", "last_epoch": "on last epochs alone"}
     for target, subset in dict.fromkeys((row["target"], row["subset"]) for row in rows if row["r2"] is not None):
         own = {row["representation"]: row for row in rows if (row["target"], row["subset"]) == (target, subset)}
-        base = max((name for name in own if "SANE" not in name), key=lambda name: own[name]["r2"])
+        base = max((name for name in own if not name.startswith("SANE")), key=lambda name: own[name]["r2"])
         ours, best = own[CHOSEN], own[base]
-        if max(ours["r2"], best["r2"]) < READABLE:
-            verdict = "nobody can read it"
-        elif ours["r2_high"] < best["r2_low"]:
-            verdict = "clearly behind"
-        elif best["r2_high"] < ours["r2_low"]:
-            verdict = "clearly ahead"
-        else:
-            verdict = "ahead" if ours["r2"] > best["r2"] else "behind"
-            verdict += ", but their intervals overlap"
+        unreadable = max(ours["r2"], best["r2"]) < READABLE
+        verdict = "nobody can read it" if unreadable else _verdict(_interval(ours, "r2"), _interval(best, "r2"))
         sentences.append(
             f"Reading {target.replace('_', ' ')} {places[subset]}: SANE has R² {ours['r2']:.3f}, the best baseline, "
             f"{base}, {best['r2']:.3f}: {verdict}."
@@ -38,17 +32,31 @@ def _reading_sentences(rows: Rows) -> list[str]:
     return sentences
 
 
+def _interval(row: dict[str, Any], name: str) -> tuple[float, float, float]:
+    """A figure with its interval; where there are too few members for one, it is unknown."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return row[name], -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _verdict(ours: tuple[float, float, float], other: tuple[float, float, float]) -> str:
+    if ours[1] > other[2]:
+        return "clearly ahead"
+    if ours[2] < other[1]:
+        return "clearly behind"
+    return f"{'ahead' if ours[0] > other[0] else 'behind'}, but their intervals overlap"
+
+
 def _writing_sentences(rows: Rows) -> list[str]:
-    accuracy = {(row["method"], row["epochs"]): row["accuracy"] for row in rows}
-    novelty = next(row["novelty"] for row in rows if row["method"] == GENERATED)
+    cells = {(row["method"], row["epochs"]): row for row in rows}
+    accuracy = {place: row["accuracy"] for place, row in cells.items()}
     first, last = min(epoch for _, epoch in accuracy), max(epoch for _, epoch in accuracy)
-    better = "better than" if accuracy[GENERATED, first] > accuracy[NOISE, first] else "no better than"
+    ours, noise = (_interval(cells[method, first], "accuracy") for method in (GENERATED, NOISE))
     sentences = [
         f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy untrained, random ones "
         f"{accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
         f"{accuracy[SCRATCH, last]:.1%}.",
-        f"At their novelty of {novelty:.2f} they are {better} anchors with as much noise on the weights "
-        f"({accuracy[NOISE, first]:.1%} untrained).",
+        f"Anchors with noise of the same novelty, {cells[GENERATED, first]['novelty']:.2f}, reach {accuracy[NOISE, first]:.1%} "
+        f"untrained: generated networks are {_verdict(ours, noise)}.",
     ]
     for row in rows:
         if row["method"] in better_methods(rows) and row["epochs"] == first:

@@ -16,6 +16,7 @@ from weightspace.autoencoder.fidelity import reconstruction_r2
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.pretraining import HISTORY_FILE, pretrain
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training import TrainingStopped
 from weightspace.corpus.config import PreparationConfig
 from weightspace.demo import figures
 from weightspace.demo.config import DemoConfig
@@ -69,7 +70,7 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
     config = config or DemoConfig()
     started = time.perf_counter()
     with new_folder(out, force=force) as folder:
-        images = open_images("digits", seed=config.seed)
+        images = open_images("digits")
         zoo = _grow(folder, images, config)
         split = Split(*zoo.split(*SHARES, seed=config.seed))
         sane = _pretrain(folder, split.train, config)
@@ -95,7 +96,10 @@ def _grow(folder: Path, images: ImageSet, config: DemoConfig) -> Zoo:
 def _pretrain(folder: Path, train: Zoo, config: DemoConfig) -> SANE:
     log.info("[2/5] pre-train  align, tokenise, %d steps of SANE on %d members", config.steps, len(train.members))
     training = TrainConfig(steps=config.steps, seed=config.seed)
-    return pretrain(train, SANEConfig(), training, PreparationConfig(), out=folder / "sane")
+    try:
+        return pretrain(train, SANEConfig(), training, PreparationConfig(), out=folder / "sane")
+    except TrainingStopped as stopped:
+        raise KeyboardInterrupt("the demo was stopped; nothing is kept of it") from stopped
 
 
 def _read(sane: SANE, split: Split, config: DemoConfig) -> Read:

@@ -33,25 +33,31 @@ class Comparison(NamedTuple):
 
 
 def compare_generated(
-    generated: Zoo, open_images: Callable[[int], ImageSet], config: EvaluateConfig
+    generated: Zoo, open_images: Callable[[int, int], ImageSet], config: EvaluateConfig
 ) -> list[dict[str, Any]]:
     """Evaluate a generated zoo beside its controls, from what its `zoo.json` records.
 
     Args:
         generated: what `write_generated` wrote.
-        open_images: images of a given size.
+        open_images: images of a given size, split into parts by a given seed: the one the anchors' zoo was grown
+            with, so that nothing is tested on images it was trained on.
         config: the schedule.
 
     Raises:
-        InputError: not a generated zoo, or its model or anchors have moved.
+        InputError: not a generated zoo, or its model or anchors have moved or changed.
     """
     made = generated.about.get("generated")
     if not isinstance(made, dict):
         raise InputError(f"expected generated networks in {generated.folder}, found a zoo that was not generated")
-    sane = SANE.open(generated.folder / Path(made["sane"]))
-    zoo = Zoo.open(generated.folder / Path(made["anchors"]["zoo"]))
-    wanted = {(member, epoch) for member, epoch in made["anchors"]["checkpoints"]}
+    try:
+        sane_folder, zoo_folder = Path(made["sane"]), Path(made["anchors"]["zoo"])
+        wanted = {(member, epoch) for member, epoch in made["anchors"]["checkpoints"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"expected {generated.folder} to name its model and anchors, found no such entry") from error
+    sane, zoo = SANE.open(generated.folder / sane_folder), Zoo.open(generated.folder / zoo_folder)
     anchors = zoo.where(lambda table: table[["member", "epoch"]].apply(tuple, axis=1).isin(wanted))
+    if len(anchors) != len(wanted) or not wanted:
+        raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(anchors)} of them")
     size = next(iter(generated.architectures.values())).example_shape
     if size is None:
         raise InputError(f"expected an architecture that can be run in {generated.folder}, found none")
@@ -60,7 +66,8 @@ def compare_generated(
         for row, name in enumerate(generated.table["architecture"])
     ]
     train = training_members(sane, zoo)
-    return compare(sane, train, anchors, {GENERATED: networks}, open_images(size[-1]), config).rows
+    images = open_images(size[-1], zoo.about.get("images", {}).get("seed", 0))
+    return compare(sane, train, anchors, {GENERATED: networks}, images, config).rows
 
 
 def compare(

@@ -17,7 +17,7 @@ from weightspace.generation.kernel_density import KernelDensity
 from weightspace.outputs import new_folder, write_manifest
 from weightspace.randomness import derive_generator
 from weightspace.supervised import stack_weights
-from weightspace.weights import Weights
+from weightspace.weights import Weights, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
@@ -117,6 +117,8 @@ def write_generated(
         for name in dict.fromkeys(network.architecture.id for network in networks):
             numbers = [number for number, network in enumerate(networks) if network.architecture.id == name]
             own = [networks[number] for number in numbers]
+            for network in own:
+                require_finite(network.weights, "a generated network")
             coverage = pd.DataFrame([network.coverage for network in own])
             table = pd.DataFrame({"member": [f"generated-{number:04d}" for number in numbers], "epoch": 0})
             writer.add(own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightspace.errors import InputError
+from weightspace.errors import require_between
 
 
 class Samples(NamedTuple):
@@ -46,8 +46,7 @@ class KernelDensity:
     noise: Literal["shared", "independent"] = "independent"
 
     def __post_init__(self) -> None:
-        if self.bandwidth < 0:
-            raise InputError(f"expected a bandwidth of at least 0, found {self.bandwidth}")
+        require_between("the bandwidth", self.bandwidth, 0)
 
     def scale(self, anchors: Float[Tensor, "anchors tokens latent"]) -> Float[Tensor, "tokens latent"]:
         """Standard deviation of the noise in every dimension of every token."""

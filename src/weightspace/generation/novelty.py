@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.corpus.corpus import CorpusPart, build_corpus
-from weightspace.corpus.preparation import Preparation, frame_key
+from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
 from weightspace.generation.flat import FlatSpace
 from weightspace.images import Images
@@ -51,7 +51,7 @@ class NoveltyReference:
 
     def __init__(self, zoo: Zoo, preparation: Preparation, architecture: Architecture) -> None:
         self._zoo, self._space = zoo, FlatSpace(preparation, architecture)
-        key = frame_key(architecture)
+        key = preparation.key_of(architecture)
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             corpus = build_corpus(zoo, preparation, Path(folder))
             parts = [part for part in corpus.parts if part.key == key]

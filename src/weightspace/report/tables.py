@@ -20,10 +20,12 @@ class Table(NamedTuple):
 
 
 def reading_tables(rows: Sequence[Row]) -> list[Table]:
-    """Representations down, targets across: over all epochs, on last epochs, and hyper-parameters."""
-    pooled = [row for row in rows if row["subset"] == "pooled"]
+    """Representations down, targets across: over all epochs, on last epochs, hyper-parameters, and categories."""
+    scored = [row for row in rows if "chance" not in row]
+    pooled = [row for row in scored if row["subset"] == "pooled"]
     targets = {row["target"] for row in pooled}
-    last = [row for row in rows if row["subset"] == "last_epoch"]
+    last = [row for row in scored if row["subset"] == "last_epoch"]
+    drawn = [row for row in last if row["target"] not in targets]
     intervals = "Linear probes; in brackets the 95 % interval by bootstrap over members. 1 is perfect."
     tables = [
         _reading_table("Reading networks: R² on unseen members, all kept epochs", intervals, pooled),
@@ -33,12 +35,14 @@ def reading_tables(rows: Sequence[Row]) -> list[Table]:
             [row for row in last if row["target"] in targets],
         ),
         _reading_table(
-            "Which hyper-parameters can be read",
-            "R² (learning rate and weight decay as logarithms), or for categories the share guessed right; "
-            + _chances(last),
-            [row for row in last if row["target"] not in targets],
+            "Which hyper-parameters can be read: R²",
+            f"On last epochs. Predicted as logarithms: {_logarithms(drawn) or 'none'}.",
+            drawn,
         ),
     ]
+    for subset, where in (("pooled", "all kept epochs"), ("last_epoch", "last epoch only")):
+        own = [row for row in rows if "chance" in row and row["subset"] == subset]
+        tables.append(_reading_table(f"Categories: share guessed right, {where}", _chances(own), own))
     return [table for table in tables if table.rows]
 
 
@@ -52,8 +56,12 @@ def _reading_table(title: str, note: str, rows: Sequence[Row]) -> Table:
 
 
 def _chances(rows: Sequence[Row]) -> str:
-    chance = {row["target"]: row["chance"] for row in rows if row.get("chance") is not None}
-    return "always guessing the most frequent gives " + ", ".join(f"{v:.2f} ({k})" for k, v in chance.items()) + "."
+    chance = {row["target"]: row["chance"] for row in rows}
+    return "Always guessing the most frequent gives " + ", ".join(f"{v:.2f} ({k})" for k, v in chance.items()) + "."
+
+
+def _logarithms(rows: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(row["target"].replace("_", " ") for row in rows if row["scale"] == "log10"))
 
 
 def writing_table(rows: Sequence[Row]) -> Table:
@@ -127,14 +135,15 @@ def print_table(table: Table) -> None:
 def _score(row: Row | None) -> str:
     if row is None:
         return "–"
-    if row["r2"] is None:
-        return f"{row['accuracy']:.3f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}]"
-    return f"{row['r2']:.3f} [{row['r2_low']:.2f}, {row['r2_high']:.2f}]"
+    name = "accuracy" if "chance" in row else "r2"
+    if row[f"{name}_low"] is None:
+        return _number(row[name], 3)
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
 def _accuracy(row: Row | None) -> str:
     return "–" if row is None else f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -33,13 +33,13 @@ def match_stack(
 
     Args:
         stack: tensors `[networks, *shape]`.
-        reference: the weights of one network.
+        reference: the weights of one network; tensors it lacks do not enter the cost.
 
     Returns:
         For every group one permutation per network, to be used with `permute`.
     """
     count = len(next(iter(stack.values()))) if stack else 0
-    names = [name for name in symmetry.moved if name not in symmetry.buffers]
+    names = [name for name in symmetry.moved if name not in symmetry.buffers and name in reference]
     moving = {name: stack[name].to(torch.float64) for name in names}
     fixed = {name: reference[name].to(torch.float64) for name in names}
     current = {group: torch.arange(size).repeat(count, 1) for group, size in symmetry.groups.items()}

@@ -11,7 +11,7 @@ position has a chunk index of its own, and the style `packed` puts several short
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -187,6 +187,7 @@ def plan_layout(
     roles: Mapping[str, Role] | None = None,
     order: Collection[str] | None = None,
     excluded: Collection[str] = (),
+    aliases: Mapping[str, str] | None = None,
 ) -> TokenLayout:
     """Plan the tokens of a network from the shapes, types and ties of its tensors; values are never read.
 
@@ -198,6 +199,7 @@ def plan_layout(
             axis and `P.bias`, if it has as many entries, as last column; every other tensor stands alone.
         order: names in the architecture's order; natural order of the names without it.
         excluded: names to leave out.
+        aliases: tied tensors, `alias -> name`; found by their memory without it (not for `meta` tensors).
 
     Raises:
         InputError: a width below 1, or an excluded name that is not among the tensors.
@@ -210,16 +212,15 @@ def plan_layout(
     names = [name for name in order if name in tensors] if order else sorted(tensors, key=natural_key)
     names += sorted(set(tensors) - set(names), key=natural_key)
     kept = {name: tensors[name] for name in names if name not in excluded}
-    aliases = find_aliases(kept) if not any(tensor.is_meta for tensor in kept.values()) else {}
+    if aliases is None:
+        aliases = find_aliases(kept) if not any(tensor.is_meta for tensor in kept.values()) else {}
+    aliases = {alias: name for alias, name in aliases.items() if alias in kept and name in kept}
     carried = tuple(name for name, t in kept.items() if t.dtype not in TOKEN_DTYPES and name not in aliases)
     flat = {name: t for name, t in kept.items() if name not in carried and name not in aliases}
     shapes = shapes_of(flat)
     source = "trace" if roles is not None else "names"
-    known = dict(roles) if roles is not None else {}
-    all_roles = {
-        **_roles_by_name(shapes, known),
-        **{name: role for name, role in known.items() if name in shapes},
-    }
+    known = {name: role for name, role in (roles or {}).items() if name in shapes}
+    all_roles = _with_sound_biases({**_roles_by_name(shapes, known), **known}, shapes)
     return TokenLayout(
         width=width,
         style=style,
@@ -228,7 +229,7 @@ def plan_layout(
         kinds=_kinds(all_roles, shapes),
         blocks=_plan_blocks(shapes, all_roles, width, style),
         carried=carried,
-        aliases=aliases,
+        aliases=dict(aliases),
         excluded=tuple(excluded),
         source=source,
     )
@@ -244,6 +245,21 @@ def _roles_by_name(shapes: Shapes, known: Mapping[str, Role]) -> dict[str, Role]
         pairs = last == "weight" and bool(shape) and shapes.get(bias) == shape[:1] and bias not in taken
         roles[name] = Role(_kind_by_shape(shape), bias=bias if pairs and name not in known else None)
     return roles
+
+
+def _with_sound_biases(roles: Mapping[str, Role], shapes: Shapes) -> dict[str, Role]:
+    """A bias stays with its weight only if it has one number per row and no weight before it has taken it."""
+    taken: set[str] = set()
+    sound = {}
+    for name in shapes:
+        role, shape = roles[name], shapes[name]
+        fits = role.bias is not None and math.prod(shape) > 0 and shapes.get(role.bias) == (shape[role.axis],)
+        if not fits or role.bias in taken:
+            role = replace(role, bias=None)
+        elif role.bias is not None:
+            taken.add(role.bias)
+        sound[name] = role
+    return sound
 
 
 def _kind_by_shape(shape: tuple[int, ...]) -> str:

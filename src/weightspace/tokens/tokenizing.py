@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from weightspace.errors import InputError
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights import Weights, WeightsMismatch, require_shapes
 
@@ -88,6 +89,12 @@ def scatter_tokens(values: Shaped[Tensor, "tokens width"], layout: TokenLayout) 
 
 def _require(weights: Mapping[str, Tensor], layout: TokenLayout) -> None:
     others = {name: tuple(weights[name].shape) for name in (*layout.carried, *layout.excluded) if name in weights}
+    retyped = [
+        name for name, kind in layout.dtypes.items() if name in weights and weights[name].dtype != getattr(torch, kind)
+    ]
+    if retyped:
+        found = str(weights[retyped[0]].dtype).removeprefix("torch.")
+        raise InputError(f"expected {layout.dtypes[retyped[0]]} in {retyped[0]}, found {found}")
     absent = [name for name in layout.carried if name not in weights]
     if absent:
         raise WeightsMismatch(absent, [], {})

@@ -3,14 +3,14 @@
 import importlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from weightspace.errors import InputError
-from weightspace.weights import Shapes, Weights, require_shapes
+from weightspace.weights import Shapes, Weights, natural_key, require_shapes
 
 OUR_FACTORIES = ("weightspace.zoo.networks:mlp", "weightspace.zoo.networks:cnn_s")
 
@@ -104,8 +104,22 @@ class Architecture:
         }
 
     def signature(self) -> str:
-        """A key that is equal for architectures with the same shapes in the same order, whatever the names."""
-        return json.dumps([[list(shape) for shape in self.shapes.values()], list(self.dtypes.values())])
+        """A key, equal for architectures with the same shapes and types in the same order, whatever the names."""
+        return json.dumps([[list(shape), self.dtypes.get(name, "float32")] for name, shape in self.shapes.items()])
+
+    def reordered(self, names: list[str]) -> "Architecture":
+        """The same tensors in another order."""
+        return replace(self, shapes={name: self.shapes[name] for name in names})
+
+    def renamed(self, names: list[str]) -> "Architecture":
+        """The same network under other names, given in natural order; nobody knows how to build it."""
+        own = dict(zip(sorted(self.shapes, key=natural_key), names, strict=True))
+        return replace(
+            self,
+            shapes={own[name]: shape for name, shape in self.shapes.items()},
+            dtypes={own[name]: dtype for name, dtype in self.dtypes.items()},
+            factory=None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `Architecture.from_json` turns back into an equal architecture."""
@@ -137,8 +151,11 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None) -> nn
         callable_ = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"expected an importable package.module:callable, found '{factory}' ({error})") from error
-    with torch.random.fork_rng(devices=[]):
-        module = callable_(**(arguments or {}))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = callable_(**(arguments or {}))
+    except TypeError as error:
+        raise InputError(f"expected {factory} to be callable with the arguments given, found {error}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {factory} to return an nn.Module, found a {type(module).__name__}")
     return module
@@ -150,4 +167,6 @@ def example_input(shape: str) -> torch.Tensor:
         sizes = [int(size) for size in shape.split(",")]
     except ValueError as error:
         raise InputError(f"expected a shape such as 2,3,32,32, found '{shape}'") from error
+    if min(sizes) < 1:
+        raise InputError(f"expected a shape of positive sizes, found '{shape}'")
     return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
