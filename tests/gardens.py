@@ -102,6 +102,34 @@ class Concatenating(nn.Module):
         return self.head(torch.cat([self.left(x).relu(), self.right(x).tanh()], dim=1))
 
 
+class OddOnes(nn.Module):
+    """A constant buffer that is not saved, a shared weight, a transposed convolution, PReLU, softmax over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 4, 2)
+        self.act, self.mix = nn.PReLU(4), nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("pattern", torch.arange(4.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.up(self.first(x))).mean((2, 3))
+        x = self.mix(self.mix(x).tanh())
+        return self.head(x.softmax(1) * self.pattern)
+
+
+class TiedLayers(nn.Module):
+    """One weight used by two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.a, self.b, self.out = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.b(self.a(self.inp(x).relu()).relu()).relu())
+
+
 GARDEN: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "mlp": (lambda: mlp([16, 6, 5, 3], "tanh"), torch.zeros(2, 1, 4, 4)),
     "mlp-dropout": (lambda: mlp([16, 6, 5, 3], "relu", 0.3), torch.zeros(2, 1, 4, 4)),
@@ -114,5 +142,7 @@ GARDEN: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "recurrent": (Recurrent, torch.zeros(2, 3, 4)),
     "channel-shuffle": (ChannelShuffle, torch.zeros(2, 2, 8, 8)),
     "concatenating": (Concatenating, torch.zeros(2, 4)),
+    "odd-ones": (OddOnes, torch.zeros(2, 2, 6, 6)),
+    "tied-layers": (TiedLayers, torch.zeros(2, 5)),
 }
 EXPECTED_GROUPS = {"mlp": 2, "mlp-dropout": 2, "cnn-s": 4, "cnn-s-color": 4, "residual": 2, "depthwise": 1, "gated": 2}

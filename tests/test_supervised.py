@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from weightspace.errors import InputError
 from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.supervised import (
@@ -115,3 +116,39 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
     module = mlp([64, 8, 10])
     stack, inputs = stack_weights([module.state_dict()]), torch.randn(1500, 1, 8, 8)
     torch.testing.assert_close(predict_stack(module, stack, inputs)[0], module(inputs), rtol=1e-4, atol=1e-5)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.a, self.b, self.out = nn.Linear(64, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 10)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.b(self.a(self.inp(x.flatten(1)).relu()).relu()).relu())
+
+
+def test_tied_networks_are_trained_and_stay_tied(digits: ImageSet) -> None:
+    module = fit(Tied(), digits.train, FitConfig(epochs=1), learning_rate=0.01, seed=0)
+    assert torch.equal(module.a.weight, module.b.weight)
+    alone = train_alone(Tied(), digits.train, FitConfig(epochs=1), 0.01, 0.0, 0)
+    assert float(score(module, digits.test).accuracy) > 0.5 and float(score(alone, digits.test).accuracy) > 0.5
+
+
+def test_dropout_follows_the_seed(digits: ImageSet) -> None:
+    start = mlp([64, 8, 10], "relu", 0.5).state_dict()
+    made = []
+    for outside in (1, 2):
+        torch.manual_seed(outside)
+        module = mlp([64, 8, 10], "relu", 0.5)
+        module.load_state_dict(start)
+        made.append(fit(module, digits.train, FitConfig(epochs=1), learning_rate=0.01, seed=3).state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in start)
+
+
+@pytest.mark.parametrize("size", [0, -3, 10_000])
+def test_impossible_batches_are_refused(digits: ImageSet, size: int) -> None:
+    with pytest.raises(InputError, match="expected a batch size between 1 and 958"):
+        fit(mlp([64, 10]), digits.train, FitConfig(batch_size=size), learning_rate=0.1, seed=0)
+    with pytest.raises(InputError, match="at least 2 inputs"):
+        recalibrate_batch_norm(with_batch_norm(), digits.train.inputs[:1])

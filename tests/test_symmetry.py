@@ -24,7 +24,7 @@ from weightspace.symmetry.axes import (
 )
 from weightspace.symmetry.matching import match, match_stack, objective
 from weightspace.symmetry.tracing import SymmetryDisproved, prove_symmetry, trace, trace_symmetry
-from weightspace.weights import Weights, WeightsMismatch
+from weightspace.weights import Weights, WeightsMismatch, find_aliases
 from weightspace.zoo.networks import cnn_s, mlp
 
 
@@ -52,13 +52,15 @@ def test_permuting_leaves_the_function_alone(name: str) -> None:
     module, example, symmetry = traced(name)
     module = module.double().eval()
     weights = {**dict(module.state_dict()), **random_state(module)}
-    if name == "tied-transformer":
-        weights["head.weight"] = weights["embedding.weight"]
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    weights.update({alias: weights[own] for alias, own in aliases.items()})
     inputs = torch.randn(3, *example.shape[1:], dtype=torch.float64) if example.is_floating_point() else example
     before = functional_call(module, weights, (inputs,))
     for seed in range(3):
         permutations = random_permutations(symmetry, derive_generator(seed))
-        after = functional_call(module, permute(weights, symmetry, permutations), (inputs,))
+        moved = permute(weights, symmetry, permutations)
+        moved.update({alias: moved[own] for alias, own in aliases.items()})
+        after = functional_call(module, moved, (inputs,))
         torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
 
 
@@ -149,6 +151,42 @@ class Branching(nn.Module):
 def test_what_cannot_be_traced_is_refused() -> None:
     with pytest.raises(InputError, match="give a Symmetry by hand"):
         trace_symmetry(Branching(), torch.randn(2, 3))
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class Logarithm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(torch.log(x)).relu())
+
+
+class OneAtATime(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.view(1, 6)).relu())
+
+
+def test_what_cannot_be_proved_is_refused() -> None:
+    with pytest.raises(InputError, match="not random"):
+        trace_symmetry(Noisy(), torch.randn(2, 3))
+    with pytest.raises(InputError, match="not random"):
+        trace_symmetry(Logarithm(), -torch.rand(2, 3))
+
+
+def test_proofs_keep_to_the_kind_of_input_that_was_given() -> None:
+    assert len(trace_symmetry(Logarithm(), 1 + torch.rand(2, 3)).groups) == 1
+    assert len(trace_symmetry(OneAtATime(), torch.randn(1, 6)).groups) == 1
+    assert trace_symmetry(nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveMaxPool2d(1)), torch.randn(2, 1, 5, 5)).axes
 
 
 @given(seed=st.integers(0, 99))

@@ -5,6 +5,7 @@ A stack is trained through `torch.func`: every network has its own data order, l
 decay, and the arithmetic is that of training it alone.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from weightspace.errors import InputError
 from weightspace.images import Images
-from weightspace.randomness import derive_generator
-from weightspace.weights import Weights
+from weightspace.randomness import derive_generator, derive_seed
+from weightspace.weights import Weights, find_aliases
 
 Stack = Weights
 SCORE_BATCH = 1_024
@@ -71,29 +73,33 @@ def fit_stack(
     """Train a stack; yields `(epoch, stack)` after every epoch, starting with `(0, stack)`.
 
     The yielded stack is the one being trained (not a copy), so keep what you need before going on. Training
-    pauses while the caller works, so stopping to iterate stops the training.
+    pauses while the caller works, so stopping to iterate stops the training. Tied tensors stay tied. Dropout
+    draws for the whole stack at once, so with dropout a network's course depends on its neighbors in the stack.
 
     The optimiser runs at learning rate 1 and every network then moves the share `learning_rate` of the step:
     for optimisers whose step is linear in the learning rate, as SGD and Adam are, that is its own rate.
     """
+    steps = len(images.labels) // max(1, config.batch_size)
+    if config.batch_size < 1 or steps < 1 or config.epochs < 0:
+        raise InputError(f"expected a batch size between 1 and {len(images.labels)}, found {config.batch_size}")
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    aliases = find_aliases(module.state_dict())
     parameters = {name: tensor.clone() for name, tensor in stack.items() if name in trained}
-    buffers = {name: tensor.clone() for name, tensor in stack.items() if name not in trained}
+    buffers = {name: tensor.clone() for name, tensor in stack.items() if name not in trained and name not in aliases}
     optimizer = _make_optimizer(list(parameters.values()), config)
     gradient = vmap(grad(_loss_of(module.train())), in_dims=0, randomness="different")
     generators = [derive_generator(seed, "order") for seed in seeds]
-    steps = len(images.labels) // config.batch_size
-    if steps == 0:
-        raise ValueError(f"batch size {config.batch_size} is larger than the {len(images.labels)} images")
-    yield 0, {**parameters, **buffers}
+    yield 0, _with_aliases({**parameters, **buffers}, aliases)
     for epoch in range(1, config.epochs + 1):
         orders = torch.stack([torch.randperm(len(images.labels), generator=generator) for generator in generators])
         for step in range(steps):
             batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
-            gradients = gradient(parameters, buffers, images.inputs[batch], images.labels[batch])
+            with torch.random.fork_rng(devices=[]):  # dropout draws from the global state
+                torch.manual_seed(derive_seed(seeds[0], "dropout", epoch, step))
+                gradients = gradient(parameters, buffers, images.inputs[batch], images.labels[batch])
             share = _schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
             _move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
-        yield epoch, {**parameters, **buffers}
+        yield epoch, _with_aliases({**parameters, **buffers}, aliases)
 
 
 def fit(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int) -> nn.Module:
@@ -113,6 +119,8 @@ def predict_stack(
 ) -> Float[Tensor, "networks n classes"]:
     """Outputs of every network on the same inputs, in evaluation mode."""
     module.eval()
+    aliases = find_aliases(module.state_dict())
+    stack = {name: tensor for name, tensor in stack.items() if name not in aliases}
 
     def predict(weights: Weights, batch: Tensor) -> Tensor:
         return functional_call(module, weights, (batch,))
@@ -145,8 +153,13 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], ba
     """Set every batch norm's running statistics to exact averages over `inputs`, in place; returns the module.
 
     Deviates from the paper's conditioning (200 momentum steps, which keep a share of the old statistics):
-    the old statistics are dropped and every batch counts the same.
+    the old statistics are dropped. All batches are of equal size up to one image, and count the same.
+
+    Raises:
+        InputError: fewer than two inputs.
     """
+    if len(inputs) < 2:
+        raise InputError(f"expected at least 2 inputs to recalibrate batch norms with, found {len(inputs)}")
     norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -155,12 +168,15 @@ def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], ba
     was_training = module.training
     module.train()
     with torch.no_grad():
-        for batch in inputs.split(batch_size):
-            if len(batch) > 1:
-                module(batch)
+        for batch in inputs.tensor_split(max(1, min(len(inputs) // 2, math.ceil(len(inputs) / batch_size)))):
+            module(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return module.train(was_training)
+
+
+def _with_aliases(stack: Stack, aliases: dict[str, str]) -> Stack:
+    return {**stack, **{alias: stack[name] for alias, name in aliases.items()}}
 
 
 def _loss_of(module: nn.Module) -> Callable[..., Tensor]:

@@ -55,8 +55,8 @@ def _writing_sentences(rows: Rows) -> list[str]:
         f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy untrained, random ones "
         f"{accuracy[SCRATCH, first]:.1%}; after {last} epochs {accuracy[GENERATED, last]:.1%} and "
         f"{accuracy[SCRATCH, last]:.1%}.",
-        f"Anchors with noise of the same novelty, {cells[GENERATED, first]['novelty']:.2f}, reach {accuracy[NOISE, first]:.1%} "
-        f"untrained: generated networks are {_verdict(ours, noise)}.",
+        f"Anchors with noise of the same novelty, {cells[GENERATED, first]['novelty']:.2f}, reach "
+        f"{accuracy[NOISE, first]:.1%} untrained: generated networks are {_verdict(ours, noise)}.",
     ]
     for row in rows:
         if row["method"] in better_methods(rows) and row["epochs"] == first:

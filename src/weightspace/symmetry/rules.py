@@ -42,6 +42,12 @@ def apply_rule(labels: Labels, node: fx.Node, known: Known) -> ValueLabel | None
     rule = RULES.get(name)
     if rule is not None:
         return rule(labels, node, known)
+    return _freeze_inputs(labels, node, known)
+
+
+def _freeze_inputs(labels: Labels, node: fx.Node, known: Known) -> Any:
+    """Nothing that the operation touches may move."""
+    name = operation_name(node)
     for argument in node.all_input_nodes:
         for axis in known.get(argument, ()):
             labels.freeze(axis, name)
@@ -61,6 +67,8 @@ def _argument(node: fx.Node, position: int, name: str = "", default: Any = None)
 
 def _linear(labels: Labels, node: fx.Node, known: Known) -> ValueLabel:
     inputs, weight, bias = _argument(node, 0), _argument(node, 1), _argument(node, 2, "bias")
+    if len(known[weight]) != 2:
+        return _freeze_inputs(labels, node, known)
     labels.unite(known[inputs][-1], known[weight][1])
     if bias is not None:
         labels.unite(known[weight][0], known[bias][0])
@@ -231,9 +239,7 @@ _POINTWISE = [
     "lift_fresh_copy",
 ]
 _RESHAPES = ["flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze", "_unsafe_view"]
-_POOLS = [
-    f"{kind}{dim}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool") for dim in (1, 2, 3)
-]
+_POOLS = [f"{kind}{dim}d" for kind in ("max_pool", "avg_pool", "adaptive_avg_pool") for dim in (1, 2, 3)]
 RULES: dict[str, Rule] = {
     "aten.linear": _linear,
     **{f"aten.conv{dim}d": _conv for dim in (1, 2, 3)},

@@ -7,6 +7,7 @@ itself with random parameters and buffers.
 """
 
 import copy
+import math
 import warnings
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ def trace_symmetry(module: nn.Module, *examples: Tensor) -> Symmetry:
 
 def trace(module: nn.Module, *examples: Tensor) -> Trace:
     """`trace_symmetry`, with the use of every parameter as well."""
-    module = copy.deepcopy(module).eval()
+    module = _copy(module)
     graph, names = _export(module, examples)
     labels, known = Labels(), Known()
     aliases = find_aliases(module.state_dict(keep_vars=True))
@@ -92,18 +93,20 @@ def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Tensor, see
 
     Raises:
         SymmetryDisproved: outputs differ beyond rounding; the message names the group.
+        InputError: the module's outputs are random or not finite, or it does not run in float64.
     """
-    module = copy.deepcopy(module).eval().to(torch.float64)
+    module = _copy(module).to(torch.float64)
+    aliases = find_aliases(module.state_dict(keep_vars=True))
     for attempt in range(2):
         generator = derive_generator(seed, "proof", attempt)
         weights = _random_weights(module, generator)
         inputs = [_random_like(example, generator) for example in examples]
-        before = _outputs(module, weights, inputs)
+        before = _provable_outputs(module, weights, inputs)
+        scale = max((float(value.abs().max()) for value in before), default=0.0)
         for group in (*symmetry.groups, None):
-            permutations = _derange(symmetry, group, generator)
-            after = _outputs(module, permute(weights, symmetry, permutations), inputs)
-            change = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
-            scale = max(float(value.abs().max()) for value in before)
+            moved = permute(weights, symmetry, _derange(symmetry, group, generator))
+            moved.update({alias: moved[name] for alias, name in aliases.items()})
+            change = _difference(before, _outputs(module, moved, inputs))
             if not change <= TOLERANCE * max(scale, 1.0):
                 what = f"group {group}" if group is not None else "all groups together"
                 raise SymmetryDisproved(
@@ -131,7 +134,10 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.Graph, 
         ) from error
     signature = program.graph_signature
     known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return program.graph, {node: known[node.name] for node in program.graph.nodes if node.name in known}
+    # Buffers that are not saved with the weights are constants to us.
+    saved = module.state_dict()
+    named = {node: known[node.name] for node in program.graph.nodes if node.name in known}
+    return program.graph, {node: name for node, name in named.items() if name in saved}
 
 
 def _build(module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel]) -> Symmetry:
@@ -192,7 +198,7 @@ def _random_weights(module: nn.Module, generator: torch.Generator) -> Weights:
         if not tensor.is_floating_point():
             weights[name] = tensor.detach()
         elif name in parameters and tensor.ndim > 1:
-            fan_in = max(1, tensor[0].numel())
+            fan_in = max(1, math.prod(tensor.shape[1:]))
             weights[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) / fan_in**0.5
         else:
             weights[name] = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
@@ -201,18 +207,46 @@ def _random_weights(module: nn.Module, generator: torch.Generator) -> Weights:
 
 
 def _random_like(example: Tensor, generator: torch.Generator) -> Tensor:
-    shape = (max(2, example.shape[0]), *example.shape[1:]) if example.ndim else example.shape
-    if example.is_floating_point():
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-    pick = torch.randint(example.numel(), (torch.Size(shape).numel(),), generator=generator)
-    return example.reshape(-1)[pick].reshape(shape)
+    """Normal numbers where the example has such; else its own entries, shuffled (indices, positive numbers)."""
+    if example.is_floating_point() and (example.min() < 0 or not example.any()):
+        return torch.randn(example.shape, generator=generator, dtype=torch.float64)
+    pick = torch.randint(example.numel(), (example.numel(),), generator=generator)
+    drawn = example.reshape(-1)[pick].reshape(example.shape)
+    return drawn.to(torch.float64) if drawn.is_floating_point() else drawn
 
 
 def _outputs(module: nn.Module, weights: Weights, inputs: list[Tensor]) -> list[Tensor]:
     with torch.no_grad():
         made = functional_call(module, weights, tuple(inputs))
     flat, _ = torch.utils._pytree.tree_flatten(made)
-    return [value for value in flat if isinstance(value, Tensor)]
+    return [value.to(torch.float64) for value in flat if isinstance(value, Tensor) and value.numel()]
+
+
+def _provable_outputs(module: nn.Module, weights: Weights, inputs: list[Tensor]) -> list[Tensor]:
+    """Outputs, if they are finite and the same twice."""
+    name = type(module).__name__
+    try:
+        first, second = _outputs(module, weights, inputs), _outputs(module, weights, inputs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"expected {name} to run in float64, so that its symmetry can be proved, found {reason}"
+        ) from error
+    if not all(value.isfinite().all() for value in first) or _difference(first, second) > 0:
+        raise InputError(f"expected {name} to give finite outputs that are not random, found others")
+    return first
+
+
+def _difference(first: list[Tensor], second: list[Tensor]) -> float:
+    return max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode."""
+    try:
+        return copy.deepcopy(module).eval()
+    except RuntimeError as error:
+        raise InputError(f"expected a module that can be copied, found {type(module).__name__} ({error})") from error
 
 
 def _derange(symmetry: Symmetry, group: str | None, generator: torch.Generator) -> Permutations:
