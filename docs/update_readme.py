@@ -48,7 +48,8 @@ def quickstart_source() -> str:
     source = (ROOT / "examples" / "quickstart.py").read_text()
     (main,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
     lines = source.splitlines()[main.body[1].lineno - 1 : main.end_lineno]
-    return "import weightspace as ws\n\n" + "\n".join(line.removeprefix("    ") for line in lines)
+    head = ["import pathlib", "", "import weightspace as ws", "", 'folder = pathlib.Path("runs/quickstart")']
+    return "\n".join(head) + "\n" + "\n".join(line.removeprefix("    ") for line in lines)
 
 
 def file_tree() -> str:

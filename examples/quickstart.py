@@ -15,7 +15,7 @@ def main(folder: Path) -> None:
     train, validation, test = zoo.split(0.7, 0.15, 0.15, seed=0)  # by member, never by epoch
 
     sane = ws.pretrain(train, ws.SANEConfig(), ws.TrainConfig(steps=100, seed=0), out=folder / "sane")
-    embeddings = [sane.embed(part, "mean+spread") for part in (train, validation, test)]
+    embeddings = [sane.embed(part, "readout") for part in (train, validation, test)]
     print(ws.probe(*embeddings, target="test_accuracy"))
     statistics = [ws.layer_statistics(part) for part in (train, validation, test)]
     print(ws.probe(*statistics, target="test_accuracy"))

@@ -1,10 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from weightspace.analysis.baselines import QUANTILES, layer_statistics, raw_weights
 from weightspace.analysis.classifying import classify
@@ -126,6 +128,31 @@ def test_layer_statistics_are_those_of_each_tensor(zoo: Zoo) -> None:
         flat = tensor.flatten().numpy()
         expected += [flat.mean(), flat.var(), *np.quantile(flat, QUANTILES)]
     np.testing.assert_allclose(features[10], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_nan_weights_are_named(zoo_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(zoo_folder, tmp_path / "zoo"))
+    shard = sorted((folder / "shards").iterdir())[0]
+    stack = load_file(shard)
+    next(iter(stack.values()))[3].view(-1)[0] = torch.nan
+    save_file(stack, shard)
+    for represent in (raw_weights, layer_statistics):
+        with pytest.raises(InputError, match=r"in 1 checkpoints, first in member-\d+ at epoch \d"):
+            represent(Zoo.open(folder))
+
+
+def test_few_test_members_have_no_interval() -> None:
+    true = np.array([0.93, 0.91, 0.90])
+    assert np.isnan(bootstrap_r2(true, true + 0.001, np.arange(3), 0)).all()
+    low, high = bootstrap_r2(np.r_[true, true], np.r_[true, true] + 0.001, np.arange(6), 0)
+    assert -10 < low < high <= 1
+
+
+def test_components_without_variance_are_dropped() -> None:
+    few = planted(range(10), 0.9, epochs=1)
+    flat = Embeddings(np.hstack([few.features, few.features]), few.table, "flat")
+    made = components([flat, flat], 128)[0].features
+    assert made.shape[1] <= 2 and made.std(0).min() > 1e-3
 
 
 def test_raw_weights_are_the_weights(zoo: Zoo) -> None:

@@ -273,6 +273,9 @@ def test_a_resumed_run_must_be_the_same_run(parts: tuple[Zoo, ...], tmp_path: Pa
     other = SANEConfig(latent_width=4, model_width=16, layers=1, heads=2)
     with pytest.raises(InputError, match="found another sane"):
         pretrain(parts[0], other, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
+    less = parts[0].where(epoch=2)
+    with pytest.raises(InputError, match="found another checkpoints"):
+        pretrain(less, TINY_SANE, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
     changed = TrainConfig(**{**vars(TINY_TRAINING), "noise": 0.5})
     with pytest.raises(InputError, match="found another noise"):
         pretrain(parts[0], TINY_SANE, changed, out=tmp_path / "s", mode={"resume"})
@@ -433,6 +436,17 @@ def test_a_damaged_model_is_refused(sane_folder: Path, tmp_path: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-8])
     with pytest.raises(InputError, match="expected a trained SANE"):
+        SANE.open(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    config = json.loads((folder / "config.json").read_text())
+    for change in ({"window": None}, {"sane": {**config["sane"], "latent_width": 5}}, {"sane": {}}):
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(InputError, match="expected a trained SANE"):
+            SANE.open(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    references = (folder / "preparation" / "references.safetensors").read_bytes()
+    (folder / "preparation" / "references.safetensors").write_bytes(references[:-8])
+    with pytest.raises(InputError, match="expected a whole preparation"):
         SANE.open(folder)
 
 

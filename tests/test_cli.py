@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -86,6 +88,18 @@ def test_mistakes_get_one_sentence(capsys: pytest.CaptureFixture[str], zoo_folde
         ("grow", "mlp", "--data", "digits"): "--out",
         ("grow", "mlp", "--data", "digits", "--out", out, "--members", "many"): "many",
         ("fly",): "fly",
+        ("pretrain", zoo_folder, "--out", out, "--heads", 3): "expected heads that divide the model width 64, found 3",
+        ("pretrain", zoo_folder, "--out", out, "--latent-width", 0): "expected latent width to be at least 1, found 0",
+        ("pretrain", zoo_folder, "--out", out, "--learning-rate", "nan"): "expected learning rate to be between",
+        ("pretrain", zoo_folder, "--out", out, "--clip", 0): "expected clip to be between",
+        ("pretrain", zoo_folder, "--out", out, "--token-width", -1): "expected the token width to be at least 0",
+        ("pretrain", zoo_folder, "--out", out, "--reference", "nobody"): "expected a training member as reference",
+        ("pretrain", zoo_folder, "--out", zoo_folder, "--force"): "apart from the inputs",
+        ("probe", zoo_folder, "--targets", "member"): "expected a property among",
+        ("grow", "mlp", "--data", "digits", "--out", out, "--size", 0): "image size to be at least 1, found 0",
+        ("grow", "mlp", "--data", "digits", "--out", out, "--batch-size", 0): "batch size to be between 1 and 958",
+        ("symmetry", "torch.nn:Linear", "--example", "1,2"): "callable with the arguments given",
+        ("symmetry", "torch.nn:Identity", "--example", "0,2"): "expected a shape of positive sizes",
     }
     for words, message in cases.items():
         assert message in refused(capsys, *words), words
@@ -135,3 +149,52 @@ def test_embedding_again_is_refused_and_keeps_the_file(
     assert out.read_text() == "precious"
     assert run(capsys, "embed", sane_folder, zoo_folder, "--out", out, "--force")[0] == 0
     assert torch.isfinite(torch.tensor(pd.read_parquet(out)["z0"])).all()
+
+
+def test_inputs_are_never_replaced(
+    capsys: pytest.CaptureFixture[str], sane_folder: Path, zoo_folder: Path, tmp_path: Path
+) -> None:
+    before = sorted(path.name for path in zoo_folder.iterdir())
+    for words in (("embed", sane_folder, zoo_folder), ("generate", sane_folder, "--anchors", zoo_folder)):
+        assert "apart from the inputs" in refused(capsys, *words, "--out", zoo_folder, "--force")
+    assert sorted(path.name for path in zoo_folder.iterdir()) == before
+
+
+def test_ctrl_c_says_how_to_go_on(zoo_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "weightspace", "pretrain", str(zoo_folder), "--out", str(tmp_path / "sane")]
+    command += "--steps 100000 --save-every 2 --model-width 16 --layers 1 --heads 2".split()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / ".sane.partial" / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume continues" in err and "Traceback" not in err
+    assert not (tmp_path / "sane").exists() and (tmp_path / ".sane.partial").exists()
+
+
+def test_evaluation_without_its_anchors_is_refused(
+    capsys: pytest.CaptureFixture[str], sane_folder: Path, zoo_folder: Path, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    assert (
+        run(capsys, "generate", sane_folder, "--anchors", zoo_folder, "--best", 3, "--count", 2, "--out", made)[0] == 0
+    )
+    about = json.loads((made / "zoo.json").read_text())
+    about["generated"]["anchors"]["checkpoints"][0] = ["nobody", 1]
+    (made / "zoo.json").write_text(json.dumps(about))
+    assert "expected 3 anchors" in refused(capsys, "evaluate", made, "--data", "digits")
+    del about["generated"]["anchors"]
+    (made / "zoo.json").write_text(json.dumps(about))
+    assert "found no such entry" in refused(capsys, "evaluate", made, "--data", "digits")
+
+
+def test_threads_are_a_number(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSPACE_THREADS", "many")
+    assert "expected a number of threads" in refused(capsys, "grow", "mlp", "--data", "digits", "--out", "x")
+
+
+def test_reports_of_other_folders_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("results.json", "figures.json"):
+        (tmp_path / name).write_text("{}")
+    assert "found no title" in refused(capsys, "report", tmp_path, "--out", tmp_path / "report.html")

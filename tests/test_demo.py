@@ -149,7 +149,7 @@ def test_the_quickstart_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     quickstart = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "quickstart.py"))
     quickstart["main"](tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("SANE (mean+spread): test_accuracy R²") and lines[1].startswith("s(W)")
+    assert lines[0].startswith("SANE (readout): test_accuracy R²") and lines[1].startswith("s(W)")
     assert len(lines) == 5 and float(lines[-1].split()[-1]) > 0.2
 
 

@@ -79,14 +79,31 @@ def test_the_seed_decides_the_parts() -> None:
 
 def test_bad_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_text("no")
+    cut = write_npz(tmp_path / "cut.npz")
+    cut.write_bytes(cut.read_bytes()[:-300])
     cases = {
         "mnist": "expected images as 'digits'",
         str(tmp_path / "absent.npz"): "found nothing there",
         str(tmp_path / "broken.npz"): "expected a readable .npz",
-        str(write_npz(tmp_path / "short.npz", train_labels=np.arange(3))): "found 20 and 3",
+        str(write_npz(tmp_path / "short.npz", train_labels=np.arange(3))): r"found 20 and labels of shape \[3\]",
         str(write_npz(tmp_path / "less.npz", test_labels=None)): "expected the arrays",
-        "no_such_module:f": "expected an importable module:function",
+        str(
+            write_npz(tmp_path / "nan.npz", train_images=np.full((20, 6, 6), np.nan))
+        ): "expected finite training images",
+        str(write_npz(tmp_path / "flat.npz", test_images=np.zeros((9, 36)))): "expected finite test images of shape",
+        str(write_npz(tmp_path / "other.npz", test_images=np.zeros((9, 5, 5)))): "expected test images like",
+        str(write_npz(tmp_path / "minus.npz", train_labels=np.arange(20) - 1)): "expected whole numbers from 0",
+        str(write_npz(tmp_path / "halves.npz", train_labels=np.arange(20) / 2)): "expected whole numbers from 0",
+        str(cut): "expected a readable .npz",
+        "no_such_module:f": "expected a module:function that returns",
+        "math:pi": "expected a module:function that returns",
+        "time:time": "expected a module:function that returns",
     }
     for source, message in cases.items():
         with pytest.raises(InputError, match=message):
             open_images(source)
+
+
+def test_sizes_are_positive() -> None:
+    with pytest.raises(InputError, match="expected the image size to be at least 1, found -3"):
+        open_images("digits", size=-3)

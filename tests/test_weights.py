@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from weightspace.errors import InputError
@@ -120,6 +121,18 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     torch.save({"state_dict": network(), "epoch": 3}, tmp_path / "wrapped.pt")
+    torch.save({}, tmp_path / "nothing.pt")
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pt")
+    torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "sparse.pt")
+    for name, text in {
+        "list": "[1]",
+        "numbers": '{"weight_map": {"a": 3}}',
+        "self": '{"weight_map": {"a": "."}}',
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors.index.json").write_text(text)
+    for name, note in {"words": "hello", "elsewhere": '{"b": "zz"}'}.items():
+        save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors", {"aliases": note})
     (tmp_path / "folder").mkdir()
     cases = {
         "cut.safetensors": "expected a whole safetensors file",
@@ -128,6 +141,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         "notes.txt": r"found notes.txt \(.txt\)",
         "list.pt": "found a list",
         "wrapped.pt": "found a dict with the keys state_dict, epoch",
+        "nothing.pt": "found none",
+        "numbered.pt": "found other names than text",
+        "sparse.pt": "found a sparse or empty one in a",
+        "list": "expected a JSON index",
+        "numbers": "expected a JSON index",
+        "self": "expected the shards",
+        "words.safetensors": "expected the aliases",
+        "elsewhere.safetensors": "expected the aliases",
         "folder": "an empty folder",
         "absent.pt": "found nothing there",
     }
@@ -145,3 +166,14 @@ def test_mismatches_name_every_difference() -> None:
 def test_nan_is_named() -> None:
     with pytest.raises(InputError, match=r"net: .* found 1 NaN or infinite values in b"):
         require_finite({"a": torch.zeros(2), "b": torch.tensor([1.0, torch.nan])}, "net")
+
+
+def test_only_equal_views_of_memory_are_tied() -> None:
+    storage = torch.randn(4)
+    assert find_aliases({"a": storage, "b": storage.view(torch.int32), "c": storage[:2], "d": storage}) == {"d": "a"}
+
+
+def test_conjugates_are_written_as_they_are(tmp_path: Path) -> None:
+    values = torch.randn(3, dtype=torch.complex64)
+    write_weights(tmp_path / "c.safetensors", {"a": values.conj()})
+    assert torch.equal(read_weights(tmp_path / "c.safetensors")["a"], values.conj().resolve_conj())

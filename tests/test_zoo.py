@@ -186,16 +186,30 @@ def test_damaged_zoos_are_refused(copied: Path) -> None:
     refuses("expected rows in models.parquet for")
     edit_table(copied, table.drop(columns="row"))
     refuses("found none named row")
+    for column, wrong in (("row", -1), ("row", 0.5), ("epoch", "two"), ("epoch", None)):
+        edit_table(copied, table.assign(**{column: wrong}))
+        refuses(f"expected whole numbers from 0 in the column {column}")
+    edit_table(copied, table.assign(member=[None, *table["member"][1:]]))
+    refuses("expected no missing values in member")
+    edit_table(copied, table.assign(member="same", epoch=0))
+    refuses("expected one row per member and epoch")
     edit_table(copied, table)
     extra = load_file(shard)
     save_file({name: tensor[:-1].contiguous() for name, tensor in extra.items()}, shard)
     refuses("expected one row of models.parquet for each of the")
+    name = next(iter(extra))
+    save_file({**extra, name: extra[name][:, :1].contiguous()}, shard)
+    refuses(f"expected {name} of shape")
+    save_file({other: tensor for other, tensor in extra.items() if other != name}, shard)
+    refuses("found none")
     shard.write_bytes(kept)
     (copied / "models.parquet").write_bytes(b"no")
     refuses("expected a Parquet table")
     edit_table(copied, table)
     (copied / "zoo.json").write_text("{")
     refuses("expected JSON")
+    (copied / "zoo.json").write_text('{"format": 1, "architectures": null}')
+    refuses("expected a list of architectures")
     (copied / "zoo.json").write_text('{"format": 99}')
     refuses("expected a zoo of format 1")
 
@@ -257,7 +271,13 @@ def test_ranges_are_drawn_inside() -> None:
         ({"weight_decay": "much"}, "expected numbers for weight_decay, found 'much'"),
         ({"activation": "swish2"}, "expected an activation among"),
         ({"initialization": "zeros"}, "expected an initialisation among"),
-        ({"members": 0}, "at least 1 member"),
+        ({"members": 0}, "expected members to be at least 1"),
+        ({"batch_size": -3}, "expected batch size to be between 1 and 958"),
+        ({"batch_size": 5000}, "expected batch size to be between 1 and 958"),
+        ({"together": 0}, "expected together to be at least 1"),
+        ({"learning_rate": "-1"}, "expected the learning rate to be at least"),
+        ({"learning_rate": "nan"}, "expected the learning rate to be at least"),
+        ({"learning_rate": "1e38", "optimizer": "sgd"}, "expected members that can be trained"),
         ({"keep": (0, 9)}, "expected kept epochs between 0 and 1"),
     ],
 )

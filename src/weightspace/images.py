@@ -5,6 +5,8 @@ channel with the mean and standard deviation of its training images, which are s
 """
 
 import importlib
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_generator
 
+FEWEST_IMAGES = 5
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -74,6 +77,10 @@ def open_images(source: str, *, size: int | None = None, seed: int = 0) -> Image
     if size is not None:
         require_between("the image size", size, 1)
     train, test = _read(source, seed)
+    for name, part in (("training", train), ("test", test)):
+        _require_images(name, *part)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise InputError(f"expected test images like the training images, found {test[0].shape} and {train[0].shape}")
     train, validation = _set_apart(train, 0.2, seed, "validation")
     parts = {"train": train, "validation": validation, "test": test}
     tensors = {name: _to_tensors(*part) for name, part in parts.items()}
@@ -112,21 +119,16 @@ def _read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarr
     if not path.is_file():
         raise InputError(f"expected an .npz file at {path}, found nothing there")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in NPZ_KEYS if key not in arrays]
             if missing:
                 found = ", ".join(arrays.files)
                 raise InputError(f"expected the arrays {', '.join(NPZ_KEYS)} in {path}, found only {found}")
             values = [arrays[key] for key in NPZ_KEYS]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"expected a readable .npz file at {path}, found one that is not ({error})") from error
-    for part, images, labels in (("train", *values[:2]), ("test", *values[2:])):
-        if len(images) != len(labels) or len(images) == 0:
-            raise InputError(
-                f"expected as many {part} images as labels in {path}, found {len(images)} and {len(labels)}"
-            )
     return (values[0], values[1]), (values[2], values[3])
 
 
@@ -134,18 +136,30 @@ def _read_function(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray
     module_name, _, function_name = source.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"expected an importable module:function, found '{source}' ({error})") from error
-    made = function()
-    if isinstance(made, tuple):
-        train, test = made
-        return _collect(train), _collect(test)
-    return _set_apart(_collect(made), 1 / 3, seed, "test")
+        made = function()
+        parts = [_collect(dataset) for dataset in (made if isinstance(made, tuple) else (made,))]
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise InputError(f"expected a module:function that returns data sets, found '{source}' ({error})") from error
+    if len(parts) > 2:
+        raise InputError(f"expected one data set or a (train, test) pair from {source}, found {len(parts)}")
+    return (parts[0], parts[1]) if len(parts) == 2 else _set_apart(parts[0], 1 / 3, seed, "test")
 
 
 def _collect(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     pairs = [dataset[index] for index in range(len(dataset))]
     return np.stack([np.asarray(image) for image, _ in pairs]), np.array([int(label) for _, label in pairs])
+
+
+def _require_images(name: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Raise `InputError` unless these are real, finite images with one whole, non-negative label each."""
+    if images.ndim not in (3, 4) or images.dtype.kind not in "fiub" or not np.isfinite(images).all():
+        found = f"{images.dtype} of shape {list(images.shape)}"
+        raise InputError(f"expected finite {name} images of shape [n, height, width(, channels)], found {found}")
+    if labels.shape != (len(images),) or len(labels) < FEWEST_IMAGES:
+        found = f"{len(images)} and labels of shape {list(labels.shape)}"
+        raise InputError(f"expected at least {FEWEST_IMAGES} {name} images with one label each, found {found}")
+    if labels.dtype.kind not in "fiub" or (labels != np.floor(labels)).any() or labels.min() < 0:
+        raise InputError(f"expected whole numbers from 0 as {name} labels, found others")
 
 
 def _set_apart(

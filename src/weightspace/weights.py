@@ -8,6 +8,7 @@ read from a `.pt` and from a `.safetensors` file is the same value.
 import json
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ Shapes: TypeAlias = dict[str, tuple[int, ...]]
 ALIASES_KEY = "aliases"
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+# What damaged bytes make torch's reader raise, beside its own errors.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", "")
 
 
@@ -89,12 +92,13 @@ def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
 
 def find_aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Tied tensors: `alias -> first name` for every name that shares the memory of an earlier one."""
-    first: dict[tuple[int, ...], str] = {}
+    first: dict[tuple[str | int, ...], str] = {}
     aliases = {}
     for name, tensor in weights.items():
         if tensor.numel() == 0:
             continue
-        place = (tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
+        kind = f"{tensor.dtype} {tensor.is_conj()} {tensor.is_neg()}"
+        place = (kind, tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
         if place in first:
             aliases[name] = first[place]
         else:
@@ -167,7 +171,11 @@ def read_weights(path: str | Path) -> Weights:
 def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a `.safetensors` file; tied tensors are stored once and their aliases recorded in its metadata."""
     aliases = find_aliases(weights)
-    stored = {name: tensor.contiguous() for name, tensor in weights.items() if name not in aliases}
+    stored = {
+        name: tensor.resolve_conj().resolve_neg().contiguous()
+        for name, tensor in weights.items()
+        if name not in aliases
+    }
     notes = {"format": "pt", **(metadata or {})}
     if aliases:
         notes[ALIASES_KEY] = json.dumps(aliases)
@@ -208,10 +216,21 @@ class _SafetensorsFile(_Source):
             raise InputError(f"expected a whole safetensors file at {path}, found a damaged one ({error})") from error
         self.names = list(self._file.keys())
         notes = self._file.metadata() or {}
-        self.aliases: dict[str, str] = json.loads(notes.get(ALIASES_KEY, "{}"))
+        self.aliases = _read_aliases(notes.get(ALIASES_KEY, "{}"), self.names, path)
 
     def read(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
+
+
+def _read_aliases(text: str, names: list[str], path: Path) -> dict[str, str]:
+    """Tied tensors as `write_weights` noted them; another program's note of that name is not ours to read."""
+    try:
+        aliases = json.loads(text)
+    except ValueError:
+        aliases = None
+    if not isinstance(aliases, dict) or not all(target in names for target in aliases.values()):
+        raise InputError(f"expected the aliases in {path} to name its tensors, found others")
+    return aliases
 
 
 def _open_folder(folder: Path) -> StoredWeights:
@@ -229,9 +248,15 @@ def _open_folder(folder: Path) -> StoredWeights:
 
 def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
     try:
-        shard_of: dict[str, str] = json.loads((folder / index_name).read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        shard_of: dict[str, str] = dict(json.loads((folder / index_name).read_text())["weight_map"])
+        files = [folder / _inside(folder, shard) for shard in shard_of.values()]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"expected a JSON index with a weight_map in {folder / index_name}, found neither") from error
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise InputError(f"expected the shards that {folder / index_name} lists, found no {_some(absent)}")
     shards = {shard: open_weights(folder / _inside(folder, shard)) for shard in sorted(set(shard_of.values()))}
     missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
     if missing:
@@ -265,21 +290,17 @@ def _read_torch_file(path: Path) -> Weights:
             f"expected tensors only in {path}, found a damaged file or a pickle that needs code to load, which is "
             "never run; re-save it with torch.save(model.state_dict(), ...) or as .safetensors"
         ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        UnicodeError,
-    ) as error:
+    except (RuntimeError, EOFError, OSError, struct.error, *DAMAGE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    if not loaded or not all(isinstance(name, str) for name in loaded):
+        raise InputError(f"expected named tensors in {path}, found {'none' if not loaded else 'other names than text'}")
+    unusual = [name for name, tensor in loaded.items() if tensor.is_meta or tensor.layout != torch.strided]
+    if unusual:
+        raise InputError(f"expected dense tensors in {path}, found a sparse or empty one in {unusual[0]}")
+    return dict(loaded)
 
 
 def _describe(loaded: object) -> str:

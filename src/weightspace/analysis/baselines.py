@@ -52,7 +52,15 @@ def _represent(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tensor]) ->
     """Compute rows stack by stack, and bring them into the order of the zoo's table."""
     rows, tables = [], []
     for piece in zoo.stacks():
-        rows.append(compute(piece).numpy())
+        computed = compute(piece)
+        broken = ~computed.isfinite().all(1)
+        if broken.any():
+            first = piece.table.iloc[int(broken.nonzero()[0])]
+            raise InputError(
+                f"expected finite weights, found NaN or infinite values in {int(broken.sum())} checkpoints, first in "
+                f"{first['member']} at epoch {first['epoch']}"
+            )
+        rows.append(computed.numpy())
         tables.append(piece.table)
     if len({part.shape[1] for part in rows}) > 1:
         raise InputError(f"expected networks of one size for {name}, found several: choose one architecture")

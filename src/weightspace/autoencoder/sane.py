@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -133,18 +134,15 @@ class SANE(nn.Module):
             value = json.loads((folder / CONFIG_FILE).read_text())
             sane = value["sane"]
             config = SANEConfig(**{**sane, "position_limits": tuple(sane["position_limits"])})
-            state = load_file(folder / MODEL_FILE)
-        except Exception as error:
-            if not isinstance(error, OSError | ValueError | KeyError | TypeError) and "Safetensor" not in str(
-                type(error)
-            ):
+            model = cls(config, Preparation.open(folder / PREPARATION_FOLDER), window=value["window"])
+            model.load_state_dict(load_file(folder / MODEL_FILE))
+            model.members, model.about = list(value["members"]), dict(value["about"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if isinstance(error, InputError):
                 raise
             raise InputError(
                 f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none"
             ) from error
-        model = cls(config, Preparation.open(folder / PREPARATION_FOLDER), window=value["window"])
-        model.load_state_dict(state)
-        model.members, model.about = value["members"], value["about"]
         return model.eval()
 
     def _initialize(self, seed: int) -> None:

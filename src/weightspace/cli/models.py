@@ -1,6 +1,5 @@
 """Commands that train autoencoders and read networks with them."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from weightspace.cli.shared import (
     Split,
     open_split,
     prepare_torch,
+    print_json,
     print_result,
 )
 from weightspace.corpus.config import PreparationConfig
@@ -80,9 +80,10 @@ def embed(
     prepare_torch()
     from weightspace.autoencoder.inference import embed as embed_zoo
     from weightspace.autoencoder.sane import SANE
-    from weightspace.outputs import new_file
+    from weightspace.outputs import new_file, require_apart
     from weightspace.zoo.zoo import Zoo
 
+    require_apart(out, [model, folder])
     with new_file(out, force=force) as path:
         embeddings = embed_zoo(SANE.open(model), Zoo.open(folder), aggregation)
         embeddings.to_table().to_parquet(path, index=False)
@@ -127,7 +128,7 @@ def probe(
     names = [target.strip() for target in targets.split(",")]
     rows = compare_representations(parts, representations, names, seed=seed, allow_overlap=allow_overlap).rows
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
         return
     for table in reading_tables(rows):
         print_table(table)

@@ -1,10 +1,9 @@
 """Commands that write networks and evaluate them."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_result
+from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_json, print_result
 from weightspace.generation.config import EvaluateConfig
 
 
@@ -46,8 +45,10 @@ def generate(
     from weightspace.generation.choosing import choose_anchors
     from weightspace.generation.generating import describe_generation, generate_networks, write_generated
     from weightspace.generation.kernel_density import KernelDensity
+    from weightspace.outputs import require_apart
     from weightspace.zoo.zoo import Zoo
 
+    require_apart(out, [model, anchors])
     sane, sampler = SANE.open(model), KernelDensity(bandwidth=bandwidth)
     chosen = choose_anchors(sane, Zoo.open(anchors), best, by=by)
     networks = generate_networks(sane, chosen, count, seed=seed, sampler=sampler)
@@ -84,7 +85,7 @@ def evaluate(
     generated = Zoo.open(folder)
     rows = compare_generated(generated, lambda size, seed: open_images(data, size=size, seed=seed), config)
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
         return
     print_table(writing_table(rows))
     print(f"{folder}: {len(generated)} networks, all methods under one schedule")

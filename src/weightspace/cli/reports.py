@@ -1,12 +1,11 @@
 """The demo, and reports of runs."""
 
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_result
+from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_json, print_result
 from weightspace.demo.config import DemoConfig
 
 
@@ -25,7 +24,7 @@ def demo(
 
     results = run_demo(out, config, force=force)
     if as_json:
-        print(json.dumps(results))
+        print_json(results)
         return
     for table in [*reading_tables(results["reading"]), writing_table(results["writing"])]:
         print()
@@ -43,9 +42,10 @@ def report(run: Path, /, *, out: Out, force: Force = False, as_json: Json = Fals
     run
         Folder of a run, with results.json and figures.json.
     """
-    from weightspace.outputs import new_file
+    from weightspace.outputs import new_file, require_apart
     from weightspace.report.page import render_report
 
+    require_apart(out, [run])
     with new_file(out, force=force) as path:
         path.write_text(render_report(run), encoding="utf-8")
     size = out.stat().st_size

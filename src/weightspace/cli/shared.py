@@ -1,12 +1,13 @@
 """Options and endings that all commands share."""
 
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from weightspace.errors import InputError
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
@@ -29,7 +30,10 @@ def prepare_torch() -> None:
     import torch
 
     sys.path.insert(0, str(Path.cwd()))
-    torch.set_num_threads(int(os.environ.get("WEIGHTSPACE_THREADS", "1")))
+    threads = os.environ.get("WEIGHTSPACE_THREADS", "1")
+    if not threads.isdecimal() or int(threads) < 1:
+        raise InputError(f"expected a number of threads from 1 in WEIGHTSPACE_THREADS, found '{threads}'")
+    torch.set_num_threads(int(threads))
 
 
 def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
@@ -41,4 +45,14 @@ def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
 
 def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool) -> None:
     """The path that was written and one line of result, or both as JSON."""
-    sys.stdout.write(json.dumps({"out": str(out), **result}) + "\n" if as_json else f"{out}: {line}\n")
+    if as_json:
+        print_json({"out": str(out), **result})
+    else:
+        print(f"{out}: {line}")
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON on one line."""
+    from weightspace.outputs import to_json
+
+    print(to_json(value))

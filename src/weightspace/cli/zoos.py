@@ -1,10 +1,9 @@
 """Commands that make and show zoos."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_result
+from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_json, print_result
 from weightspace.zoo.config import GrowConfig
 
 
@@ -35,7 +34,7 @@ def grow(
     from weightspace.zoo.growing import grow as grow_zoo
     from weightspace.zoo.growing import native_size
 
-    images = open_images(data, size=size or native_size(network))
+    images = open_images(data, size=native_size(network) if size is None else size)
     zoo = grow_zoo(network, images, config, out, force=force)
     median, left_out = float(zoo.last().table["test_accuracy"].median()), zoo.about["left_out"]
     line = f"{len(zoo.members)} members, {len(zoo)} checkpoints, median test accuracy {median:.3f}"
@@ -59,7 +58,7 @@ def zoo(folder: Path, /, *, as_json: Json = False) -> None:
 
     summary = summarize(Zoo.open(folder))
     if as_json:
-        print(json.dumps(summary))
+        print_json(summary)
         return
     for table in zoo_tables(summary):
         print_table(table)
@@ -82,4 +81,7 @@ def symmetry(factory: str, /, *, example: str, as_json: Json = False) -> None:
     from weightspace.zoo.architecture import build_module, example_input
 
     found = trace_symmetry(build_module(factory), example_input(example))
-    print(json.dumps(found.to_json()) if as_json else found.report())
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print(found.report())

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from weightspace.errors import require_between
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -18,3 +20,10 @@ class EvaluateConfig:
 
     seed: int = 0
     """Decides every network's data order, the controls and the networks trained from scratch."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("learning rate", self.learning_rate, 1e-12, 1e6)
+        require_between("batch size", self.batch_size, 1)
+        for epoch in self.epochs:
+            require_between("epochs", epoch, 0)

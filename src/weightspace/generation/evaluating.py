@@ -58,6 +58,7 @@ def evaluate(populations: list[Population], images: ImageSet, config: EvaluateCo
         InputError: no populations, or a negative number of epochs.
     """
     config = config or EvaluateConfig()
+    config.check()
     if not populations or not config.epochs or min(config.epochs) < 0:
         raise InputError(f"expected networks to evaluate and epochs from 0, found epochs {config.epochs}")
     by_architecture: dict[str, list[Population]] = {}

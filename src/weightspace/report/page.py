@@ -11,6 +11,7 @@ from weightspace.errors import InputError
 from weightspace.report.figures import draw_figures
 from weightspace.report.tables import reading_tables, writing_table
 
+RESULT_KEYS = ("title", "summary", "findings", "reading", "writing", "made")
 RESULTS_FILE, FIGURES_FILE, REPORT_FILE = "results.json", "figures.json", "report.html"
 
 
@@ -21,6 +22,9 @@ def render_report(run: str | Path) -> str:
         InputError: the folder has no results.
     """
     results, figures = read_results(Path(run)), read_run_file(Path(run) / FIGURES_FILE)
+    missing = [name for name in RESULT_KEYS if name not in results]
+    if missing:
+        raise InputError(f"expected {', '.join(RESULT_KEYS)} in {Path(run) / RESULTS_FILE}, found no {missing[0]}")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("weightspace.report", "."),
         autoescape=True,

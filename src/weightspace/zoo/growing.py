@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from weightspace.errors import InputError
+from weightspace.errors import InputError, require_between
 from weightspace.images import ImageSet
 from weightspace.outputs import new_folder, write_manifest
 from weightspace.progress import Advance, progress_bar
@@ -51,6 +51,7 @@ def grow(network: str, images: ImageSet, config: GrowConfig, out: str | Path, *,
     Raises:
         InputError: an unknown network, a malformed range, or `out` exists.
     """
+    _check(config, len(images.train.labels))
     members = draw_members(config)
     kept = _kept_epochs(config)
     left_out: list[str] = []
@@ -61,15 +62,22 @@ def grow(network: str, images: ImageSet, config: GrowConfig, out: str | Path, *,
                 architecture = describe_network(network, group[0].activation, images)
                 broken = _grow_group(architecture, group, images, config, kept, writer, advance)
                 left_out += broken
+        if len(left_out) == len(members):
+            raise InputError(f"expected members that can be trained, found NaN weights in all {len(members)} of them")
         writer.finish({"images": images.describe(), "grown": asdict(config), "left_out": left_out})
         write_manifest(folder, configuration=asdict(config) | {"network": network}, seed=config.seed)
     return Zoo.open(out)
 
 
+def _check(config: GrowConfig, images: int) -> None:
+    require_between("epochs", config.epochs, 1)
+    require_between("batch size", config.batch_size, 1, images)
+    require_between("together", config.together, 1)
+
+
 def draw_members(config: GrowConfig) -> list[Member]:
     """Draw every member's hyper-parameters, each from a generator of its own."""
-    if config.members < 1:
-        raise InputError(f"expected at least 1 member, found {config.members}")
+    require_between("members", config.members, 1)
     members = []
     for number in range(config.members):
         name = f"member-{number:04d}"
@@ -79,6 +87,8 @@ def draw_members(config: GrowConfig) -> list[Member]:
         }
         for field in ("learning_rate", "weight_decay"):
             drawn[field] = _number(drawn[field], field)
+        require_between("the learning rate", drawn["learning_rate"], 1e-12)
+        require_between("the weight decay", drawn["weight_decay"], 0)
         make_activation(drawn["activation"])
         require_scheme(drawn["initialization"])
         members.append(Member(name, **drawn))

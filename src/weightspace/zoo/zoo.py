@@ -60,7 +60,10 @@ class Zoo:
         if not (folder / ZOO_FILE).is_file() or not (folder / TABLE_FILE).is_file():
             raise InputError(f"expected a zoo ({ZOO_FILE} and {TABLE_FILE}) in {folder}, found {_contents(folder)}")
         about = _read_json(folder / ZOO_FILE)
-        architectures = [Architecture.from_json(entry) for entry in about.pop("architectures", [])]
+        entries = about.pop("architectures", None)
+        if not isinstance(entries, list):
+            raise InputError(f"expected a list of architectures in {folder / ZOO_FILE}, found {type(entries).__name__}")
+        architectures = [Architecture.from_json(entry) for entry in entries]
         zoo = cls(
             folder=folder,
             table=_read_table(folder / TABLE_FILE),
@@ -195,7 +198,7 @@ def _open_shard(folder: Path, name: str) -> Any:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"expected JSON in {path}, found something else ({error})") from error
     if not isinstance(value, Mapping) or value.get("format") != FORMAT:
         raise InputError(f"expected a zoo of format {FORMAT} in {path}, found another format")
@@ -210,6 +213,17 @@ def _read_table(path: Path) -> pd.DataFrame:
     missing = [name for name in PLACE_COLUMNS if name not in table.columns]
     if missing:
         raise InputError(f"expected the columns {', '.join(PLACE_COLUMNS)} in {path}, found none named {missing[0]}")
+    for name in ("row", "epoch"):
+        if not pd.api.types.is_integer_dtype(table[name]) or table[name].isna().any() or (table[name] < 0).any():
+            raise InputError(f"expected whole numbers from 0 in the column {name} of {path}, found others")
+    if table[list(PLACE_COLUMNS)].isna().any().any():
+        raise InputError(f"expected no missing values in {', '.join(PLACE_COLUMNS)} of {path}, found some")
+    twice = table[table.duplicated(["member", "epoch"])]
+    if len(twice):
+        first = twice.iloc[0]
+        raise InputError(
+            f"expected one row per member and epoch in {path}, found {first['member']} at {first['epoch']} twice"
+        )
     return table.reset_index(drop=True)
 
 
@@ -217,23 +231,37 @@ def _check_places(zoo: Zoo) -> None:
     """Every row has weights and all weights have a row."""
     folder = zoo.folder / SHARD_FOLDER
     present = {path.name for path in folder.glob("*.safetensors")}
-    listed = zoo.table.groupby("shard")["row"].agg(["max", "nunique", "size"])
+    listed = zoo.table.groupby("shard").size()
     for name in sorted(set(map(str, listed.index)) - present):
-        rows = int(listed.loc[name, "size"])
+        rows = int(listed[name])
         raise InputError(f"expected the shard {folder / name} for {rows} rows of {TABLE_FILE}, found no such file")
     for name in sorted(present - set(map(str, listed.index))):
         raise InputError(f"expected rows in {TABLE_FILE} for {folder / name}, found none")
-    for name, rows in listed.iterrows():
-        with _open_shard(zoo.folder, str(name)) as shard:
-            count = next((shard.get_slice(tensor).get_shape()[0] for tensor in shard.keys()), 0)  # noqa: SIM118
-        if rows["nunique"] != rows["size"] or rows["size"] != count or rows["max"] != count - 1:
-            raise InputError(
-                f"expected one row of {TABLE_FILE} for each of the {count} checkpoints in {folder / str(name)}, "
-                f"found {rows['size']} rows up to number {rows['max']}"
-            )
     unknown = sorted(set(zoo.table["architecture"]) - set(zoo.architectures))
     if unknown:
         raise InputError(f"expected every architecture of {TABLE_FILE} in {ZOO_FILE}, found no entry for {unknown[0]}")
+    for name, own in zoo.table.groupby("shard"):
+        _check_shard(zoo, str(name), own)
+
+
+def _check_shard(zoo: Zoo, name: str, rows: pd.DataFrame) -> None:
+    """A shard holds every tensor of its architecture, stacked over as many checkpoints as there are rows."""
+    path = zoo.folder / SHARD_FOLDER / name
+    if rows["architecture"].nunique() > 1:
+        raise InputError(f"expected checkpoints of one architecture in {path}, found several")
+    architecture = zoo.architectures[str(rows["architecture"].iloc[0])]
+    with _open_shard(zoo.folder, name) as shard:
+        found = {tensor: tuple(shard.get_slice(tensor).get_shape()) for tensor in shard.keys()}  # noqa: SIM118
+    count = max((shape[0] for shape in found.values() if shape), default=0)
+    if sorted(rows["row"]) != list(range(count)):
+        raise InputError(
+            f"expected one row of {TABLE_FILE} for each of the {count} checkpoints in {path}, found {len(rows)} rows "
+            f"up to number {rows['row'].max()}"
+        )
+    wrong = [tensor for tensor, shape in architecture.shapes.items() if found.get(tensor) != (count, *shape)]
+    if wrong:
+        expected = (count, *architecture.shapes[wrong[0]])
+        raise InputError(f"expected {wrong[0]} of shape {expected} in {path}, found {found.get(wrong[0], 'none')}")
 
 
 def _contents(folder: Path) -> str:
