@@ -37,8 +37,12 @@ from weightspace.corpus.corpus import Corpus, fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Batch, WindowSource
 from weightspace.errors import InputError
+from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
 from weightspace.weights import read_weights, write_weights
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
+from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
 
@@ -281,6 +285,29 @@ def test_a_resumed_run_must_be_the_same_run(parts: tuple[Zoo, ...], tmp_path: Pa
         pretrain(parts[0], TINY_SANE, changed, out=tmp_path / "s", mode={"resume"})
     pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
     assert (tmp_path / "s" / "model.safetensors").exists() and not partial_path(tmp_path / "s").exists()
+
+
+def test_two_architectures_train_in_one_run(digits: ImageSet, tmp_path: Path) -> None:
+    writer = ZooWriter(tmp_path / "both")
+    for number, network in enumerate(("mlp:8", "mlp:12,6")):
+        config = GrowConfig(members=5, epochs=1, activation="tanh", seed=number)
+        grown = grow(network, digits, config, tmp_path / str(number))
+        for piece in grown.stacks():
+            table = piece.table.drop(columns=["architecture", "shard", "row"])
+            writer.add(piece.architecture, piece.stack, table.assign(member=table["member"] + network))
+    writer.finish({})
+    zoo = Zoo.open(tmp_path / "both")
+    model = pretrain(zoo, TINY_SANE, TINY_TRAINING, out=tmp_path / "sane")
+    assert len(model.preparation.frames) == 2
+    embeddings = SANE.open(tmp_path / "sane").embed(zoo)
+    assert embeddings.features.shape == (20, 8) and np.isfinite(embeddings.features).all()
+    with pytest.raises(InputError, match="expected networks with the same layers for readout"):
+        model.embed(zoo, "readout")
+    for row in (0, 15):
+        weights = zoo.weights(row)
+        prepared, latents = encode_network(model, weights)
+        architecture = zoo.architectures[zoo.table["architecture"].iloc[row]]
+        architecture.build().load_state_dict(restore(model, latents, architecture, prepared.carried), strict=True)
 
 
 def test_observers_join_the_history(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:

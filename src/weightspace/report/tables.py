@@ -40,10 +40,25 @@ def reading_tables(rows: Sequence[Row]) -> list[Table]:
             drawn,
         ),
     ]
+    if drawn:
+        tables.append(_rank_table(scored))
     for subset, where in (("pooled", "all kept epochs"), ("last_epoch", "last epoch only")):
         own = [row for row in rows if "chance" in row and row["subset"] == subset]
         tables.append(_reading_table(f"Categories: share guessed right, {where}", _chances(own), own))
     return [table for table in tables if table.rows]
+
+
+def _rank_table(rows: Sequence[Row]) -> Table:
+    """Kendall's tau of the same probes, compactly."""
+    places = {"pooled": "all epochs", "last_epoch": "last epoch"}
+    tasks = list(dict.fromkeys((row["target"], row["subset"]) for row in rows))
+    body = []
+    for name in dict.fromkeys(row["representation"] for row in rows):
+        own = {(row["target"], row["subset"]): row["tau"] for row in rows if row["representation"] == name}
+        body.append([name, *(_number(own.get(task)) for task in tasks)])
+    columns = [f"{target.replace('_', ' ')}, {places[subset]}" for target, subset in tasks]
+    note = "Kendall's τ between predicted and true: 1 is the right order, 0 a random one."
+    return Table("Reading networks: rank correlation", note, ["representation", *columns], body)
 
 
 def _reading_table(title: str, note: str, rows: Sequence[Row]) -> Table:
