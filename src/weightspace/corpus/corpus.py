@@ -128,16 +128,17 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
         rows = zoo.where(_same_frame(key_of, key))
         frame = preparation.frame_of(zoo.architectures[str(rows.table["architecture"].iloc[0])])
         path = folder / f"{key}.npy"
-        writer = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), frame.layout.size))
-        tables, done = [], 0
-        for piece in rows.stacks():
-            writer[done : done + len(piece.table)] = _flatten(piece, frame, permutations).numpy()
-            tables.append(piece.table)
-            done += len(piece.table)
-        offset = writer.offset
-        writer.flush()
-        del writer
-        flat = _map(path, (len(rows), frame.layout.size), offset)
+        shape = (len(rows), frame.layout.size)
+        tables = []
+        # Written as a file and mapped afterwards: a full disk is an error then, not a bus error.
+        with path.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            offset = file.tell()
+            for piece in rows.stacks():
+                file.write(_flatten(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
+                tables.append(piece.table)
+        flat = _map(path, shape, offset)
         parts.append(CorpusPart(key, frame, flat, pd.concat(tables)))
     return Corpus(tuple(parts))
 
