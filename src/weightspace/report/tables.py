@@ -1,5 +1,6 @@
 """Result rows as tables: for the page, and for the terminal."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ def _score(row: Row | None) -> str:
     if row is None:
         return "–"
     name = "accuracy" if "chance" in row else "r2"
-    if row[f"{name}_low"] is None:
+    if _unknown(row[f"{name}_low"]):
         return _number(row[name], 3)
     return f"{row[name]:.3f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
@@ -161,4 +162,9 @@ def _accuracy(row: Row | None) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or _unknown(value) else f"{value:.{digits}f}"
+
+
+def _unknown(value: float | None) -> bool:
+    """None in what was read from a file, NaN in what was just computed."""
+    return value is None or math.isnan(value)
