@@ -11,7 +11,7 @@ from torch import Tensor
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 from weightspace.weights import Weights
-from weightspace.zoo.zoo import Checkpoints, Zoo
+from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -53,17 +53,11 @@ def _represent(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tensor]) ->
     rows, tables = [], []
     for piece in zoo.stacks():
         computed = compute(piece)
-        broken = ~computed.isfinite().all(1)
-        if broken.any():
-            first = piece.table.iloc[int(broken.nonzero()[0])]
-            raise InputError(
-                f"expected finite weights, found NaN or infinite values in {int(broken.sum())} checkpoints, first in "
-                f"{first['member']} at epoch {first['epoch']}"
-            )
+        require_finite_checkpoints(computed, piece.table)
         rows.append(computed.numpy())
         tables.append(piece.table)
     if len({part.shape[1] for part in rows}) > 1:
         raise InputError(f"expected networks of one size for {name}, found several: choose one architecture")
     table = pd.concat(tables)
-    order = pd.Series(range(len(table)), index=table.index)[zoo.table.index].to_numpy()
+    order = zoo.order_of(table)
     return Embeddings(np.concatenate(rows)[order], zoo.table, name)

@@ -55,7 +55,7 @@ def aligned_weights(zoo: Zoo, preparation: Preparation) -> Embeddings:
         corpus = build_corpus(zoo, preparation, Path(folder))
         rows = np.concatenate([part.flat.numpy() for part in corpus.parts])
         table = pd.concat([part.table for part in corpus.parts])
-    order = pd.Series(range(len(table)), index=table.index)[zoo.table.index].to_numpy()
+    order = zoo.order_of(table)
     return Embeddings(rows[order], zoo.table, "aligned W")
 
 

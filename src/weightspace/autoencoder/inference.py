@@ -85,7 +85,7 @@ def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
     if len({part.shape[1] for part in vectors}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
     table = pd.concat(tables)
-    order = pd.Series(range(len(table)), index=table.index)[zoo.table.index].to_numpy()
+    order = zoo.order_of(table)
     return Embeddings(np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", frozenset(sane.members))
 
 

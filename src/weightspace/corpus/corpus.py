@@ -29,7 +29,7 @@ from weightspace.symmetry.axes import Permutations
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
 from weightspace.tokens.layout import TokenTable
 from weightspace.weights import Weights
-from weightspace.zoo.zoo import Checkpoints, Zoo
+from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 
 CHUNK = 256
 
@@ -197,13 +197,7 @@ def _flatten(
             name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked) for name in frame.layout.names
         }
     flat = torch.cat([stack[name].flatten(1).to(torch.float32) for name in frame.layout.names], dim=1)
-    broken = ~flat.isfinite().all(1)
-    if broken.any():
-        first = piece.table.iloc[int(broken.nonzero()[0])]
-        raise InputError(
-            f"expected finite weights, found NaN or infinite values in {int(broken.sum())} checkpoints, first in "
-            f"{first['member']} at epoch {first['epoch']}"
-        )
+    require_finite_checkpoints(flat, piece.table)
     return flat
 
 

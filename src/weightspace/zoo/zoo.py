@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -183,8 +184,23 @@ class Zoo:
             for parts in pieces.values()
         ]
 
+    def order_of(self, table: pd.DataFrame) -> np.ndarray:
+        """Which rows of `table`, the zoo's own rows in another order, make the zoo's order."""
+        return pd.Series(range(len(table)), index=table.index)[self.table.index].to_numpy()
+
     def _take(self, keep: pd.Series) -> "Zoo":
         return replace(self, table=self.table[keep])
+
+
+def require_finite_checkpoints(values: torch.Tensor, table: pd.DataFrame) -> None:
+    """Raise `InputError` naming the first checkpoint with a NaN or infinity; `values` has one row for each."""
+    broken = ~values.isfinite().all(1)
+    if broken.any():
+        first = table.iloc[int(broken.nonzero()[0])]
+        raise InputError(
+            f"expected finite weights, found NaN or infinite values in {int(broken.sum())} checkpoints, first in "
+            f"{first['member']} at epoch {first['epoch']}"
+        )
 
 
 def _open_shard(folder: Path, name: str) -> Any:
