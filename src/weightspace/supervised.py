@@ -22,7 +22,8 @@ from weightspace.randomness import derive_generator, derive_seed
 from weightspace.weights import Weights, find_aliases
 
 Stack = Weights
-SCORE_BATCH = 1_024
+# Networks times images that go through at once: bounds the memory of scoring.
+PAIRS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +123,15 @@ def predict_stack(
     aliases = find_aliases(module.state_dict())
     stack = {name: tensor for name, tensor in stack.items() if name not in aliases}
 
+    count = len(next(iter(stack.values())))
+
     def predict(weights: Weights, batch: Tensor) -> Tensor:
         return functional_call(module, weights, (batch,))
 
     with torch.no_grad():
-        parts = [vmap(predict, in_dims=(0, None))(stack, batch) for batch in inputs.split(SCORE_BATCH)]
+        parts = [
+            vmap(predict, in_dims=(0, None))(stack, batch) for batch in inputs.split(max(1, PAIRS_AT_ONCE // count))
+        ]
     return torch.cat(parts, dim=1)
 
 
