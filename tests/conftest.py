@@ -1,5 +1,6 @@
 """What all tests share: one thread, a tiny real zoo and a tiny trained model."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,24 @@ from weightspace.zoo.zoo import Zoo
 
 torch.set_num_threads(1)
 # Shared machines stall; a slow example is no failure, and run-time shape checks make data generation slow.
-settings.register_profile("house", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+# Under CI the examples are always the same ones; elsewhere new ones are tried each time.
+settings.register_profile(
+    "house",
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("house")
 
 TINY_SANE = SANEConfig(latent_width=8, model_width=16, layers=1, heads=2, projection_width=8)
 TINY_TRAINING = TrainConfig(steps=12, window=16, batch_size=8, save_every=4, log_every=2)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same numbers whatever tests ran before, and on whichever worker."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -186,6 +186,7 @@ def _results(
         "made": {
             "command": called_as(),
             "seed": config.seed,
+            "sampling seeds": SEEDS,
             "architectures": ", ".join(split.train.architectures),
             "members": ", ".join(f"{count} {name}" for name, count in members.items()),
             "latents per weight": f"{sane.latents_per_weight:.2f}",

@@ -103,7 +103,8 @@ def _maps(data: Data) -> Figure:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, markerscale=3)
         else:
             dots = axes.scatter(x, y, c=data[name], s=5, cmap="viridis", linewidths=0, rasterized=True)
-            bar = figure.colorbar(dots, ax=axes, location="bottom", pad=0.04, shrink=0.8)
+            beneath = axes.inset_axes((0.1, -0.13, 0.8, 0.045))
+            bar = figure.colorbar(dots, cax=beneath, orientation="horizontal")
             bar.outline.set_visible(False)
         axes.set(title=name, xticks=[], yticks=[])
     return figure
