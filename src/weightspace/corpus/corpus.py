@@ -127,20 +127,24 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
     for key in dict.fromkeys(keys):
         rows = zoo.where(_same_frame(key_of, key))
         frame = preparation.frame_of(zoo.architectures[str(rows.table["architecture"].iloc[0])])
-        path = folder / f"{key}.npy"
-        shape = (len(rows), frame.layout.size)
-        tables = []
-        # Written as a file and mapped afterwards: a full disk is an error then, not a bus error.
-        with path.open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            offset = file.tell()
-            for piece in rows.stacks():
-                file.write(_flatten(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
-                tables.append(piece.table)
-        flat = _map(path, shape, offset)
-        parts.append(CorpusPart(key, frame, flat, pd.concat(tables)))
+        flat, table = _write_flat(folder / f"{key}.npy", rows, frame, permutations)
+        parts.append(CorpusPart(key, frame, flat, table))
     return Corpus(tuple(parts))
+
+
+def _write_flat(
+    path: Path, rows: Zoo, frame: Frame, permutations: dict[str, Permutations]
+) -> tuple[Float[Tensor, "checkpoints size"], pd.DataFrame]:
+    """Write the flat vectors of checkpoints of one frame, and map them; a full disk is an error, not a bus error."""
+    shape = (len(rows), frame.layout.size)
+    tables = []
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        offset = file.tell()
+        for piece in rows.stacks():
+            file.write(_flatten(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
+            tables.append(piece.table)
+    return _map(path, shape, offset), pd.concat(tables)
 
 
 def _same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame], pd.Series]:

@@ -17,6 +17,7 @@ from weightspace.generation.generating import Generated
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.images import ImageSet
 from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 GENERATED, NOISE, ANCHORS, SCRATCH = "SANE, kernel density", "anchor + noise", "anchors as they are", "from scratch"
@@ -95,14 +96,9 @@ def compare(
     for architecture in {network.architecture.id: network.architecture for network in first}.values():
         reference = NoveltyReference(train, sane.preparation, architecture)
         space = FlatSpace(sane.preparation, architecture)
-        own = [
-            Population(method, architecture, [n.weights for n in made if n.architecture.id == architecture.id])
-            for method, made in generated.items()
-        ]
         near = anchors.where(architecture=architecture.id)
         canonical = [sane.preparation.canonicalize(near.weights(row), architecture) for row in range(len(near))]
-        own = [population._replace(latents_per_weight=sane.latents_per_weight) for population in own]
-        own = [population for population in own if population.networks]
+        own = _generated_populations(generated, architecture, sane.latents_per_weight)
         own += _controls(canonical, own[0], space, reference, sane, config.seed)
         for population in own:
             measured = reference.measure(population.networks, architecture, images.test)
@@ -113,6 +109,18 @@ def compare(
     densities = {population.method: population.latents_per_weight for population in populations}
     rows = [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
     return Comparison(rows, outcomes, joined)
+
+
+def _generated_populations(
+    generated: Mapping[str, list[Generated]], architecture: Architecture, latents_per_weight: float
+) -> list[Population]:
+    """The generated networks of one architecture, by method; methods that made none of it are left out."""
+    populations = []
+    for method, made in generated.items():
+        own = [network.weights for network in made if network.architecture.id == architecture.id]
+        if own:
+            populations.append(Population(method, architecture, own, latents_per_weight))
+    return populations
 
 
 def _controls(
