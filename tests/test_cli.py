@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from weightspace.cli.main import main, split_lists
+from weightspace.cli.app import main, split_lists
 from weightspace.zoo.zoo import Zoo
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from weightspace.cli.main import app
+from weightspace.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -4,6 +4,6 @@ Positional arguments are inputs, `--out` is the output. A user's mistake ends wi
 sentence; Ctrl-C with 130. Neither these modules nor the configurations import torch before a command runs.
 """
 
-from weightspace.cli.main import main
+from weightspace.cli.app import main
 
 __all__ = ["main"]
