@@ -250,6 +250,8 @@ def test_all_methods_train_under_one_schedule(anchors: Zoo, architecture: Archit
     np.testing.assert_allclose(found["anchors", 0].each, recorded, atol=1e-6)
     assert found["scratch", 0].accuracy < 0.3 < found["scratch", 2].accuracy
     assert all(outcome.low <= outcome.accuracy <= outcome.high for outcome in outcomes)
+    alone = evaluate(populations[1:], digits, EvaluateConfig(epochs=(0, 2)))
+    np.testing.assert_allclose(alone[1].each, found["scratch", 2].each, atol=0.01)  # whoever is trained beside them
     with pytest.raises(InputError, match="expected networks to evaluate"):
         evaluate([], digits)
 

@@ -1,6 +1,7 @@
 """Generated networks beside what they have to beat, under one schedule, with novelty."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +53,14 @@ def compare_generated(
         raise InputError(f"expected generated networks in {generated.folder}, found a zoo that was not generated")
     try:
         sane_folder, zoo_folder = Path(made["sane"]), Path(made["anchors"]["zoo"])
-        wanted = {(member, epoch) for member, epoch in made["anchors"]["checkpoints"]}
+        wanted = {(member, epoch): place for place, (member, epoch) in enumerate(made["anchors"]["checkpoints"])}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"expected {generated.folder} to name its model and anchors, found no such entry") from error
     sane, zoo = SANE.open(generated.folder / sane_folder), Zoo.open(generated.folder / zoo_folder)
-    anchors = zoo.where(lambda table: table[["member", "epoch"]].apply(tuple, axis=1).isin(wanted))
-    if len(anchors) != len(wanted) or not wanted:
-        raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(anchors)} of them")
+    places = zoo.table[["member", "epoch"]].apply(tuple, axis=1).map(wanted).dropna().sort_values()
+    if len(places) != len(wanted) or not wanted:
+        raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(places)} of them")
+    anchors = replace(zoo, table=zoo.table.loc[places.index])
     size = next(iter(generated.architectures.values())).example_shape
     if size is None:
         raise InputError(f"expected an architecture that can be run in {generated.folder}, found none")

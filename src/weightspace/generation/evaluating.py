@@ -88,7 +88,7 @@ def _fine_tune(
         FitConfig(epochs=max(config.epochs), batch_size=config.batch_size),
         learning_rates=torch.full((len(networks),), config.learning_rate),
         weight_decays=torch.zeros(len(networks)),
-        seeds=[derive_seed(config.seed, owner, number) for number, owner in enumerate(owners)],
+        seeds=[derive_seed(config.seed, p.method, number) for p in group for number in range(len(p.networks))],
     )
     scored: dict[int, dict[str, list[float]]] = {}
     for epoch, stack in fitting:
