@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 Row = Mapping[str, Any]
-WIDTH = 130
+WIDTH = 160
 
 
 class Table(NamedTuple):
@@ -141,7 +141,7 @@ def draw_table(table: Table) -> RichTable:
 
 
 def print_table(table: Table) -> None:
-    """Print a table to the terminal; a pipe or file counts as 130 columns wide."""
+    """Print a table to the terminal; a pipe or file counts as 160 columns wide."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
