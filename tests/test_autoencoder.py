@@ -290,7 +290,7 @@ def test_a_resumed_run_must_be_the_same_run(parts: tuple[Zoo, ...], tmp_path: Pa
 def test_two_architectures_train_in_one_run(digits: ImageSet, tmp_path: Path) -> None:
     writer = ZooWriter(tmp_path / "both")
     for number, network in enumerate(("mlp:8", "mlp:12,6")):
-        config = GrowConfig(members=5, epochs=1, activation="tanh", seed=number)
+        config = GrowConfig(members=5, epochs=1, activation="tanh", seed=number, plan="stacked", workers=1)
         grown = grow(network, digits, config, tmp_path / str(number))
         for piece in grown.stacks():
             table = piece.table.drop(columns=["architecture", "shard", "row"])

@@ -12,7 +12,7 @@ import weightspace
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
     {"errors", "randomness", "progress"},
-    {"weights", "outputs", "images"},
+    {"weights", "outputs", "images", "spreading"},
     {"supervised"},
     {"symmetry", "tokens", "zoo"},
     {"corpus"},

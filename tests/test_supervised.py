@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.supervised import (
     FitConfig,
-    fit,
+    fit_one,
     fit_stack,
     predict_stack,
     recalibrate_batch_norm,
@@ -39,6 +40,29 @@ def train_alone(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    return module
+
+
+def fit(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int) -> nn.Module:
+    assert list(fit_one(module, images, config, learning_rate=learning_rate, seed=seed)) == [*range(config.epochs + 1)]
+    return module
+
+
+def fit_in_stack(
+    module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int
+) -> nn.Module:
+    rates = torch.tensor([learning_rate])
+    fitting = fit_stack(
+        module,
+        stack_weights([module.state_dict()]),
+        images,
+        config,
+        learning_rates=rates,
+        weight_decays=rates * 0,
+        seeds=[seed],
+    )
+    *_, (_, stack) = fitting
+    module.load_state_dict(unstack_weights(stack)[0])
     return module
 
 
@@ -128,7 +152,8 @@ class Tied(nn.Module):
         return self.out(self.b(self.a(self.inp(x.flatten(1)).relu()).relu()).relu())
 
 
-def test_tied_networks_are_trained_and_stay_tied(digits: ImageSet) -> None:
+@pytest.mark.parametrize("fit", [fit, fit_in_stack])
+def test_tied_networks_are_trained_and_stay_tied(digits: ImageSet, fit: Callable[..., nn.Module]) -> None:
     images, start = Images(digits.train.inputs.double(), digits.train.labels), Tied().double()
     alone = train_alone(start, images, FitConfig(epochs=1), 0.01, 0.0, 0)
     module = fit(start, images, FitConfig(epochs=1), learning_rate=0.01, seed=0)
@@ -137,7 +162,8 @@ def test_tied_networks_are_trained_and_stay_tied(digits: ImageSet) -> None:
         torch.testing.assert_close(module.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_follows_the_seed(digits: ImageSet) -> None:
+@pytest.mark.parametrize("fit", [fit, fit_in_stack])
+def test_dropout_follows_the_seed(digits: ImageSet, fit: Callable[..., nn.Module]) -> None:
     start = mlp([64, 8, 10], "relu", 0.5).state_dict()
     made = []
     for outside in (1, 2):
@@ -146,6 +172,22 @@ def test_dropout_follows_the_seed(digits: ImageSet) -> None:
         module.load_state_dict(start)
         made.append(fit(module, digits.train, FitConfig(epochs=1), learning_rate=0.01, seed=3).state_dict())
     assert all(torch.equal(made[0][name], made[1][name]) for name in start)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_one_alone_is_the_obvious_loop(digits: ImageSet, optimizer: str, channels_last: bool) -> None:
+    images = Images(digits.train.inputs.double(), digits.train.labels)
+    start = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10)
+    ).double()
+    config = FitConfig(epochs=2, batch_size=64, optimizer=optimizer)  # type: ignore[arg-type]
+    expected = train_alone(start, images, config, 0.01, 1e-3, 5).state_dict()
+    options = {"learning_rate": 0.01, "weight_decay": 1e-3, "seed": 5, "channels_last": channels_last}
+    for _ in fit_one(start, images, config, **options):  # type: ignore[arg-type]
+        pass
+    for name, tensor in start.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("size", [0, -3, 10_000])

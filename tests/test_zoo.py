@@ -13,11 +13,16 @@ from weightspace.randomness import derive_generator
 from weightspace.supervised import score
 from weightspace.zoo.architecture import Architecture, build_module
 from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import draw, draw_members, grow
+from weightspace.zoo.growing import grow
+from weightspace.zoo.members import draw, draw_members
+from weightspace.zoo.recipes import find_recipe
 from weightspace.zoo.networks import cnn_s, initialize, mlp
 from weightspace.zoo.summary import summarize
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
+
+
+STACKED = {"plan": "stacked", "workers": 1}
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def test_epoch_0_is_the_initialisation_and_training_helps(zoo: Zoo) -> None:
 
 
 def test_growing_is_reproducible(zoo: Zoo, digits: ImageSet, tmp_path: Path) -> None:
-    config = GrowConfig(members=24, epochs=2, learning_rate="log:3e-3..2e-2", together=5)
+    config = GrowConfig(members=24, epochs=2, learning_rate="log:3e-3..2e-2", together=5, **STACKED)
     again = grow("mlp:8", digits, config, tmp_path / "again")
     key = ["member", "epoch"]
     merged = zoo.table.merge(again.table, on=key, suffixes=("", "_again"))
@@ -69,7 +74,7 @@ def test_cnn_s_grows_on_resized_digits(tmp_path: Path) -> None:
     from weightspace.images import open_images
 
     images = open_images("digits", size=28)
-    zoo = grow("cnn-s", images, GrowConfig(members=3, epochs=1, keep=(1,), activation="tanh,gelu"), tmp_path / "cnn")
+    zoo = grow("cnn-s", images, GrowConfig(members=3, epochs=1, keep=(1,), activation="tanh,gelu", plan="channels-last", workers=1), tmp_path / "cnn")
     assert len(zoo) == 3
     for architecture in zoo.architectures.values():
         assert architecture.parameters == 2464 and architecture.example_shape == (2, 1, 28, 28)
@@ -282,29 +287,30 @@ def test_ranges_are_drawn_inside() -> None:
     ],
 )
 def test_bad_growing_is_refused(changes: dict[str, object], message: str, digits: ImageSet, tmp_path: Path) -> None:
-    config = GrowConfig(**{"members": 2, "epochs": 1, **changes})  # type: ignore[arg-type]
+    config = GrowConfig(**{"members": 2, "epochs": 1, **STACKED, **changes})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
         grow("mlp", digits, config, tmp_path / "zoo")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("network", ["resnet", "mlp:a", "mlp:0", "cnn-s:3", "cnn-s"])
+@pytest.mark.parametrize("network", ["resnet", "resnet18:wide", "mlp:a", "mlp:0", "cnn-s:3", "cnn-s"])
 def test_bad_networks_are_refused(network: str, digits: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a network|expected hidden widths|expected images of 28"):
         grow(network, digits, GrowConfig(members=2, epochs=1), tmp_path / "zoo")
 
 
-def test_members_are_drawn_from_their_names_alone() -> None:
-    few, many = draw_members(GrowConfig(members=3)), draw_members(GrowConfig(members=6))
+def test_members_are_drawn_from_their_names_alone(digits: ImageSet) -> None:
+    recipe = find_recipe("mlp", digits)
+    few, many = draw_members(GrowConfig(members=3), recipe), draw_members(GrowConfig(members=6), recipe)
     assert few == many[:3]
 
 
 def test_diverged_members_are_left_out_and_named(digits: ImageSet, tmp_path: Path) -> None:
-    config = GrowConfig(members=4, epochs=2, learning_rate="1e-2,1e38", activation="relu", optimizer="sgd", seed=1)
-    expected = [member.name for member in draw_members(config) if member.learning_rate > 1]
+    config = GrowConfig(members=4, epochs=2, learning_rate="1e-2,1e38", activation="relu", optimizer="sgd", seed=1, **STACKED)
+    expected = [member.name for member in draw_members(config, find_recipe("mlp", digits)) if member.learning_rate > 1]
     assert 0 < len(expected) < 4
     zoo = grow("mlp", digits, config, tmp_path / "zoo")
-    assert zoo.about["left_out"] == expected and not set(expected) & set(zoo.members)
+    assert [entry["what"] for entry in zoo.about["left_out"]] == expected and not set(expected) & set(zoo.members)
 
 
 def test_the_summary_counts(zoo: Zoo) -> None:

@@ -33,7 +33,7 @@ class ImageSet(NamedTuple):
     """Train, validation and test images, normalised alike.
 
     `mean` and `std` are per channel, of the raw training images scaled to [0, 1] where they are bytes; `seed`
-    decided which image is in which part.
+    decided which image is in which part, among the first `limits` training and test images of the source.
     """
 
     source: str
@@ -44,12 +44,14 @@ class ImageSet(NamedTuple):
     std: tuple[float, ...]
     classes: int
     seed: int
+    limits: tuple[int | None, int | None] = (None, None)
 
     def describe(self) -> dict[str, Any]:
         """What `zoo.json` and manifests record of the set."""
         return {
             "source": self.source,
             "seed": self.seed,
+            "limits": list(self.limits),
             "shape": list(self.train.inputs.shape[1:]),
             "classes": self.classes,
             "counts": {part: len(getattr(self, part).labels) for part in ("train", "validation", "test")},
@@ -58,7 +60,13 @@ class ImageSet(NamedTuple):
         }
 
 
-def open_images(source: str, *, size: int | None = None, seed: int = 0) -> ImageSet:
+def open_images(
+    source: str,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    limits: tuple[int | None, int | None] = (None, None),
+) -> ImageSet:
     """Open an image set.
 
     Args:
@@ -67,6 +75,7 @@ def open_images(source: str, *, size: int | None = None, seed: int = 0) -> Image
             without arguments that returns a torch `Dataset` or a (train, test) pair of them.
         size: resize to `size` x `size` pixels (bilinear) when the images have another size.
         seed: decides which images are for validation (and for test, where the source has no test part).
+        limits: use the first so many training and test images only; None for all.
 
     A fifth of the training images becomes the validation part. `digits` and a single `Dataset` have no test
     part, so a third of their images is set apart first.
@@ -76,7 +85,7 @@ def open_images(source: str, *, size: int | None = None, seed: int = 0) -> Image
     """
     if size is not None:
         require_between("the image size", size, 1)
-    train, test = _read(source, seed)
+    train, test = (_first(part, limit) for part, limit in zip(_read(source, seed), limits, strict=True))
     for name, part in (("training", train), ("test", test)):
         _require_images(name, *part)
     if train[0].shape[1:] != test[0].shape[1:]:
@@ -98,8 +107,16 @@ def open_images(source: str, *, size: int | None = None, seed: int = 0) -> Image
         std=tuple(std.tolist()),
         classes=int(max(part.labels.max() for part in normalized.values())) + 1,
         seed=seed,
+        limits=limits,
         **normalized,
     )
+
+
+def _first(part: tuple[np.ndarray, np.ndarray], limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    if limit is None:
+        return part
+    require_between("the number of images", limit, FEWEST_IMAGES)
+    return part[0][:limit], part[1][:limit]
 
 
 def _read(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

@@ -2,9 +2,10 @@
 
 Many networks are held as one *stack*: `dict[str, Tensor]` whose tensors have a leading axis over networks.
 A stack is trained through `torch.func`: every network has its own data order, learning rate and weight
-decay, and the arithmetic is that of training it alone.
+decay, and the arithmetic is that of training it alone, which `fit_one` does. Both run where the tensors are.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from weightspace.weights import Weights, find_aliases
 Stack = Weights
 # Networks times images that go through at once: bounds the memory of scoring.
 PAIRS_AT_ONCE = 16_384
+IMAGES_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,39 +82,81 @@ def fit_stack(
     The optimiser runs at learning rate 1 and every network then moves the share `learning_rate` of the step:
     for optimisers whose step is linear in the learning rate, as SGD and Adam are, that is its own rate.
     """
-    steps = len(images.labels) // max(1, config.batch_size)
-    if config.batch_size < 1 or steps < 1 or config.epochs < 0:
-        raise InputError(f"expected a batch size between 1 and {len(images.labels)}, found {config.batch_size}")
+    steps = _steps(images, config)
+    device = images.labels.device
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     aliases = find_aliases(module.state_dict())
     parameters = {name: tensor.clone() for name, tensor in stack.items() if name in trained}
     buffers = {name: tensor.clone() for name, tensor in stack.items() if name not in trained and name not in aliases}
-    optimizer = _make_optimizer(list(parameters.values()), config)
+    # At rate 1; `_move` then takes each network's own share of the step.
+    optimizer = _make_optimizer(list(parameters.values()), config, 1.0, 0.0)
     gradient = vmap(grad(_loss_of(module.train())), in_dims=0, randomness="different")
     generators = [derive_generator(seed, "order") for seed in seeds]
     yield 0, _with_aliases({**parameters, **buffers}, aliases)
     for epoch in range(1, config.epochs + 1):
         orders = torch.stack([torch.randperm(len(images.labels), generator=generator) for generator in generators])
+        orders = orders.to(device)
         for step in range(steps):
             batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
-            with torch.random.fork_rng(devices=[]):  # dropout draws from the global state
-                torch.manual_seed(derive_seed(seeds[0], "dropout", epoch, step))
+            with _own_randomness(derive_seed(seeds[0], "dropout", epoch, step), device):
                 gradients = gradient(parameters, buffers, images.inputs[batch], images.labels[batch])
             share = _schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
             _move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
         yield epoch, _with_aliases({**parameters, **buffers}, aliases)
 
 
-def fit(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int) -> nn.Module:
-    """Train one module in place (through a stack of one) and return it."""
-    stack = stack_weights([module.state_dict()])
-    rates, decays = torch.tensor([learning_rate]), torch.zeros(1)
-    for _, trained in fit_stack(
-        module, stack, images, config, learning_rates=rates, weight_decays=decays, seeds=[seed]
-    ):
-        stack = trained
-    module.load_state_dict(unstack_weights(stack)[0])
-    return module
+def fit_one(
+    module: nn.Module,
+    images: Images,
+    config: FitConfig,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    seed: int,
+    channels_last: bool = False,
+) -> Iterator[int]:
+    """Train one module in place; yields the epoch after each one, starting with 0.
+
+    The same seed gives the same order of images as in `fit_stack`, so a network comes out the same up to
+    rounding, whichever way it was trained (with dropout, which draws differently, only much alike).
+
+    Args:
+        module: on the device of the images.
+        images: what to train on.
+        config: for how long and how.
+        learning_rate: at the peak of the schedule.
+        weight_decay: L2.
+        seed: of the order of images and of dropout.
+        channels_last: keep images and convolutions in that memory format, which is faster on CPUs.
+    """
+    steps = _steps(images, config)
+    if channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = _channels_last(images)
+    optimizer = _make_optimizer(list(module.parameters()), config, learning_rate, weight_decay)
+    generator = derive_generator(seed, "order")
+    random = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in module.modules())
+    yield 0
+    for epoch in range(1, config.epochs + 1):
+        order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
+        module.train()
+        with _own_randomness(derive_seed(seed, "dropout", epoch) if random else None, images.labels.device):
+            for step in range(steps):
+                batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+                optimizer.param_groups[0]["lr"] = learning_rate * _schedule(
+                    config, (epoch - 1) * steps + step, config.epochs * steps
+                )
+                optimizer.zero_grad()
+                functional.cross_entropy(module(images.inputs[batch]), images.labels[batch]).backward()
+                optimizer.step()
+        yield epoch
+
+
+def predict(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
+    """Outputs of one module in evaluation mode."""
+    module.eval()
+    with torch.no_grad():
+        return torch.cat([module(batch) for batch in inputs.split(IMAGES_AT_ONCE)])
 
 
 def predict_stack(
@@ -150,8 +194,8 @@ def score_outputs(outputs: Float[Tensor, "networks n classes"], labels: Int[Tens
 
 
 def score(module: nn.Module, images: Images) -> Scores:
-    """Accuracy and loss of one module."""
-    return score_stack(module, stack_weights([module.state_dict()]), images)
+    """Accuracy and loss of one module, as a stack of one."""
+    return score_outputs(predict(module, images.inputs)[None], images.labels)
 
 
 def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], batch_size: int = 256) -> nn.Module:
@@ -191,10 +235,36 @@ def _loss_of(module: nn.Module) -> Callable[..., Tensor]:
     return loss
 
 
-def _make_optimizer(parameters: list[Tensor], config: FitConfig) -> torch.optim.Optimizer:
+def _steps(images: Images, config: FitConfig) -> int:
+    """Steps of an epoch."""
+    steps = len(images.labels) // max(1, config.batch_size)
+    if config.batch_size < 1 or steps < 1 or config.epochs < 0:
+        raise InputError(f"expected a batch size between 1 and {len(images.labels)}, found {config.batch_size}")
+    return steps
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Let dropout, which draws from the global state, draw from `seed`; None if nothing draws."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _channels_last(images: Images) -> Images:
+    """The same images so laid out in memory that a batch taken from them is channels-last."""
+    return Images(images.inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), images.labels)
+
+
+def _make_optimizer(
+    parameters: list[Tensor], config: FitConfig, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=1.0)
-    return torch.optim.SGD(parameters, lr=1.0, momentum=0.9)
+        return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, momentum=0.9, fused=True)
 
 
 def _schedule(config: FitConfig, step: int, steps: int) -> float:

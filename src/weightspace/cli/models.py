@@ -12,6 +12,7 @@ from weightspace.cli.shared import (
     Force,
     Json,
     Out,
+    Resume,
     Split,
     open_split,
     prepare_torch,
@@ -30,7 +31,7 @@ def pretrain(
     training: Annotated[TrainConfig, Flat] = TrainConfig(),
     preparation: Annotated[PreparationConfig, Flat] = PreparationConfig(),
     split: Split = THIRDS,
-    resume: Annotated[bool, Parameter(negative="")] = False,
+    resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -40,8 +41,6 @@ def pretrain(
     ----------
     folder
         A zoo; only the first part of its split is trained on.
-    resume
-        Continue the interrupted run for --out.
     """
     prepare_torch()
     from weightspace.autoencoder.pretraining import pretrain as pretrain_sane

@@ -1,5 +1,6 @@
 """Commands that write networks and evaluate them."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -83,7 +84,7 @@ def evaluate(
     from weightspace.zoo.zoo import Zoo
 
     generated = Zoo.open(folder)
-    rows = compare_generated(generated, lambda size, seed: open_images(data, size=size, seed=seed), config)
+    rows = compare_generated(generated, partial(open_images, data), config)
     if as_json:
         print_json(rows)
         return

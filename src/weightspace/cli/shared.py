@@ -18,6 +18,13 @@ THIRDS: Shares = (0.7, 0.15, 0.15)
 Out = Annotated[Path, Parameter(help="Where the result goes; must not exist yet.")]
 Force = Annotated[bool, Parameter(negative="", help="Replace what --out names if it exists.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
+Resume = Annotated[bool, Parameter(negative="", help="Continue the interrupted work for --out.")]
+Ray = Annotated[
+    str | None,
+    Parameter(
+        help="Run on a Ray cluster: its address, or 'local' for one on this machine (needs the extra weightspace[ray])."
+    ),
+]
 Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.")]
 
 

@@ -35,14 +35,14 @@ class Comparison(NamedTuple):
 
 
 def compare_generated(
-    generated: Zoo, open_images: Callable[[int, int], ImageSet], config: EvaluateConfig
+    generated: Zoo, open_images: Callable[..., ImageSet], config: EvaluateConfig
 ) -> list[dict[str, Any]]:
     """Evaluate a generated zoo beside its controls, from what its `zoo.json` records.
 
     Args:
         generated: what `write_generated` wrote.
-        open_images: images of a given size, split into parts by a given seed: the one the anchors' zoo was grown
-            with, so that nothing is tested on images it was trained on.
+        open_images: images of a given `size`, `seed` of their split, and `limits`: those that the anchors' zoo was
+            grown with, so that nothing is tested on images it was trained on.
         config: the schedule.
 
     Raises:
@@ -69,7 +69,9 @@ def compare_generated(
         for row, name in enumerate(generated.table["architecture"])
     ]
     train = training_members(sane, zoo)
-    images = open_images(size[-1], zoo.about.get("images", {}).get("seed", 0))
+    grown = zoo.about.get("images", {})
+    limits = tuple(grown.get("limits", (None, None)))
+    images = open_images(size=size[-1], seed=grown.get("seed", 0), limits=limits)
     return compare(sane, train, anchors, {GENERATED: networks}, images, config).rows
 
 

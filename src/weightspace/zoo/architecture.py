@@ -12,7 +12,9 @@ from torch import nn
 from weightspace.errors import InputError
 from weightspace.weights import Shapes, Weights, natural_key, require_shapes
 
-OUR_FACTORIES = ("weightspace.zoo.networks:mlp", "weightspace.zoo.networks:cnn_s")
+OUR_FACTORIES = tuple(
+    f"weightspace.zoo.networks:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +71,12 @@ class Architecture:
         """How many numbers a network of this architecture has, buffers included."""
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
-    def build(self, allow: Collection[str] = ()) -> nn.Module:
-        """Build the module with new, random parameters; the global random state is left as it was.
+    def build(self, allow: Collection[str] = (), *, seed: int = 0) -> nn.Module:
+        """Build the module with new parameters, which `seed` decides; the global random state is left as it was.
 
         Args:
             allow: factories, other than ours, that the caller vouches for.
+            seed: of the factory's own initialisation.
 
         Raises:
             InputError: there is no factory, it is neither ours nor in `allow` (so it is not imported), or it
@@ -86,7 +89,7 @@ class Architecture:
                 f"expected one of our factories or one named by you for the architecture {self.id}, found "
                 f"'{self.factory}', which was not imported"
             )
-        module = build_module(self.factory, self.arguments)
+        module = build_module(self.factory, self.arguments, seed=seed)
         require_shapes(module.state_dict(), self.shapes)
         return module
 
@@ -140,8 +143,8 @@ class Architecture:
             raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error
 
 
-def build_module(factory: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """Import `package.module:callable` and call it; the global random state is left as it was.
+def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
+    """Import `package.module:callable` and call it under `seed`; the global random state is left as it was.
 
     Raises:
         InputError: it cannot be imported, or does not return a module.
@@ -153,6 +156,7 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None) -> nn
         raise InputError(f"expected an importable package.module:callable, found '{factory}' ({error})") from error
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             module = callable_(**(arguments or {}))
     except TypeError as error:
         raise InputError(f"expected {factory} to be callable with the arguments given, found {error}") from error

@@ -1,255 +1,243 @@
-"""Grow a zoo: train a population of networks, many at once."""
+"""Grow a zoo: train a population of networks in the way that is fastest here, resumable at any member."""
 
-import itertools
-import math
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
 from weightspace.errors import InputError, require_between
-from weightspace.images import ImageSet
-from weightspace.outputs import new_folder, write_manifest
-from weightspace.progress import Advance, progress_bar
+from weightspace.images import Images, ImageSet
+from weightspace.outputs import new_folder, to_json, write_json, write_manifest
+from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator, derive_seed
-from weightspace.supervised import FitConfig, Stack, fit_stack, score_stack, stack_weights
+from weightspace.spreading import Tick, Where, spread
+from weightspace.supervised import FitConfig, Stack, fit_one, fit_stack, score, score_stack, stack_weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.networks import cnn_s, initialize, make_activation, mlp, require_scheme
+from weightspace.zoo.members import Member, draw_members
+from weightspace.zoo.networks import initialize
+from weightspace.zoo.parts import Part, PartStore, clear_parts
+from weightspace.zoo.planning import GrowTask, Plan, make_plan, plan_tasks, resumed
+from weightspace.zoo.recipes import Recipe, find_recipe
 from weightspace.zoo.writing import ZooWriter
-from weightspace.zoo.zoo import Zoo
+from weightspace.zoo.zoo import Checkpoints, Zoo
 
-CNN_S_SIZE = 28
-EXAMPLE_BATCH = 2
-
-
-class Member(NamedTuple):
-    """One network to be: its name and what was drawn for it."""
-
-    name: str
-    activation: str
-    initialization: str
-    learning_rate: float
-    weight_decay: float
+PLAN_FILE = "growing.json"
+PARTS = ("train", "validation", "test")
 
 
-def grow(network: str, images: ImageSet, config: GrowConfig, out: str | Path, *, force: bool = False) -> Zoo:
-    """Train a zoo of small networks on images and write it to `out`.
+class Shared(NamedTuple):
+    """What every task needs; images as numpy arrays, which processes share."""
+
+    recipe: Recipe
+    config: GrowConfig
+    plan: Plan
+    kept: list[int]
+    images: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def grow(
+    network: str,
+    images: ImageSet,
+    config: GrowConfig,
+    out: str | Path,
+    *,
+    mode: Sequence[str] = (),
+    ray: str | None = None,
+) -> Zoo:
+    """Train a zoo of networks on images and write it to `out`.
 
     Args:
-        network: `cnn-s`, or `mlp`, or `mlp:32,16` for hidden layers of these widths (16,16 without).
+        network: `cnn-s`, `cnn-l`, `resnet18` (`resnet18:8` for a width), `mlp` (`mlp:32,16` for hidden widths), or
+            `package.module:callable`, which is imported and called without arguments.
         images: train, validation and test images; accuracy and loss on each are recorded per checkpoint.
         config: what varies between members, and how they are trained.
         out: a folder that does not exist yet.
-        force: replace `out` if it exists.
+        mode: `"resume"` goes on with interrupted growing of the same settings, training no finished member again;
+            `"force"` replaces `out` if it exists.
+        ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
 
-    Members whose training ends in NaN or infinite weights are left out, counted and named in `zoo.json`.
+    Every member's numbers derive from the seed and its name. The plan (see `planning.py`) changes them by rounding
+    only, except under dropout, which draws differently in a stack. Members whose training ends in NaN or infinite
+    weights are left out, counted and named in `zoo.json`. Memory holds the images and a few tasks' checkpoints.
 
     Raises:
-        InputError: an unknown network, a malformed range, or `out` exists.
+        InputError: an unknown network, a malformed range, nothing to resume or other settings, or `out` exists.
     """
     _check(config, len(images.train.labels))
-    members = draw_members(config)
-    kept = _kept_epochs(config)
-    left_out: list[str] = []
-    with new_folder(out, force=force) as folder:
-        writer = ZooWriter(folder)
-        with progress_bar("growing", total=len(members) * config.epochs) as advance:
-            for group in _groups(members, config.together):
-                architecture = describe_network(network, group[0].activation, images)
-                broken = _grow_group(architecture, group, images, config, kept, writer, advance)
-                left_out += broken
-        if len(left_out) == len(members):
-            raise InputError(f"expected members that can be trained, found NaN weights in all {len(members)} of them")
-        writer.finish({"images": images.describe(), "grown": asdict(config), "left_out": left_out})
-        write_manifest(folder, configuration=asdict(config) | {"network": network}, seed=config.seed)
+    recipe = find_recipe(network, images)
+    members, kept = draw_members(config, recipe), _kept_epochs(config)
+    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=PLAN_FILE) as folder:
+        plan = _settle_plan(folder, network, members, images, config, on_ray=ray is not None)
+        tasks, store = plan_tasks(members, plan, config.epochs), PartStore(folder)
+        open_tasks = [task for task in tasks if not store.has(task.key)]
+        shared = Shared(recipe, config, plan, kept, _to_numpy(images))
+        done = sum(task.units for task in tasks) - sum(task.units for task in open_tasks)
+        with progress_bar("growing", total=len(members) * config.epochs, done=done) as advance:
+            for number, part in spread(grow_task, shared, open_tasks, Where(plan.workers, ray), advance):
+                store.save(open_tasks[number].key, part)
+        left_out = _merge(folder, tasks, len(members), images, config, plan)
+        write_manifest(
+            folder, configuration=asdict(config) | {"network": network, "left_out": left_out}, seed=config.seed
+        )
+    clear_parts(Path(out), PLAN_FILE)
     return Zoo.open(out)
+
+
+def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
+    """Train the members of a task; their checkpoints at the epochs kept."""
+    device = torch.device(shared.plan.device)
+    images = {part: Images(*(torch.from_numpy(array).to(device) for array in shared.images[part])) for part in PARTS}
+    architecture = shared.recipe.architecture(task.members[0].activation, task.members[0].dropout)
+    train = _train_stacked if shared.plan.way == "stacked" else _train_alone
+    pieces = []
+    for group, epoch, stack, scores in train(architecture, shared, task, images, tick):
+        if epoch in shared.kept:
+            table = pd.DataFrame([_properties(member) for member in group])
+            table.insert(1, "epoch", epoch)
+            for name, values in scores().items():
+                table[name] = values.cpu().numpy()
+            table["generalization_gap"] = table["train_accuracy"] - table["test_accuracy"]
+            pieces.append((table, {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes}))
+    return _join(architecture, pieces)
+
+
+def _train_stacked(
+    architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
+) -> Iterator[tuple[list[Member], int, Stack, Any]]:
+    device = images["train"].labels.device
+    modules = [_initial(architecture, shared, member) for member in task.members]
+    module = modules[0].to(device)
+    fitting = fit_stack(
+        module,
+        {name: tensor.to(device) for name, tensor in stack_weights([one.state_dict() for one in modules]).items()},
+        images["train"],
+        _fit_config(shared.config, task.members[0]),
+        learning_rates=torch.tensor([member.learning_rate for member in task.members], device=device),
+        weight_decays=torch.tensor([member.weight_decay for member in task.members], device=device),
+        seeds=[derive_seed(shared.config.seed, member.name, "training") for member in task.members],
+    )
+    for epoch, stack in fitting:
+        yield task.members, epoch, stack, lambda stack=stack: _scores(lambda part: score_stack(module, stack, part), images)
+        if epoch:
+            tick(len(task.members))
+
+
+def _train_alone(
+    architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
+) -> Iterator[tuple[list[Member], int, Stack, Any]]:
+    for member in task.members:
+        module = _initial(architecture, shared, member).to(images["train"].labels.device)
+        fitting = fit_one(
+            module,
+            images["train"],
+            _fit_config(shared.config, member),
+            learning_rate=member.learning_rate,
+            weight_decay=member.weight_decay,
+            seed=derive_seed(shared.config.seed, member.name, "training"),
+            channels_last=shared.plan.way == "channels-last",
+        )
+        for epoch in fitting:
+            stack = stack_weights([module.state_dict()])
+            yield [member], epoch, stack, lambda: _scores(lambda part: score(module, part), images)
+            if epoch:
+                tick(1)
+
+
+def _scores(score_part: Any, images: dict[str, Images]) -> dict[str, torch.Tensor]:
+    scores = {}
+    for part in PARTS:
+        scores[f"{part}_accuracy"], scores[f"{part}_loss"] = score_part(images[part])
+    return scores
+
+
+def _join(architecture: Architecture, pieces: list[tuple[pd.DataFrame, Stack]]) -> Part:
+    """One stack of all checkpoints, without the members that diverged."""
+    table = pd.concat([own for own, _ in pieces], ignore_index=True)
+    stack = {name: torch.cat([own[name] for _, own in pieces]) for name in architecture.shapes}
+    finite = torch.stack([tensor.reshape(len(table), -1).isfinite().all(1) for tensor in stack.values()]).all(0)
+    broken = sorted(set(table["member"][~finite.numpy()]))
+    left_out = [{"what": name, "why": "its training ended in NaN or infinite weights"} for name in broken]
+    keep = ~table["member"].isin(broken)
+    if not keep.any():
+        return Part([], left_out)
+    rows = torch.tensor(keep.to_numpy(copy=True))
+    return Part([Checkpoints(architecture, table[keep], {name: own[rows] for name, own in stack.items()})], left_out)
+
+
+def _initial(architecture: Architecture, shared: Shared, member: Member) -> torch.nn.Module:
+    seed = shared.config.seed
+    module = architecture.build([shared.recipe.factory], seed=derive_seed(seed, member.name, "building"))
+    return initialize(module, member.initialization, derive_generator(seed, member.name, "initialization"))
+
+
+def _properties(member: Member) -> dict[str, Any]:
+    drawn = {name: value for name, value in member._asdict().items() if value is not None}
+    return {"member": drawn.pop("name"), **drawn}
+
+
+def _fit_config(config: GrowConfig, member: Member) -> FitConfig:
+    return FitConfig(epochs=config.epochs, batch_size=config.batch_size, optimizer=member.optimizer)  # type: ignore[arg-type]
+
+
+def _settle_plan(
+    folder: Path, network: str, members: list[Member], images: ImageSet, config: GrowConfig, *, on_ray: bool
+) -> Plan:
+    """The plan of the work found in `folder`, or a new one, which is written there."""
+    settings = {"network": network, "images": images.describe(), "config": _decisive(config)}
+    path = folder / PLAN_FILE
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found["settings"] != json.loads(to_json(settings)):
+            raise InputError(
+                f"expected the settings that the unfinished work in {folder} began with, found others; "
+                "--force drops it and begins anew"
+            )
+        return resumed(Plan(**found["plan"]), config.workers)
+    recipe = find_recipe(network, images)
+    cells = dict.fromkeys((member.activation, member.dropout) for member in members)
+    architectures = {cell: recipe.architecture(*cell) for cell in cells}
+    plan = make_plan(config, architectures, members, images, allow=[recipe.factory], on_ray=on_ray)
+    write_json(path, {"settings": settings, "plan": plan.to_json()})
+    return plan
+
+
+def _decisive(config: GrowConfig) -> dict[str, Any]:
+    """The settings that decide the numbers; how the work is done may change while it is interrupted."""
+    return {name: value for name, value in asdict(config).items() if name not in ("plan", "workers", "device")}
+
+
+def _merge(
+    folder: Path, tasks: list[GrowTask], members: int, images: ImageSet, config: GrowConfig, plan: Plan
+) -> list[dict[str, str]]:
+    """Make a zoo of the finished parts, which stay until it has its name; returns what was left out."""
+    writer = ZooWriter(folder)
+    left_out, _ = PartStore(folder).merge([task.key for task in tasks], writer)
+    if len(left_out) == members:
+        (folder / PLAN_FILE).unlink()
+        raise InputError(f"expected members that can be trained, found NaN weights in all {members} of them")
+    about = {"images": images.describe(), "grown": asdict(config), "plan": plan.to_json(), "left_out": left_out}
+    writer.finish(about)
+    return left_out
+
+
+def _to_numpy(images: ImageSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    parts = {part: getattr(images, part) for part in PARTS}
+    return {name: (part.inputs.numpy(), part.labels.numpy()) for name, part in parts.items()}
 
 
 def _check(config: GrowConfig, images: int) -> None:
     require_between("epochs", config.epochs, 1)
     require_between("batch size", config.batch_size, 1, images)
-    require_between("together", config.together, 1)
-
-
-def draw_members(config: GrowConfig) -> list[Member]:
-    """Draw every member's hyper-parameters, each from a generator of its own."""
-    require_between("members", config.members, 1)
-    members = []
-    for number in range(config.members):
-        name = f"member-{number:04d}"
-        drawn = {
-            field: draw(getattr(config, field), derive_generator(config.seed, name, field))
-            for field in ("activation", "initialization", "learning_rate", "weight_decay")
-        }
-        for field in ("learning_rate", "weight_decay"):
-            drawn[field] = _number(drawn[field], field)
-        require_between("the learning rate", drawn["learning_rate"], 1e-12)
-        require_between("the weight decay", drawn["weight_decay"], 0)
-        make_activation(drawn["activation"])
-        require_scheme(drawn["initialization"])
-        members.append(Member(name, **drawn))
-    return members
-
-
-def draw(choices: str, generator: torch.Generator) -> Any:
-    """Draw from `a,b,c` (uniformly), from `low..high`, or from `log:low..high`.
-
-    Raises:
-        InputError: a range that is not two increasing numbers.
-    """
-    share = float(torch.rand((), generator=generator, dtype=torch.float64))
-    if ".." not in choices:
-        listed = [choice.strip() for choice in choices.split(",")]
-        return listed[int(share * len(listed))]
-    logarithmic = choices.startswith("log:")
-    ends = choices.removeprefix("log:").split("..")
-    try:
-        low, high = (float(end) for end in ends)
-    except ValueError as error:
-        raise InputError(f"expected a range such as log:1e-3..1e-2, found '{choices}'") from error
-    if not low < high or (logarithmic and low <= 0):
-        raise InputError(f"expected an increasing range, positive if logarithmic, found '{choices}'")
-    if logarithmic:
-        return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-    return low + share * (high - low)
-
-
-def describe_network(network: str, activation: str, images: ImageSet) -> Architecture:
-    """The architecture of a named network for a set of images.
-
-    Raises:
-        InputError: an unknown name, or images of a size the network does not take.
-    """
-    name, _, widths = network.partition(":")
-    shape = tuple(images.train.inputs.shape[1:])
-    arguments: dict[str, Any]
-    example = (EXAMPLE_BATCH, *shape)
-    if name == "mlp":
-        hidden = _widths(widths or "16,16")
-        arguments = {"widths": [math.prod(shape), *hidden, images.classes], "activation": activation}
-        identity = "-".join(["mlp", *map(str, arguments["widths"]), activation])
-        return Architecture.of_module(
-            mlp(**arguments),
-            id=identity,
-            factory="weightspace.zoo.networks:mlp",
-            arguments=arguments,
-            example_shape=example,
-        )
-    if name == "cnn-s" and not widths:
-        if shape[1:] != (CNN_S_SIZE, CNN_S_SIZE):
-            raise InputError(
-                f"expected images of 28 x 28 for cnn-s, found {shape[1]} x {shape[2]}: resize with --size 28"
-            )
-        arguments = {"channels": shape[0], "classes": images.classes, "activation": activation}
-        return Architecture.of_module(
-            cnn_s(**arguments),
-            id=f"cnn-s-{shape[0]}-{images.classes}-{activation}",
-            factory="weightspace.zoo.networks:cnn_s",
-            arguments=arguments,
-            example_shape=example,
-        )
-    raise InputError(f"expected a network among cnn-s, mlp, mlp:WIDTH,WIDTH..., found '{network}'")
-
-
-def native_size(network: str) -> int | None:
-    """The image size a named network needs, or None if it takes any."""
-    return CNN_S_SIZE if network == "cnn-s" else None
-
-
-def _grow_group(
-    architecture: Architecture,
-    group: list[Member],
-    images: ImageSet,
-    config: GrowConfig,
-    kept: list[int],
-    writer: ZooWriter,
-    advance: Advance,
-) -> list[str]:
-    """Train members of one architecture together, write their checkpoints; returns the names left out."""
-    module = architecture.build()
-    stack = stack_weights([_initial_weights(architecture, member, config.seed) for member in group])
-    fitting = fit_stack(
-        module,
-        stack,
-        images.train,
-        FitConfig(epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer),
-        learning_rates=torch.tensor([member.learning_rate for member in group]),
-        weight_decays=torch.tensor([member.weight_decay for member in group]),
-        seeds=[derive_seed(config.seed, member.name, "training") for member in group],
-    )
-    stacks, tables = [], []
-    for epoch, trained in fitting:
-        if epoch in kept:
-            stacks.append({name: trained[name].clone() for name in architecture.shapes})
-            tables.append(_describe_checkpoints(module, stacks[-1], images, group, epoch))
-        if epoch:
-            advance(len(group))
-    table = pd.concat(tables, ignore_index=True)
-    stack = {name: torch.cat([part[name] for part in stacks]) for name in architecture.shapes}
-    finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in stack.values()]).all(0)
-    broken = sorted(set(table["member"][~finite.numpy()]))
-    keep = ~table["member"].isin(broken)
-    if keep.any():
-        rows = torch.tensor(keep.to_numpy(copy=True))
-        writer.add(architecture, {name: tensor[rows] for name, tensor in stack.items()}, table[keep])
-    return broken
-
-
-def _initial_weights(architecture: Architecture, member: Member, seed: int) -> Stack:
-    module = architecture.build()
-    initialize(module, member.initialization, derive_generator(seed, member.name, "initialization"))
-    return module.state_dict()
-
-
-def _describe_checkpoints(
-    module: torch.nn.Module, stack: Stack, images: ImageSet, group: list[Member], epoch: int
-) -> pd.DataFrame:
-    table = pd.DataFrame([member._asdict() for member in group]).rename(columns={"name": "member"})
-    table.insert(1, "epoch", epoch)
-    for part in ("train", "validation", "test"):
-        scores = score_stack(module, stack, getattr(images, part))
-        table[f"{part}_accuracy"] = scores.accuracy.numpy()
-        table[f"{part}_loss"] = scores.loss.numpy()
-    table["generalization_gap"] = table["train_accuracy"] - table["test_accuracy"]
-    return table
-
-
-def _groups(members: list[Member], together: int) -> Iterator[list[Member]]:
-    """Members of one activation, at most `together` of them."""
-    ordered = sorted(members, key=lambda member: member.activation)
-    for _, same in itertools.groupby(ordered, key=lambda member: member.activation):
-        for group in _batched(same, together):
-            yield list(group)
-
-
-def _batched(values: Iterator[Member], size: int) -> Iterator[tuple[Member, ...]]:
-    while batch := tuple(itertools.islice(values, size)):
-        yield batch
 
 
 def _kept_epochs(config: GrowConfig) -> list[int]:
     kept = sorted(set(config.keep)) or list(range(config.epochs + 1))
-    if config.epochs < 1 or kept[0] < 0 or kept[-1] > config.epochs:
+    if kept[0] < 0 or kept[-1] > config.epochs:
         raise InputError(f"expected kept epochs between 0 and {config.epochs}, found {kept}")
     return kept
-
-
-def _widths(text: str) -> list[int]:
-    try:
-        widths = [int(width) for width in text.split(",")]
-    except ValueError:
-        widths = []
-    if not widths or min(widths) < 1:
-        raise InputError(f"expected hidden widths such as mlp:16,16, found 'mlp:{text}'")
-    return widths
-
-
-def _number(value: Any, field: str) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise InputError(f"expected numbers for {field}, found '{value}'") from error

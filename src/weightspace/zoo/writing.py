@@ -1,20 +1,30 @@
 """Write a zoo, shard by shard, so that it never has to be in memory as a whole."""
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors.torch import save_file
 
+from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.cards import Provenance, write_card
 from weightspace.zoo.zoo import FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE
+
+SHARD_BYTES = 15 * 2**20
+SHARDS_BUFFERED = 4
 
 
 class ZooWriter:
     """Collects stacks of checkpoints into a folder in the zoo format.
+
+    Shards hold checkpoints of one architecture and at most `shard_bytes` of weights, except where one
+    checkpoint alone is larger. Four shards' worth is held in memory.
 
     Example:
         writer = ZooWriter(folder)
@@ -22,40 +32,65 @@ class ZooWriter:
         writer.finish(about={"seed": 0})
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
         self._tables: list[pd.DataFrame] = []
         self._architectures: dict[str, Architecture] = {}
-        (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+        self._waiting: dict[str, list[tuple[pd.DataFrame, Weights]]] = {}
+        self._bytes: dict[str, int] = {}
+        shutil.rmtree(folder / SHARD_FOLDER, ignore_errors=True)
+        (folder / SHARD_FOLDER).mkdir(parents=True)
 
     def add(self, architecture: Architecture, stack: Weights, table: pd.DataFrame) -> None:
-        """Write one shard: checkpoints stacked per tensor, and their rows (`member`, `epoch`, properties)."""
-        shard = f"{architecture.id}-{len(self._tables):05d}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in stack.items()}, self.folder / SHARD_FOLDER / shard)
-        self._architectures[architecture.id] = architecture
-        self._tables.append(
-            table.reset_index(drop=True).assign(architecture=architecture.id, shard=shard, row=range(len(table)))
-        )
+        """Take checkpoints, stacked per tensor, and their rows (`member`, `epoch`, properties)."""
+        known = self._architectures.setdefault(architecture.id, architecture)
+        if known != architecture:
+            raise InputError(f"expected one architecture of the id {architecture.id}, found two that differ")
+        self._waiting.setdefault(architecture.id, [])
+        each = max(1, sum(tensor[0].nbytes for tensor in stack.values()))
+        start = 0
+        while start < len(table):
+            room = (self.shard_bytes - self._bytes.get(architecture.id, 0)) // each
+            if room < 1 and self._waiting[architecture.id]:
+                self._flush(architecture.id)
+                continue
+            rows = slice(start, start + max(1, room))
+            taken = table.iloc[rows]
+            self._waiting[architecture.id].append((taken, {name: tensor[rows] for name, tensor in stack.items()}))
+            self._bytes[architecture.id] = self._bytes.get(architecture.id, 0) + len(taken) * each
+            start += len(taken)
+        while sum(self._bytes.values()) > SHARDS_BUFFERED * self.shard_bytes:
+            self._flush(max(self._bytes, key=lambda name: self._bytes[name]))
 
-    def finish(self, about: Mapping[str, Any]) -> None:
-        """Write the table, `zoo.json` and the card."""
-        table = pd.concat(self._tables, ignore_index=True)
+    def finish(self, about: Mapping[str, Any], provenance: Provenance | None = None) -> pd.DataFrame:
+        """Write what waits, the table, `zoo.json` and the card; returns the table."""
+        for name in list(self._waiting):
+            self._flush(name)
+        table = _tidy(pd.concat(self._tables, ignore_index=True))
         table = table[[*PLACE_COLUMNS, *(name for name in table.columns if name not in PLACE_COLUMNS)]]
         table.to_parquet(self.folder / TABLE_FILE, index=False)
         architectures = [architecture.to_json() for architecture in self._architectures.values()]
         write_json(self.folder / ZOO_FILE, {"format": FORMAT, **about, "architectures": architectures})
-        (self.folder / "README.md").write_text(_card(table, self._architectures.values()))
+        write_card(self.folder, table, list(self._architectures.values()), provenance or Provenance())
+        return table
+
+    def _flush(self, name: str) -> None:
+        waiting, self._waiting[name] = self._waiting[name], []
+        self._bytes[name] = 0
+        if not waiting:
+            return
+        shard = f"{name}-{len(self._tables):05d}.safetensors"
+        tables, stacks = [table for table, _ in waiting], [stack for _, stack in waiting]
+        joined = {tensor: torch.cat([stack[tensor] for stack in stacks]).contiguous() for tensor in stacks[0]}
+        save_file(joined, self.folder / SHARD_FOLDER / shard)
+        table = pd.concat(tables, ignore_index=True)
+        self._tables.append(table.assign(architecture=name, shard=shard, row=range(len(table))))
 
 
-def _card(table: pd.DataFrame, architectures: Iterable[Architecture]) -> str:
-    lines = ["---", "tags: [weight-space, model-zoo]", "---", "# A zoo of trained networks", ""]
-    lines.append(f"{table['member'].nunique()} members, {len(table)} checkpoints, written by weightspace.")
-    lines += ["", "| architecture | numbers | checkpoints |", "|---|---|---|"]
-    for entry in architectures:
-        lines.append(f"| {entry.id} | {entry.parameters:,} | {(table['architecture'] == entry.id).sum():,} |")
-    lines += [
-        "",
-        "`models.parquet` has one row per checkpoint; its `shard` and `row` say where in `shards/` the",
-    ]
-    lines.append("weights are: each shard stacks every tensor over its checkpoints.")
-    return "\n".join(lines) + "\n"
+def _tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """One type a column: where text and numbers mix, as settings in other people's zoos do, all become text."""
+    for name in table.columns[table.dtypes == object]:
+        present = table[name].dropna()
+        if len({type(value) for value in present}) > 1:
+            table[name] = table[name].map(str, na_action="ignore")
+    return table

@@ -1,0 +1,79 @@
+"""The card of a zoo: the README that a hub shows, written from the zoo itself."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.zoo import PLACE_COLUMNS, TABLE_FILE
+
+CARD_FILE = "README.md"
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a card says that the zoo itself does not know."""
+
+    title: str = "A zoo of trained networks"
+    license: str = ""
+    source: str = ""
+
+
+def write_card(folder: Path, table: pd.DataFrame, architectures: Sequence[Architecture], about: Provenance) -> None:
+    """Write `README.md`: a dataset card with its YAML header, as Hugging Face reads it."""
+    lines = [*_header(len(table), about), f"# {about.title}", ""]
+    lines += [f"{table['member'].nunique():,} members, {len(table):,} checkpoints, written by weightspace.", ""]
+    if about.source:
+        lines += [about.source, ""]
+    lines += ["## Architectures", "", "| architecture | numbers | checkpoints |", "|---|---|---|"]
+    counts = table["architecture"].value_counts()
+    lines += [f"| {entry.id} | {entry.parameters:,} | {counts.get(entry.id, 0):,} |" for entry in architectures]
+    lines += ["", "## Properties", "", "| property | values | missing |", "|---|---|---|"]
+    lines += [_property_row(name, table[name]) for name in table.columns if name not in PLACE_COLUMNS]
+    lines += ["", *_reading()]
+    (folder / CARD_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _header(checkpoints: int, about: Provenance) -> list[str]:
+    size = next((name for limit, name in SIZES if checkpoints < limit), "n>1M")
+    return [
+        "---",
+        f"pretty_name: {json.dumps(about.title)}",
+        *([f"license: {about.license}"] if about.license else []),
+        "tags: [weight-space-learning, model-zoo]",
+        f"size_categories: [{size}]",
+        "configs:",
+        "- config_name: default",
+        f"  data_files: {TABLE_FILE}",
+        "---",
+    ]
+
+
+def _property_row(name: str, values: pd.Series) -> str:
+    present = values.dropna()
+    if pd.api.types.is_numeric_dtype(values) and len(present):
+        shown = f"{present.min():.4g} to {present.max():.4g}"
+    else:
+        kinds = sorted(map(str, present.unique()))
+        shown = ", ".join(kinds[:6]) + (f" and {len(kinds) - 6} more" if len(kinds) > 6 else "")
+    return f"| {name} | {shown.replace('|', '/')} | {len(values) - len(present):,} |"
+
+
+def _reading() -> list[str]:
+    return [
+        "## Reading it",
+        "",
+        f"`{TABLE_FILE}` has one row per checkpoint; its `shard` and `row` say where in `shards/` the weights are: each",
+        "shard stacks every tensor over its checkpoints. `zoo.json` describes the architectures. In Python:",
+        "",
+        "```python",
+        "import weightspace as ws",
+        "",
+        'zoo = ws.Zoo.open("THIS_FOLDER")',
+        "weights = zoo.weights(0)  # of the table's first row",
+        "```",
+    ]

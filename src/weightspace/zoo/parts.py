@@ -1,0 +1,93 @@
+"""Finished pieces of a zoo in the making, so that interrupted work can go on where it stopped."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+
+from weightspace.outputs import write_json
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.zoo import Checkpoints
+
+PART_FOLDER, PART_FILE = "parts", "part.json"
+
+
+class Part(NamedTuple):
+    """What one task contributes to a zoo.
+
+    Attributes:
+        pieces: stacked checkpoints, one entry per architecture.
+        left_out: `{"what": ..., "why": ...}` for everything that could not be used.
+        notes: sentences about how files were understood, with how often.
+    """
+
+    pieces: list[Checkpoints]
+    left_out: list[dict[str, str]]
+    notes: Mapping[str, int] = {}
+
+
+class PartStore:
+    """Parts in a folder, each there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / PART_FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def has(self, key: str) -> bool:
+        """Whether the part is finished."""
+        return (self.folder / key / PART_FILE).is_file()
+
+    def save(self, key: str, part: Part) -> None:
+        """Write a part; it is there once its folder has its name."""
+        unfinished = self.folder / f".{key}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for number, piece in enumerate(part.pieces):
+            save_file(piece.stack, unfinished / f"{number}.safetensors")
+            piece.table.to_parquet(unfinished / f"{number}.parquet", index=False)
+        architectures = [piece.architecture.to_json() for piece in part.pieces]
+        about = {"architectures": architectures, "left_out": part.left_out, "notes": dict(part.notes)}
+        write_json(unfinished / PART_FILE, about)
+        os.replace(unfinished, self.folder / key)
+
+    def load(self, key: str) -> Part:
+        """Read a part back."""
+        folder = self.folder / key
+        about = json.loads((folder / PART_FILE).read_text())
+        pieces = [
+            Checkpoints(
+                Architecture.from_json(entry),
+                pd.read_parquet(folder / f"{number}.parquet"),
+                load_file(folder / f"{number}.safetensors"),
+            )
+            for number, entry in enumerate(about["architectures"])
+        ]
+        return Part(pieces, about["left_out"], about["notes"])
+
+    def merge(self, keys: Iterable[str], writer: ZooWriter) -> tuple[list[dict[str, str]], dict[str, int]]:
+        """Copy the parts into a zoo, in the order of `keys`, one in memory at a time.
+
+        Returns what was left out, and the notes.
+        """
+        left_out: list[dict[str, str]] = []
+        notes: dict[str, int] = {}
+        for key in keys:
+            part = self.load(key)
+            for piece in part.pieces:
+                writer.add(piece.architecture, piece.stack, piece.table)
+            left_out += part.left_out
+            for note, count in part.notes.items():
+                notes[note] = notes.get(note, 0) + count
+        return left_out, notes
+
+
+def clear_parts(folder: Path, plan_file: str) -> None:
+    """Delete what a finished zoo needed on its way."""
+    shutil.rmtree(folder / PART_FOLDER, ignore_errors=True)
+    (folder / plan_file).unlink(missing_ok=True)
