@@ -11,7 +11,7 @@ import weightspace
 
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
-    {"errors", "randomness", "progress"},
+    {"errors", "randomness", "progress", "wrappers"},
     {"weights", "outputs", "images", "spreading"},
     {"supervised"},
     {"symmetry", "tokens", "zoo"},

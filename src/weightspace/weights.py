@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from weightspace.errors import InputError
+from weightspace.wrappers import Plain, Unwrapped, unwrap
 
 Weights: TypeAlias = dict[str, Tensor]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -111,9 +112,20 @@ class StoredWeights(Mapping[str, Tensor]):
 
     Made by `open_weights`. Iterates in natural order; tied tensors stored once are found under every name
     and come back as one tensor.
+
+    Attributes:
+        metadata: plain values stored beside the tensors.
+        wrapper: the keys under which a torch file held them, such as `("state_dict",)`.
     """
 
-    def __init__(self, sources: dict[str, "_Source"], aliases: dict[str, str]) -> None:
+    def __init__(
+        self,
+        sources: dict[str, "_Source"],
+        aliases: dict[str, str],
+        metadata: Mapping[str, Plain] | None = None,
+        wrapper: tuple[str, ...] = (),
+    ) -> None:
+        self.metadata, self.wrapper = dict(metadata or {}), wrapper
         names = [*sources, *(alias for alias in aliases if alias not in sources)]
         self._sources, self._aliases = sources, aliases
         self._names = sorted(names, key=natural_key)
@@ -141,7 +153,7 @@ def open_weights(path: str | Path) -> StoredWeights:
 
     Args:
         path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.bin`, `.ckpt` or without a suffix) holding
-            a dict of tensors, or a folder with a sharded or single model in one of those formats.
+            a dict of tensors (or such a dict under a usual key, as `state_dict`), or a folder with a sharded or single model in one of those formats.
 
     Raises:
         InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs
@@ -154,10 +166,10 @@ def open_weights(path: str | Path) -> StoredWeights:
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
         source = _SafetensorsFile(path)
-        return StoredWeights(dict.fromkeys(source.names, source), source.aliases)
+        return StoredWeights(dict.fromkeys(source.names, source), source.aliases, source.metadata)
     if path.suffix in TORCH_SUFFIXES:
-        tensors = _read_torch_file(path)
-        return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors))
+        tensors, wrapper, beside = _read_torch_file(path)
+        return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors), beside, wrapper)
     raise InputError(
         f"expected a .safetensors, .pt, .pth, .bin or .ckpt file or a folder, found {path.name} ({path.suffix})"
     )
@@ -217,6 +229,7 @@ class _SafetensorsFile(_Source):
         self.names = list(self._file.keys())
         notes = self._file.metadata() or {}
         self.aliases = _read_aliases(notes.get(ALIASES_KEY, "{}"), self.names, path)
+        self.metadata = {key: value for key, value in notes.items() if key not in (ALIASES_KEY, "format")}
 
     def read(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
@@ -278,7 +291,7 @@ class _Shard(_Source):
         return self.stored[name]
 
 
-def _read_torch_file(path: Path) -> Weights:
+def _read_torch_file(path: Path) -> Unwrapped:
     is_zip = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings():
@@ -293,14 +306,17 @@ def _read_torch_file(path: Path) -> Weights:
     except (RuntimeError, EOFError, OSError, struct.error, *DAMAGE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if loaded == {}:
+        raise InputError(f"expected named tensors in {path}, found none")
+    found = unwrap(loaded)
+    if found is None:
         raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
-    if not loaded or not all(isinstance(name, str) for name in loaded):
-        raise InputError(f"expected named tensors in {path}, found {'none' if not loaded else 'other names than text'}")
-    unusual = [name for name, tensor in loaded.items() if tensor.is_meta or tensor.layout != torch.strided]
+    if not all(isinstance(name, str) for name in found.tensors):
+        raise InputError(f"expected named tensors in {path}, found other names than text")
+    unusual = [name for name, tensor in found.tensors.items() if tensor.is_meta or tensor.layout != torch.strided]
     if unusual:
         raise InputError(f"expected dense tensors in {path}, found a sparse or empty one in {unusual[0]}")
-    return dict(loaded)
+    return found
 
 
 def _describe(loaded: object) -> str:

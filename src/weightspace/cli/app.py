@@ -25,6 +25,7 @@ for command in (
     *(models.pretrain, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
 ):
     app.command(command)
+app.command(zoos.import_, name="import")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -65,44 +65,64 @@ def find_recipe(network: str, images: ImageSet) -> Recipe:
     """
     name, _, detail = network.partition(":")
     shape = tuple(images.train.inputs.shape[1:])
-    example = (EXAMPLE_BATCH, *shape)
     if name == "mlp":
-        widths = [math.prod(shape), *(_widths(network, detail) if detail else [16, 16]), images.classes]
-        return Recipe(
-            name=network,
-            stem="-".join(["mlp", *map(str, widths)]),
-            factory=f"{OURS}:mlp",
-            arguments={"widths": widths},
-            choices=("activation", "dropout"),
-            example_shape=example,
-        )
-    ends = {"channels": shape[0], "classes": images.classes}
+        return mlp_recipe(network, shape, _widths(network, detail) if detail else [16, 16], images.classes)
     if name == "resnet18":
-        width = _widths(network, detail)[0] if detail else 64
-        stem = f"resnet18-{shape[0]}-{width}-{images.classes}"
-        arguments = {**ends, "width": width}
-        factory = f"{OURS}:resnet18"
-        return Recipe(
-            name=network, stem=stem, factory=factory, arguments=arguments, choices=(), example_shape=example
-        )
+        return resnet18_recipe(shape, images.classes, _widths(network, detail)[0] if detail else 64)
     if name in SIZES and not detail:
         if shape[1:] != (SIZES[name], SIZES[name]):
             raise InputError(
                 f"expected images of {SIZES[name]} x {SIZES[name]} for {name}, found {shape[1]} x {shape[2]}: "
                 f"resize with --size {SIZES[name]}"
             )
+        return cnn_recipe(name, shape[0], images.classes)
+    if detail and name not in SIZES:
         return Recipe(
             name=network,
-            stem=f"{name}-{shape[0]}-{images.classes}",
-            factory=f"{OURS}:{name.replace('-', '_')}",
-            arguments=ends,
-            choices=("activation", "dropout"),
-            example_shape=example,
+            stem=network.replace(":", "."),
+            factory=network,
+            arguments={},
+            choices=(),
+            example_shape=(EXAMPLE_BATCH, *shape),
         )
-    if detail and name not in (*SIZES, "mlp"):
-        stem = network.replace(":", ".")
-        return Recipe(name=network, stem=stem, factory=network, arguments={}, choices=(), example_shape=example)
     raise InputError(f"expected a network among {', '.join(KNOWN)}, found '{network}'")
+
+
+def cnn_recipe(name: str, channels: int, classes: int, size: int | None = None) -> Recipe:
+    """`cnn-s`, `cnn-l` or `small-cnn` for images of their size."""
+    return Recipe(
+        name=name,
+        stem=f"{name}-{channels}-{classes}",
+        factory=f"{OURS}:{name.replace('-', '_')}",
+        arguments={"channels": channels, "classes": classes},
+        choices=("activation", "dropout"),
+        example_shape=(EXAMPLE_BATCH, channels, *[size or SIZES[name]] * 2),
+    )
+
+
+def resnet18_recipe(shape: tuple[int, ...], classes: int, width: int) -> Recipe:
+    """ResNet-18 for images of a shape `[channels, height, width]`."""
+    return Recipe(
+        name="resnet18",
+        stem=f"resnet18-{shape[0]}-{width}-{classes}",
+        factory=f"{OURS}:resnet18",
+        arguments={"channels": shape[0], "classes": classes, "width": width},
+        choices=(),
+        example_shape=(EXAMPLE_BATCH, *shape),
+    )
+
+
+def mlp_recipe(name: str, shape: tuple[int, ...], hidden: list[int], classes: int) -> Recipe:
+    """An MLP for images of a shape."""
+    widths = [math.prod(shape), *hidden, classes]
+    return Recipe(
+        name=name,
+        stem="-".join(["mlp", *map(str, widths)]),
+        factory=f"{OURS}:mlp",
+        arguments={"widths": widths},
+        choices=("activation", "dropout"),
+        example_shape=(EXAMPLE_BATCH, *shape),
+    )
 
 
 def native_size(network: str) -> int | None:

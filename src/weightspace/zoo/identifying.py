@@ -1,0 +1,59 @@
+"""Say which architecture a network has, by what is known of it and by its tensors."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from weightspace.errors import InputError
+from weightspace.weights import Weights, natural_key, shapes_of
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.readers.found import Kind
+
+NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
+
+
+def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> tuple[Architecture, Weights]:
+    """The architecture of weights, and the weights in its order.
+
+    Tried in turn: an architecture that was given, the network of ours that the layout names, and, if neither has
+    the weights' names and shapes, a description of the tensors alone, in natural order and without a factory.
+    """
+    known = next((own for own in given if _fits(own, weights)), None) or _ours(kind, weights)
+    if known is None:
+        known = _anonymous(kind, weights)
+    return known, {name: weights[name] for name in known.shapes}
+
+
+def _ours(kind: Kind, weights: Weights) -> Architecture | None:
+    if kind.recipe is None:
+        return None
+    choices = kind.recipe.choices
+    activation = kind.activation if "activation" in choices else None
+    dropout = kind.dropout if "dropout" in choices else None
+    try:
+        found = kind.recipe.architecture(activation, dropout)
+    except InputError:
+        return None
+    return replace(found, note=kind.note) if _fits(found, weights) else None
+
+
+def _fits(architecture: Architecture, weights: Weights) -> bool:
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in weights.items()}
+    own = {name: architecture.dtypes.get(name, "float32") for name in architecture.shapes}
+    return shapes_of(weights) == architecture.shapes and dtypes == own
+
+
+def _anonymous(kind: Kind, weights: Weights) -> Architecture:
+    names = sorted(weights, key=natural_key)
+    shapes = {name: tuple(weights[name].shape) for name in names}
+    dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
+    digest = hashlib.sha256(json.dumps([shapes, dtypes]).encode()).hexdigest()[:6]
+    drop = f"dropout{kind.dropout:g}" if kind.dropout else ""
+    parts = [kind.name, kind.activation or "", drop, digest]
+    return Architecture(
+        id="-".join(part for part in parts if part),
+        shapes=shapes,
+        dtypes={name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
+        note=f"{kind.note}; {NO_FACTORY}" if kind.note else NO_FACTORY,
+    )

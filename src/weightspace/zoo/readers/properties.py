@@ -1,0 +1,73 @@
+"""Names of properties: other people's words for what this package calls learning rate, accuracy and so on."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NAMES = {
+    "train_acc": "train_accuracy",
+    "val_acc": "validation_accuracy",
+    "val_accuracy": "validation_accuracy",
+    "validation_acc": "validation_accuracy",
+    "test_acc": "test_accuracy",
+    "val_loss": "validation_loss",
+    "ggap": "generalization_gap",
+    "optim::lr": "learning_rate",
+    "optim::wd": "weight_decay",
+    "optim::momentum": "momentum",
+    "optim::optimizer": "optimizer",
+    "model::nlin": "activation",
+    "model::dropout": "dropout",
+    "model::init_type": "initialization",
+    "training::batchsize": "batch_size",
+    "lr": "learning_rate",
+    "l2reg": "weight_decay",
+    "wd": "weight_decay",
+    "w_init": "initialization",
+}
+RESERVED = ("member", "epoch", "architecture", "shard", "row")
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level, keys joined by dots; lists as JSON text, missing values left away."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{name}.")
+        elif isinstance(item, list | tuple):
+            flat[name] = json.dumps(item, default=str)
+        elif item is not None:
+            flat[name] = item
+    return flat
+
+
+def named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values under this package's names, with the generalisation gap where it can be computed."""
+    own: dict[str, Any] = {}
+    for key, value in values.items():
+        name = NAMES.get(key, NAMES.get(key.lower(), key))
+        own.setdefault(f"{name}_given" if name in RESERVED else name, value)
+    accuracies = [own.get(f"{part}_accuracy") for part in ("train", "test")]
+    if "generalization_gap" not in own and all(isinstance(value, int | float) for value in accuracies):
+        own["generalization_gap"] = accuracies[0] - accuracies[1]  # type: ignore[operator]
+    return own
+
+
+def number(value: Any, default: float | None = None) -> float | None:
+    """A finite number, also from text; the default for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return default
+    return found if math.isfinite(found) else default
+
+
+def plain(text: Any) -> Any:
+    """Text that reads as a number is that number."""
+    if isinstance(text, str):
+        found = number(text)
+        if found is not None:
+            return int(found) if found == int(found) and text.strip().lstrip("+-").isdecimal() else found
+    return text

@@ -1,0 +1,136 @@
+"""Where a foreign zoo lies: a folder, an archive, or any address that fsspec knows."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from weightspace.errors import InputError
+from weightspace.weights import natural_key
+
+ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar", ".xz": "tar", ".bz2": "tar"}
+
+
+class Source:
+    """Files under one address; their paths are relative to it, with forward slashes.
+
+    Args:
+        address: a folder, a `.zip` or `.tar` file (a compressed tar is slow: unpack it first), or an fsspec URL.
+        paths: only these; all if None.
+    """
+
+    def __init__(self, address: str | Path, paths: Sequence[str] | None = None) -> None:
+        self.address, self._only = str(address), paths
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"address": self.address, "_only": self._only}
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        import fsspec
+
+        path = Path(self.address)
+        try:
+            if path.is_file() and path.suffix in ARCHIVES:
+                return fsspec.filesystem(ARCHIVES[path.suffix], fo=str(path)), ""
+            if "://" not in self.address and not path.is_dir():
+                found = "a file" if path.exists() else "nothing there"
+                raise InputError(f"expected a folder, a .zip or a .tar at {self.address}, found {found}")
+            return fsspec.core.url_to_fs(self.address)
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001  (archives and remote places fail in exceptions of their own)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"expected a readable archive or address at {self.address}, found none ({reason})") from error
+
+    @cached_property
+    def files(self) -> list[str]:
+        """All files, in natural order, those whose name or folder begins with a dot left away."""
+        if self._only is not None:
+            return list(self._only)
+        fs, root = self._place
+        base = root.rstrip("/") + "/" if root else ""
+        found = [path.removeprefix(base).lstrip("/") for path in fs.find(root)]
+        return sorted((path for path in found if not _hidden(path)), key=natural_key)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files can be opened where they are."""
+        return "file" in (protocols := self._place[0].protocol) or protocols == "file"
+
+    def size(self, path: str) -> int:
+        """Bytes of a file, or of a folder's files."""
+        fs, _ = self._place
+        if path in self._sizes:
+            return self._sizes[path]
+        inside = [size for name, size in self._sizes.items() if name.startswith(f"{path}/")]
+        return sum(inside) if inside else int(fs.size(self._full(path)) or 0)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        fs, root = self._place
+        base = root.rstrip("/") + "/" if root else ""
+        details = fs.find(root, detail=True)
+        return {path.removeprefix(base).lstrip("/"): int(entry.get("size") or 0) for path, entry in details.items()}
+
+    def read(self, path: str) -> bytes:
+        """A whole file."""
+        fs, _ = self._place
+        with fs.open(self._full(path), "rb") as file:
+            return file.read()
+
+    @contextlib.contextmanager
+    def local(self, path: str) -> Iterator[Path]:
+        """A file or folder on this machine: itself, or a copy that lasts as long as the block."""
+        if self.is_local:
+            yield Path(self._full(path))
+            return
+        fs, _ = self._place
+        with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
+            inside = [name for name in self.files if name.startswith(f"{path}/")]
+            for name in inside or [path]:
+                # Names from an archive are never followed out of the temporary folder.
+                target = Path(folder) / PurePosixPath(name).name
+                fs.get_file(self._full(name), str(target))
+            yield Path(folder) if inside else Path(folder) / PurePosixPath(path).name
+
+    def unpacked(self, paths: Sequence[str], folder: Path) -> "Source":
+        """The same files in a folder of this machine; itself if it is there already."""
+        if self.is_local:
+            return self
+        fs, _ = self._place
+        for path in paths:
+            target = folder / PurePosixPath(path)
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"expected files inside {self.address}, found a reference to {path}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(self._full(path), str(target))
+        return Source(folder, paths)
+
+    def _full(self, path: str) -> str:
+        _, root = self._place
+        return f"{root.rstrip('/')}/{path}" if root else path
+
+
+def parent_of(path: str) -> str:
+    """The folder of a path, empty at the top."""
+    return str(PurePosixPath(path).parent) if "/" in path else ""
+
+
+def inside(folder: str, name: str) -> str:
+    """A path in a folder, which may be the top."""
+    return f"{folder}/{name}" if folder else name
+
+
+def without_common_parent(folders: Sequence[str]) -> dict[str, str]:
+    """Names of folders without the parents that all of them share, so that an archive gives the same names."""
+    parents = {parent_of(folder) for folder in folders}
+    if len(parents) != 1:
+        return {folder: folder or "." for folder in folders}
+    return {folder: PurePosixPath(folder).name or "." for folder in folders}
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
