@@ -45,7 +45,12 @@ def digits() -> ImageSet:
 def zoo_folder(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 members, two activations, epochs 0 to 2, on real images."""
     folder = tmp_path_factory.mktemp("zoos") / "digits-mlp"
-    grow("mlp:8", digits, GrowConfig(members=24, epochs=2, learning_rate="log:3e-3..2e-2", plan="stacked", workers=1), folder)
+    grow(
+        "mlp:8",
+        digits,
+        GrowConfig(members=24, epochs=2, learning_rate="log:3e-3..2e-2", plan="stacked", workers=1),
+        folder,
+    )
     return folder
 
 

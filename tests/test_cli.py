@@ -33,7 +33,22 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_the_pipeline_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     zoo, sane, made = tmp_path / "zoo", tmp_path / "sane", tmp_path / "made"
-    grown = ("grow", "mlp:8", "--data", "digits", "--members", 20, "--epochs", 2, "--keep", "0,2", "--plan", "stacked", "--out", zoo)
+    grown = (
+        "grow",
+        "mlp:8",
+        "--data",
+        "digits",
+        "--members",
+        20,
+        "--epochs",
+        2,
+        "--keep",
+        "0,2",
+        "--plan",
+        "stacked",
+        "--out",
+        zoo,
+    )
     status, out, _ = run(capsys, *grown)
     assert status == 0 and out.startswith(f"{zoo}: 20 members, 40 checkpoints")
     status, out, _ = run(capsys, "zoo", zoo)

@@ -244,8 +244,15 @@ def test_windows_longer_than_a_network_are_padded_and_masked(fitted: Fitted) -> 
 
 
 def test_two_architectures_share_a_batch(digits: ImageSet, tmp_path: Path) -> None:
-    first = grow("mlp:8", digits, GrowConfig(members=4, epochs=1, activation="tanh", plan="stacked", workers=1), tmp_path / "a")
-    second = grow("mlp:12,6", digits, GrowConfig(members=4, epochs=1, activation="relu", seed=5, plan="stacked", workers=1), tmp_path / "b")
+    first = grow(
+        "mlp:8", digits, GrowConfig(members=4, epochs=1, activation="tanh", plan="stacked", workers=1), tmp_path / "a"
+    )
+    second = grow(
+        "mlp:12,6",
+        digits,
+        GrowConfig(members=4, epochs=1, activation="relu", seed=5, plan="stacked", workers=1),
+        tmp_path / "b",
+    )
     preparation, one = fit_preparation(first, PreparationConfig(token_width=40), tmp_path / "c1")
     other = replace(preparation, config=preparation.config)
     architecture = next(iter(second.architectures.values()))

@@ -48,9 +48,7 @@ def fit(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: 
     return module
 
 
-def fit_in_stack(
-    module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int
-) -> nn.Module:
+def fit_in_stack(module: nn.Module, images: Images, config: FitConfig, *, learning_rate: float, seed: int) -> nn.Module:
     rates = torch.tensor([learning_rate])
     fitting = fit_stack(
         module,

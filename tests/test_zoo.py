@@ -74,7 +74,12 @@ def test_cnn_s_grows_on_resized_digits(tmp_path: Path) -> None:
     from weightspace.images import open_images
 
     images = open_images("digits", size=28)
-    zoo = grow("cnn-s", images, GrowConfig(members=3, epochs=1, keep=(1,), activation="tanh,gelu", plan="channels-last", workers=1), tmp_path / "cnn")
+    zoo = grow(
+        "cnn-s",
+        images,
+        GrowConfig(members=3, epochs=1, keep=(1,), activation="tanh,gelu", plan="channels-last", workers=1),
+        tmp_path / "cnn",
+    )
     assert len(zoo) == 3
     for architecture in zoo.architectures.values():
         assert architecture.parameters == 2464 and architecture.example_shape == (2, 1, 28, 28)
@@ -306,7 +311,9 @@ def test_members_are_drawn_from_their_names_alone(digits: ImageSet) -> None:
 
 
 def test_diverged_members_are_left_out_and_named(digits: ImageSet, tmp_path: Path) -> None:
-    config = GrowConfig(members=4, epochs=2, learning_rate="1e-2,1e38", activation="relu", optimizer="sgd", seed=1, **STACKED)
+    config = GrowConfig(
+        members=4, epochs=2, learning_rate="1e-2,1e38", activation="relu", optimizer="sgd", seed=1, **STACKED
+    )
     expected = [member.name for member in draw_members(config, find_recipe("mlp", digits)) if member.learning_rate > 1]
     assert 0 < len(expected) < 4
     zoo = grow("mlp", digits, config, tmp_path / "zoo")

@@ -36,7 +36,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_mnist(folder: Path) -> tuple[Part, Part]:
-    parts = [[read_idx(folder / f"{name}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")] for name in ("train", "t10k")]
+    parts = [
+        [read_idx(folder / f"{name}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")]
+        for name in ("train", "t10k")
+    ]
     return tuple(parts[0]), tuple(parts[1])
 
 
@@ -81,7 +84,9 @@ def read_cifar100(folder: Path) -> tuple[Part, Part]:
 def read_stl10(folder: Path) -> tuple[Part, Part]:
     def part(name: str) -> Part:
         images = np.fromfile(folder / f"{name}_X.bin", np.uint8).reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
-        small = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BOX)) for image in images])
+        small = np.stack(
+            [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BOX)) for image in images]
+        )
         return small, np.fromfile(folder / f"{name}_y.bin", np.uint8) - 1
 
     return shuffle(part("train")), part("test")

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from weightspace.analysis.baselines import layer_statistics as layer_statistics
     from weightspace.analysis.baselines import raw_weights as raw_weights
+    from weightspace.analysis.inspecting import inspect_folder as inspect_folder
     from weightspace.analysis.probe import probe as probe
     from weightspace.autoencoder.config import SANEConfig as SANEConfig
     from weightspace.autoencoder.config import TrainConfig as TrainConfig
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
     from weightspace.weights import write_weights as write_weights
     from weightspace.zoo.architecture import Architecture as Architecture
     from weightspace.zoo.config import GrowConfig as GrowConfig
+    from weightspace.zoo.concatenating import concatenate as concatenate
     from weightspace.zoo.growing import grow as grow
+    from weightspace.zoo.importing import import_zoo as import_zoo
     from weightspace.zoo.zoo import Zoo as Zoo
 
 _HOMES = {
     "weightspace.analysis.baselines": ("layer_statistics", "raw_weights"),
+    "weightspace.analysis.inspecting": ("inspect_folder",),
     "weightspace.analysis.probe": ("probe",),
     "weightspace.autoencoder.config": ("SANEConfig", "TrainConfig"),
     "weightspace.autoencoder.inference": ("embed",),
@@ -59,7 +63,9 @@ _HOMES = {
     "weightspace.weights": ("read_weights", "write_weights"),
     "weightspace.zoo.architecture": ("Architecture",),
     "weightspace.zoo.config": ("GrowConfig",),
+    "weightspace.zoo.concatenating": ("concatenate",),
     "weightspace.zoo.growing": ("grow",),
+    "weightspace.zoo.importing": ("import_zoo",),
     "weightspace.zoo.zoo": ("Zoo",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

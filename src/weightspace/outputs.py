@@ -166,6 +166,7 @@ def _settle(target: str | Path, force: bool, *, folder: bool) -> Path:
 
 def _replace(partial: Path, target: Path) -> None:
     """Rename `partial` to `target`; an old folder is moved aside first and deleted last."""
+    _open_to_others(partial)
     if not target.is_dir():
         partial.replace(target)
         return
@@ -176,6 +177,15 @@ def _replace(partial: Path, target: Path) -> None:
     if old.is_symlink():
         old.unlink()
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _open_to_others(partial: Path) -> None:
+    """Give files the usual permissions: safetensors makes them for the owner's eyes only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in partial.rglob("*") if partial.is_dir() else [partial]:
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 @contextlib.contextmanager

@@ -35,9 +35,7 @@ def unwrap(loaded: object) -> Unwrapped | None:
             return None
         if all(isinstance(value, Tensor) for value in loaded.values()):
             return Unwrapped(dict(loaded), path, beside)
-        beside |= {
-            str(key): value for key, value in loaded.items() if isinstance(value, str | int | float | bool)
-        }
+        beside |= {str(key): value for key, value in loaded.items() if isinstance(value, str | int | float | bool)}
         key = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
         if key is None:
             return None

@@ -52,11 +52,11 @@ def pretrain(
     sane.check()
     training.check()
     preparation.check()
-    require_apart(out, [zoo.folder])
+    require_apart(out, zoo.folders)
     run = {
         "sane": asdict(sane),
         "preparation": asdict(preparation),
-        "zoo": hash_input(zoo.folder),
+        "zoo": [hash_input(folder) for folder in zoo.folders],
         "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
     }
     with new_folder(out, force="force" in mode, resume=resume, resumable=STATE_FILE) as folder:
@@ -80,7 +80,7 @@ def pretrain(
         model.save(folder)
         write_json(folder / HISTORY_FILE, history)
         configuration = {name: run[name] for name in ("sane", "preparation")} | {"training": asdict(training)}
-        write_manifest(folder, configuration=configuration, seed=training.seed, inputs=[zoo.folder])
+        write_manifest(folder, configuration=configuration, seed=training.seed, inputs=zoo.folders)
     return model
 
 

@@ -21,7 +21,7 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
 )
 for command in (
-    *(reports.demo, zoos.grow, zoos.zoo, zoos.symmetry),
+    *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, zoos.symmetry),
     *(models.pretrain, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
 ):
     app.command(command)

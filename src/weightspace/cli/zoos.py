@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from weightspace.cli.shared import Flat, Force, Json, Out, Ray, Resume, prepare_torch, print_json, print_result
-from weightspace.errors import InputError
+from weightspace.errors import InputError, require_between
 from weightspace.zoo.config import GrowConfig, apply_choices
 
 if TYPE_CHECKING:
     from weightspace.zoo.architecture import Architecture
+    from weightspace.zoo.zoo import Zoo
 
 REASONS_SHOWN, NAMES_SHOWN = 5, 3
+PLOTS = (".png", ".svg", ".pdf")
 
 
 def grow(
@@ -128,19 +130,26 @@ def import_(
         print_remarks(about["notes"], left_out)
 
 
-def zoo(folder: Path, /, *, as_json: Json = False) -> None:
+def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_json: Json = False) -> None:
     """Say what is in a zoo.
 
     Parameters
     ----------
     folder
         A zoo.
+    plot
+        Draw accuracy over epochs and how each property is distributed into this .png, .svg or .pdf.
+    force
+        Replace the plot if it exists.
     """
     from weightspace.report.tables import print_table, zoo_tables
     from weightspace.zoo.summary import summarize
     from weightspace.zoo.zoo import Zoo
 
-    summary = summarize(Zoo.open(folder))
+    opened = Zoo.open(folder)
+    summary = summarize(opened)
+    if plot is not None:
+        save_plot(opened, plot, force)
     if as_json:
         print_json(summary)
         return
@@ -148,6 +157,75 @@ def zoo(folder: Path, /, *, as_json: Json = False) -> None:
         print_table(table)
         print()
     print(f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes")
+
+
+def inspect(folder: str, /, *, rows: int = 40, as_json: Json = False) -> None:
+    """Say what is in a folder of checkpoints: formats, architectures, broken weights, duplicates. Runs none of it.
+
+    Parameters
+    ----------
+    folder
+        A folder of .safetensors, .pt, .pth, .bin or .ckpt files, a .zip or .tar of one, or an fsspec URL.
+    rows
+        So many checkpoints are listed, those with remarks first.
+    """
+    prepare_torch()
+    from weightspace.analysis.inspecting import inspect_folder
+    from weightspace.report.tables import inspection_tables, print_table
+
+    require_between("rows", rows, 1)
+    inspection = inspect_folder(folder)
+    if as_json:
+        print_json(inspection.to_json())
+        return
+    remarks = {found.path: found.remarks() for found in inspection.checkpoints}
+    for table in inspection_tables(inspection.to_json(), remarks, rows):
+        print_table(table)
+        print()
+    remarked = sum(1 for own in remarks.values() if own)
+    twice = len(inspection.equal_files) + len(inspection.equal_tensors)
+    line = f"{len(remarks):,} checkpoints, {remarked:,} with remarks, {twice:,} groups of duplicates"
+    left_out = f", {len(inspection.left_out):,} other files left out" if inspection.left_out else ""
+    print(f"{folder}: {line}{left_out}")
+
+
+def publish(
+    folder: Path,
+    /,
+    *,
+    out: Out,
+    title: str = "A zoo of trained networks",
+    license: str = "",
+    source: str = "",
+    shard_mib: int = 15,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a zoo so that it can be uploaded to Hugging Face as it is: card, Parquet, shards of bounded size.
+
+    Parameters
+    ----------
+    folder
+        A zoo.
+    title
+        Heading of the card.
+    license
+        The weights' licence, as Hugging Face spells it, such as cc-by-4.0.
+    source
+        A sentence for the card: where the networks come from, whom to cite.
+    shard_mib
+        At most so many MiB in a shard, unless one checkpoint alone is larger.
+    """
+    from weightspace.outputs import require_apart
+    from weightspace.zoo.cards import Provenance
+    from weightspace.zoo.publishing import publish as publish_zoo
+    from weightspace.zoo.zoo import Zoo
+
+    require_apart(out, [folder])
+    about = Provenance(title=title, license=license, source=source)
+    published = publish_zoo(Zoo.open(folder), out, about, shard_mib=shard_mib, force=force)
+    line = f"{published['checkpoints']:,} checkpoints in {published['shards']:,} shards, {published['bytes']:,} bytes"
+    print_result(out, line, published, as_json)
 
 
 def symmetry(factory: str, /, *, example: str, as_json: Json = False) -> None:
@@ -169,6 +247,17 @@ def symmetry(factory: str, /, *, example: str, as_json: Json = False) -> None:
         print_json(found.to_json())
     else:
         print(found.report())
+
+
+def save_plot(opened: "Zoo", plot: Path, force: bool) -> None:
+    """Draw a zoo into a file."""
+    from weightspace.outputs import new_file
+    from weightspace.report.zoo_plot import save_zoo_plot
+
+    if plot.suffix not in PLOTS:
+        raise InputError(f"expected a plot as {', '.join(PLOTS)}, found '{plot}'")
+    with new_file(plot, force=force) as path:
+        save_zoo_plot(opened, path)
 
 
 def describe_given(factory: str, example: str) -> "Architecture":

@@ -5,6 +5,7 @@ A `Preparation` is saved with the trained model, so raw checkpoints go in and ra
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -286,7 +287,8 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
         symmetry = traced.symmetry
         roles = {name: Role(*use) for name, use in traced.uses.items()}
     except (InputError, SymmetryDisproved) as refusal:
-        note = f"no alignment: {refusal}"
+        symmetry = _recorded_symmetry(architecture)
+        note = f"no alignment: {refusal}" if symmetry is None else f"symmetry as recorded in the zoo: {refusal}"
     layout = plan_layout(
         architecture.meta_weights(),
         config.token_width,
@@ -304,6 +306,25 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
         names=tuple(architecture.shapes),
         note=note,
     )
+
+
+def _recorded_symmetry(architecture: Architecture) -> Symmetry | None:
+    """The symmetry that was proved when the architecture was described, if it fits the shapes."""
+    if architecture.symmetry is None:
+        return None
+    try:
+        symmetry = Symmetry.from_json(architecture.symmetry)
+        shapes = {
+            name: tuple(math.prod(factor.size for factor in axis) for axis in axes)
+            for name, axes in symmetry.axes.items()
+        }
+        groups = {factor for axes in symmetry.axes.values() for axis in axes for factor in axis if factor.group}
+        fits = all(symmetry.groups.get(str(factor.group)) == factor.size for factor in groups)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"expected a symmetry in the entry of {architecture.id}, found something else") from error
+    if shapes != architecture.shapes or not fits:
+        raise InputError(f"expected a symmetry that fits the shapes of {architecture.id}, found another")
+    return symmetry
 
 
 def resolve_width(config: PreparationConfig, architectures: Collection[Architecture]) -> PreparationConfig:

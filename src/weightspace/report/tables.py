@@ -134,7 +134,7 @@ def draw_table(table: Table) -> RichTable:
     """A table for the terminal."""
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if number == 0 else "right")
+        drawn.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row)
     return drawn
@@ -168,3 +168,31 @@ def _number(value: float | None, digits: int = 2) -> str:
 def _unknown(value: float | None) -> bool:
     """None in what was read from a file, NaN in what was just computed."""
     return value is None or math.isnan(value)
+
+
+def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[str]], limit: int) -> list[Table]:
+    """Architectures, then checkpoints, those with remarks first, then what is there twice."""
+    checkpoints = inspection["checkpoints"]
+    groups: dict[str, list[Row]] = {}
+    for found in checkpoints:
+        groups.setdefault(found["architecture"] or "not readable", []).append(found)
+    architectures = [
+        [name, f"{own[0]['parameters']:,}", ", ".join(own[0]["dtypes"]), f"{len(own):,}"]
+        for name, own in groups.items()
+    ]
+    shown = sorted(checkpoints, key=lambda found: not remarks[found["path"]])[:limit]
+    rows = [
+        [found["path"], found["format"], f"{found['bytes']:,}", found["wrapping"], "; ".join(remarks[found["path"]])]
+        for found in shown
+    ]
+    note = f"The first {limit} of {len(checkpoints)}; --json has all." if len(checkpoints) > limit else ""
+    twice = [["same file", ", ".join(group)] for group in inspection["equal_files"]]
+    twice += [["same tensors", ", ".join(group)] for group in inspection["equal_tensors"]]
+    tables = [
+        Table(
+            "Architectures by names and shapes", "", ["architecture", "numbers", "types", "checkpoints"], architectures
+        ),
+        Table("Checkpoints", note, ["file", "format", "bytes", "wrapped in", "remarks"], rows),
+        Table("There more than once", "", ["", "files"], twice[:limit]),
+    ]
+    return [table for table in tables if table.rows]

@@ -12,9 +12,7 @@ from torch import nn
 from weightspace.errors import InputError
 from weightspace.weights import Shapes, Weights, natural_key, require_shapes
 
-OUR_FACTORIES = tuple(
-    f"weightspace.zoo.networks:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18")
-)
+OUR_FACTORIES = tuple(f"weightspace.zoo.networks:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
 
 
 @dataclass(frozen=True, kw_only=True)

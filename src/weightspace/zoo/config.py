@@ -76,6 +76,8 @@ def apply_choices(config: GrowConfig, choices: Sequence[str]) -> GrowConfig:
         name, equals, text = choice.partition("=")
         field = SHORT.get(name, name)
         if not equals or not text or field not in VARIES:
-            raise InputError(f"expected name=choices with a name among {', '.join((*SHORT, *VARIES))}, found '{choice}'")
+            raise InputError(
+                f"expected name=choices with a name among {', '.join((*SHORT, *VARIES))}, found '{choice}'"
+            )
         fields[field] = text
     return replace(config, **fields)

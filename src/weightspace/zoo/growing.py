@@ -21,7 +21,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.members import Member, draw_members
 from weightspace.zoo.networks import initialize
-from weightspace.zoo.parts import Part, PartStore, clear_parts
+from weightspace.zoo.parts import BEGUN, Part, PartStore, clear_parts
 from weightspace.zoo.planning import GrowTask, Plan, make_plan, plan_tasks, resumed
 from weightspace.zoo.recipes import Recipe, find_recipe
 from weightspace.zoo.writing import ZooWriter
@@ -72,7 +72,7 @@ def grow(
     _check(config, len(images.train.labels))
     recipe = find_recipe(network, images)
     members, kept = draw_members(config, recipe), _kept_epochs(config)
-    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=PLAN_FILE) as folder:
+    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
         plan = _settle_plan(folder, network, members, images, config, on_ray=ray is not None)
         tasks, store = plan_tasks(members, plan, config.epochs), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]
@@ -103,7 +103,9 @@ def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
             for name, values in scores().items():
                 table[name] = values.cpu().numpy()
             table["generalization_gap"] = table["train_accuracy"] - table["test_accuracy"]
-            pieces.append((table, {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes}))
+            pieces.append(
+                (table, {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes})
+            )
     return _join(architecture, pieces)
 
 
@@ -123,7 +125,12 @@ def _train_stacked(
         seeds=[derive_seed(shared.config.seed, member.name, "training") for member in task.members],
     )
     for epoch, stack in fitting:
-        yield task.members, epoch, stack, lambda stack=stack: _scores(lambda part: score_stack(module, stack, part), images)
+        yield (
+            task.members,
+            epoch,
+            stack,
+            lambda stack=stack: _scores(lambda part: score_stack(module, stack, part), images),
+        )
         if epoch:
             tick(len(task.members))
 
@@ -216,10 +223,10 @@ def _merge(
     folder: Path, tasks: list[GrowTask], members: int, images: ImageSet, config: GrowConfig, plan: Plan
 ) -> list[dict[str, str]]:
     """Make a zoo of the finished parts, which stay until it has its name; returns what was left out."""
-    writer = ZooWriter(folder)
-    left_out, _ = PartStore(folder).merge([task.key for task in tasks], writer)
+    writer, store = ZooWriter(folder), PartStore(folder)
+    left_out, _ = store.merge([task.key for task in tasks], writer)
     if len(left_out) == members:
-        (folder / PLAN_FILE).unlink()
+        store.give_up()
         raise InputError(f"expected members that can be trained, found NaN weights in all {members} of them")
     about = {"images": images.describe(), "grown": asdict(config), "plan": plan.to_json(), "left_out": left_out}
     writer.finish(about)

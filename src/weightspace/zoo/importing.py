@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from weightspace.supervised import stack_weights
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.identifying import identify
-from weightspace.zoo.parts import Part, PartStore, clear_parts
+from weightspace.zoo.parts import BEGUN, Part, PartStore, clear_parts
 from weightspace.zoo.readers.found import Entry, Listing, Reader
 from weightspace.zoo.readers.properties import named, number, plain
 from weightspace.zoo.readers.recognizing import recognize
@@ -85,12 +86,14 @@ def import_zoo(
     if "://" not in str(address):
         require_apart(out, [Path(address)])
     source = Source(address)
-    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=PLAN_FILE) as folder:
+    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
         reader = _unpack(recognize(source, pattern=pattern, table=table), folder)
         listing = reader.scan()
         listing.entries = list(_unique(listing))
         if not listing.entries:
-            raise InputError(f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}")
+            raise InputError(
+                f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
+            )
         settings = {"largest_weight": largest_weight, "architectures": [entry.to_json() for entry in architectures]}
         _settle(folder, listing, settings)
         tasks, store = plan_tasks(listing.entries), PartStore(folder)
@@ -104,6 +107,7 @@ def import_zoo(
         about = _merge(folder, store, tasks, reader, listing)
         write_manifest(folder, configuration={"address": str(address), "pattern": pattern, **about}, seed=0)
     clear_parts(Path(out), PLAN_FILE)
+    shutil.rmtree(Path(out) / UNPACKED, ignore_errors=True)
     return Zoo.open(out)
 
 
@@ -142,7 +146,8 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
             rows.append(_row(entry, loaded.metadata))
             stack.append(weights)
     pieces = [
-        Checkpoints(architecture, pd.DataFrame(rows), stack_weights(stack)) for architecture, rows, stack in kept.values()
+        Checkpoints(architecture, pd.DataFrame(rows), stack_weights(stack))
+        for architecture, rows, stack in kept.values()
     ]
     return Part(pieces, listing.left_out, listing.notes)
 
@@ -210,7 +215,7 @@ def _merge(folder: Path, store: PartStore, tasks: list[ImportTask], reader: Read
     for note, count in notes.items():
         listing.note(note, count)
     if len(left_out) == len(listing.entries):
-        (folder / PLAN_FILE).unlink()
+        store.give_up()
         raise InputError(f"expected checkpoints that can be used, found none{_first_reason(listing)}")
     about = {
         "imported": {"layout": reader.layout, "notes": listing.notes, "ignored": sorted(listing.ignored)},
@@ -226,4 +231,3 @@ def _first_reason(listing: Listing) -> str:
     first = listing.left_out[0]
     more = f", and {len(listing.left_out) - 1} more" if len(listing.left_out) > 1 else ""
     return f": {first['what']} ({first['why']}){more}"
-

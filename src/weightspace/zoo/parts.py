@@ -16,6 +16,8 @@ from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Checkpoints
 
 PART_FOLDER, PART_FILE = "parts", "part.json"
+# There as soon as one part is, which makes unfinished work worth keeping.
+BEGUN = f"{PART_FOLDER}/begun"
 
 
 class Part(NamedTuple):
@@ -36,7 +38,7 @@ class PartStore:
     """Parts in a folder, each there whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / PART_FOLDER
+        self.folder, self._begun = folder / PART_FOLDER, folder / BEGUN
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, key: str) -> bool:
@@ -55,6 +57,7 @@ class PartStore:
         about = {"architectures": architectures, "left_out": part.left_out, "notes": dict(part.notes)}
         write_json(unfinished / PART_FILE, about)
         os.replace(unfinished, self.folder / key)
+        self._begun.touch()
 
     def load(self, key: str) -> Part:
         """Read a part back."""
@@ -85,6 +88,10 @@ class PartStore:
             for note, count in part.notes.items():
                 notes[note] = notes.get(note, 0) + count
         return left_out, notes
+
+    def give_up(self) -> None:
+        """Nothing of this is worth keeping."""
+        self._begun.unlink()
 
 
 def clear_parts(folder: Path, plan_file: str) -> None:

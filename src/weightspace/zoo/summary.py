@@ -13,7 +13,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
     return {
         "members": len(zoo.members),
         "checkpoints": len(zoo),
-        "bytes": sum(path.stat().st_size for path in zoo.folder.rglob("*") if path.is_file()),
+        "bytes": sum(path.stat().st_size for folder in zoo.folders for path in folder.rglob("*") if path.is_file()),
         "architectures": [
             {
                 "id": architecture.id,

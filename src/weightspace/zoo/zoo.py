@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 
-from weightspace.errors import InputError
+from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_share
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
@@ -77,6 +77,11 @@ class Zoo:
     def __len__(self) -> int:
         """How many checkpoints."""
         return len(self.table)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where its weights are: its folder, or those of the zoos it was concatenated from."""
+        return [Path(folder) for folder in self.about.get("concatenated", [self.folder])]
 
     @property
     def members(self) -> list[str]:
@@ -166,9 +171,24 @@ class Zoo:
         for (architecture, name), table in self.table.groupby(["architecture", "shard"], sort=False):
             rows = torch.from_numpy(table["row"].to_numpy(copy=True))
             with _open_shard(self.folder, str(name)) as shard:
-                shapes = self.architectures[str(architecture)].shapes
-                stack = {tensor: shard.get_tensor(tensor)[rows] for tensor in shapes}
+                stack = {
+                    tensor: _take_rows(shard.get_tensor(tensor), rows)
+                    for tensor in self.architectures[str(architecture)].shapes
+                }
             yield Checkpoints(self.architectures[str(architecture)], table, stack)
+
+    def batches(self, size: int) -> Iterator[Checkpoints]:
+        """All checkpoints, at most `size` of them at a time: stacked weights with their rows of the table.
+
+        Raises:
+            InputError: a size below 1.
+        """
+        require_between("the size of a batch", size, 1)
+        for piece in self.stacks():
+            for start in range(0, len(piece.table), size):
+                rows = slice(start, start + size)
+                stack = {name: tensor[rows] for name, tensor in piece.stack.items()}
+                yield Checkpoints(piece.architecture, piece.table.iloc[rows], stack)
 
     def load(self) -> list[Checkpoints]:
         """All checkpoints in memory, one stack per architecture."""
@@ -190,6 +210,12 @@ class Zoo:
 
     def _take(self, keep: pd.Series) -> "Zoo":
         return replace(self, table=self.table[keep])
+
+
+def _take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of a stack; the stack itself, without a copy, where they are all of them in order."""
+    whole = len(rows) == len(tensor) and bool((rows == torch.arange(len(rows))).all())
+    return tensor if whole else tensor[rows]
 
 
 def require_finite_checkpoints(values: torch.Tensor, table: pd.DataFrame) -> None:

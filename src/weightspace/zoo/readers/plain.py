@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from weightspace.errors import InputError
-from weightspace.weights import INDEX_FILES, SINGLE_FILES
+from weightspace.weights import INDEX_FILES, SINGLE_FILES, natural_key
 from weightspace.zoo.readers.found import Entry, Kind, Listing, Load
 from weightspace.zoo.readers.loading import load_file
 from weightspace.zoo.readers.properties import flatten, named, number
@@ -35,6 +35,7 @@ class PlainReader:
 
     def __init__(self, source: Source, pattern: str = "", table: str = "") -> None:
         self.source, self.pattern, self.table = source, pattern, table
+        self._compiled = _compile(pattern)
 
     def scan(self) -> Listing:
         """Every checkpoint, by member and epoch."""
@@ -50,7 +51,7 @@ class PlainReader:
             epoch = _epoch(values.pop("epoch", None), path, listing)
             size = self.source.size(path)
             listing.entries.append(Entry(member, epoch, named(flatten(values)), self._kind(path, listing), path, size))
-        listing.entries.sort(key=lambda entry: (entry.member, entry.epoch is None, entry.epoch or 0))
+        listing.entries.sort(key=lambda entry: (natural_key(entry.member), entry.epoch or 0))
         if listing.entries and all(entry.epoch is None for entry in listing.entries):
             listing.note("no epochs are known but from the files: every file is a member, unless --pattern tells more")
         return listing
@@ -78,20 +79,13 @@ class PlainReader:
                 listing.leave_out(path, "the state of an optimizer or the like, not weights")
             else:
                 alone.append(path)
-        return [*sorted(models), *alone]
+        return [*sorted(models, key=natural_key), *alone]
 
     def _parse(self, path: str, listing: Listing) -> dict[str, Any] | None:
-        if not self.pattern:
+        if self._compiled is None:
             return {}
-        import parse
-
-        try:
-            found = parse.parse(self.pattern, path)
-        except ValueError as error:
-            raise InputError(
-                f"expected a pattern such as '{{member}}/epoch-{{epoch:d}}.pt', found '{self.pattern}' ({error})"
-            ) from error
-        if found is None or "/" in str(found.named.get("epoch", "")):
+        found = self._compiled.parse(path)
+        if found is None:
             listing.leave_out(path, f"its path does not fit the pattern {self.pattern}")
             return None
         return dict(found.named)
@@ -152,6 +146,21 @@ class PlainReader:
             return Kind()
         listing.ignored |= {f"config.json: {key}" for key in value}
         return Kind(name=re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-").lower() or "network")
+
+
+def _compile(pattern: str) -> Any:
+    """A pattern ready for use; None for none."""
+    if not pattern:
+        return None
+    import parse
+
+    try:
+        compiled = parse.compile(pattern)
+    except ValueError:
+        compiled = None
+    if compiled is None or not compiled.named_fields:
+        raise InputError(f"expected a pattern such as '{{member}}/epoch-{{epoch:d}}.pt', found '{pattern}'")
+    return compiled
 
 
 def _read_table(name: str, data: bytes) -> pd.DataFrame:

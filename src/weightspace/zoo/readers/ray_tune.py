@@ -121,8 +121,8 @@ def describe_kind(settings: Mapping[str, Any]) -> Kind:
 
 
 def _recipe(name: str, settings: Mapping[str, Any], known_activation: bool) -> Recipe | None:
-    channels = int(number(settings.get("model::channels_in"), 3) or 3)
-    classes = int(number(settings.get("model::o_dim"), 10) or 10)
+    channels = int(number(settings.get("model::channels_in"), 3.0) or 3)
+    classes = int(number(settings.get("model::o_dim"), 10.0) or 10)
     if name == "CNN" and known_activation:
         return cnn_recipe("cnn-s", channels, classes)
     if name == "CNN3" and known_activation:

@@ -19,7 +19,9 @@ def recognize(source: Source, *, pattern: str = "", table: str = "") -> Reader:
     if not files:
         raise InputError(f"expected checkpoints below {source.address}, found an empty folder")
     if ZOO_FILE in files and TABLE_FILE in files:
-        raise InputError(f"expected a folder of another layout, found {source.address} to be a zoo already: use it as it is")
+        raise InputError(
+            f"expected a folder of another layout, found {source.address} to be a zoo already: use it as it is"
+        )
     if not pattern and not table:
         if SmallCnnZooReader.recognizes(files):
             return SmallCnnZooReader(source)

@@ -1,6 +1,7 @@
 """Where a foreign zoo lies: a folder, an archive, or any address that fsspec knows."""
 
 import contextlib
+import posixpath
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -43,16 +44,14 @@ class Source:
             raise
         except Exception as error:  # noqa: BLE001  (archives and remote places fail in exceptions of their own)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"expected a readable archive or address at {self.address}, found none ({reason})") from error
+            raise InputError(
+                f"expected a readable archive or address at {self.address}, found none ({reason})"
+            ) from error
 
     @cached_property
     def files(self) -> list[str]:
-        """All files, in natural order, those whose name or folder begins with a dot left away."""
-        if self._only is not None:
-            return list(self._only)
-        fs, root = self._place
-        base = root.rstrip("/") + "/" if root else ""
-        found = [path.removeprefix(base).lstrip("/") for path in fs.find(root)]
+        """All files, in natural order; hidden ones, and names that lead out of an archive, are left away."""
+        found = self._only if self._only is not None else self._entries
         return sorted((path for path in found if not _hidden(path)), key=natural_key)
 
     @property
@@ -62,18 +61,18 @@ class Source:
 
     def size(self, path: str) -> int:
         """Bytes of a file, or of a folder's files."""
-        fs, _ = self._place
-        if path in self._sizes:
-            return self._sizes[path]
-        inside = [size for name, size in self._sizes.items() if name.startswith(f"{path}/")]
-        return sum(inside) if inside else int(fs.size(self._full(path)) or 0)
+        if path in self._entries:
+            return self._entries[path][1]
+        return sum(size for name, (_, size) in self._entries.items() if not path or name.startswith(f"{path}/"))
 
     @cached_property
-    def _sizes(self) -> dict[str, int]:
+    def _entries(self) -> dict[str, tuple[str, int]]:
+        """Every file's name there and its size."""
         fs, root = self._place
         base = root.rstrip("/") + "/" if root else ""
         details = fs.find(root, detail=True)
-        return {path.removeprefix(base).lstrip("/"): int(entry.get("size") or 0) for path, entry in details.items()}
+        names = {path: posixpath.normpath(path.removeprefix(base).lstrip("/")) for path in details}
+        return {names[path]: (path, int(entry.get("size") or 0)) for path, entry in details.items()}
 
     def read(self, path: str) -> bytes:
         """A whole file."""
@@ -110,6 +109,8 @@ class Source:
         return Source(folder, paths)
 
     def _full(self, path: str) -> str:
+        if path in self._entries:
+            return self._entries[path][0]
         _, root = self._place
         return f"{root.rstrip('/')}/{path}" if root else path
 

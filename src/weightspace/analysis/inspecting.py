@@ -1,0 +1,242 @@
+"""What is in a folder of checkpoints: formats, architectures, broken and dead weights, outliers and duplicates.
+
+Tensors are read one at a time and nothing is ever executed, so the folder may be larger than memory.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.progress import progress_bar
+from weightspace.weights import INDEX_FILES, StoredWeights, open_weights
+from weightspace.wrappers import shared_prefix
+from weightspace.zoo.identifying import identify
+from weightspace.zoo.readers.found import Kind
+from weightspace.zoo.readers.recognizing import recognize
+from weightspace.zoo.readers.source import Source
+
+# A layer is outlying if its scale is this many robust standard deviations from its peers', and a factor of two.
+OUTLYING, LEAST_FACTOR = 6.0, 2.0
+FEWEST_PEERS = 5
+CHUNK = 1 << 20
+
+
+@dataclass
+class Inspected:
+    """One checkpoint.
+
+    Attributes:
+        path: below the folder.
+        format: of the file.
+        bytes: on disk.
+        problem: why it could not be read, or nothing; then the fields below are empty.
+        architecture: its id: equal for checkpoints with the same names, shapes, types and, where known, activation.
+        parameters: how many numbers.
+        dtypes: how many numbers of each type.
+        wrapping: keys and prefixes around the state dict.
+        broken: `tensor -> how many` NaN or infinite values.
+        zero_units: `tensor -> how many` rows that are all zero.
+        duplicate_units: `tensor -> how many` rows that repeat another row.
+        outlying_layers: `tensor -> root mean square over what is usual`.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    problem: str = ""
+    architecture: str = ""
+    parameters: int = 0
+    dtypes: dict[str, int] = field(default_factory=dict)
+    wrapping: str = ""
+    broken: dict[str, int] = field(default_factory=dict)
+    zero_units: dict[str, int] = field(default_factory=dict)
+    duplicate_units: dict[str, int] = field(default_factory=dict)
+    outlying_layers: dict[str, float] = field(default_factory=dict)
+
+    def remarks(self) -> list[str]:
+        """What deserves attention, in words."""
+        found = [self.problem] if self.problem else []
+        counted = (("NaN or infinite values", self.broken), ("zero units", self.zero_units))
+        for what, counts in (*counted, ("duplicate units", self.duplicate_units)):
+            if counts:
+                found.append(f"{sum(counts.values()):,} {what} in {_some(counts)}")
+        if self.outlying_layers:
+            layers = [f"{name} ({factor:.3g} times the usual size)" for name, factor in self.outlying_layers.items()]
+            found.append(f"outlying {_some(layers)}")
+        return found
+
+
+@dataclass
+class Inspection:
+    """A folder of checkpoints.
+
+    Attributes:
+        checkpoints: in natural order of their paths.
+        equal_files: groups of paths whose files are the same byte for byte.
+        equal_tensors: groups of paths that hold the same tensors in files that differ.
+        left_out: other files, with the reason.
+    """
+
+    checkpoints: list[Inspected]
+    equal_files: list[list[str]]
+    equal_tensors: list[list[str]]
+    left_out: list[dict[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value with everything."""
+        return asdict(self)
+
+
+def inspect_folder(address: str | Path) -> Inspection:
+    """Inspect every checkpoint below a folder, or in an archive.
+
+    Raises:
+        InputError: nothing there, or no checkpoints.
+    """
+    reader = recognize(Source(address))
+    listing = reader.scan()
+    places = _places(reader.source)
+    entries = [entry for entry in listing.entries if entry.path in places]
+    if not entries:
+        raise InputError(f"expected files of weights below {address}, found none that inspect reads")
+    checkpoints: list[Inspected] = []
+    files: dict[str, list[str]] = defaultdict(list)
+    contents: dict[str, list[str]] = defaultdict(list)
+    sizes: list[dict[str, float]] = []
+    with progress_bar("inspecting", total=len(entries)) as advance:
+        for entry in entries:
+            with reader.source.local(entry.path) as place:
+                found = Inspected(entry.path, _format(place), entry.bytes)
+                files[_hash_files(place)].append(entry.path)
+                digest, own = _read(found, place, entry.kind)
+            if digest:
+                contents[digest].append(entry.path)
+            checkpoints.append(found)
+            sizes.append(own)
+            advance()
+    _mark_outliers(checkpoints, sizes)
+    equal_files = [group for group in files.values() if len(group) > 1]
+    equal_tensors = [group for group in contents.values() if len(group) > 1 and group not in equal_files]
+    return Inspection(checkpoints, equal_files, equal_tensors, listing.left_out)
+
+
+def _places(source: Source) -> set[str]:
+    files = source.files
+    return {*files, *(path.rpartition("/")[0] for path in files)}
+
+
+def _format(place: Path) -> str:
+    if place.is_dir():
+        index = next((name for name in INDEX_FILES if (place / name).is_file()), "")
+        return f"folder, {'sharded ' if index else ''}{'torch' if 'bin' in index else 'safetensors'}"
+    return "safetensors" if place.suffix == ".safetensors" else "torch"
+
+
+def _read(found: Inspected, place: Path, kind: Kind) -> tuple[str, dict[str, float]]:
+    """Fill in what the tensors tell; returns a digest of them, and every tensor's root mean square."""
+    try:
+        stored = open_weights(place)
+        prefix = shared_prefix(stored)
+        found.wrapping = "/".join((*stored.wrapper, *([prefix] if prefix else [])))
+        return _read_tensors(found, stored, prefix, kind)
+    except InputError as error:
+        found.problem = str(error).replace(str(place), "the file")
+        return "", {}
+
+
+def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Kind) -> tuple[str, dict[str, float]]:
+    digest, shapes, sizes = hashlib.sha256(), {}, {}
+    for full_name in stored:
+        tensor, name = stored[full_name], full_name.removeprefix(prefix)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        found.parameters += tensor.numel()
+        found.dtypes[dtype] = found.dtypes.get(dtype, 0) + tensor.numel()
+        shapes[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        digest.update(f"{name} {dtype} {list(tensor.shape)}".encode())
+        for part in _bytes_of(tensor).split(CHUNK):
+            digest.update(part.numpy().tobytes())
+        if tensor.is_floating_point() and tensor.numel():
+            sizes[name] = _look_at(found, name, tensor)
+    found.architecture = identify(kind, shapes)[0].id
+    return digest.hexdigest(), sizes
+
+
+def _look_at(found: Inspected, name: str, tensor: Tensor) -> float:
+    """Count broken values and dead or repeated units of a floating-point tensor; returns its root mean square."""
+    broken = tensor.numel() - int(tensor.isfinite().sum())
+    if broken:
+        found.broken[name] = broken
+        return math.nan
+    if tensor.ndim > 1:
+        rows = tensor.reshape(len(tensor), -1)
+        zero = int((rows == 0).all(1).sum())
+        repeated = _count_repeated(rows) - max(0, zero - 1)
+        if zero:
+            found.zero_units[name] = zero
+        if repeated:
+            found.duplicate_units[name] = repeated
+    return float(tensor.float().square().mean().sqrt())
+
+
+def _count_repeated(rows: Tensor) -> int:
+    """How many rows are equal to an earlier one, bit for bit."""
+    if rows.shape[1] < 2:  # single numbers repeat by chance
+        return 0
+    seen = {row.numpy().tobytes() for row in _bytes_of(rows).reshape(len(rows), -1)}
+    return len(rows) - len(seen)
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
+
+
+def _mark_outliers(checkpoints: Sequence[Inspected], sizes: Sequence[Mapping[str, float]]) -> None:
+    """Compare each tensor's size with the same tensor's in checkpoints of the same architecture."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, found in enumerate(checkpoints):
+        if not found.problem:
+            groups[found.architecture].append(place)
+    for places in groups.values():
+        for name in sizes[places[0]]:
+            values = np.array([sizes[place].get(name, math.nan) for place in places])
+            for place, factor in zip(places, _factors(values), strict=True):
+                if factor is not None:
+                    checkpoints[place].outlying_layers[name] = factor
+
+
+def _factors(values: np.ndarray) -> list[float | None]:
+    """For each size that is out of line, how many times the median it is."""
+    usable = np.isfinite(values) & (values > 0)
+    if usable.sum() < FEWEST_PEERS:
+        return [None] * len(values)
+    logarithms = np.log(np.where(usable, values, 1.0))
+    middle = np.median(logarithms[usable])
+    spread = 1.4826 * np.median(np.abs(logarithms[usable] - middle))
+    far = np.abs(logarithms - middle) > np.maximum(OUTLYING * spread, math.log(LEAST_FACTOR))
+    return [float(np.exp(logarithms[n] - middle)) if usable[n] and far[n] else None for n in range(len(values))]
+
+
+def _hash_files(place: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if path.is_file():
+            digest.update(path.name.encode() if place.is_dir() else b"")
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _some(names: Sequence[str] | Mapping[str, int], limit: int = 3) -> str:
+    shown = list(names)[:limit]
+    return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
