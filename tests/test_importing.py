@@ -18,6 +18,7 @@ from weightspace.outputs import partial_path
 from weightspace.supervised import score
 from weightspace.weights import write_weights
 from weightspace.zoo import importing
+from weightspace.zoo.config import ImportConfig
 from weightspace.zoo.importing import import_zoo
 from weightspace.zoo.networks import cnn_l, cnn_s, mlp, small_cnn
 from weightspace.zoo.zoo import Zoo
@@ -95,7 +96,7 @@ def test_trap_3_broken_weights_large_weights_and_cut_lines_are_counted(trials: P
         torch.save(weights, path)
     results = trials / "NN_tune_trainable_2" / "result.json"
     results.write_text(results.read_text()[:-60])
-    zoo = import_zoo(trials, tmp_path / "out", largest_weight=100.0)
+    zoo = import_zoo(trials, tmp_path / "out", ImportConfig(largest_weight=100.0))
     assert len(zoo) == 7
     whys = [entry["why"] for entry in zoo.about["left_out"]]
     assert whys == ["NaN or infinite weights in module_list.3.bias", "a weight beyond 100 in module_list.3.bias"]
@@ -275,15 +276,15 @@ def test_a_pattern_tells_members_and_epochs_apart(tmp_path: Path) -> None:
         for epoch in (0, 10, 2):
             torch.save(mlp([4, 3, 2]).state_dict(), tmp_path / "runs" / member / f"epoch-{epoch}.pt")
     torch.save(mlp([4, 3, 2]).state_dict(), tmp_path / "runs" / "final.pt")
-    zoo = import_zoo(tmp_path / "runs", tmp_path / "out", pattern="{member}/epoch-{epoch:d}.pt")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "out", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
     assert list(zip(zoo.table["member"], zoo.table["epoch"], strict=True)) == [(m, e) for m in "ab" for e in (0, 2, 10)]
     assert zoo.about["left_out"][0]["what"] == "final.pt"
-    more = import_zoo(tmp_path / "runs" / "a", tmp_path / "more", pattern="epoch-{step:d}.pt")
+    more = import_zoo(tmp_path / "runs" / "a", tmp_path / "more", ImportConfig(pattern="epoch-{step:d}.pt"))
     assert list(more.table["step"]) == [0, 2, 10]
     with pytest.raises(InputError, match="expected a pattern such as"):
-        import_zoo(tmp_path / "runs", tmp_path / "bad", pattern="{member")
+        import_zoo(tmp_path / "runs", tmp_path / "bad", ImportConfig(pattern="{member"))
     with pytest.raises(InputError, match="does not fit the pattern"):
-        import_zoo(tmp_path / "runs", tmp_path / "bad", pattern="{member}.ckpt")
+        import_zoo(tmp_path / "runs", tmp_path / "bad", ImportConfig(pattern="{member}.ckpt"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
@@ -300,7 +301,7 @@ def test_a_table_gives_properties_by_file_name(tmp_path: Path, kind: str) -> Non
         table.to_parquet(path)
     else:
         table.to_json(path, orient="records")
-    zoo = import_zoo(folder, tmp_path / "out", table=str(path))
+    zoo = import_zoo(folder, tmp_path / "out", ImportConfig(table=str(path)))
     assert zoo.members == ["net0", "net1", "net2"] and list(zoo.table["epoch"]) == [1, 0, 2]
     assert list(zoo.table["validation_accuracy"].fillna(-1)) == [0.1, -1, 0.3]
     assert [entry["what"] for entry in zoo.about["left_out"]] == [f"{path}: gone"]
@@ -317,11 +318,11 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
-            import_zoo(tmp_path / "nets", tmp_path / "out", table=str(path))
+            import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(path)))
     for name, message in (("none.csv", "expected a table at"), ("t.xlsx", "expected a table as .csv")):
         (tmp_path / "t.xlsx").write_bytes(b"PK")
         with pytest.raises(InputError, match=message):
-            import_zoo(tmp_path / "nets", tmp_path / "out", table=str(tmp_path / name))
+            import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / name)))
 
 
 def test_metadata_of_files_become_properties(tmp_path: Path) -> None:
@@ -358,7 +359,6 @@ def test_hugging_face_folders_are_one_member_each(tmp_path: Path) -> None:
 
 def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     from gardens import ResidualNet
-
     from weightspace.cli.zoos import describe_given
     from weightspace.corpus.config import PreparationConfig
     from weightspace.corpus.preparation import plan_frame
@@ -434,7 +434,7 @@ def test_interrupted_imports_go_on(trials: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="--resume continues it"):
         import_zoo(trials, tmp_path / "out")
     with pytest.raises(InputError, match="expected the same files and settings"):
-        import_zoo(trials, tmp_path / "out", mode=["resume"], largest_weight=5.0)
+        import_zoo(trials, tmp_path / "out", ImportConfig(largest_weight=5.0), mode=["resume"])
     zoo = import_zoo(trials, tmp_path / "out", mode=["resume"])
     assert seen == [f"{number:06d}" for number in (0, 1, 2, 3, 3, 4, 5, 6, 7, 8)]
     assert zoo.table.equals(import_zoo(trials, tmp_path / "whole").table)
@@ -475,9 +475,9 @@ def _entries(count: int) -> list[importing.Entry]:
 def test_importing_in_two_processes_gives_the_same(
     trials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from weightspace.spreading import Where
-
     monkeypatch.setattr(importing, "TASK_BYTES", 20_000)
-    alone, spread = (import_zoo(trials, tmp_path / name, where=Where(n)) for name, n in (("one", 1), ("two", 2)))
+    alone, spread = (
+        import_zoo(trials, tmp_path / name, ImportConfig(workers=n)) for name, n in (("one", 1), ("two", 2))
+    )
     assert Zoo.open(tmp_path / "two").table.equals(alone.table)
     assert torch.equal(alone.weights(5)["module_list.0.weight"], spread.weights(5)["module_list.0.weight"])

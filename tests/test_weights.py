@@ -18,6 +18,7 @@ from weightspace.weights import (
     require_shapes,
     write_weights,
 )
+from weightspace.wrappers import shared_prefix
 
 
 class Hostile:
@@ -120,7 +121,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("hello")
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    torch.save({"state_dict": network(), "epoch": 3}, tmp_path / "wrapped.pt")
+    torch.save({"hidden": network(), "epoch": 3}, tmp_path / "wrapped.pt")
     torch.save({}, tmp_path / "nothing.pt")
     torch.save({1: torch.zeros(1)}, tmp_path / "numbered.pt")
     torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "sparse.pt")
@@ -140,7 +141,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         "empty.pt": "expected",
         "notes.txt": r"found notes.txt \(.txt\)",
         "list.pt": "found a list",
-        "wrapped.pt": "found a dict with the keys state_dict, epoch",
+        "wrapped.pt": "found a dict with the keys hidden, epoch",
         "nothing.pt": "found none",
         "numbered.pt": "found other names than text",
         "sparse.pt": "found a sparse or empty one in a",
@@ -177,3 +178,20 @@ def test_conjugates_are_written_as_they_are(tmp_path: Path) -> None:
     values = torch.randn(3, dtype=torch.complex64)
     write_weights(tmp_path / "c.safetensors", {"a": values.conj()})
     assert torch.equal(read_weights(tmp_path / "c.safetensors")["a"], values.conj().resolve_conj())
+
+
+def test_wrappers_of_training_scripts_are_understood(tmp_path: Path) -> None:
+    plain = network()
+    torch.save(plain, tmp_path / "plain.pt")
+    torch.save({"epoch": 3, "note": "x", "optimizer": {"state": {}}, "model": {"state_dict": plain}}, tmp_path / "w.pt")
+    wrapped = open_weights(tmp_path / "w.pt")
+    assert wrapped.wrapper == ("model", "state_dict") and wrapped.metadata == {"epoch": 3, "note": "x"}
+    again = wrapped.read()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in read_weights(tmp_path / "plain.pt").items())
+    write_weights(tmp_path / "m.safetensors", plain, {"epoch": "4"})
+    assert open_weights(tmp_path / "m.safetensors").metadata == {"epoch": "4"}
+
+
+def test_prefixes_are_found_only_where_all_names_have_them() -> None:
+    assert shared_prefix(["module._orig_mod.a", "module._orig_mod.b.c"]) == "module._orig_mod."
+    assert shared_prefix(["module.a", "b"]) == "" and shared_prefix([]) == ""

@@ -15,12 +15,11 @@ from weightspace.zoo.architecture import Architecture, build_module
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.growing import grow
 from weightspace.zoo.members import draw, draw_members
-from weightspace.zoo.recipes import find_recipe
 from weightspace.zoo.networks import cnn_s, initialize, mlp
+from weightspace.zoo.recipes import find_recipe
 from weightspace.zoo.summary import summarize
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
-
 
 STACKED = {"plan": "stacked", "workers": 1}
 

@@ -19,6 +19,7 @@ few are about balanced; MNIST and packed files keep theirs.
 import argparse
 import gzip
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def read_sheets(arrays: "np.lib.npyio.NpzFile", name: str) -> Part:
     height, width = (int(size) for size in arrays["image_shape"][:2])
     data, offsets, labels = arrays[f"{name}_sheets"], arrays[f"{name}_offsets"], arrays[f"{name}_labels"]
     cut = []
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in itertools.pairwise(offsets):
         sheet = np.asarray(Image.open(io.BytesIO(data[start:end].tobytes())).convert("RGB"))
         rows, columns = sheet.shape[0] // height, sheet.shape[1] // width
         tiles = sheet.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from weightspace.weights import read_weights as read_weights
     from weightspace.weights import write_weights as write_weights
     from weightspace.zoo.architecture import Architecture as Architecture
-    from weightspace.zoo.config import GrowConfig as GrowConfig
     from weightspace.zoo.concatenating import concatenate as concatenate
+    from weightspace.zoo.config import GrowConfig as GrowConfig
     from weightspace.zoo.growing import grow as grow
     from weightspace.zoo.importing import import_zoo as import_zoo
     from weightspace.zoo.zoo import Zoo as Zoo

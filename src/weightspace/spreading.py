@@ -1,6 +1,7 @@
 """Run independent tasks: here, in processes of this machine, or on a Ray cluster."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -126,9 +127,11 @@ def _connect(where: Where) -> Any:
         raise InputError(
             "expected Ray for --ray, found none installed: pip install 'weightspace[ray]', or leave --ray away"
         ) from error
-    quiet = {"include_dashboard": False, "num_cpus": where.workers} if where.ray == "local" else {"address": where.ray}
+    start: dict[str, Any] = {"address": where.ray}
+    if where.ray == "local":
+        start = {"include_dashboard": False, "num_cpus": where.workers}
     try:
-        ray.init(**quiet, log_to_driver=False, logging_level="ERROR")
+        ray.init(**start, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"expected a Ray cluster at '{where.ray}', found none that answers ({reason})") from error

@@ -153,7 +153,8 @@ def open_weights(path: str | Path) -> StoredWeights:
 
     Args:
         path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.bin`, `.ckpt` or without a suffix) holding
-            a dict of tensors (or such a dict under a usual key, as `state_dict`), or a folder with a sharded or single model in one of those formats.
+            a dict of tensors (or such a dict under a usual key, as `state_dict`), or a folder with a sharded or
+            single model in one of those formats.
 
     Raises:
         InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs

@@ -1,13 +1,12 @@
 """Commands that make and show zoos."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from weightspace.cli.shared import Flat, Force, Json, Out, Ray, Resume, prepare_torch, print_json, print_result
 from weightspace.errors import InputError, require_between
-from weightspace.zoo.config import GrowConfig, apply_choices
+from weightspace.zoo.config import GrowConfig, ImportConfig, apply_choices
 
 if TYPE_CHECKING:
     from weightspace.zoo.architecture import Architecture
@@ -43,7 +42,8 @@ def grow(
     data
         digits, an .npz with train_images, train_labels, test_images, test_labels, or module:function.
     vary
-        What varies between members: lr=log:1e-4..1e-2 activation=tanh,relu wd=0..1e-3 init=... dropout=... optimizer=...
+        What varies between members: lr=log:1e-4..1e-2 activation=tanh,relu wd=0..1e-3 init=... dropout=...
+        optimizer=adam,sgd
     size
         Resize images to so many pixels a side; cnn-s and cnn-l take theirs without being told.
     train_images
@@ -73,12 +73,9 @@ def import_(
     /,
     *,
     out: Out,
-    pattern: str = "",
-    table: str = "",
+    config: Annotated[ImportConfig, Flat] = ImportConfig(),
     architecture: str = "",
     example: str = "",
-    largest_weight: float = math.inf,
-    workers: int = 0,
     ray: Ray = None,
     resume: Resume = False,
     force: Force = False,
@@ -93,35 +90,17 @@ def import_(
     ----------
     folder
         A folder, a .zip or .tar of one, or an fsspec URL.
-    pattern
-        For plain files: what their paths tell, such as '{member}/epoch-{epoch:d}.pt'.
-    table
-        For plain files: a .csv, .parquet or .json with one row per file; one table at the top is found by itself.
     architecture
         module:callable that returns an nn.Module; checkpoints of its names and shapes are networks of it.
     example
         Shape of an input of that module, batch first, such as 2,3,32,32.
-    largest_weight
-        Leave out checkpoints with a weight beyond this.
-    workers
-        Processes; 0: as many as it is worth.
     """
     prepare_torch()
-    from weightspace.spreading import Where
     from weightspace.zoo.importing import import_zoo
 
     given = [describe_given(architecture, example)] if architecture else []
     mode = [name for name, on in (("resume", resume), ("force", force)) if on]
-    imported = import_zoo(
-        folder,
-        out,
-        pattern=pattern,
-        table=table,
-        architectures=given,
-        largest_weight=largest_weight,
-        where=Where(workers, ray),
-        mode=mode,
-    )
+    imported = import_zoo(folder, out, config, architectures=given, ray=ray, mode=mode)
     about, left_out = imported.about["imported"], imported.about["left_out"]
     line = f"{about['layout']}: {len(imported.members)} members, {len(imported)} checkpoints"
     result = {"members": len(imported.members), "checkpoints": len(imported), "left_out": left_out, **about}

@@ -89,8 +89,14 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
 
 def _grow(folder: Path, images: ImageSet, config: DemoConfig) -> Zoo:
     log.info("[1/5] zoo        %d networks of the kind %s on scikit-learn's digits", config.members, NETWORK)
-    sizes = {"members": config.members, "epochs": config.epochs, "keep": config.keep, "seed": config.seed}
-    growing = GrowConfig(**sizes, plan="stacked", workers=1)  # not measured, so that the numbers are the same anywhere
+    growing = GrowConfig(
+        members=config.members,
+        epochs=config.epochs,
+        keep=config.keep,
+        seed=config.seed,
+        plan="stacked",  # not measured, so that the numbers are the same anywhere
+        workers=1,
+    )
     return grow(NETWORK, images, growing, folder / "zoo")
 
 

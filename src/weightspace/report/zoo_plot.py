@@ -68,11 +68,11 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
         numbers = numbers[np.isfinite(numbers)]
         low, high = numbers.min(), numbers.max()
         if low > 0 and math.log10(high / low) > LOGARITHMIC:
-            axes.hist(numbers, np.geomspace(low, high, BINS + 1), color=COLORS[0])
+            axes.hist(numbers, list(np.geomspace(low, high, BINS + 1)), color=COLORS[0])
             axes.set_xscale("log")
         else:
             whole = (numbers == np.round(numbers)).all() and high - low < BINS
-            axes.hist(numbers, np.arange(low - 0.5, high + 1) if whole else BINS, color=COLORS[0])
+            axes.hist(numbers, list(np.arange(low - 0.5, high + 1)) if whole else BINS, color=COLORS[0])
     axes.set_title(name.replace("_", " "), fontsize=10)
     axes.tick_params(labelsize=8)
     if pd.api.types.is_numeric_dtype(present):

@@ -67,8 +67,8 @@ def _reading() -> list[str]:
     return [
         "## Reading it",
         "",
-        f"`{TABLE_FILE}` has one row per checkpoint; its `shard` and `row` say where in `shards/` the weights are: each",
-        "shard stacks every tensor over its checkpoints. `zoo.json` describes the architectures. In Python:",
+        f"`{TABLE_FILE}` has one row per checkpoint; its `shard` and `row` say where in `shards/` the weights are:",
+        "each shard stacks every tensor over its checkpoints. `zoo.json` describes the architectures. In Python:",
         "",
         "```python",
         "import weightspace as ws",

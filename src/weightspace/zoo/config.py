@@ -1,8 +1,9 @@
-"""How a zoo is grown."""
+"""How a zoo is grown, and how one is imported."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from weightspace.errors import InputError
 
@@ -65,13 +66,30 @@ class GrowConfig:
     """cpu, cuda, or auto: cuda if there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """How a foreign folder is read."""
+
+    pattern: str = ""
+    """For plain files: what their paths tell, such as '{member}/epoch-{epoch:d}.pt'."""
+
+    table: str = ""
+    """For plain files: a .csv, .parquet or .json with one row per file. A single one at the top is found by itself."""
+
+    largest_weight: float = math.inf
+    """Leave out checkpoints with a weight beyond this."""
+
+    workers: int = 0
+    """Processes; 0: as many as it is worth."""
+
+
 def apply_choices(config: GrowConfig, choices: Sequence[str]) -> GrowConfig:
     """The configuration with choices such as `lr=log:1e-4..1e-2` or `activation=tanh,relu`.
 
     Raises:
         InputError: no such choice.
     """
-    fields = {}
+    fields: dict[str, Any] = {}
     for choice in choices:
         name, equals, text = choice.partition("=")
         field = SHORT.get(name, name)

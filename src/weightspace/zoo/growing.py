@@ -1,8 +1,9 @@
 """Grow a zoo: train a population of networks in the way that is fastest here, resumable at any member."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from weightspace.outputs import new_folder, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator, derive_seed
 from weightspace.spreading import Tick, Where, spread
-from weightspace.supervised import FitConfig, Stack, fit_one, fit_stack, score, score_stack, stack_weights
+from weightspace.supervised import FitConfig, Scores, Stack, fit_one, fit_stack, score, score_stack, stack_weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.members import Member, draw_members
@@ -29,6 +30,10 @@ from weightspace.zoo.zoo import Checkpoints, Zoo
 
 PLAN_FILE = "growing.json"
 PARTS = ("train", "validation", "test")
+
+
+# Members, their epoch, their stacked weights (still being trained), and what scores them on images.
+Trained = tuple[list[Member], int, Stack, Callable[[Images], Scores]]
 
 
 class Shared(NamedTuple):
@@ -96,22 +101,22 @@ def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
     architecture = shared.recipe.architecture(task.members[0].activation, task.members[0].dropout)
     train = _train_stacked if shared.plan.way == "stacked" else _train_alone
     pieces = []
-    for group, epoch, stack, scores in train(architecture, shared, task, images, tick):
+    for group, epoch, stack, score_part in train(architecture, shared, task, images, tick):
         if epoch in shared.kept:
             table = pd.DataFrame([_properties(member) for member in group])
             table.insert(1, "epoch", epoch)
-            for name, values in scores().items():
-                table[name] = values.cpu().numpy()
+            for part in PARTS:
+                accuracy, loss = score_part(images[part])
+                table[f"{part}_accuracy"], table[f"{part}_loss"] = accuracy.cpu().numpy(), loss.cpu().numpy()
             table["generalization_gap"] = table["train_accuracy"] - table["test_accuracy"]
-            pieces.append(
-                (table, {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes})
-            )
+            kept = {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes}
+            pieces.append((table, kept))
     return _join(architecture, pieces)
 
 
 def _train_stacked(
     architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
-) -> Iterator[tuple[list[Member], int, Stack, Any]]:
+) -> Iterator[Trained]:
     device = images["train"].labels.device
     modules = [_initial(architecture, shared, member) for member in task.members]
     module = modules[0].to(device)
@@ -125,19 +130,14 @@ def _train_stacked(
         seeds=[derive_seed(shared.config.seed, member.name, "training") for member in task.members],
     )
     for epoch, stack in fitting:
-        yield (
-            task.members,
-            epoch,
-            stack,
-            lambda stack=stack: _scores(lambda part: score_stack(module, stack, part), images),
-        )
+        yield task.members, epoch, stack, partial(score_stack, module, stack)
         if epoch:
             tick(len(task.members))
 
 
 def _train_alone(
     architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
-) -> Iterator[tuple[list[Member], int, Stack, Any]]:
+) -> Iterator[Trained]:
     for member in task.members:
         module = _initial(architecture, shared, member).to(images["train"].labels.device)
         fitting = fit_one(
@@ -151,16 +151,9 @@ def _train_alone(
         )
         for epoch in fitting:
             stack = stack_weights([module.state_dict()])
-            yield [member], epoch, stack, lambda: _scores(lambda part: score(module, part), images)
+            yield [member], epoch, stack, partial(score, module)
             if epoch:
                 tick(1)
-
-
-def _scores(score_part: Any, images: dict[str, Images]) -> dict[str, torch.Tensor]:
-    scores = {}
-    for part in PARTS:
-        scores[f"{part}_accuracy"], scores[f"{part}_loss"] = score_part(images[part])
-    return scores
 
 
 def _join(architecture: Architecture, pieces: list[tuple[pd.DataFrame, Stack]]) -> Part:

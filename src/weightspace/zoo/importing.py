@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,13 @@ from weightspace.spreading import Tick, Where, count_cpus, spread
 from weightspace.supervised import stack_weights
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.config import ImportConfig
 from weightspace.zoo.identifying import identify
 from weightspace.zoo.parts import BEGUN, Part, PartStore, clear_parts
 from weightspace.zoo.readers.found import Entry, Listing, Reader
 from weightspace.zoo.readers.properties import named, number, plain
 from weightspace.zoo.readers.recognizing import recognize
+from weightspace.zoo.readers.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.readers.source import Source
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Checkpoints, Zoo
@@ -56,12 +58,10 @@ class Shared(NamedTuple):
 def import_zoo(
     address: str | Path,
     out: str | Path,
+    config: ImportConfig | None = None,
     *,
-    pattern: str = "",
-    table: str = "",
     architectures: Sequence[Architecture] = (),
-    largest_weight: float = math.inf,
-    where: Where = Where(0),
+    ray: str | None = None,
     mode: Sequence[str] = (),
 ) -> Zoo:
     """Convert a folder of checkpoints, of any layout that is recognised, into a zoo at `out`.
@@ -69,11 +69,9 @@ def import_zoo(
     Args:
         address: a folder, a `.zip` or `.tar`, or an fsspec URL.
         out: a folder that does not exist yet.
-        pattern: for plain files: what their paths tell, such as `{member}/epoch-{epoch:d}.pt`.
-        table: for plain files: a CSV, Parquet or JSON table with one row per file.
+        config: how plain files tell of themselves, and what is left out.
         architectures: descriptions that checkpoints of their names and shapes get.
-        largest_weight: leave out checkpoints with a weight beyond this size.
-        where: how many processes (0: as many as it is worth), or a Ray cluster.
+        ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
         mode: `"resume"` continues interrupted work, `"force"` replaces `out`.
 
     Memory holds a few tasks of 32 MiB (or one checkpoint each, if larger), whatever the zoo's size; while it is
@@ -82,30 +80,32 @@ def import_zoo(
     Raises:
         InputError: nothing there, nothing usable, another layout's files damaged, or `out` exists.
     """
-    require_between("the largest weight", min(largest_weight, 1e38), 1e-38)
+    config = config or ImportConfig()
+    require_between("the largest weight", min(config.largest_weight, 1e38), 1e-38)
+    require_between("workers", config.workers, 0)
     if "://" not in str(address):
         require_apart(out, [Path(address)])
     source = Source(address)
     with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
-        reader = _unpack(recognize(source, pattern=pattern, table=table), folder)
+        reader = _unpack(recognize(source, pattern=config.pattern, table=config.table), folder)
         listing = reader.scan()
         listing.entries = list(_unique(listing))
         if not listing.entries:
             raise InputError(
                 f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
             )
-        settings = {"largest_weight": largest_weight, "architectures": [entry.to_json() for entry in architectures]}
+        settings = {"largest": config.largest_weight, "architectures": [entry.to_json() for entry in architectures]}
         _settle(folder, listing, settings)
         tasks, store = plan_tasks(listing.entries), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]
-        shared = Shared(reader, tuple(architectures), largest_weight)
-        workers = where.workers or (count_cpus() if len(listing.entries) >= WORTH_WORKERS else 1)
+        shared = Shared(reader, tuple(architectures), config.largest_weight)
+        workers = config.workers or (count_cpus() if len(listing.entries) >= WORTH_WORKERS else 1)
         done = len(listing.entries) - sum(task.units for task in open_tasks)
         with progress_bar("importing", total=len(listing.entries), done=done) as advance:
-            for place, part in spread(import_task, shared, open_tasks, Where(workers, where.ray), advance):
+            for place, part in spread(import_task, shared, open_tasks, Where(workers, ray), advance):
                 store.save(open_tasks[place].key, part)
         about = _merge(folder, store, tasks, reader, listing)
-        write_manifest(folder, configuration={"address": str(address), "pattern": pattern, **about}, seed=0)
+        write_manifest(folder, configuration={"address": str(address), **asdict(config), **about}, seed=0)
     clear_parts(Path(out), PLAN_FILE)
     shutil.rmtree(Path(out) / UNPACKED, ignore_errors=True)
     return Zoo.open(out)
@@ -114,7 +114,8 @@ def import_zoo(
 def plan_tasks(entries: Sequence[Entry]) -> list[ImportTask]:
     """Entries in their order, cut where a task would hold more than `TASK_BYTES`."""
     tasks: list[ImportTask] = []
-    size, own = 0, []
+    size = 0
+    own: list[Entry] = []
     for entry in entries:
         if own and (size + entry.bytes > TASK_BYTES or len(own) == TASK_ENTRIES):
             tasks.append(ImportTask(f"{len(tasks):06d}", own))
@@ -174,12 +175,11 @@ def _unusable(weights: Weights, largest: float) -> str:
 
 
 def _unpack(reader: Reader, folder: Path) -> Reader:
-    """Layouts that read parts of a file need it on this machine."""
-    needed = getattr(reader, "needs_local", ())
-    if needed and not reader.source.is_local:
-        paths = [path for path in reader.source.files if path.rpartition("/")[2] in needed]
-        return type(reader)(reader.source.unpacked(paths, folder / UNPACKED))
-    return reader
+    """A layout that reads parts of a file needs it on this machine."""
+    if not isinstance(reader, SmallCnnZooReader) or reader.source.is_local:
+        return reader
+    paths = [path for path in reader.source.files if path.rpartition("/")[2] in reader.files]
+    return SmallCnnZooReader(reader.source.unpacked(paths, folder / UNPACKED))
 
 
 def _unique(listing: Listing) -> Iterator[Entry]:

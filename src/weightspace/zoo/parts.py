@@ -1,11 +1,10 @@
 """Finished pieces of a zoo in the making, so that interrupted work can go on where it stopped."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from safetensors.torch import load_file, save_file
@@ -56,7 +55,7 @@ class PartStore:
         architectures = [piece.architecture.to_json() for piece in part.pieces]
         about = {"architectures": architectures, "left_out": part.left_out, "notes": dict(part.notes)}
         write_json(unfinished / PART_FILE, about)
-        os.replace(unfinished, self.folder / key)
+        unfinished.replace(self.folder / key)
         self._begun.touch()
 
     def load(self, key: str) -> Part:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -45,7 +45,7 @@ class Plan:
     together: int
     workers: int
     device: str
-    milliseconds: dict[str, float]
+    milliseconds: Mapping[Way, float]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `Plan(**value)` turns back into an equal plan."""
@@ -82,19 +82,19 @@ def make_plan(
     require_between("together", config.together, 1)
     require_between("workers", config.workers, 0)
     device = _choose_device(config.device)
-    measured = {}
+    measured: dict[Way, float] = {}
     first = next(iter(architectures.values()))
     limit = min(config.together, len(members), _fitting(first, len(config.keep) or config.epochs + 1))
     if config.plan == "auto" or config.workers == 0:
         ways = _ways(first) if config.plan == "auto" else (config.plan,)
         stack = limit if device == "cuda" or not _convolves(first) else min(PROBED_TOGETHER, limit)
         measured = _measure(first, ways, stack, images.train, config, device, allow)
-    way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan  # type: ignore[assignment]
+    way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan
     steps = len(images.train.labels) // config.batch_size * config.epochs
     each = measured.get(way, 0.0) * steps / 1_000
     workers = config.workers or _choose_workers(each * len(members), device)
     together = _choose_together(limit, way, len(members), workers, each, on_ray)
-    return Plan(way=way, together=together, workers=workers, device=device, milliseconds=measured)
+    return Plan(way=way, together=together, workers=workers, device=device, milliseconds=dict(measured))
 
 
 def plan_tasks(members: Sequence[Member], plan: Plan, epochs: int) -> list[GrowTask]:
@@ -157,7 +157,7 @@ def _measure(
     config: GrowConfig,
     device: str,
     allow: Sequence[str],
-) -> dict[str, float]:
+) -> dict[Way, float]:
     """Milliseconds of one step of one member, for each way."""
     batch = min(config.batch_size, len(images.labels))
     few = Images(images.inputs[:batch].to(device), images.labels[:batch].to(device))
@@ -179,7 +179,7 @@ def _measure(
         )
         return lambda: next(steps)
 
-    measured = {}
+    measured: dict[Way, float] = {}
     for way in ways:
         step = step_stack() if way == "stacked" else step_alone(way)
         measured[way] = 1_000 * _time(step, seconds, device) / (together if way == "stacked" else 1)

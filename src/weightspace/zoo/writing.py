@@ -89,7 +89,7 @@ class ZooWriter:
 
 def _tidy(table: pd.DataFrame) -> pd.DataFrame:
     """One type a column: where text and numbers mix, as settings in other people's zoos do, all become text."""
-    for name in table.columns[table.dtypes == object]:
+    for name in table.select_dtypes(["object", "string"]).columns:
         present = table[name].dropna()
         if len({type(value) for value in present}) > 1:
             table[name] = table[name].map(str, na_action="ignore")

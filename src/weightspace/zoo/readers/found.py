@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from weightspace.weights import Weights
-from weightspace.zoo.recipes import Recipe
 from weightspace.zoo.readers.source import Source
+from weightspace.zoo.recipes import Recipe
 
 
 class Kind(NamedTuple):

@@ -78,8 +78,8 @@ class RayTuneReader:
             listing.leave_out(folder or ".", "no checkpoint folder in it")
         for place, own in checkpoints.items():
             name = place.rpartition("/")[2]
-            path = _choose_file(own)
-            if path is None:
+            chosen = _choose_file(own)
+            if chosen is None:
                 listing.leave_out(place, f"expected one file with weights, found {_names(own)}")
                 continue
             line = by_folder.get(name, None if by_folder else by_iteration.get(int(name.rpartition("_")[2])))
@@ -89,7 +89,7 @@ class RayTuneReader:
             results = {key: value for key, value in (line or {}).items() if key not in BOOKKEEPING}
             listing.ignored |= (line or {}).keys() & BOOKKEEPING - {"training_iteration", "config"}
             properties = named({**flatten(results), **flatten(settings)}) | dropout
-            listing.entries.append(Entry(member, epoch, properties, kind, path, self.source.size(path)))
+            listing.entries.append(Entry(member, epoch, properties, kind, chosen, self.source.size(chosen)))
 
     def _settings(self, folder: str, files: list[str], lines: list[dict[str, Any]]) -> dict[str, Any]:
         """What varies between trials: `params.json`, else the configuration noted in the last result."""

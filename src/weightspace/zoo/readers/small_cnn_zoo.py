@@ -33,7 +33,7 @@ class SmallCnnZooReader:
     """Reads rows of the matrix; kernels change from TensorFlow's axis order to PyTorch's."""
 
     layout = "Small CNN Zoo (Unterthiner et al.)"
-    needs_local = (MATRIX, METRICS, LAYOUT)
+    files = (MATRIX, METRICS, LAYOUT)
 
     def __init__(self, source: Source) -> None:
         self.source = source

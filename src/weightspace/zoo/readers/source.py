@@ -42,7 +42,7 @@ class Source:
             return fsspec.core.url_to_fs(self.address)
         except InputError:
             raise
-        except Exception as error:  # noqa: BLE001  (archives and remote places fail in exceptions of their own)
+        except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"expected a readable archive or address at {self.address}, found none ({reason})"
