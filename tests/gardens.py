@@ -130,6 +130,11 @@ class TiedLayers(nn.Module):
         return self.out(self.b(self.a(self.inp(x).relu()).relu()).relu())
 
 
+def digit_net() -> nn.Module:
+    """A network for 8 x 8 digits that takes no arguments."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 10))
+
+
 GARDEN: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "mlp": (lambda: mlp([16, 6, 5, 3], "tanh"), torch.zeros(2, 1, 4, 4)),
     "mlp-dropout": (lambda: mlp([16, 6, 5, 3], "relu", 0.3), torch.zeros(2, 1, 4, 4)),

@@ -75,6 +75,47 @@ def test_the_pipeline_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.parquet", "made", "sane", "zoo"]
 
 
+def test_zoos_of_others_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from weightspace.zoo.networks import mlp
+
+    for member in ("a", "b"):
+        (tmp_path / "runs" / member).mkdir(parents=True)
+        for epoch in (1, 2):
+            torch.save({"model": mlp([4, 3, 2]).state_dict()}, tmp_path / "runs" / member / f"{epoch}.pt")
+    (tmp_path / "runs" / "notes.pt").write_bytes(b"no")
+    status, out, _ = run(capsys, "inspect", tmp_path / "runs")
+    assert status == 0 and "5 checkpoints, 1 with remarks, 0 groups of duplicates" in out and "notes.pt" in out
+    assert len(json.loads(run(capsys, "inspect", tmp_path / "runs", "--json")[1])["checkpoints"]) == 5
+    words = ("import", tmp_path / "runs", "--pattern", "{member}/{epoch:d}.pt", "--out", tmp_path / "zoo")
+    status, out, _ = run(capsys, *words)
+    assert status == 0 and out.startswith(f"{tmp_path / 'zoo'}: plain files: 2 members, 4 checkpoints")
+    assert "4 x a state dict was taken out of 'model'" in out and "left out: 1 (all are named in zoo.json)" in out
+    assert json.loads(run(capsys, *words, "--force", "--json")[1])["left_out"][0]["what"] == "notes.pt"
+    assert "choose another --out" in refused(capsys, *words)
+    status, out, _ = run(capsys, "zoo", tmp_path / "zoo", "--plot", tmp_path / "zoo.png")
+    assert status == 0 and (tmp_path / "zoo.png").stat().st_size > 1_000
+    assert "expected a plot as .png" in refused(capsys, "zoo", tmp_path / "zoo", "--plot", tmp_path / "zoo.gif")
+    status, out, _ = run(capsys, "publish", tmp_path / "zoo", "--out", tmp_path / "hub", "--license", "mit")
+    assert status == 0 and "4 checkpoints in 1 shards" in out
+    assert "expected a dataset" not in out and Zoo.open(tmp_path / "hub").members == ["a", "b"]
+
+
+def test_growing_takes_choices_in_one_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("grow", "mlp:4", "--data", "digits", "--members", 3, "--epochs", 1, "--workers", 1, "--plan", "stacked")
+    status, out, _ = run(capsys, *words, "--vary", "lr=1e-3,1e-2", "activation=gelu", "--out", tmp_path / "zoo")
+    assert status == 0 and set(Zoo.open(tmp_path / "zoo").architectures) == {"mlp-64-4-10-gelu"}
+    assert set(Zoo.open(tmp_path / "zoo").table["learning_rate"]) <= {1e-3, 1e-2}
+    assert "expected name=choices" in refused(capsys, *words, "--vary", "speed=3", "--out", tmp_path / "no")
+
+
+def test_ray_that_is_not_installed_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ("grow", "mlp:4", "--data", "digits", "--members", 2, "--epochs", 1, "--plan", "stacked", "--ray", "local")
+    assert "pip install 'weightspace[ray]'" in refused(capsys, *words, "--out", tmp_path / "zoo")
+
+
 def test_symmetry_prints_what_moves(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     status, out, _ = run(capsys, "symmetry", "gardens:ResidualNet", "--example", "2,3,6,6")

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from weightspace.errors import InputError, require_between
 
 ATTEMPTS = 3
 PENDING_PER_CPU = 2
+ANSWER_SECONDS = 10.0
 
 
 @runtime_checkable
@@ -72,6 +74,7 @@ def _spread_on_processes(
     work: Work, shared: Any, tasks: Sequence[Task], workers: int, tick: Tick
 ) -> Iterator[tuple[int, Any]]:
     from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     # Copy-on-write, since torch takes no read-only arrays without a warning.
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", mmap_mode="c", batch_size=1)
@@ -81,6 +84,11 @@ def _spread_on_processes(
         for number, result in results:
             tick(tasks[number].units)
             yield number, result
+    except TerminatedWorkerError as error:
+        raise InputError(
+            "expected worker processes that live, found that one was killed, perhaps for want of memory; finished work "
+            "is kept: --resume continues it, and --workers 1 takes less memory"
+        ) from error
     finally:
         with contextlib.suppress(RuntimeError):
             results.close()
@@ -128,6 +136,7 @@ def _connect(where: Where) -> Any:
             "expected Ray for --ray, found none installed: pip install 'weightspace[ray]', or leave --ray away"
         ) from error
     start: dict[str, Any] = {"address": where.ray}
+    _require_answer(str(where.ray))
     if where.ray == "local":
         start = {"include_dashboard": False, "num_cpus": where.workers}
     try:
@@ -136,6 +145,17 @@ def _connect(where: Where) -> Any:
         reason = str(error).splitlines()[0]
         raise InputError(f"expected a Ray cluster at '{where.ray}', found none that answers ({reason})") from error
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"expected a Ray cluster at '{address}', found none that answers ({error})") from error
 
 
 def _result_of(ray: Any, reference: Any) -> tuple[int, Any]:

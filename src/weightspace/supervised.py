@@ -26,6 +26,7 @@ Stack = Weights
 # Networks times images that go through at once: bounds the memory of scoring.
 PAIRS_AT_ONCE = 16_384
 IMAGES_AT_ONCE = 1_000
+FEWEST_CHANNELS_LAST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +129,13 @@ def fit_one(
         weight_decay: L2.
         seed: of the order of images and of dropout.
         channels_last: keep images and convolutions in that memory format, which is faster on CPUs.
+
+    Raises:
+        InputError: a batch size that is none, or channels-last memory where torch cannot bear it.
     """
     steps = _steps(images, config)
     if channels_last:
+        require_channels_last(module)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = _channels_last(images)
     optimizer = _make_optimizer(list(module.parameters()), config, learning_rate, weight_decay)
@@ -150,6 +155,22 @@ def fit_one(
                 functional.cross_entropy(module(images.inputs[batch]), images.labels[batch]).backward()
                 optimizer.step()
         yield epoch
+
+
+def require_channels_last(module: nn.Module) -> None:
+    """Raise `InputError` if channels-last memory would crash torch on a CPU.
+
+    Found with torch 2.13 (oneDNN): the gradient of a strided 1 x 1 convolution of fewer than 8 channels writes
+    beyond its memory.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1} and max(part.stride) > 1:
+            channels = part.in_channels // part.groups
+            if channels < FEWEST_CHANNELS_LAST:
+                raise InputError(
+                    f"expected at least {FEWEST_CHANNELS_LAST} channels into the strided 1 x 1 convolution {name} for "
+                    f"channels-last memory, in which torch crashes otherwise, found {channels}: use --plan alone"
+                )
 
 
 def predict(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:

@@ -216,11 +216,12 @@ def _mark_outliers(checkpoints: Sequence[Inspected], sizes: Sequence[Mapping[str
 def _factors(values: np.ndarray) -> list[float | None]:
     """For each size that is out of line, how many times the median it is."""
     usable = np.isfinite(values) & (values > 0)
-    if usable.sum() < FEWEST_PEERS:
-        return [None] * len(values)
     logarithms = np.log(np.where(usable, values, 1.0))
-    middle = np.median(logarithms[usable])
-    spread = 1.4826 * np.median(np.abs(logarithms[usable] - middle))
+    peers = np.unique(logarithms[usable])  # copies are no peers
+    if len(peers) < FEWEST_PEERS:
+        return [None] * len(values)
+    middle = np.median(peers)
+    spread = 1.4826 * np.median(np.abs(peers - middle))
     far = np.abs(logarithms - middle) > np.maximum(OUTLYING * spread, math.log(LEAST_FACTOR))
     return [float(np.exp(logarithms[n] - middle)) if usable[n] and far[n] else None for n in range(len(values))]
 

@@ -12,7 +12,7 @@ import torch
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
 from weightspace.spreading import count_cpus
-from weightspace.supervised import FitConfig, fit_one, fit_stack, stack_weights
+from weightspace.supervised import FitConfig, fit_one, fit_stack, require_channels_last, stack_weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.members import Member
@@ -85,8 +85,8 @@ def make_plan(
     measured: dict[Way, float] = {}
     first = next(iter(architectures.values()))
     limit = min(config.together, len(members), _fitting(first, len(config.keep) or config.epochs + 1))
-    if config.plan == "auto" or config.workers == 0:
-        ways = _ways(first) if config.plan == "auto" else (config.plan,)
+    if config.plan == "auto" or config.workers == 0 or on_ray:
+        ways = _ways(first, allow) if config.plan == "auto" else (config.plan,)
         stack = limit if device == "cuda" or not _convolves(first) else min(PROBED_TOGETHER, limit)
         measured = _measure(first, ways, stack, images.train, config, device, allow)
     way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan
@@ -141,8 +141,15 @@ def _fitting(architecture: Architecture, kept: int) -> int:
     return max(1, STACK_BYTES // (4 * architecture.parameters * (kept + 4)))
 
 
-def _ways(architecture: Architecture) -> tuple[Way, ...]:
-    return ("channels-last", "alone", "stacked") if _convolves(architecture) else ("stacked", "alone")
+def _ways(architecture: Architecture, allow: Sequence[str]) -> tuple[Way, ...]:
+    """The ways worth measuring."""
+    if not _convolves(architecture):
+        return ("stacked", "alone")
+    try:
+        require_channels_last(architecture.build(allow))
+    except InputError:
+        return ("alone", "stacked")
+    return ("channels-last", "alone", "stacked")
 
 
 def _convolves(architecture: Architecture) -> bool:
