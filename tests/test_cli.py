@@ -102,7 +102,7 @@ def test_zoos_of_others_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path:
 
 def test_growing_takes_choices_in_one_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("grow", "mlp:4", "--data", "digits", "--members", 3, "--epochs", 1, "--workers", 1, "--plan", "stacked")
-    status, out, _ = run(capsys, *words, "--vary", "lr=1e-3,1e-2", "activation=gelu", "--out", tmp_path / "zoo")
+    status, _, _ = run(capsys, *words, "--vary", "lr=1e-3,1e-2", "activation=gelu", "--out", tmp_path / "zoo")
     assert status == 0 and set(Zoo.open(tmp_path / "zoo").architectures) == {"mlp-64-4-10-gelu"}
     assert set(Zoo.open(tmp_path / "zoo").table["learning_rate"]) <= {1e-3, 1e-2}
     assert "expected name=choices" in refused(capsys, *words, "--vary", "speed=3", "--out", tmp_path / "no")

@@ -1,0 +1,139 @@
+"""How much faster growing is than a plain loop: one process, one thread, images in memory.
+
+The plain loop is what one writes first: a module, Adam, batches by index, loss.item() for the log. Growing is
+`weightspace.grow` as a whole with `--plan auto`: measuring the plan, starting processes, scoring and writing are in
+its time, and scoring the same checkpoints is in the loop's. Each pair is run in turn. The last line is one JSON object.
+
+    python benchmarks/grow.py [--quick] [--device cuda]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from weightspace.images import Images, ImageSet
+from weightspace.randomness import derive_generator, derive_seed
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
+from weightspace.zoo.members import Member, draw_members
+from weightspace.zoo.networks import initialize
+from weightspace.zoo.recipes import find_recipe
+
+# network, image shape, members, training images
+CASES = {
+    "cnn-s": ("cnn-s", (1, 28, 28), 24, 6_400),
+    "cnn-l": ("cnn-l", (3, 32, 32), 12, 6_400),
+    "mlp": ("mlp:20,20", (1, 14, 14), 200, 3_200),
+}
+TARGETS = {"cnn-s": 2.3, "cnn-l": 2.3, "mlp": 12.0}
+BATCH, EPOCHS, TEST = 64, 2, 256
+
+
+def make_images(shape: tuple[int, int, int], count: int) -> ImageSet:
+    """Noise around ten class means: speed does not depend on what is in the images."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(10, *shape, generator=generator)
+
+    def part(size: int) -> Images:
+        labels = torch.randint(0, 10, (size,), generator=generator)
+        return Images(means[labels] + torch.randn(size, *shape, generator=generator), labels)
+
+    channels = (0.0,) * shape[0]
+    return ImageSet("made", part(count), part(TEST), part(TEST), channels, channels, 10, 0)
+
+
+def train_plainly(network: str, images: ImageSet, members: list[Member], config: GrowConfig, device: str) -> float:
+    """Seconds of the plain loop over members."""
+    recipe = find_recipe(network, images)
+    parts = {name: Images(*(t.to(device) for t in getattr(images, name))) for name in ("train", "validation", "test")}
+    start = time.perf_counter()
+    for member in members:
+        module = recipe.architecture(member.activation, member.dropout).build().to(device)
+        cpu = initialize(module.cpu(), member.initialization, derive_generator(0, member.name, "initialization"))
+        module = cpu.to(device)
+        optimizer = torch.optim.Adam(module.parameters(), lr=member.learning_rate, weight_decay=member.weight_decay)
+        generator = derive_generator(derive_seed(0, member.name, "training"), "order")
+        score_plainly(module, parts)
+        for _ in range(config.epochs):
+            module.train()
+            order = torch.randperm(len(parts["train"].labels), generator=generator).to(device)
+            for batch in order[: len(order) // BATCH * BATCH].split(BATCH):
+                loss = torch.nn.functional.cross_entropy(
+                    module(parts["train"].inputs[batch]), parts["train"].labels[batch]
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item()
+            score_plainly(module, parts)
+    return time.perf_counter() - start
+
+
+def score_plainly(module: torch.nn.Module, parts: dict[str, Images]) -> None:
+    module.eval()
+    with torch.no_grad():
+        for part in parts.values():
+            outputs = torch.cat([module(batch) for batch in part.inputs.split(1_000)])
+            (outputs.argmax(1) == part.labels).float().mean().item()
+
+
+def half(network: str, shape: tuple[int, int, int], count: int, members: list[Member], config: GrowConfig) -> float:
+    torch.set_num_threads(1)
+    return train_plainly(network, make_images(shape, count), members, config, "cpu")
+
+
+def two_processes(
+    network: str, shape: tuple[int, int, int], count: int, members: list[Member], config: GrowConfig
+) -> float:
+    """Seconds of two plain processes that share the members (the slower one; without their start)."""
+    with ProcessPoolExecutor(2) as pool:
+        halves = [members[0::2], members[1::2]]
+        return max(pool.map(half, [network] * 2, [shape] * 2, [count] * 2, halves, [config] * 2))
+
+
+def grow_ours(network: str, images: ImageSet, config: GrowConfig) -> tuple[float, dict[str, object]]:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        zoo = grow(network, images, config, Path(folder) / "zoo")
+        return time.perf_counter() - start, zoo.about["plan"]
+
+
+def measure(name: str, *, quick: bool, device: str) -> dict[str, object]:
+    network, shape, members, count = CASES[name]
+    if device == "cuda":
+        members = 256 if name != "mlp" else 512
+    if quick:
+        members, count = max(4, members // 6), count // 4
+    images = make_images(shape, count)
+    config = GrowConfig(members=members, epochs=EPOCHS, batch_size=BATCH, device=device)
+    drawn = draw_members(config, find_recipe(network, images))
+    # On a GPU the plain loop over a few members says how long it takes for all.
+    sample = drawn[:8] if device == "cuda" else drawn
+    plain = train_plainly(network, images, sample, config, device) * len(drawn) / len(sample)
+    ours, plan = grow_ours(network, images, config)
+    result: dict[str, object] = {"plain": plain, "ours": ours, "ratio": plain / ours, "plan": plan["way"]}
+    result |= {"workers": plan["workers"], "target": 50.0 if device == "cuda" else TARGETS[name]}
+    if device == "cpu" and name != "mlp":
+        pair = two_processes(network, shape, count, drawn, config)
+        result |= {"two_plain_processes": pair, "ratio_to_two": pair / ours}
+    print(f"{name}: " + ", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller run, for trying out")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {name: measure(name, quick=given.quick, device=given.device) for name in CASES}
+    print(json.dumps({"benchmark": "grow", "torch": torch.__version__, "device": given.device, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
