@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test test-slow lint bench docs wheel clean
+.PHONY: demo test test-slow lint bench zoos docs wheel clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "weightspace needs Python 3.11 or newer, found " + sys.version.split()[0]'
@@ -17,7 +17,11 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2
 
-test-slow: .venv/.installed
+.venv/.ray-installed: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	touch $@
+
+test-slow: .venv/.ray-installed
 	$(BIN)/python -m pytest -m slow --timeout 1500
 
 lint: .venv/.installed
@@ -27,6 +31,9 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	for bench in benchmarks/*.py; do $(BIN)/python $$bench || exit 1; done
+
+zoos: .venv/.installed
+	benchmarks/zoos.sh
 
 .venv/.docs-installed: .venv/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -54,16 +54,37 @@ def quickstart_source() -> str:
 
 def file_tree() -> str:
     """Every module with the first line of its docstring, in the order of the data flow."""
-    order = ["weights", "outputs", "images", "supervised", "symmetry", "tokens", "zoo", "corpus", "autoencoder"]
+    order = [
+        "weights",
+        "wrappers",
+        "outputs",
+        "images",
+        "spreading",
+        "supervised",
+        "symmetry",
+        "tokens",
+        "zoo",
+        "corpus",
+        "autoencoder",
+    ]
     order += ["analysis", "generation", "report", "demo", "cli"]
     rooms = [PACKAGE / name for name in order]
     lines = ["src/weightspace/"]
     for room in [path if path.is_dir() else path.with_suffix(".py") for path in rooms]:
         lines.append(f"  {room.name + ('/' if room.is_dir() else ''):24}{purpose(room)}")
         if room.is_dir():
-            modules = sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
-            lines += [f"    {module.name:22}{purpose(module)}" for module in modules]
+            lines += describe_room(room, "    ")
     return "\n".join([*lines, "tests/  examples/  docs/  benchmarks/  LOG.md"])
+
+
+def describe_room(room: Path, indent: str) -> list[str]:
+    """The modules of a folder, then its folders with theirs."""
+    modules = sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
+    lines = [f"{indent}{module.name:{26 - len(indent)}}{purpose(module)}" for module in modules]
+    for folder in sorted(path for path in room.iterdir() if (path / "__init__.py").exists()):
+        lines.append(f"{indent}{folder.name + '/':{26 - len(indent)}}{purpose(folder)}")
+        lines += describe_room(folder, indent + "  ")
+    return lines
 
 
 def purpose(path: Path) -> str:

@@ -3,7 +3,8 @@
 import gzip
 import json
 import shutil
-import tracemalloc
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -385,6 +386,23 @@ def test_two_files_for_one_epoch_are_counted(tmp_path: Path) -> None:
     assert len(zoo) == 1 and zoo.about["left_out"][0]["why"].startswith("another checkpoint of a")
 
 
+def test_epochs_that_only_files_know_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "nets" / "a").mkdir(parents=True)
+    for number, epoch in enumerate((4, 2, 2, -1)):
+        torch.save({"model": mlp([4, 2]).state_dict(), "epoch": epoch}, tmp_path / "nets" / "a" / f"{number}.pt")
+    zoo = import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(pattern="{member}/{file}.pt"))
+    assert list(zoo.table["epoch"]) == [4, 2, 0] and set(zoo.table["member"]) == {"a"}
+    why = "another checkpoint has the same member and epoch"
+    assert zoo.about["left_out"] == [{"what": "a at epoch 2", "why": why}]
+
+
+def test_a_zoo_among_the_files_is_not_taken_for_checkpoints(zoo: Zoo, tmp_path: Path) -> None:
+    shutil.copytree(zoo.folder, tmp_path / "nets" / "zoo")
+    torch.save(mlp([4, 2]).state_dict(), tmp_path / "nets" / "a.pt")
+    made = import_zoo(tmp_path / "nets", tmp_path / "out")
+    assert made.members == ["a"] and made.about["left_out"][0]["what"] == "zoo"
+
+
 def test_folders_without_anything_are_refused(trials: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
@@ -440,30 +458,35 @@ def test_interrupted_imports_go_on(trials: Path, tmp_path: Path, monkeypatch: py
     assert zoo.table.equals(import_zoo(trials, tmp_path / "whole").table)
 
 
-def test_memory_stays_bounded_while_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty networks of 1 MB: at most a few tasks' worth of weights is alive at any time."""
+def test_tasks_and_shards_are_cut_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "TASK_BYTES", 3 * 2**20)
     (tmp_path / "nets").mkdir()
     for number in range(40):
         torch.save({"w": torch.full((512, 512), float(number))}, tmp_path / "nets" / f"{number}.pt")
-    alive, most = 0, 0
-    real_add, real_flush = importing.ZooWriter.add, importing.ZooWriter._flush
-
-    def add(writer: importing.ZooWriter, *given: object) -> None:
-        nonlocal alive, most
-        real_add(writer, *given)  # type: ignore[arg-type]
-        alive = sum(writer._bytes.values())
-        most = max(most, alive)
-
-    monkeypatch.setattr(importing.ZooWriter, "add", add)
-    monkeypatch.setattr(importing.ZooWriter, "_flush", real_flush)
-    tracemalloc.start()
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out")
-    tracemalloc.stop()
-    assert len(zoo) == 40 and 0 < most <= 16 * 2**20
-    assert max(len(task.entries) for task in importing.plan_tasks(_entries(40))) == 2
-    assert len(list((tmp_path / "out" / "shards").iterdir())) >= 3
+    assert [len(task.entries) for task in importing.plan_tasks(_entries(5))] == [2, 2, 1]
+    sizes = [path.stat().st_size for path in (tmp_path / "out" / "shards").iterdir()]
+    assert len(sizes) == 3 and max(sizes) < 16 * 2**20
     assert [float(zoo.weights(row)["w"][0, 0]) for row in range(40)] == [float(member) for member in zoo.members]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_stays_bounded_while_importing(tmp_path: Path, workers: int) -> None:
+    """A zoo of 1.2 GB goes through a process that grows by less than a third of that."""
+    (tmp_path / "nets").mkdir()
+    for number in range(120):
+        torch.save({"w": torch.randn(1600, 1600)}, tmp_path / "nets" / f"{number}.pt")
+    code = (
+        "import resource, sys\nfrom weightspace.zoo.importing import import_zoo\n"
+        "from weightspace.zoo.config import ImportConfig\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "import_zoo(sys.argv[1], sys.argv[2], ImportConfig(workers=int(sys.argv[3])))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "nets"), str(tmp_path / "zoo"), str(workers)]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown < 400, f"{grown} MiB more, for files of 1,170 MiB"
 
 
 def _entries(count: int) -> list[importing.Entry]:

@@ -100,7 +100,7 @@ def fit_stack(
         for step in range(steps):
             batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
             with _own_randomness(derive_seed(seeds[0], "dropout", epoch, step), device):
-                gradients = gradient(parameters, buffers, images.inputs[batch], images.labels[batch])
+                gradients = gradient(parameters, buffers, _take(images.inputs, batch), images.labels[batch])
             share = _schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
             _move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
         yield epoch, _with_aliases({**parameters, **buffers}, aliases)
@@ -256,6 +256,11 @@ def _loss_of(module: nn.Module) -> Callable[..., Tensor]:
     return loss
 
 
+def _take(inputs: Float[Tensor, "n ..."], batch: Int[Tensor, "networks size"]) -> Tensor:
+    """`inputs[batch]`, in half the time."""
+    return inputs.index_select(0, batch.flatten()).view(*batch.shape, *inputs.shape[1:])
+
+
 def _steps(images: Images, config: FitConfig) -> int:
     """Steps of an epoch."""
     steps = len(images.labels) // max(1, config.batch_size)
@@ -310,7 +315,7 @@ def _move(
         tensor.grad = gradients[name] + _along(decays, tensor) * tensor
     optimizer.step()
     for name, tensor in parameters.items():
-        tensor.copy_(before[name] + _along(rates, tensor) * (tensor - before[name]))
+        torch.lerp(before[name], tensor, _along(rates, tensor).to(tensor.dtype), out=tensor)
 
 
 def _along(values: Float[Tensor, "networks"], tensor: Tensor) -> Tensor:

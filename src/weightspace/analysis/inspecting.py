@@ -166,7 +166,7 @@ def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Ki
             digest.update(part.numpy().tobytes())
         if tensor.is_floating_point() and tensor.numel():
             sizes[name] = _look_at(found, name, tensor)
-    found.architecture = identify(kind, shapes)[0].id
+    found.architecture = identify(kind, shapes).id
     return digest.hexdigest(), sizes
 
 

@@ -13,16 +13,14 @@ from weightspace.zoo.readers.found import Kind
 NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
 
 
-def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> tuple[Architecture, Weights]:
-    """The architecture of weights, and the weights in its order.
+def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> Architecture:
+    """The architecture of weights.
 
     Tried in turn: an architecture that was given, the network of ours that the layout names, and, if neither has
     the weights' names and shapes, a description of the tensors alone, in natural order and without a factory.
     """
     known = next((own for own in given if _fits(own, weights)), None) or _ours(kind, weights)
-    if known is None:
-        known = _anonymous(kind, weights)
-    return known, {name: weights[name] for name in known.shapes}
+    return known or _anonymous(kind, weights)
 
 
 def _ours(kind: Kind, weights: Weights) -> Architecture | None:

@@ -20,8 +20,8 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import ImportConfig
 from weightspace.zoo.identifying import identify
 from weightspace.zoo.parts import BEGUN, Part, PartStore, clear_parts
-from weightspace.zoo.readers.found import Entry, Listing, Reader
-from weightspace.zoo.readers.properties import named, number, plain
+from weightspace.zoo.readers.found import Entry, Kind, Listing, Reader
+from weightspace.zoo.readers.properties import named, plain, whole
 from weightspace.zoo.readers.recognizing import recognize
 from weightspace.zoo.readers.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.readers.source import Source
@@ -128,6 +128,7 @@ def plan_tasks(entries: Sequence[Entry]) -> list[ImportTask]:
 def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
     """Load the checkpoints of a task; what cannot be used is named, and the rest goes on."""
     kept: dict[str, tuple[Architecture, list[dict[str, Any]], list[Weights]]] = {}
+    known: dict[str, Architecture] = {}
     listing = Listing()
     with shared.reader.loading() as load:
         for entry in task.entries:
@@ -140,7 +141,8 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
             if reason:
                 listing.leave_out(entry.path, reason)
                 continue
-            architecture, weights = identify(entry.kind, loaded.weights, shared.given)
+            architecture = _identify_once(known, entry.kind, loaded.weights, shared.given)
+            weights = {name: loaded.weights[name] for name in architecture.shapes}
             for note in loaded.notes:
                 listing.note(note)
             _, rows, stack = kept.setdefault(architecture.id, (architecture, [], []))
@@ -153,11 +155,21 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
     return Part(pieces, listing.left_out, listing.notes)
 
 
+def _identify_once(
+    known: dict[str, Architecture], kind: Kind, weights: Weights, given: Sequence[Architecture]
+) -> Architecture:
+    """`identify`, which builds networks to compare with, once for all checkpoints that are alike."""
+    key = repr((kind, [(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()]))
+    if key not in known:
+        known[key] = identify(kind, weights, given)
+    return known[key]
+
+
 def _row(entry: Entry, metadata: dict[str, Any]) -> dict[str, Any]:
     """Place and properties; what the pattern or a table said counts more than the file's own metadata."""
     own = {key: plain(value) for key, value in metadata.items()}
-    epoch = entry.epoch if entry.epoch is not None else number(own.get("epoch"), 0.0)
-    return {"member": entry.member, "epoch": int(epoch or 0), **named(own), **entry.properties}
+    epoch = entry.epoch if entry.epoch is not None else whole(own.pop("epoch", None))
+    return {"member": entry.member, "epoch": epoch or 0, **named(own), **entry.properties}
 
 
 def _unusable(weights: Weights, largest: float) -> str:
@@ -186,11 +198,12 @@ def _unique(listing: Listing) -> Iterator[Entry]:
     """One entry per member and epoch; others are left out."""
     seen: set[tuple[str, int]] = set()
     for entry in listing.entries:
-        key = (entry.member, entry.epoch if entry.epoch is not None else -1)
-        if key in seen:
+        if entry.epoch is None:  # only the file may know
+            yield entry
+        elif (entry.member, entry.epoch) in seen:
             listing.leave_out(entry.path, f"another checkpoint of {entry.member} at epoch {entry.epoch}")
         else:
-            seen.add(key)
+            seen.add((entry.member, entry.epoch))
             yield entry
 
 

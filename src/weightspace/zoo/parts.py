@@ -79,10 +79,13 @@ class PartStore:
         """
         left_out: list[dict[str, str]] = []
         notes: dict[str, int] = {}
+        seen: set[tuple[str, int]] = set()
         for key in keys:
             part = self.load(key)
             for piece in part.pieces:
-                writer.add(piece.architecture, piece.stack, piece.table)
+                new, repeated = _without(piece, seen)
+                left_out += repeated
+                writer.add(new.architecture, new.stack, new.table)
             left_out += part.left_out
             for note, count in part.notes.items():
                 notes[note] = notes.get(note, 0) + count
@@ -91,6 +94,23 @@ class PartStore:
     def give_up(self) -> None:
         """Nothing of this is worth keeping."""
         self._begun.unlink()
+
+
+def _without(piece: Checkpoints, seen: set[tuple[str, int]]) -> tuple[Checkpoints, list[dict[str, str]]]:
+    """The checkpoints whose member and epoch are new, which are noted in `seen`, and what the others are."""
+    places = list(zip(map(str, piece.table["member"]), map(int, piece.table["epoch"]), strict=True))
+    new, repeated = [], []
+    for row, (member, epoch) in enumerate(places):
+        if (member, epoch) in seen:
+            why = "another checkpoint has the same member and epoch"
+            repeated.append({"what": f"{member} at epoch {epoch}", "why": why})
+        else:
+            seen.add((member, epoch))
+            new.append(row)
+    if not repeated:
+        return piece, []
+    stack = {name: tensor[new] for name, tensor in piece.stack.items()}
+    return Checkpoints(piece.architecture, piece.table.iloc[new], stack), repeated
 
 
 def clear_parts(folder: Path, plan_file: str) -> None:

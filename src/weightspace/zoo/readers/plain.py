@@ -18,8 +18,9 @@ from weightspace.errors import InputError
 from weightspace.weights import INDEX_FILES, SINGLE_FILES, natural_key
 from weightspace.zoo.readers.found import Entry, Kind, Listing, Load
 from weightspace.zoo.readers.loading import load_file
-from weightspace.zoo.readers.properties import flatten, named, number
+from weightspace.zoo.readers.properties import flatten, named, whole
 from weightspace.zoo.readers.source import Source, inside, parent_of
+from weightspace.zoo.zoo import ZOO_FILE
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
@@ -48,7 +49,7 @@ class PlainReader:
                 continue
             values = {**rows.get(path, {}), **parsed}
             member = str(values.pop("member", "") or _stem(path))
-            epoch = _epoch(values.pop("epoch", None), path, listing)
+            epoch = _epoch(values.pop("epoch", None), listing)
             size = self.source.size(path)
             listing.entries.append(Entry(member, epoch, named(flatten(values)), self._kind(path, listing), path, size))
         listing.entries.sort(key=lambda entry: (natural_key(entry.member), entry.epoch or 0))
@@ -70,8 +71,13 @@ class PlainReader:
             for path in files
             if path.rpartition("/")[2] in (*SINGLE_FILES, *INDEX_FILES) and inside(parent_of(path), CONFIG) in present
         }
+        zoos = [parent_of(path) for path in files if path.rpartition("/")[2] == ZOO_FILE]
+        for zoo in zoos:
+            listing.leave_out(zoo, "a zoo of this package already")
         alone = []
         for path in files:
+            if any(path.startswith(f"{zoo}/") for zoo in zoos):
+                continue
             name = path.rpartition("/")[2]
             if parent_of(path) in models or not name.endswith(SUFFIXES):
                 continue
@@ -198,14 +204,13 @@ def _stem(path: str) -> str:
     return next((path.removesuffix(suffix) for suffix in SUFFIXES if path.endswith(suffix)), path) or "model"
 
 
-def _epoch(value: Any, path: str, listing: Listing) -> int | None:
+def _epoch(value: Any, listing: Listing) -> int | None:
     if value is None or _missing(value):
         return None
-    epoch = number(value)
-    if epoch is None or epoch != int(epoch) or epoch < 0:
+    epoch = whole(value)
+    if epoch is None:
         listing.note("an epoch is no whole number, so it was not used")
-        return None
-    return int(epoch)
+    return epoch
 
 
 def _missing(value: Any) -> bool:

@@ -64,6 +64,12 @@ def number(value: Any, default: float | None = None) -> float | None:
     return found if math.isfinite(found) else default
 
 
+def whole(value: Any) -> int | None:
+    """A whole number from 0, also from text; None for anything else."""
+    found = number(value)
+    return int(found) if found is not None and found >= 0 and found == int(found) else None
+
+
 def plain(text: Any) -> Any:
     """Text that reads as a number is that number."""
     if isinstance(text, str):

@@ -13,7 +13,7 @@ from typing import Any
 from weightspace.zoo.networks import ACTIVATIONS
 from weightspace.zoo.readers.found import Entry, Kind, Listing, Load
 from weightspace.zoo.readers.loading import load_file
-from weightspace.zoo.readers.properties import flatten, named, number
+from weightspace.zoo.readers.properties import flatten, named, number, whole
 from weightspace.zoo.readers.source import Source, inside, parent_of, without_common_parent
 from weightspace.zoo.recipes import Recipe, cnn_recipe, resnet18_recipe
 
@@ -148,10 +148,13 @@ def _read_results(data: bytes, listing: Listing) -> list[dict[str, Any]]:
     for text in data.decode("utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-            found[int(line["training_iteration"])] = line
+            iteration = whole(line["training_iteration"])
         except (ValueError, TypeError, KeyError):
-            if text.strip():
-                listing.note("a line of result.json is cut off or names no training_iteration")
+            iteration = None
+        if iteration is not None:
+            found[iteration] = line
+        elif text.strip():
+            listing.note("a line of result.json is cut off or names no training_iteration")
     return list(found.values())
 
 
