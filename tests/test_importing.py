@@ -383,7 +383,7 @@ def test_two_files_for_one_epoch_are_counted(tmp_path: Path) -> None:
     for name in ("a.pt", "a.pth"):
         torch.save(mlp([4, 2]).state_dict(), tmp_path / "nets" / name)
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out")
-    assert len(zoo) == 1 and zoo.about["left_out"][0]["why"].startswith("another checkpoint of a")
+    assert len(zoo) == 1 and zoo.about["left_out"][0]["what"] == "a at epoch 0"
 
 
 def test_epochs_that_only_files_know_are_told_apart(tmp_path: Path) -> None:
