@@ -1,6 +1,11 @@
 """Growing zoos: the plans agree, interrupted work goes on, processes and clusters change nothing."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -258,3 +263,40 @@ def test_the_limits_of_an_image_set_are_kept_with_the_zoo(tmp_path: Path) -> Non
     assert len(zoo) == 2
     with pytest.raises(InputError, match="expected the number of images to be at least 5"):
         open_images("digits", limits=(2, None))
+
+
+def test_dropout_rates_of_one_name_are_one_architecture(digits: ImageSet) -> None:
+    config = GrowConfig(members=400, dropout="0.1..0.1001", activation="tanh")
+    members = draw_members(config, find_recipe("mlp", digits))
+    rates = {member.dropout for member in members}
+    assert {float(f"{rate:g}") for rate in rates} == rates and len({f"{rate:g}" for rate in rates}) == len(rates)
+
+
+def test_ctrl_c_with_two_workers_is_one_line_and_goes_on(tmp_path: Path) -> None:
+    words = [
+        "grow",
+        "mlp:8",
+        "--data",
+        "digits",
+        "--members",
+        "24",
+        "--epochs",
+        "15",
+        "--keep",
+        "15",
+        "--plan",
+        "alone",
+    ]
+    command = [sys.executable, "-m", "weightspace", *words, "--workers", "2", "--out", str(tmp_path / "zoo")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    begun = partial_path(tmp_path / "zoo") / "parts" / "begun"
+    end = time.monotonic() + 120
+    while not begun.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.strip() == "weightspace: stopped"
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
+    assert "24 members, 24 checkpoints" in done.stdout

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from weightspace.analysis.inspecting import inspect_folder
 from weightspace.errors import InputError
 from weightspace.outputs import partial_path
 from weightspace.supervised import score
@@ -401,6 +403,108 @@ def test_a_zoo_among_the_files_is_not_taken_for_checkpoints(zoo: Zoo, tmp_path: 
     torch.save(mlp([4, 2]).state_dict(), tmp_path / "nets" / "a.pt")
     made = import_zoo(tmp_path / "nets", tmp_path / "out")
     assert made.members == ["a"] and made.about["left_out"][0]["what"] == "zoo"
+
+
+def test_a_model_in_a_folder_of_a_model_is_not_taken_for_it_in_an_archive(tmp_path: Path) -> None:
+    for number, place in enumerate((".", "m", "m/sub")):
+        folder = tmp_path / "models" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        write_weights(folder / "model.safetensors", {"w": torch.full((2,), float(number))})
+    zoo = import_zoo(tmp_path / "models", tmp_path / "out")
+    packed = import_zoo(shutil.make_archive(str(tmp_path / "p"), "zip", tmp_path / "models"), tmp_path / "unpacked")
+    assert len(zoo) == 3 and packed.table.equals(zoo.table)
+    assert [float(packed.weights(row)["w"][0]) for row in range(3)] == [float(zoo.weights(r)["w"][0]) for r in range(3)]
+
+
+def test_several_data_sets_of_the_small_cnn_zoo_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("cifar", "mnist"):
+        write_small_cnn_zoo(tmp_path / "zoos" / name, [small_cnn() for _ in range(2)])
+    with pytest.raises(InputError, match="expected one data set of the Small CNN Zoo, found cifar, mnist"):
+        import_zoo(tmp_path / "zoos", tmp_path / "out")
+
+
+def test_checkpoints_without_results_are_named(trials: Path, tmp_path: Path) -> None:
+    (trials / "NN_tune_trainable_1" / "result.json").unlink()
+    zoo = import_zoo(trials, tmp_path / "out")
+    assert len(zoo) == 6 and len(zoo.about["left_out"]) == 3
+    assert "no result.json" in zoo.about["left_out"][0]["why"]
+
+
+def test_a_row_that_names_several_files_is_left_out(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / "nets" / place).mkdir(parents=True)
+        torch.save(mlp([4, 2]).state_dict(), tmp_path / "nets" / place / "model.pt")
+    (tmp_path / "nets" / "t.csv").write_text("file,x\nmodel.pt,1\na/model.pt,2\n")
+    zoo = import_zoo(tmp_path / "nets", tmp_path / "out")
+    assert zoo.table.set_index("member")["x"].to_dict()["a/model"] == 2 and zoo.table["x"].isna().sum() == 1
+    assert zoo.about["left_out"] == [{"what": "t.csv: model.pt", "why": "a row of the table that names several files"}]
+
+
+def test_resuming_with_another_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "TASK_BYTES", 1)
+    (tmp_path / "nets").mkdir()
+    for number in range(2):
+        torch.save(mlp([4, 2]).state_dict(), tmp_path / "nets" / f"{number}.pt")
+        (tmp_path / f"t{number}.csv").write_text(f"file,x\n0.pt,{number}\n1.pt,{number}\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "write_manifest", lambda *given, **named: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / "t0.csv")))
+    with pytest.raises(InputError, match="expected the same files and settings"):
+        import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / "t1.csv")), mode=["resume"])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"seed": 2**70},
+        {"x": [1, {"y": 2}]},
+        {"model::channels_in": -5},
+        {"model::o_dim": 10**12},
+        {"model::dropout": 5},
+        {"model::nlin": "../../evil"},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_odd_settings_do_no_harm(odd: dict[str, object], tmp_path: Path) -> None:
+    for number, settings in enumerate((odd, {"x": "text", "seed": 1})):
+        network = cnn_s(1)
+        write_trial(tmp_path / "zoo" / f"t{number}", settings=settings if number else {}, network=network)
+        if not number:
+            (tmp_path / "zoo" / "t0" / "params.json").write_text(json.dumps({**SETTINGS, **odd}))
+    zoo = import_zoo(tmp_path / "zoo", tmp_path / "out")
+    assert len(zoo) == 6 and not list(tmp_path.rglob("*evil*.safetensors"))[1:]
+
+
+@pytest.mark.parametrize("line", ['{"training_iteration": 1e30}', '{"training_iteration": -1}', "[1]", "[" * 5000, "7"])
+def test_odd_lines_of_results_are_counted(line: str, trials: Path, tmp_path: Path) -> None:
+    results = trials / "NN_tune_trainable_0" / "result.json"
+    results.write_text(results.read_text() + line + "\n")
+    zoo = import_zoo(trials, tmp_path / "out")
+    assert len(zoo) == 9
+    assert zoo.about["imported"]["notes"] == {"a line of result.json is cut off or names no training_iteration": 1}
+
+
+# Making one warns that quantized tensors are going away; files with them are not.
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_odd_tensors_do_not_end_an_import(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    odd = {
+        "float8": {"w": torch.zeros(3).to(torch.float8_e4m3fn)},
+        "bfloat16": {"w": torch.ones(3, dtype=torch.bfloat16)},
+        "whole": {"w": torch.tensor(3)},
+        "complex": {"w": torch.zeros(3, dtype=torch.complex64)},
+        "quantized": {"w": torch.quantize_per_tensor(torch.randn(3, 3), 0.1, 0, torch.qint8)},
+        "none": {"w": torch.zeros(0, 4)},
+    }
+    for name, weights in odd.items():
+        torch.save(weights, tmp_path / "nets" / f"{name}.pt")
+    save_file({}, tmp_path / "nets" / "empty.safetensors")
+    zoo = import_zoo(tmp_path / "nets", tmp_path / "out")
+    assert set(zoo.members) == {"float8", "bfloat16", "whole", "none"}
+    assert {entry["what"] for entry in zoo.about["left_out"]} == {"complex.pt", "quantized.pt", "empty.safetensors"}
+    assert len(inspect_folder(tmp_path / "nets").checkpoints) == 7
 
 
 def test_folders_without_anything_are_refused(trials: Path, tmp_path: Path) -> None:

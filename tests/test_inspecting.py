@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -193,3 +194,27 @@ def test_architectures_of_one_name_that_differ_are_kept_apart(zoo: Zoo, tmp_path
     first = about["architectures"][0]["id"]
     assert f"other-{first}" in both.architectures and both.members[-1].endswith("-b")
     assert set(both.table["architecture"]) == set(both.architectures)
+
+
+def test_plots_bear_odd_columns(zoo: Zoo, tmp_path: Path) -> None:
+    table = zoo.table.assign(
+        close=[0.3, 0.30000000000000004] * 36,
+        infinite=[float("inf"), float("-inf")] * 36,
+        money=["$1", "$2$"] * 36,
+        test_accuracy=zoo.table["test_accuracy"] * 100,
+    )
+    figure = draw_zoo(replace(zoo, table=table))
+    figure.savefig(tmp_path / "z.png")
+    assert figure.axes[0].get_ylim()[1] > 1 and "infinite" not in [axes.get_title() for axes in figure.axes]
+    words = draw_zoo(
+        replace(zoo, table=table.assign(test_accuracy="high", validation_accuracy="x", train_accuracy="y"))
+    )
+    words.savefig(tmp_path / "w.png")
+
+
+def test_publishing_a_concatenation_names_no_local_folder(zoo: Zoo, tmp_path: Path) -> None:
+    shutil.copytree(zoo.folder, tmp_path / "other")
+    publish(concatenate([zoo, Zoo.open(tmp_path / "other")]), tmp_path / "out", Provenance(license="mit\nfoo: bar"))
+    assert Zoo.open(tmp_path / "out").folders == [tmp_path / "out"]
+    assert str(tmp_path) not in (tmp_path / "out" / "zoo.json").read_text()
+    assert "\nfoo: bar" not in (tmp_path / "out" / "README.md").read_text()

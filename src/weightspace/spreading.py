@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -77,7 +78,13 @@ def _spread_on_processes(
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     # Copy-on-write, since torch takes no read-only arrays without a warning.
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", mmap_mode="c", batch_size=1)
+    parallel = Parallel(
+        n_jobs=workers,
+        return_as="generator_unordered",
+        mmap_mode="c",
+        batch_size=1,
+        initializer=_leave_interrupts,  # Ctrl-C is for this process, which then ends its workers
+    )
     calls = (delayed(_call)(work, shared, number, task) for number, task in enumerate(tasks))
     results = parallel(calls)
     try:
@@ -92,6 +99,10 @@ def _spread_on_processes(
     finally:
         with contextlib.suppress(RuntimeError):
             results.close()
+
+
+def _leave_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _call(work: Work, shared: Any, number: int, task: Task) -> tuple[int, Any]:

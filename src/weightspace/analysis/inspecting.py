@@ -157,6 +157,8 @@ def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Ki
     digest, shapes, sizes = hashlib.sha256(), {}, {}
     for full_name in stored:
         tensor, name = stored[full_name], full_name.removeprefix(prefix)
+        if tensor.is_quantized or tensor.is_complex():
+            raise InputError(f"expected real numbers, found {tensor.dtype} in {full_name}")
         dtype = str(tensor.dtype).removeprefix("torch.")
         found.parameters += tensor.numel()
         found.dtypes[dtype] = found.dtypes.get(dtype, 0) + tensor.numel()
@@ -172,6 +174,8 @@ def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Ki
 
 def _look_at(found: Inspected, name: str, tensor: Tensor) -> float:
     """Count broken values and dead or repeated units of a floating-point tensor; returns its root mean square."""
+    if tensor.element_size() == 1:  # 8-bit floats have no arithmetic of their own
+        tensor = tensor.float()
     broken = tensor.numel() - int(tensor.isfinite().sum())
     if broken:
         found.broken[name] = broken

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"weightspace: {' '.join(str(mistake).split())}\n")
         sys.exit(2)
     except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"\nweightspace: {stopped or 'stopped'}\n")
+        sys.stderr.write(f"\nweightspace: {str(stopped) or 'stopped'}\n")
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not complain again while it closes down.

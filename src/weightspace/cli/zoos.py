@@ -265,7 +265,7 @@ def print_remarks(notes: Mapping[str, int], left_out: Sequence[Mapping[str, str]
         print(f"  {count:,} x {note}")
     reasons: dict[str, list[str]] = {}
     for entry in left_out:
-        reasons.setdefault(entry["why"].replace(entry["what"], "the file"), []).append(entry["what"])
+        reasons.setdefault(entry["why"], []).append(entry["what"])
     if left_out:
         print(f"  left out: {len(left_out):,} (all are named in zoo.json)")
     for reason, names in list(reasons.items())[:REASONS_SHOWN]:

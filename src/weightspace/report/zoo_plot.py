@@ -25,7 +25,8 @@ ACCURACIES = ("test_accuracy", "validation_accuracy", "train_accuracy")
 def draw_zoo(zoo: Zoo) -> Figure:
     """Accuracy of members over epochs, and a panel per property; properties that do not vary are left away."""
     shown = [name for name in zoo.properties if zoo.table[name].nunique() > 1 and _drawable(zoo.table[name])]
-    accuracy = next((name for name in ACCURACIES if name in shown), None)
+    numeric = [name for name in shown if pd.api.types.is_numeric_dtype(zoo.table[name])]
+    accuracy = next((name for name in ACCURACIES if name in numeric), None)
     several = accuracy is not None and zoo.table["epoch"].nunique() > 1
     panels = len(shown) + (2 if several else 0)
     rows = max(1, math.ceil(panels / COLUMNS))
@@ -52,7 +53,8 @@ def _draw_courses(axes: Axes, table: pd.DataFrame, accuracy: str) -> None:
         axes.plot(own["epoch"], own[accuracy], color=COLORS[0], alpha=0.18, linewidth=0.8)
     middle = table.groupby("epoch")[accuracy].median()
     axes.plot(middle.index, middle, color=COLORS[1], marker="o", markersize=3, label="median")
-    axes.set(xlabel="epoch", ylabel=accuracy.replace("_", " "), ylim=(0, 1), title="members over epochs")
+    top = 1 if table[accuracy].max() <= 1 else None  # some zoos count in percent
+    axes.set(xlabel="epoch", ylabel=accuracy.replace("_", " "), ylim=(0, top), title="members over epochs")
     axes.legend(loc="lower right")
 
 
@@ -61,7 +63,7 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
     if not pd.api.types.is_numeric_dtype(present):
         counts = present.astype(str).value_counts().sort_index()
         axes.barh(range(len(counts)), counts.to_numpy(), color=COLORS[0])
-        axes.set(yticks=range(len(counts)), yticklabels=list(counts.index))
+        axes.set(yticks=range(len(counts)), yticklabels=[_plain(kind) for kind in counts.index])
         axes.invert_yaxis()
     else:
         numbers = present.to_numpy(dtype=float)
@@ -72,8 +74,9 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
             axes.set_xscale("log")
         else:
             whole = (numbers == np.round(numbers)).all() and high - low < BINS
-            axes.hist(numbers, list(np.arange(low - 0.5, high + 1)) if whole else BINS, color=COLORS[0])
-    axes.set_title(name.replace("_", " "), fontsize=10)
+            bins = BINS if high - low > 1e-9 * max(abs(low), abs(high)) else 1
+            axes.hist(numbers, list(np.arange(low - 0.5, high + 1)) if whole else bins, color=COLORS[0])
+    axes.set_title(_plain(name.replace("_", " ")), fontsize=10)
     axes.tick_params(labelsize=8)
     if pd.api.types.is_numeric_dtype(present):
         axes.set_ylabel("checkpoints", fontsize=8)
@@ -81,5 +84,12 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
         axes.set_xlabel("checkpoints", fontsize=8)
 
 
+def _plain(text: str) -> str:
+    """Text in which a dollar is a dollar, not the beginning of a formula."""
+    return text.replace("$", r"\$")
+
+
 def _drawable(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) or values.nunique() <= MOST_KINDS
+    if pd.api.types.is_numeric_dtype(values):
+        return bool(np.isfinite(values.dropna().to_numpy(dtype=float)).any())
+    return values.nunique() <= MOST_KINDS

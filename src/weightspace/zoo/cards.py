@@ -43,7 +43,7 @@ def _header(checkpoints: int, about: Provenance) -> list[str]:
     return [
         "---",
         f"pretty_name: {json.dumps(about.title)}",
-        *([f"license: {about.license}"] if about.license else []),
+        *([f"license: {json.dumps(about.license)}"] if about.license else []),
         "tags: [weight-space-learning, model-zoo]",
         f"size_categories: [{size}]",
         "configs:",
@@ -58,7 +58,7 @@ def _property_row(name: str, values: pd.Series) -> str:
     if pd.api.types.is_numeric_dtype(values) and len(present):
         shown = f"{present.min():.4g} to {present.max():.4g}"
     else:
-        kinds = sorted(map(str, present.unique()))
+        kinds = sorted(set(map(str, present)))
         shown = ", ".join(kinds[:6]) + (f" and {len(kinds) - 6} more" if len(kinds) > 6 else "")
     return f"| {name} | {shown.replace('|', '/')} | {len(values) - len(present):,} |"
 

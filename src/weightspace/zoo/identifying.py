@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+
+import torch
 
 from weightspace.errors import InputError
 from weightspace.weights import Weights, natural_key, shapes_of
@@ -30,8 +33,10 @@ def _ours(kind: Kind, weights: Weights) -> Architecture | None:
     activation = kind.activation if "activation" in choices else None
     dropout = kind.dropout if "dropout" in choices else None
     try:
-        found = kind.recipe.architecture(activation, dropout)
-    except InputError:
+        # Built without memory: sizes that a file states may be anything.
+        with torch.device("meta"):
+            found = kind.recipe.architecture(activation, dropout)
+    except (InputError, ValueError, RuntimeError, OverflowError, TypeError):
         return None
     return replace(found, note=kind.note) if _fits(found, weights) else None
 
@@ -48,7 +53,7 @@ def _anonymous(kind: Kind, weights: Weights) -> Architecture:
     dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
     digest = hashlib.sha256(json.dumps([shapes, dtypes]).encode()).hexdigest()[:6]
     drop = f"dropout{kind.dropout:g}" if kind.dropout else ""
-    parts = [kind.name, kind.activation or "", drop, digest]
+    parts = [kind.name, re.sub(r"[^A-Za-z0-9]+", "", kind.activation or ""), drop, digest]
     return Architecture(
         id="-".join(part for part in parts if part),
         shapes=shapes,

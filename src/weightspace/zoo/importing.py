@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -136,7 +137,8 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
                 loaded = load(entry)
                 reason = _unusable(loaded.weights, shared.largest_weight)
             except InputError as error:
-                reason = str(error)
+                # Its path is in the listing beside the reason already.
+                reason = re.sub(rf" (at|in) \S*{re.escape(entry.path)}", "", str(error))
             tick(1)
             if reason:
                 listing.leave_out(entry.path, reason)
@@ -174,11 +176,13 @@ def _row(entry: Entry, metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _unusable(weights: Weights, largest: float) -> str:
     """Why weights cannot be used, or nothing."""
+    if not weights:
+        return "no tensors in it"
     for name, tensor in weights.items():
         if tensor.is_complex() or tensor.is_quantized:
             return f"expected real numbers, found {tensor.dtype} in {name}"
         if tensor.is_floating_point() and tensor.numel():
-            low, high = tensor.aminmax()
+            low, high = (tensor.float() if tensor.element_size() == 1 else tensor).aminmax()
             if not (low.isfinite() and high.isfinite()):
                 return f"NaN or infinite weights in {name}"
             if max(-float(low), float(high)) > largest:
@@ -209,7 +213,7 @@ def _unique(listing: Listing) -> Iterator[Entry]:
 
 def _settle(folder: Path, listing: Listing, settings: dict[str, Any]) -> None:
     """Note what is imported, or refuse to resume if that has changed."""
-    listed = [[entry.member, entry.epoch, entry.path, entry.bytes] for entry in listing.entries]
+    listed = [repr(entry) for entry in listing.entries]
     digest = hashlib.sha256(to_json([listed, settings]).encode()).hexdigest()
     path = folder / PLAN_FILE
     if not path.is_file():

@@ -84,6 +84,8 @@ def _draw_member(seed: int, name: str, choices: dict[str, str]) -> Member:
     for field in NUMBERS:
         if field in drawn:
             drawn[field] = _number(drawn[field], field)
+    if "dropout" in drawn:
+        drawn["dropout"] = float(f"{drawn['dropout']:g}")  # as it stands in the architecture's id
     require_between("the learning rate", drawn["learning_rate"], 1e-12)
     require_between("the weight decay", drawn["weight_decay"], 0)
     require_between("the dropout rate", drawn.get("dropout", 0), 0, 0.99)

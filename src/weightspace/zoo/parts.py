@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from weightspace.outputs import write_json
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.writing import ZooWriter, tidy
 from weightspace.zoo.zoo import Checkpoints
 
 PART_FOLDER, PART_FILE = "parts", "part.json"
@@ -51,7 +51,7 @@ class PartStore:
         unfinished.mkdir()
         for number, piece in enumerate(part.pieces):
             save_file(piece.stack, unfinished / f"{number}.safetensors")
-            piece.table.to_parquet(unfinished / f"{number}.parquet", index=False)
+            tidy(piece.table.copy()).to_parquet(unfinished / f"{number}.parquet", index=False)
         architectures = [piece.architecture.to_json() for piece in part.pieces]
         about = {"architectures": architectures, "left_out": part.left_out, "notes": dict(part.notes)}
         write_json(unfinished / PART_FILE, about)

@@ -31,7 +31,7 @@ def publish(
         for piece in zoo.stacks():
             places = [name for name in PLACE_COLUMNS if name not in ("member", "epoch")]
             writer.add(piece.architecture, piece.stack, piece.table.drop(columns=places))
-        writer.finish(zoo.about, about)
+        writer.finish({name: value for name, value in zoo.about.items() if name != "concatenated"}, about)
         write_manifest(folder, configuration={"zoo": str(zoo.folder.name), "shard_mib": shard_mib}, seed=0)
     shards = list((Path(out) / SHARD_FOLDER).iterdir())
     size = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
 """Write a zoo, shard by shard, so that it never has to be in memory as a whole."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class ZooWriter:
         """Write what waits, the table, `zoo.json` and the card; returns the table."""
         for name in list(self._waiting):
             self._flush(name)
-        table = _tidy(pd.concat(self._tables, ignore_index=True))
+        table = tidy(pd.concat(self._tables, ignore_index=True))
         table = table[[*PLACE_COLUMNS, *(name for name in table.columns if name not in PLACE_COLUMNS)]]
         table.to_parquet(self.folder / TABLE_FILE, index=False)
         architectures = [architecture.to_json() for architecture in self._architectures.values()]
@@ -87,10 +87,13 @@ class ZooWriter:
         self._tables.append(table.assign(architecture=name, shard=shard, row=range(len(table))))
 
 
-def _tidy(table: pd.DataFrame) -> pd.DataFrame:
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """One type a column: where text and numbers mix, as settings in other people's zoos do, all become text."""
     for name in table.select_dtypes(["object", "string"]).columns:
         present = table[name].dropna()
-        if len({type(value) for value in present}) > 1:
+        if (
+            any(isinstance(value, Sequence | Mapping | set) and not isinstance(value, str) for value in present)
+            or len({type(value) for value in present}) > 1
+        ):
             table[name] = table[name].map(str, na_action="ignore")
     return table

@@ -102,8 +102,12 @@ class PlainReader:
         if not name:
             return {}
         table = _read_table(name, self._table_bytes(name))
-        keys = {key: path for path in paths for key in _keys(path)}
-        hits = {column: table[column].astype(str).isin(keys).sum() for column in table.columns}
+        owners: dict[str, set[str]] = {}
+        for path in paths:
+            for key in _keys(path):
+                owners.setdefault(key, set()).add(path)
+        keys = {key: next(iter(own)) for key, own in owners.items() if len(own) == 1}
+        hits = {column: table[column].astype(str).isin(owners).sum() for column in table.columns}
         column = max(hits, key=lambda column: hits[column], default="")
         if not hits or not hits[column]:
             if not self.table:
@@ -112,13 +116,14 @@ class PlainReader:
         rows: dict[str, dict[str, Any]] = {}
         for values in table.to_dict("records"):
             key = str(values.pop(column))
-            path = keys.get(key)
-            if path is None:
-                listing.leave_out(f"{name}: {key}", "a row of the table that names no file")
-            elif path in rows:
+            owner = keys.get(key)
+            if owner is None:
+                why = "several files" if key in owners else "no file"
+                listing.leave_out(f"{name}: {key}", f"a row of the table that names {why}")
+            elif owner in rows:
                 raise InputError(f"expected one row of {name} per file, found {key} twice")
             else:
-                rows[path] = {str(name): value for name, value in values.items() if not _missing(value)}
+                rows[owner] = {str(name): value for name, value in values.items() if not _missing(value)}
         without = sum(path not in rows for path in paths)
         listing.note(f"properties were read from {name.rpartition('/')[2]}, matched by its column {column}", len(rows))
         if without:
@@ -182,7 +187,7 @@ def _read_table(name: str, data: bytes) -> pd.DataFrame:
         raise InputError(f"expected a table as {', '.join(TABLES)}, found {name}")
     try:
         return readers[suffix](io.BytesIO(data))
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"expected a readable table in {name}, found none ({error})") from error
 
 

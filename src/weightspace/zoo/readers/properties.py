@@ -5,6 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+# Whole numbers beyond this do not fit a column of a table; they become text.
+LARGEST_INTEGER = 2**63
+LARGEST_EPOCH = 10**12
 NAMES = {
     "train_acc": "train_accuracy",
     "val_acc": "validation_accuracy",
@@ -36,8 +41,10 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         if isinstance(item, Mapping):
             flat |= flatten(item, f"{name}.")
-        elif isinstance(item, list | tuple):
-            flat[name] = json.dumps(item, default=str)
+        elif isinstance(item, list | tuple | np.ndarray):
+            flat[name] = json.dumps(list(item), default=str)
+        elif isinstance(item, int) and abs(item) >= LARGEST_INTEGER:
+            flat[name] = str(item)
         elif item is not None:
             flat[name] = item
     return flat
@@ -59,7 +66,7 @@ def number(value: Any, default: float | None = None) -> float | None:
     """A finite number, also from text; the default for anything else."""
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return default
     return found if math.isfinite(found) else default
 
@@ -67,13 +74,13 @@ def number(value: Any, default: float | None = None) -> float | None:
 def whole(value: Any) -> int | None:
     """A whole number from 0, also from text; None for anything else."""
     found = number(value)
-    return int(found) if found is not None and found >= 0 and found == int(found) else None
+    return int(found) if found is not None and 0 <= found < LARGEST_EPOCH and found == int(found) else None
 
 
 def plain(text: Any) -> Any:
     """Text that reads as a number is that number."""
     if isinstance(text, str):
         found = number(text)
-        if found is not None:
-            return int(found) if found == int(found) and text.strip().lstrip("+-").isdecimal() else found
+        if found is not None and abs(found) < LARGEST_INTEGER:
+            return int(text) if found == int(found) and text.strip().lstrip("+-").isdecimal() else found
     return text

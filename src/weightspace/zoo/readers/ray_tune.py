@@ -52,6 +52,8 @@ class RayTuneReader:
             trial = _trial_of(path, folders)
             if trial is not None:
                 trials.setdefault(trial, []).append(path)
+            elif _suffix(path) in SUFFIXES:
+                listing.leave_out(path, f"no {RESULTS} in any of its folders, so no trial is known that it belongs to")
         names = without_common_parent(list(trials))
         for folder, files in trials.items():
             self._list_trial(listing, folder, names[folder], files)
@@ -64,11 +66,11 @@ class RayTuneReader:
 
     def _list_trial(self, listing: Listing, folder: str, member: str, files: list[str]) -> None:
         lines = _read_results(self.source.read(inside(folder, RESULTS)), listing)
-        settings = self._settings(folder, files, lines)
+        settings = self._settings(folder, files, lines, listing)
         kind = describe_kind(settings)
         dropout = {"dropout": kind.dropout} if kind.dropout is not None else {}
-        by_iteration = {int(line["training_iteration"]): line for line in lines}
-        by_folder = {line["checkpoint_dir_name"]: line for line in lines if line.get("checkpoint_dir_name")}
+        by_iteration = {_iteration(line): line for line in lines}
+        by_folder = {str(line["checkpoint_dir_name"]): line for line in lines if line.get("checkpoint_dir_name")}
         checkpoints: dict[str, list[str]] = {}
         for path in files:
             place = parent_of(path)
@@ -83,7 +85,7 @@ class RayTuneReader:
                 listing.leave_out(place, f"expected one file with weights, found {_names(own)}")
                 continue
             line = by_folder.get(name, None if by_folder else by_iteration.get(int(name.rpartition("_")[2])))
-            epoch = int(line["training_iteration"]) if line else int(name.rpartition("_")[2])
+            epoch = _iteration(line) if line else int(name.rpartition("_")[2])
             if line is None:
                 listing.note("a checkpoint has no line in result.json, so its results are missing")
             results = {key: value for key, value in (line or {}).items() if key not in BOOKKEEPING}
@@ -91,13 +93,14 @@ class RayTuneReader:
             properties = named({**flatten(results), **flatten(settings)}) | dropout
             listing.entries.append(Entry(member, epoch, properties, kind, chosen, self.source.size(chosen)))
 
-    def _settings(self, folder: str, files: list[str], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    def _settings(self, folder: str, files: list[str], lines: list[dict[str, Any]], listing: Listing) -> dict[str, Any]:
         """What varies between trials: `params.json`, else the configuration noted in the last result."""
         for name in SETTINGS:
             if inside(folder, name) in files:
                 try:
                     found = json.loads(self.source.read(inside(folder, name)))
-                except ValueError:
+                except (ValueError, RecursionError):
+                    listing.note(f"a {name} cannot be read")
                     continue
                 if isinstance(found, dict):
                     return found
@@ -109,7 +112,8 @@ def describe_kind(settings: Mapping[str, Any]) -> Kind:
     """The architecture that published settings name; without a recipe where this package has no such network."""
     name = str(settings.get("model::type", "network"))
     activation = settings.get("model::nlin")
-    dropout = number(settings.get("model::dropout"))
+    rate = number(settings.get("model::dropout"))
+    dropout = float(f"{rate:g}") if rate is not None else None
     known = isinstance(activation, str) and activation in ACTIVATIONS
     return Kind(
         name=re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "network",
@@ -149,13 +153,18 @@ def _read_results(data: bytes, listing: Listing) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             iteration = whole(line["training_iteration"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             iteration = None
         if iteration is not None:
             found[iteration] = line
         elif text.strip():
             listing.note("a line of result.json is cut off or names no training_iteration")
     return list(found.values())
+
+
+def _iteration(line: Mapping[str, Any]) -> int:
+    """The iteration of a line that `_read_results` let through."""
+    return whole(line["training_iteration"]) or 0
 
 
 def _choose_file(files: list[str]) -> str | None:

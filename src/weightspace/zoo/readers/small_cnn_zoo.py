@@ -7,6 +7,7 @@ columns are which tensor, in TensorFlow's axis order).
 
 import ast
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ from weightspace.errors import InputError
 from weightspace.weights import Weights
 from weightspace.zoo.networks import ACTIVATIONS
 from weightspace.zoo.readers.found import Entry, Kind, Listing, Load, Loaded
-from weightspace.zoo.readers.properties import named, number
+from weightspace.zoo.readers.properties import named, number, whole
 from weightspace.zoo.readers.source import Source, inside, parent_of
 from weightspace.zoo.recipes import cnn_recipe
 
@@ -37,13 +38,18 @@ class SmallCnnZooReader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._folder = parent_of(next(path for path in source.files if path.rpartition("/")[2] == MATRIX))
+        folders = _complete_folders(source.files)
+        if len(folders) > 1:
+            raise InputError(
+                f"expected one data set of the Small CNN Zoo, found {', '.join(folders)}: import each by itself, and "
+                "weightspace.concatenate joins them"
+            )
+        self._folder = folders[0]
 
     @staticmethod
     def recognizes(files: list[str]) -> bool:
         """Whether the three files lie in one folder."""
-        folders = [parent_of(path) for path in files if path.rpartition("/")[2] == MATRIX]
-        return any(all(inside(folder, name) in files for name in (METRICS, LAYOUT)) for folder in folders)
+        return bool(_complete_folders(files))
 
     def scan(self) -> Listing:
         """One entry per line of the metrics."""
@@ -54,14 +60,19 @@ class SmallCnnZooReader:
         names = {folder: f"member-{place:05d}" for place, folder in enumerate(dict.fromkeys(metrics["modeldir"]))}
         plain = metrics.rename(columns=lambda name: name.removeprefix("config."))
         listing = Listing(ignored={"modeldir"})
+        for path in self.source.files:
+            if path.rpartition("/")[2] not in self.files or parent_of(path) != self._folder:
+                listing.leave_out(path, "no part of the Small CNN Zoo beside it")
         size = self.source.size(inside(self._folder, MATRIX)) // max(1, len(metrics))
         rows = plain.drop(columns=["modeldir", "step"]).to_dict("records")
         for row, values in enumerate(rows):
-            member, epoch = names[metrics["modeldir"].iloc[row]], int(metrics["step"].iloc[row])
+            member, epoch = names[metrics["modeldir"].iloc[row]], whole(metrics["step"].iloc[row])
+            if epoch is None:
+                listing.leave_out(f"row {row}", f"expected a whole number as step, found {metrics['step'].iloc[row]}")
+                continue
             properties = named({str(key): value for key, value in values.items() if value == value})
             listing.entries.append(Entry(member, epoch, properties, _kind(properties), str(row), size))
-        order = sorted(range(len(rows)), key=lambda row: (listing.entries[row].member, listing.entries[row].epoch))
-        listing.entries = [listing.entries[row] for row in order]
+        listing.entries.sort(key=lambda entry: (entry.member, entry.epoch or 0))
         return listing
 
     @contextmanager
@@ -92,6 +103,11 @@ class SmallCnnZooReader:
             own = layers.setdefault(layer, LAYERS[len(layers)] if len(layers) < len(LAYERS) else layer)
             name = f"{own}.{'weight' if part == 'kernel' else part}"
             plan.append((name, int(row.start_idx), int(row.end_idx), _shape(row.shape)))
+        if not plan:
+            raise InputError(f"expected tensors in {LAYOUT}, found none")
+        for name, start, end, shape in plan:
+            if math.prod(shape) != end - start:
+                raise InputError(f"expected {end - start} numbers in {name}, as {LAYOUT} says, found shape {shape}")
         return sorted(plan, key=lambda place: place[1])
 
     def _table(self, name: str, **options: str) -> pd.DataFrame:
@@ -99,6 +115,12 @@ class SmallCnnZooReader:
             return pd.read_csv(io.BytesIO(self.source.read(inside(self._folder, name))), **options)
         except (OSError, EOFError, ValueError) as error:
             raise InputError(f"expected a table in {name}, found something else ({error})") from error
+
+
+def _complete_folders(files: list[str]) -> list[str]:
+    """Folders that hold all three files."""
+    folders = [parent_of(path) for path in files if path.rpartition("/")[2] == MATRIX]
+    return [folder for folder in folders if all(inside(folder, name) in files for name in (METRICS, LAYOUT))]
 
 
 def _kind(properties: dict[str, object]) -> Kind:

@@ -87,13 +87,12 @@ class Source:
             yield Path(self._full(path))
             return
         fs, _ = self._place
+        is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
-            inside = [name for name in self.files if name.startswith(f"{path}/")]
-            for name in inside or [path]:
-                # Names from an archive are never followed out of the temporary folder.
-                target = Path(folder) / PurePosixPath(name).name
-                fs.get_file(self._full(name), str(target))
-            yield Path(folder) if inside else Path(folder) / PurePosixPath(path).name
+            # A folder's own files are enough for a model; names from an archive never lead out of the folder.
+            for name in [path] if is_file else [name for name in self.files if parent_of(name) == path]:
+                fs.get_file(self._full(name), str(Path(folder) / PurePosixPath(name).name))
+            yield Path(folder) / PurePosixPath(path).name if is_file else Path(folder)
 
     def unpacked(self, paths: Sequence[str], folder: Path) -> "Source":
         """The same files in a folder of this machine; itself if it is there already."""
