@@ -1,7 +1,9 @@
 """Finished pieces of a zoo in the making, so that interrupted work can go on where it stopped."""
 
+import ctypes
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +91,7 @@ class PartStore:
             left_out += part.left_out
             for note, count in part.notes.items():
                 notes[note] = notes.get(note, 0) + count
+            _return_memory()
         return left_out, notes
 
     def give_up(self) -> None:
@@ -111,6 +114,17 @@ def _without(piece: Checkpoints, seen: set[tuple[str, int]]) -> tuple[Checkpoint
         return piece, []
     stack = {name: tensor[new] for name, tensor in piece.stack.items()}
     return Checkpoints(piece.architecture, piece.table.iloc[new], stack), repeated
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system: glibc keeps what lies below small objects that live on.
+
+    Without this a zoo of 1.2 GB left 1.1 GB behind; elsewhere than on Linux with glibc it does nothing.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def clear_parts(folder: Path, plan_file: str) -> None:
