@@ -14,6 +14,7 @@ from weightspace.cli.shared import (
     Out,
     Resume,
     Split,
+    chosen_mode,
     open_split,
     prepare_torch,
     print_json,
@@ -46,7 +47,7 @@ def pretrain(
     from weightspace.autoencoder.pretraining import pretrain as pretrain_sane
 
     train, _, _ = open_split(folder, split, training.seed)
-    mode = [name for name, on in (("resume", resume), ("force", force)) if on]
+    mode = chosen_mode(resume, force)
     model = pretrain_sane(train, sane, training, preparation, out=out, mode=mode)
     final = model.about["final"]
     result = {"members": len(model.members), **final, "latents_per_weight": model.latents_per_weight}

@@ -43,6 +43,11 @@ def prepare_torch() -> None:
     torch.set_num_threads(int(threads))
 
 
+def chosen_mode(resume: bool, force: bool) -> list[str]:
+    """The library's `mode` for the two options about earlier work."""
+    return [name for name, on in (("resume", resume), ("force", force)) if on]
+
+
 def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
     """A zoo's training, validation and test members."""
     from weightspace.zoo.zoo import Zoo

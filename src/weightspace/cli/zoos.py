@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from weightspace.cli.shared import Flat, Force, Json, Out, Ray, Resume, prepare_torch, print_json, print_result
+from weightspace.cli.shared import (
+    Flat,
+    Force,
+    Json,
+    Out,
+    Ray,
+    Resume,
+    chosen_mode,
+    prepare_torch,
+    print_json,
+    print_result,
+)
 from weightspace.errors import InputError, require_between
 from weightspace.zoo.config import GrowConfig, ImportConfig, apply_choices
 
@@ -58,7 +69,7 @@ def grow(
 
     limits = (train_images, test_images)
     images = open_images(data, size=native_size(network) if size is None else size, limits=limits)
-    mode = [name for name, on in (("resume", resume), ("force", force)) if on]
+    mode = chosen_mode(resume, force)
     zoo = grow_zoo(network, images, apply_choices(config, vary), out, mode=mode, ray=ray)
     median, left_out = float(zoo.last().table["test_accuracy"].median()), zoo.about["left_out"]
     line = f"{len(zoo.members)} members, {len(zoo)} checkpoints, median test accuracy {median:.3f}"
@@ -99,7 +110,7 @@ def import_(
     from weightspace.zoo.importing import import_zoo
 
     given = [describe_given(architecture, example)] if architecture else []
-    mode = [name for name, on in (("resume", resume), ("force", force)) if on]
+    mode = chosen_mode(resume, force)
     imported = import_zoo(folder, out, config, architectures=given, ray=ray, mode=mode)
     about, left_out = imported.about["imported"], imported.about["left_out"]
     line = f"{about['layout']}: {len(imported.members)} members, {len(imported)} checkpoints"
