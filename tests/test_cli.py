@@ -118,10 +118,10 @@ def test_ray_that_is_not_installed_is_a_sentence(
 
 def test_symmetry_prints_what_moves(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
-    status, out, _ = run(capsys, "symmetry", "gardens:ResidualNet", "--example", "2,3,6,6")
+    status, out, _ = run(capsys, "symmetry", "garden.small:ResidualNet", "--example", "2,3,6,6")
     assert status == 0 and "2 groups move" in out and "stem.weight:0 (6)" in out
-    assert "expected a shape such as" in refused(capsys, "symmetry", "gardens:ResidualNet", "--example", "two")
-    assert "expected an importable" in refused(capsys, "symmetry", "gardens:Nothing", "--example", "2,3")
+    assert "expected a shape such as" in refused(capsys, "symmetry", "garden.small:ResidualNet", "--example", "two")
+    assert "expected an importable" in refused(capsys, "symmetry", "garden.small:Nothing", "--example", "2,3")
 
 
 def test_mistakes_get_one_sentence(capsys: pytest.CaptureFixture[str], zoo_folder: Path, tmp_path: Path) -> None:

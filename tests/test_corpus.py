@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gardens import GARDEN
+from garden import GARDEN
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
 from weightspace.corpus.preparation import Preparation

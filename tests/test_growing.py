@@ -172,16 +172,16 @@ def test_any_module_grows_from_its_own_initialisation(
 ) -> None:
     images = open_images("digits", size=8)
     zoo = grow(
-        "gardens:digit_net", images, GrowConfig(members=3, epochs=2, plan="stacked", workers=1), tmp_path / "zoo"
+        "garden.small:digit_net", images, GrowConfig(members=3, epochs=2, plan="stacked", workers=1), tmp_path / "zoo"
     )
     (architecture,) = zoo.architectures.values()
-    assert architecture.id == "gardens.digit_net" and "activation" not in zoo.properties
+    assert architecture.id == "garden.small.digit_net" and "activation" not in zoo.properties
     first = {member: zoo.where(member=member, epoch=0).weights(0)["1.weight"] for member in zoo.members}
     assert not torch.equal(first["member-0000"], first["member-0001"])
-    with pytest.raises(InputError, match="expected no activation for gardens:digit_net"):
-        grow("gardens:digit_net", images, GrowConfig(members=3, activation="relu"), tmp_path / "no")
+    with pytest.raises(InputError, match="expected no activation for garden.small:digit_net"):
+        grow("garden.small:digit_net", images, GrowConfig(members=3, activation="relu"), tmp_path / "no")
     with pytest.raises(InputError, match="expected an importable"):
-        grow("gardens:nobody", images, GrowConfig(members=3, epochs=1), tmp_path / "no")
+        grow("garden.small:nobody", images, GrowConfig(members=3, epochs=1), tmp_path / "no")
 
 
 def test_a_resnet_grows_with_its_batch_norms(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_hugging_face_folders_are_one_member_each(tmp_path: Path) -> None:
 
 
 def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
-    from gardens import ResidualNet
+    from garden.small import ResidualNet
     from weightspace.cli.zoos import describe_given
     from weightspace.corpus.config import PreparationConfig
     from weightspace.corpus.preparation import plan_frame
@@ -369,15 +369,15 @@ def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     (tmp_path / "nets").mkdir()
     for number in range(2):
         torch.save(ResidualNet().state_dict(), tmp_path / "nets" / f"{number}.pt")
-    given = describe_given("gardens:ResidualNet", "2,3,6,6")
+    given = describe_given("garden.small:ResidualNet", "2,3,6,6")
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out", architectures=[given])
-    architecture = zoo.architectures["gardens.ResidualNet"]
+    architecture = zoo.architectures["garden.small.ResidualNet"]
     with pytest.raises(InputError, match="which was not imported"):
         architecture.build()
     frame = plan_frame(architecture, PreparationConfig(token_width=8))
     assert frame.symmetry is not None and len(frame.symmetry.groups) == 2 and "as recorded" in frame.note
     with pytest.raises(InputError, match="expected --example"):
-        describe_given("gardens:ResidualNet", "")
+        describe_given("garden.small:ResidualNet", "")
 
 
 def test_two_files_for_one_epoch_are_counted(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gardens import GARDEN
+from garden import GARDEN
 from weightspace.autoencoder.inference import encode_network, restore
 from weightspace.autoencoder.sane import SANE
 from weightspace.randomness import derive_generator

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gardens import GARDEN
+from garden import GARDEN
 from weightspace.errors import InputError
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import Tokens, detokenize, tokenize

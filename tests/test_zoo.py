@@ -236,9 +236,9 @@ def test_a_factory_from_a_file_is_not_imported(zoo: Zoo, tmp_path: Path) -> None
         foreign = Architecture.from_json({**ours.to_json(), "factory": factory})
         with pytest.raises(InputError, match="which was not imported"):
             foreign.build()
-    named = Architecture.from_json({**ours.to_json(), "factory": "gardens:ResidualNet", "arguments": {}})
+    named = Architecture.from_json({**ours.to_json(), "factory": "garden.small:ResidualNet", "arguments": {}})
     with pytest.raises(InputError, match="the weights do not fit"):
-        named.build(allow=["gardens:ResidualNet"])
+        named.build(allow=["garden.small:ResidualNet"])
 
 
 def test_building_leaves_the_random_state_alone(zoo: Zoo) -> None:

@@ -254,7 +254,8 @@ def describe_given(factory: str, example: str) -> "Architecture":
     """The architecture of a module that the user names, with its symmetry if one can be derived."""
     from dataclasses import replace
 
-    from weightspace.symmetry.tracing import SymmetryDisproved, trace_symmetry
+    from weightspace.symmetry.proving import SymmetryDisproved
+    from weightspace.symmetry.tracing import trace_symmetry
     from weightspace.zoo.architecture import Architecture, build_module, example_input
 
     if not example:

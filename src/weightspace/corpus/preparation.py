@@ -22,7 +22,8 @@ from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
 from weightspace.symmetry.matching import match
-from weightspace.symmetry.tracing import SymmetryDisproved, trace
+from weightspace.symmetry.proving import SymmetryDisproved
+from weightspace.symmetry.tracing import trace
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import (
     Tokens,

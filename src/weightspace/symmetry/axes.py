@@ -2,11 +2,12 @@
 
 A permutation `p` of a group acts on an axis by `new[i] = old[p[i]]`. An axis may be a product of factors, as
 the input axis of a linear layer after a flatten is (channels x height x width): a group then moves whole
-blocks.
+blocks. A factor may be a concatenation of axes, as the input channels of a layer in a DenseNet are: a group
+then moves its own part.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,10 +21,11 @@ Permutations: TypeAlias = dict[str, Tensor]
 
 
 class Factor(NamedTuple):
-    """One factor of an axis: its group (None if it must not move) and its size."""
+    """One factor of an axis: its group (None if it must not move as one), its size, and the axes it concatenates."""
 
     group: str | None
     size: int
+    parts: tuple[tuple["Factor", ...], ...] = ()
 
 
 Axis: TypeAlias = tuple[Factor, ...]
@@ -48,29 +50,27 @@ class Symmetry:
     @property
     def moved(self) -> list[str]:
         """Tensors that some group moves."""
-        return [name for name, axes in self.axes.items() if any(factor.group for axis in axes for factor in axis)]
+        return [name for name, axes in self.axes.items() if groups_of(axes)]
 
     @property
     def coverage(self) -> float:
         """Share of the parameters (buffers apart) that lie in tensors which some group moves."""
-        sizes = {
-            name: math.prod(factor.size for axis in axes for factor in axis)
-            for name, axes in self.axes.items()
-            if name not in self.buffers
-        }
+        sizes = {name: math.prod(shape_of(axes)) for name, axes in self.axes.items() if name not in self.buffers}
         return sum(sizes.get(name, 0) for name in self.moved) / max(1, sum(sizes.values()))
 
+    def places(self) -> dict[str, list[str]]:
+        """For every group the axes it moves, each as `tensor[axis]`."""
+        places: dict[str, list[str]] = {group: [] for group in self.groups}
+        for name, axes in self.axes.items():
+            for number, axis in enumerate(axes):
+                for group in groups_of((axis,)):
+                    places[group].append(f"{name}[{number}]")
+        return places
+
     def report(self) -> str:
-        """A plain-text table: every group with its size and the axes it moves, then what is frozen and why."""
+        """Plain text: every group with its size and the axes it moves, then what is frozen and by which operation."""
         lines = [f"{len(self.groups)} groups move {self.coverage:.1%} of the parameters"]
-        for group, size in self.groups.items():
-            places = [
-                f"{name}[{number}]"
-                for name, axes in self.axes.items()
-                for number, axis in enumerate(axes)
-                if any(factor.group == group for factor in axis)
-            ]
-            lines.append(f"  {group} ({size}): {', '.join(places)}")
+        lines += [f"  {group} ({self.groups[group]}): {', '.join(places)}" for group, places in self.places().items()]
         lines += [f"  frozen by {reason}: {', '.join(names)}" for reason, names in self.frozen.items()]
         return "\n".join(lines)
 
@@ -78,7 +78,7 @@ class Symmetry:
         """A JSON value that `Symmetry.from_json` turns back into an equal symmetry."""
         return {
             "groups": self.groups,
-            "axes": {name: [[list(factor) for factor in axis] for axis in axes] for name, axes in self.axes.items()},
+            "axes": {name: [_axis_to_json(axis) for axis in axes] for name, axes in self.axes.items()},
             "buffers": list(self.buffers),
             "frozen": {reason: list(names) for reason, names in self.frozen.items()},
         }
@@ -88,13 +88,31 @@ class Symmetry:
         """The inverse of `to_json`."""
         return cls(
             groups=dict(value["groups"]),
-            axes={
-                name: tuple(tuple(Factor(*factor) for factor in axis) for axis in axes)
-                for name, axes in value["axes"].items()
-            },
+            axes={name: tuple(_axis_from_json(axis) for axis in axes) for name, axes in value["axes"].items()},
             buffers=tuple(value["buffers"]),
             frozen={reason: tuple(names) for reason, names in value["frozen"].items()},
         )
+
+
+def leaves(axis: Axis) -> Iterator[Factor]:
+    """The factors of an axis, those of concatenated parts included."""
+    for factor in axis:
+        if factor.parts:
+            for part in factor.parts:
+                yield from leaves(part)
+        else:
+            yield factor
+
+
+def groups_of(axes: tuple[Axis, ...]) -> list[str]:
+    """The groups that move a tensor, each once."""
+    found = (leaf.group for axis in axes for leaf in leaves(axis) if leaf.group is not None)
+    return list(dict.fromkeys(found))
+
+
+def shape_of(axes: tuple[Axis, ...]) -> tuple[int, ...]:
+    """The shape of a tensor with these axes."""
+    return tuple(math.prod(factor.size for factor in axis) for axis in axes)
 
 
 def random_permutations(symmetry: Symmetry, generator: torch.Generator) -> Permutations:
@@ -124,7 +142,7 @@ def permute(weights: Mapping[str, Tensor], symmetry: Symmetry, permutations: Per
         WeightsMismatch: a tensor that the symmetry moves is missing or has another shape.
     """
     missing = [name for name in symmetry.moved if name not in weights]
-    expected = {name: _shape(symmetry.axes[name]) for name in symmetry.moved if name in weights}
+    expected = {name: shape_of(symmetry.axes[name]) for name in symmetry.moved if name in weights}
     misshapen = {
         name: (shape, tuple(weights[name].shape))
         for name, shape in expected.items()
@@ -141,19 +159,38 @@ def permute(weights: Mapping[str, Tensor], symmetry: Symmetry, permutations: Per
 def permute_tensor(tensor: Tensor, axes: tuple[Axis, ...], permutations: Permutations) -> Tensor:
     """Permute one tensor along the axes of a `Symmetry`."""
     for number, axis in enumerate(axes):
-        if any(factor.group for factor in axis):
+        if groups_of((axis,)):
             tensor = tensor.index_select(number, axis_index(axis, permutations))
     return tensor
 
 
-def axis_index(axis: Axis, permutations: Permutations) -> Int[Tensor, "size"]:
-    """Where every entry of an axis comes from, as an index into that axis."""
+def axis_index(axis: Axis, permutations: Mapping[str, Int[Tensor, "*networks _"]]) -> Int[Tensor, "*networks size"]:
+    """Where every entry of an axis comes from, as an index into that axis; for one network or a stack of them."""
     index = torch.zeros(1, dtype=torch.int64)
     for factor in axis:
-        moved = permutations[factor.group] if factor.group else torch.arange(factor.size)
-        index = (index[:, None] * factor.size + moved).reshape(-1)
+        index = (index[..., :, None] * factor.size + _factor_index(factor, permutations)[..., None, :]).flatten(-2)
     return index
 
 
-def _shape(axes: tuple[Axis, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(factor.size for factor in axis) for axis in axes)
+def _factor_index(factor: Factor, permutations: Mapping[str, Tensor]) -> Tensor:
+    if factor.group is not None:
+        return permutations[factor.group]
+    if not factor.parts:
+        return torch.arange(factor.size)
+    pieces, start = [], 0
+    for part in factor.parts:
+        pieces.append(start + axis_index(part, permutations))
+        start += pieces[-1].shape[-1]
+    shape = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
+    return torch.cat([piece.expand(*shape, -1) for piece in pieces], dim=-1)
+
+
+def _axis_to_json(axis: Axis) -> list[list[Any]]:
+    return [
+        [factor.group, factor.size, *([[_axis_to_json(part) for part in factor.parts]] if factor.parts else [])]
+        for factor in axis
+    ]
+
+
+def _axis_from_json(value: list[list[Any]]) -> Axis:
+    return tuple(Factor(own[0], own[1], *(tuple(map(_axis_from_json, parts)) for parts in own[2:])) for own in value)

@@ -1,8 +1,11 @@
 """Labels of axes, united while a network is traced.
 
-Every axis of every value in a traced graph is a product of *atoms*. Operations unite atoms that must move
-together, split an atom into factors where a flatten or reshape asks for it, and freeze what must not move.
-Splitting and freezing only take symmetries away, so whatever is left at the end is safe.
+Every axis of every value in a traced graph is a product of *atoms*, slowest first. An atom may turn out to be
+a product itself (a flatten or reshape asks for it) or a concatenation of axes (a cat, split or slice asks for
+it). Operations unite atoms that must move together and freeze what must not move. Dividing, cutting and
+freezing only take symmetries away, so whatever is left at the end is safe.
+
+An axis labelled `()` has one entry, or is constant along itself: either way any order of it will do.
 """
 
 import math
@@ -13,17 +16,27 @@ from typing import TypeAlias
 AxisLabel: TypeAlias = tuple[int, ...]
 ValueLabel: TypeAlias = tuple[AxisLabel, ...]
 
+MISFIT = "axes whose factors do not fit"
+
 
 @dataclass
 class _Atom:
+    """One axis or part of one.
+
+    Attributes:
+        frozen: why it must not move, if so.
+        parent: the atom it was united with; factors: the product it is; parts: the axes it concatenates.
+    """
+
     size: int
     frozen: str | None = None
     parent: int | None = None
-    parts: tuple[int, ...] | None = None
+    factors: AxisLabel | None = None
+    parts: tuple[AxisLabel, ...] | None = None
 
 
 class Labels:
-    """A union-find structure over atoms that can be split into factors."""
+    """A union-find structure over atoms that can be divided into factors and cut into parts."""
 
     def __init__(self) -> None:
         self._atoms: list[_Atom] = []
@@ -37,14 +50,37 @@ class Labels:
         """A value whose axes are new atoms."""
         return tuple(self.new(size, frozen) for size in shape)
 
+    def filled(self, value: ValueLabel, shape: Sequence[int]) -> ValueLabel:
+        """The value with new atoms for the axes it is constant along."""
+        pairs = zip(value, shape, strict=True)
+        return tuple(axis if self.size(axis) == size else self.new(size) for axis, size in pairs)
+
+    def concatenate(self, axes: Sequence[AxisLabel]) -> AxisLabel:
+        """An axis that is these axes one after the other."""
+        parts = tuple(axis for axis in axes if self.size(axis))
+        if len(parts) == 1:
+            return parts[0]
+        label = self.new(sum(self.size(axis) for axis in parts))
+        self._atoms[label[0]].parts = parts
+        return label
+
     def resolve(self, axis: AxisLabel) -> AxisLabel:
-        """The axis as atoms that are neither united into another nor split; atoms of size 1 are left out."""
+        """The axis as atoms that are neither united into another nor products; atoms of size 1 are left out."""
         resolved: list[int] = []
         for atom in axis:
             root = self._root(atom)
-            parts = self._atoms[root].parts
-            resolved += self.resolve(parts) if parts is not None else [root] if self._atoms[root].size > 1 else []
+            factors = self._atoms[root].factors
+            resolved += self.resolve(factors) if factors is not None else [root] if self._atoms[root].size != 1 else []
         return tuple(resolved)
+
+    def parts(self, atom: int) -> tuple[AxisLabel, ...]:
+        """The axes that a resolved atom concatenates, none of them a concatenation; () if it is no such atom."""
+        spread: list[AxisLabel] = []
+        for part in self._atoms[atom].parts or ():
+            first, *rest = self.resolve(part) or (None,)
+            inner = self.parts(first) if first is not None else ()
+            spread += [(*own, *rest) for own in inner] if inner else [self.resolve(part)]
+        return tuple(spread)
 
     def size(self, axis: AxisLabel) -> int:
         """How many entries the axis has."""
@@ -57,38 +93,57 @@ class Labels:
     def freeze(self, axis: AxisLabel, reason: str) -> None:
         """The axis must not move."""
         for atom in self.resolve(axis):
+            for part in self.parts(atom):
+                self.freeze(part, reason)
             self._atoms[atom].frozen = self._atoms[atom].frozen or reason
 
     def unite(self, first: AxisLabel, second: AxisLabel) -> None:
         """Two axes of equal size move together; where their factors do not fit each other, neither moves."""
         left, right = list(self.resolve(first)), list(self.resolve(second))
+        if not left or not right:
+            return
         while left and right:
             pair = self._match(left.pop(0), right.pop(0))
             if pair is None:
-                self.freeze(first, "axes whose factors do not fit")
-                self.freeze(second, "axes whose factors do not fit")
-                return
+                break
             left, right = list(self.resolve((*pair[0], *left))), list(self.resolve((*pair[1], *right)))
+        else:
+            if not left and not right:
+                return
+        self.freeze(first, MISFIT)
+        self.freeze(second, MISFIT)
 
     def regroup(self, axes: ValueLabel, sizes: Sequence[int], reason: str) -> ValueLabel:
         """The axes of a value after a reshape to `sizes`, both in row-major order."""
-        atoms = [atom for axis in axes for atom in axis]
+        atoms: AxisLabel = tuple(atom for axis in axes for atom in axis)
         grouped: list[AxisLabel] = []
         for size in sizes:
             taken: list[int] = []
             while (have := self.size(tuple(taken))) < size:
-                atom, *atoms = self.resolve(tuple(atoms))
-                need = size // have
-                if self.size((atom,)) > need and (size % have or self.size((atom,)) % need):
+                atom, *rest = self.resolve(atoms) or (None,)
+                need, left_over = divmod(size, have)
+                if atom is None or (self.size((atom,)) > need and (left_over or not self._divide(atom, need))):
                     return self._freeze_all(axes, sizes, reason)
-                if self.size((atom,)) > need:
-                    atom, rest = self._split(atom, need)
-                    atoms.insert(0, rest)
-                taken.append(atom)
+                first, *others = self.resolve((atom,))
+                taken.append(first)
+                atoms = (*others, *rest)
             if have != size:
                 return self._freeze_all(axes, sizes, reason)
             grouped.append(tuple(taken))
         return tuple(grouped)
+
+    def cut(self, axis: AxisLabel, sizes: Sequence[int], reason: str) -> list[AxisLabel]:
+        """The axis as consecutive pieces of these sizes; frozen pieces where it cannot be cut there."""
+        pieces: list[AxisLabel] = []
+        rest = axis
+        for size in sizes[:-1]:
+            pair = self._cut_in_two(rest, size)
+            if pair is None:
+                self.freeze(axis, reason)
+                return [self.new(size, reason) for size in sizes]
+            pieces.append(pair[0])
+            rest = pair[1]
+        return [*pieces, rest]
 
     def _freeze_all(self, axes: ValueLabel, sizes: Sequence[int], reason: str) -> ValueLabel:
         for axis in axes:
@@ -96,33 +151,98 @@ class Labels:
         return self.new_value(sizes, reason)
 
     def _match(self, first: int, second: int) -> tuple[AxisLabel, AxisLabel] | None:
-        """Unite the leading parts of two atoms; returns what is left over of each, or None if they do not fit."""
+        """Unite the leading factors of two atoms; returns what is left over of each, or None if they do not fit."""
         a, b = self.size((first,)), self.size((second,))
         if a == b:
-            self._join(first, second)
-            return (), ()
-        if a > b and a % b == 0:
-            head, rest = self._split(first, b)
-            self._join(head, second)
-            return (rest,), ()
-        if b > a and b % a == 0:
-            head, rest = self._split(second, a)
-            self._join(first, head)
-            return (), (rest,)
-        return None
+            return ((), ()) if self._join(first, second) else None
+        larger, need = (first, b) if a > b else (second, a)
+        if not self._divide(larger, need):
+            return None
+        return (self.resolve((first,)), (second,)) if a > b else ((first,), self.resolve((second,)))
 
-    def _split(self, atom: int, size: int) -> tuple[int, int]:
-        """Split an atom into a slow factor of `size` and the fast rest."""
-        whole = self._atoms[atom]
-        parts = self.new(size, whole.frozen) + self.new(whole.size // size, whole.frozen)
-        whole.parts = parts
-        return parts[0], parts[1]
-
-    def _join(self, first: int, second: int) -> None:
+    def _join(self, first: int, second: int) -> bool:
+        """Make one atom of two of equal size; false if their parts do not fit."""
         first, second = self._root(first), self._root(second)
+        if first == second:
+            return True
+        if self._atoms[first].parts is None:
+            first, second = second, first
+        if self._atoms[second].parts is not None and not self._unite_parts(first, second):
+            return False
+        first, second = self._root(first), self._root(second)
+        reason = self._atoms[first].frozen or self._atoms[second].frozen
         if first != second:
             self._atoms[second].parent = first
-            self._atoms[first].frozen = self._atoms[first].frozen or self._atoms[second].frozen
+        if reason is not None:
+            self.freeze((first,), reason)
+        return True
+
+    def _unite_parts(self, first: int, second: int) -> bool:
+        """Unite two concatenations part by part, cutting parts where the other one ends."""
+        left, right = list(self.parts(first)), list(self.parts(second))
+        while left and right:
+            own, other = left.pop(0), right.pop(0)
+            common = min(self.size(own), self.size(other))
+            for axis, rest in ((own, left), (other, right)):
+                if self.size(axis) > common:
+                    pair = self._cut_in_two(axis, common)
+                    if pair is None:
+                        return False
+                    rest.insert(0, pair[1])
+                    own, other = (pair[0], other) if axis is own else (own, pair[0])
+            self.unite(own, other)
+        return True
+
+    def _divide(self, atom: int, size: int) -> bool:
+        """Turn an atom into a product of a slow factor of `size` and the fast rest; false if that is impossible."""
+        whole = self._atoms[atom]
+        if size == 0 or whole.size % size:
+            return False
+        fast = whole.size // size
+        if whole.parts is None:
+            whole.factors = self.new(size, whole.frozen) + self.new(fast, whole.frozen)
+            return True
+        parts = self.parts(atom)
+        if any(self.size(part) % fast for part in parts):
+            return False
+        pairs = [self.regroup((part,), (self.size(part) // fast, fast), MISFIT) for part in parts]
+        for _, other in pairs[1:]:
+            self.unite(pairs[0][1], other)
+        slow = self.concatenate([own for own, _ in pairs])
+        whole.parts, whole.factors = None, (*slow, *pairs[0][1])
+        return True
+
+    def _cut_in_two(self, axis: AxisLabel, at: int) -> tuple[AxisLabel, AxisLabel] | None:
+        """The first `at` entries of an axis and the others; None if its factors do not allow that."""
+        if at == 0:
+            return self.new(0), axis
+        if at == self.size(axis):
+            return axis, self.new(0)
+        slow, *fast = self.resolve(axis)
+        rest = self.size(tuple(fast))
+        if at % rest:
+            return None
+        halves = self._cut_atom(slow, at // rest)
+        return ((*halves[0], *fast), (*halves[1], *fast)) if halves is not None else None
+
+    def _cut_atom(self, atom: int, at: int) -> tuple[AxisLabel, AxisLabel] | None:
+        whole = self._atoms[atom]
+        if whole.parts is None:
+            whole.parts = (self.new(at, whole.frozen), self.new(whole.size - at, whole.frozen))
+            return whole.parts[0], whole.parts[1]
+        head: list[AxisLabel] = []
+        tail = list(self.parts(atom))
+        while at:
+            part = tail.pop(0)
+            if self.size(part) > at:
+                pair = self._cut_in_two(part, at)
+                if pair is None:
+                    return None
+                part, other = pair
+                tail.insert(0, other)
+            head.append(part)
+            at -= self.size(part)
+        return self.concatenate(head), self.concatenate(tail)
 
     def _root(self, atom: int) -> int:
         while (parent := self._atoms[atom].parent) is not None:

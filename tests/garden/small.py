@@ -135,7 +135,7 @@ def digit_net() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 10))
 
 
-GARDEN: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+SMALL: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "mlp": (lambda: mlp([16, 6, 5, 3], "tanh"), torch.zeros(2, 1, 4, 4)),
     "mlp-dropout": (lambda: mlp([16, 6, 5, 3], "relu", 0.3), torch.zeros(2, 1, 4, 4)),
     "cnn-s": (lambda: cnn_s(1, 10, "gelu"), torch.zeros(2, 1, 28, 28)),
@@ -150,4 +150,3 @@ GARDEN: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "odd-ones": (OddOnes, torch.zeros(2, 2, 6, 6)),
     "tied-layers": (TiedLayers, torch.zeros(2, 5)),
 }
-EXPECTED_GROUPS = {"mlp": 2, "mlp-dropout": 2, "cnn-s": 4, "cnn-s-color": 4, "residual": 2, "depthwise": 1, "gated": 2}

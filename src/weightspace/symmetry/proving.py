@@ -1,0 +1,171 @@
+"""Prove a symmetry on the network itself: permute, and compare outputs."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from weightspace.errors import InputError
+from weightspace.randomness import derive_generator
+from weightspace.symmetry.axes import Permutations, Symmetry, identity_permutations, permute
+from weightspace.symmetry.graphs import copy_module
+from weightspace.weights import Weights, find_aliases
+
+TOLERANCE = 1e-9
+GAINS = (1.0, 0.5, 1.0)
+
+Change = Callable[[Weights, str | None, torch.Generator], Weights]
+
+
+class SymmetryDisproved(AssertionError):
+    """A permutation that a `Symmetry` allows changed the network's outputs; the message names the group."""
+
+
+def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Any, seed: int = 0, **named: Any) -> None:
+    """Check on the network itself that every group of a symmetry, and all together, leave its function alone.
+
+    In float64, on random inputs, with parameters *and buffers* drawn at random: on a fresh initialisation a
+    forgotten batch norm goes unnoticed, since its statistics are all alike. All groups are permuted together,
+    three times; a change beyond rounding is traced to the groups that cause it.
+
+    Raises:
+        SymmetryDisproved: outputs differ beyond rounding; the message names the group.
+        InputError: the module's outputs are not finite, or it does not run in float64.
+    """
+
+    def moved(weights: Weights, group: str | None, generator: torch.Generator) -> Weights:
+        return permute(weights, symmetry, _derange(symmetry, group, generator))
+
+    prove_unchanged(module, moved, list(symmetry.groups), examples, named, seed=seed)
+
+
+def prove_unchanged(
+    module: nn.Module,
+    change: Change,
+    groups: list[str],
+    examples: tuple[Any, ...],
+    named: Mapping[str, Any],
+    *,
+    seed: int = 0,
+) -> None:
+    """Check that a change of weights, of one group or (for None) of all, leaves a module's function alone.
+
+    Raises:
+        SymmetryDisproved, InputError: as for `prove_symmetry`.
+    """
+    module = copy_module(module).to(torch.float64)
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    for attempt, gain in enumerate(GAINS):
+        generator = derive_generator(seed, "proof", attempt)
+        weights = random_weights(module, generator, gain=gain)
+        inputs = _random_inputs(module, weights, (examples, dict(named)), generator)
+        before = _provable_outputs(module, weights, inputs)
+        scale = max(1.0, *(float(value.abs().max()) for value in before))
+        allowed = TOLERANCE * scale
+
+        def difference(group: str | None, inputs: Any = inputs, weights: Weights = weights) -> float:
+            moved = change(weights, group, generator)
+            moved.update({alias: moved[name] for alias, name in aliases.items()})
+            return _difference(before, _outputs(module, moved, inputs))  # noqa: B023 # called in this turn only
+
+        worst = difference(None)
+        if not worst <= allowed:
+            found = {group: difference(group) for group in groups}
+            guilty = [group for group, own in found.items() if not own <= allowed]
+            what = f"group {', '.join(guilty)}" if guilty else "all groups together"
+            worst = max((found[group] for group in guilty), default=worst)
+            raise SymmetryDisproved(f"moving {what} changed the outputs by {worst:.2g} (their size is {scale:.2g})")
+
+
+def random_weights(module: nn.Module, generator: torch.Generator, *, gain: float = 1.0) -> Weights:
+    """Parameters of a size that keeps signals alive; buffers positive, since they may be variances."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    state = module.state_dict(keep_vars=True)
+    weights: Weights = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            weights[name] = tensor.detach()
+        elif name in parameters and tensor.ndim > 1:
+            fan_in = max(1, math.prod(tensor.shape[1:]))
+            weights[name] = gain * torch.randn(tensor.shape, generator=generator, dtype=torch.float64) / fan_in**0.5
+        else:
+            weights[name] = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    weights.update({alias: weights[name] for alias, name in find_aliases(state).items()})
+    return weights
+
+
+def _random_inputs(module: nn.Module, weights: Weights, examples: Any, generator: torch.Generator) -> Any:
+    """Random inputs like the examples; two at once where one was given and the module takes two."""
+    flat, spec = torch.utils._pytree.tree_flatten(examples)
+    tensors = [value for value in flat if isinstance(value, Tensor)]
+    if tensors and all(value.ndim and len(value) == 1 for value in tensors):
+        doubled = [value.repeat(2, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in flat]
+        inputs = torch.utils._pytree.tree_unflatten([_random_like(value, generator) for value in doubled], spec)
+        try:
+            _outputs(module, weights, inputs)
+            return inputs
+        except Exception:  # noqa: BLE001, S110 # a module may insist on its batch size in any way it likes
+            pass
+    return torch.utils._pytree.tree_unflatten([_random_like(value, generator) for value in flat], spec)
+
+
+def _random_like(example: Any, generator: torch.Generator) -> Any:
+    """Normal numbers where the example has such; else its own entries, shuffled (indices, positive numbers)."""
+    if not isinstance(example, Tensor):
+        return example
+    if example.is_floating_point() and (example.min() < 0 or not example.any()):
+        return torch.randn(example.shape, generator=generator, dtype=torch.float64)
+    pick = torch.randint(example.numel(), (example.numel(),), generator=generator)
+    drawn = example.reshape(-1)[pick].reshape(example.shape)
+    return drawn.to(torch.float64) if drawn.is_floating_point() else drawn
+
+
+class _DoublePrecision(TorchDispatchMode):
+    """Computes in float64 what a module would turn to a smaller type on its way, as Llama's norms do."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
+    """All tensors that come out; a module that draws random numbers draws the same ones each time."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _DoublePrecision():
+        torch.manual_seed(0)
+        made = functional_call(module, weights, *inputs, tie_weights=False)
+    flat = torch.utils._pytree.tree_leaves(made)
+    return [value.to(torch.float64) for value in flat if isinstance(value, Tensor) and value.numel()]
+
+
+def _provable_outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
+    """Outputs, if they are finite."""
+    name = type(module).__name__
+    try:
+        found = _outputs(module, weights, inputs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"expected {name} to run in float64, so that its symmetry can be proved, found {reason}"
+        ) from error
+    if not all(value.isfinite().all() for value in found):
+        raise InputError(f"expected {name} to give finite outputs, so that its symmetry can be proved, found others")
+    return found
+
+
+def _difference(first: list[Tensor], second: list[Tensor]) -> float:
+    return max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _derange(symmetry: Symmetry, group: str | None, generator: torch.Generator) -> Permutations:
+    """A permutation that moves every entry of `group` (of every group for None)."""
+    permutations = identity_permutations(symmetry)
+    for name in symmetry.groups if group is None else [group]:
+        order = torch.randperm(symmetry.groups[name], generator=generator)
+        permutations[name] = torch.empty_like(order).scatter_(0, order, order.roll(1))
+    return permutations

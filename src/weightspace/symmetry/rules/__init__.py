@@ -1,0 +1,1 @@
+"""What each operation of a traced graph does to the labels of its values."""

@@ -1,0 +1,133 @@
+"""Which rule an operation has. One without a rule freezes all it touches: unknown means fewer symmetries,
+never wrong ones.
+"""
+
+import operator
+
+from torch import fx
+
+from weightspace.symmetry.labels import Labels, ValueLabel
+from weightspace.symmetry.rules import arithmetic, attending, convolving, normalizing, recurring, shaping
+from weightspace.symmetry.rules.bundles import bundle, sliced, through_bundle
+from weightspace.symmetry.rules.operation import Bundle, Known, Operation, Rule, Several, Use
+
+_POINTWISE = """
+    relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid log_sigmoid softplus softsign softshrink
+    hardshrink tanhshrink threshold hardtanh hardsigmoid hardswish exp exp2 expm1 log log2 log10 log1p sqrt rsqrt
+    abs neg sign sin cos erf erfc square pow reciprocal floor ceil round clamp clamp_min clamp_max add sub rsub mul
+    div floor_divide remainder fmod addcmul addcdiv lerp maximum minimum where masked_fill eq ne lt le gt ge
+    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not isnan isinf
+""".split()
+_SAME = """
+    dropout feature_dropout alpha_dropout native_dropout clone contiguous detach alias to _to_copy type_as float
+    lift_fresh_copy positive softmax log_softmax _softmax _log_softmax _safe_softmax _conj resolve_conj
+    resolve_neg
+""".split()
+_CONSTANT = "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor".split()
+_RESHAPES = "flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as reshape_as".split()
+_POOLS = "max_pool avg_pool adaptive_avg_pool _adaptive_avg_pool adaptive_max_pool lp_pool".split()
+_RESIZES = "nearest1d nearest2d nearest3d _nearest_exact2d linear1d bilinear2d bicubic2d trilinear3d".split()
+
+_NAMED: dict[str, Rule] = {
+    "linear": arithmetic.linear,
+    "matmul": arithmetic.matmul,
+    "mm": arithmetic.matmul,
+    "bmm": arithmetic.matmul,
+    "mv": arithmetic.matmul,
+    "dot": arithmetic.matmul,
+    "vdot": arithmetic.matmul,
+    "addmm": arithmetic.addmm,
+    "baddbmm": arithmetic.addmm,
+    "einsum": arithmetic.einsum,
+    "prelu": arithmetic.prelu,
+    "_prelu_kernel": arithmetic.pointwise,
+    "norm": arithmetic.norm,
+    "linalg_vector_norm": arithmetic.norm,
+    **{f"conv{dim}d": convolving.convolution for dim in (1, 2, 3)},
+    **{f"conv_transpose{dim}d": convolving.transposed for dim in (1, 2, 3)},
+    "convolution": convolving.general,
+    "pixel_shuffle": convolving.pixel_shuffle,
+    "pixel_unshuffle": convolving.pixel_unshuffle,
+    "max_pool2d_with_indices": convolving.pool,
+    "max_pool3d_with_indices": convolving.pool,
+    "batch_norm": normalizing.batch_norm,
+    "instance_norm": normalizing.batch_norm,
+    "native_batch_norm": normalizing.batch_norm,
+    "_native_batch_norm_legit": normalizing.batch_norm,
+    "_native_batch_norm_legit_no_training": normalizing.batch_norm,
+    "layer_norm": normalizing.layer_norm,
+    "native_layer_norm": normalizing.layer_norm,
+    "rms_norm": normalizing.layer_norm,
+    "group_norm": normalizing.group_norm,
+    "native_group_norm": normalizing.native_group_norm,
+    "_weight_norm": normalizing.weight_norm,
+    "_weight_norm_interface": normalizing.weight_norm,
+    "scaled_dot_product_attention": attending.attention,
+    "embedding": attending.embedding,
+    **{kind: recurring.recurrent for kind in recurring.GATES},
+    "permute": shaping.permute,
+    "transpose": shaping.transpose,
+    "t": shaping.transpose,
+    "adjoint": shaping.matrix_transpose,
+    "mT": shaping.matrix_transpose,
+    "numpy_T": shaping.transpose,
+    "expand": shaping.expand,
+    "expand_as": shaping.expand,
+    "broadcast_to": shaping.expand,
+    "repeat": shaping.repeat,
+    "repeat_interleave": shaping.repeat_interleave,
+    "cat": shaping.cat,
+    "concat": shaping.cat,
+    "stack": shaping.stack,
+    "split": shaping.split,
+    "split_with_sizes": shaping.split,
+    "chunk": shaping.split,
+    "tensor_split": shaping.split,
+    "unbind": shaping.unbind,
+    "select": shaping.select,
+    "slice": shaping.slice_,
+    "pad": shaping.pad,
+    "constant_pad_nd": shaping.pad,
+    "roll": shaping.reorder,
+    "flip": shaping.reorder,
+    "tril": shaping.triangle,
+    "triu": shaping.triangle,
+    "glu": shaping.halves,
+    "index_select": shaping.index_select,
+    **{name: arithmetic.pointwise for name in _POINTWISE},
+    **{name: arithmetic.same for name in _SAME},
+    **{name: arithmetic.constant for name in _CONSTANT},
+    **{name: shaping.reshape for name in _RESHAPES},
+    **{f"{kind}{dim}d": convolving.pool for kind in _POOLS for dim in (1, 2, 3)},
+    **{f"upsample_{kind}": convolving.resize for kind in _RESIZES},
+    **{name: arithmetic.reduce for name in ("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod")},
+}
+CHECKS = {"aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar", "aten.sym_constrain_range"}
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": rule for name, rule in _NAMED.items()},
+    **{f"aten.{name}_": rule for name, rule in _NAMED.items()},
+    operator.getitem.__name__: shaping.item,
+}
+
+
+def apply_rule(labels: Labels, node: fx.Node, known: Known, uses: dict[fx.Node, Use]) -> None:
+    """Label the results of a node."""
+    op = Operation(labels, node, known, uses)
+    rule = RULES.get(op.name)
+    first = known.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+    if op.name in CHECKS:
+        known[node] = ()
+    elif isinstance(first, Bundle):
+        known[node] = through_bundle(op, first, rule or shaping.select)
+    elif rule is shaping.reshape and (dim := sliced(op)) is not None:
+        known[node] = bundle(op, dim)
+    else:
+        known[node] = _apply(rule, op)
+
+
+def _apply(rule: Rule | None, op: Operation) -> ValueLabel | Several | Bundle:
+    """A form of an operation that its rule does not foresee counts as unknown: what was united stays united."""
+    try:
+        return rule(op) if rule is not None else op.freeze_everything()
+    except (IndexError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return op.freeze_everything()
