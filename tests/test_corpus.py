@@ -8,19 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from garden import GARDEN
+from garden import GARDEN, planted
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
+from weightspace.corpus.gathering import permuted_gather
 from weightspace.corpus.preparation import Preparation
-from weightspace.corpus.views import WindowSource, permutation_table, whole_networks
+from weightspace.corpus.views import WindowSource, whole_networks
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.supervised import predict_stack, stack_weights
 from weightspace.symmetry.axes import permute
-from weightspace.symmetry.tracing import trace_symmetry
-from weightspace.tokens.layout import plan_layout
+from weightspace.tokens.layout import Role, Style, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights
-from weightspace.weights import WeightsMismatch
+from weightspace.weights import WeightsMismatch, find_aliases
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.growing import grow
@@ -180,17 +180,16 @@ def test_a_reference_member_can_be_named(parts: tuple[Zoo, ...], tmp_path: Path)
         fit_preparation(parts[0], PreparationConfig(reference="nobody"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn-s", "residual", "depthwise", "gated", "tied-transformer"])
-def test_a_permuted_gather_is_gathering_the_permuted_network(name: str) -> None:
-    build, example = GARDEN[name]
-    torch.manual_seed(0)
-    module = build()
-    symmetry, weights = trace_symmetry(module, example), dict(module.state_dict())
-    layout = plan_layout(weights, 16)
-    table = permutation_table(layout, symmetry)
+@pytest.mark.parametrize("style", ["rows", "packed"])
+@pytest.mark.parametrize("name", GARDEN)
+def test_a_permuted_gather_is_permuting_and_then_gathering(name: str, style: Style) -> None:
+    module, _, traced = planted(name)
+    weights, symmetry = dict(module.state_dict()), traced.symmetry
+    roles = {name: Role(*use) for name, use in traced.uses.items()}
+    layout = plan_layout(weights, 16, style=style, roles=roles, aliases=find_aliases(weights))
+    table, whole, flat = permuted_gather(layout, symmetry), layout.table(), flatten_weights(weights, layout)
     moves = table.draw(3, torch.Generator().manual_seed(1))
-    index = layout.table().index.expand(3, -1, -1)
-    flat = flatten_weights(weights, layout)
+    gathered = flat[table.apply(torch.arange(len(layout)).expand(3, -1), moves)]
     for number in range(3):
         permutations, start = {}, 0
         for group, size in symmetry.groups.items():
@@ -198,8 +197,7 @@ def test_a_permuted_gather_is_gathering_the_permuted_network(name: str) -> None:
             assert sorted(permutations[group].tolist()) == list(range(size))
             start += size
         moved = flatten_weights(permute(weights, symmetry, permutations), layout)
-        mask = layout.table().mask
-        assert torch.equal(flat[table.apply(index, moves)[number]][mask], moved[index[number]][mask])
+        assert torch.equal(gathered[number][whole.mask], moved[whole.index][whole.mask])
 
 
 def test_a_batch_holds_one_window_per_member(fitted: Fitted) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from garden import GARDEN, GROUPS, ROUNDED_INSIDE
+from garden import GARDEN, GROUPS, ROUNDED_INSIDE, planted
 from garden.small import ResidualNet
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
@@ -31,10 +31,8 @@ from weightspace.zoo.networks import cnn_s, mlp
 
 
 def traced(name: str) -> tuple[nn.Module, Tensor, Symmetry]:
-    build, example = GARDEN[name]
-    torch.manual_seed(0)
-    module = build()
-    return module, example, trace_symmetry(module, example)
+    module, example, found = planted(name)
+    return module, example, found.symmetry
 
 
 def random_state(module: nn.Module) -> Weights:

@@ -1,14 +1,33 @@
 """Networks that the package is tried on: what people use, and what no part of the package was written for."""
 
+import copy
+import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from garden.sequences import SEQUENCES
 from garden.small import SMALL
 from garden.vision import VISION
+from weightspace.symmetry.tracing import Trace, trace
 
 GARDEN: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {**SMALL, **VISION, **SEQUENCES}
+
+
+@functools.cache
+def _planted(name: str) -> tuple[nn.Module, Tensor, Trace]:
+    build, example = GARDEN[name]
+    torch.manual_seed(0)
+    module = build().eval()
+    return module, example, trace(module, example)
+
+
+def planted(name: str) -> tuple[nn.Module, Tensor, Trace]:
+    """A network of the garden in evaluation mode (a copy), an example of its inputs, and its trace."""
+    module, example, found = _planted(name)
+    return copy.deepcopy(module), example, found
+
 
 # How many groups a human counts. Residual streams are one group each; an attention block has its heads, what
 # queries and keys share within a head, and what values and outputs share; a concatenated axis has one per part.

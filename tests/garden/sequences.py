@@ -143,7 +143,9 @@ class Logits(nn.Module):
 def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=13, n_positions=12, n_embd=12, n_layer=2, n_head=3, use_cache=False)
+    config = GPT2Config(
+        vocab_size=13, bos_token_id=1, eos_token_id=2, n_positions=12, n_embd=12, n_layer=2, n_head=3, use_cache=False
+    )
     return Logits(GPT2LMHeadModel(config))
 
 

@@ -5,7 +5,6 @@ A `Preparation` is saved with the trained model, so raw checkpoints go in and ra
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.symmetry.axes import Permutations, Symmetry, permute
+from weightspace.symmetry.axes import Axis, Permutations, Symmetry, leaves, permute, shape_of
 from weightspace.symmetry.matching import match
 from weightspace.symmetry.proving import SymmetryDisproved
 from weightspace.symmetry.tracing import trace
@@ -274,8 +273,20 @@ def frame_key(architecture: Architecture, symmetry: Symmetry | None) -> str:
         for group in symmetry.groups:
             order[group] = len(order)
         axes = [symmetry.axes[name] for name in architecture.shapes]
-        text += json.dumps([[[(order[group], size) for group, size in axis] for axis in own] for own in axes])
+        text += json.dumps([[_numbered(axis, order) for axis in own] for own in axes])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _numbered(axis: Axis, order: Mapping[str | None, int]) -> list[list[Any]]:
+    """An axis with numbers for the names of its groups."""
+    return [
+        [
+            order[factor.group],
+            factor.size,
+            *([[_numbered(part, order) for part in factor.parts]] if factor.parts else []),
+        ]
+        for factor in axis
+    ]
 
 
 def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Collection[str] = ()) -> Frame:
@@ -315,12 +326,9 @@ def _recorded_symmetry(architecture: Architecture) -> Symmetry | None:
         return None
     try:
         symmetry = Symmetry.from_json(architecture.symmetry)
-        shapes = {
-            name: tuple(math.prod(factor.size for factor in axis) for axis in axes)
-            for name, axes in symmetry.axes.items()
-        }
-        groups = {factor for axes in symmetry.axes.values() for axis in axes for factor in axis if factor.group}
-        fits = all(symmetry.groups.get(str(factor.group)) == factor.size for factor in groups)
+        shapes = {name: shape_of(axes) for name, axes in symmetry.axes.items()}
+        moving = (leaf for axes in symmetry.axes.values() for axis in axes for leaf in leaves(axis) if leaf.group)
+        fits = all(symmetry.groups.get(str(leaf.group)) == leaf.size for leaf in moving)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"expected a symmetry in the entry of {architecture.id}, found something else") from error
     if shapes != architecture.shapes or not fits:

@@ -1,13 +1,11 @@
 """Batches for pre-training: windows of tokens, drawn, permuted and made noisy on the fly.
 
 Paper, section 3.2: two views of a window, one of the aligned network and one of a permuted version of it.
-Deviations: the permutation is composed into the gather index, so a permuted window costs two small look-ups
-(the published code writes 200 permuted copies of every window to disk); each sample has a window and a
+Deviations: the permutation is composed into the gather index (see `gathering`); each sample has a window and a
 permutation of its own; a batch holds at most one window per member, so that no two views of one member are
 taken for negatives; a window longer than the network is padded and masked.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weightspace.corpus.corpus import Corpus, CorpusPart
-from weightspace.symmetry.axes import Symmetry
-from weightspace.tokens.layout import TokenLayout
+from weightspace.corpus.gathering import permuted_gather
 from weightspace.tokens.windows import random_starts
 
 
@@ -43,57 +40,6 @@ class Batch(NamedTuple):
         return int(self.mask.sum()) * len(self.targets)
 
 
-@dataclass(frozen=True)
-class PermutationTable:
-    """A symmetry in the form that permutes gather indices.
-
-    Element `j` of the flat vector lies at entry `slot` of up to F groups; moving that group's entry by `d`
-    moves the element by `stride * d`. Unused factors have stride 0.
-    """
-
-    slots: Int[Tensor, "size factors"]
-    strides: Int[Tensor, "size factors"]
-    groups: tuple[int, ...]
-
-    def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, "count slots"]:
-        """How far every entry of every group moves, under `count` random permutations."""
-        parts = []
-        for size in self.groups:
-            permutation = torch.rand(count, size, generator=generator).argsort(1)
-            parts.append(permutation - torch.arange(size))
-        return torch.cat(parts, dim=1) if parts else torch.zeros(count, 1, dtype=torch.int64)
-
-    def apply(self, index: Int[Tensor, "count window width"], moves: Int[Tensor, "count slots"]) -> Tensor:
-        """Gather indices of the permuted networks."""
-        moved = index.clone()
-        for factor in range(self.slots.shape[1]):
-            slot = self.slots[:, factor][index].flatten(1)
-            moved += self.strides[:, factor][index] * moves.gather(1, slot).view_as(index)
-        return moved
-
-
-def permutation_table(layout: TokenLayout, symmetry: Symmetry) -> PermutationTable:
-    """Tabulate a symmetry over the flat vector of a layout."""
-    starts, first = {}, 0
-    for group, size in symmetry.groups.items():
-        starts[group], first = first, first + size
-    columns: list[tuple[int, Tensor, Tensor, int]] = []
-    most = 1
-    for name, shape in layout.shapes.items():
-        element, remaining, used = torch.arange(torch.Size(shape).numel()), torch.Size(shape).numel(), 0
-        for factor in (factor for axis in symmetry.axes[name] for factor in axis):
-            remaining //= factor.size
-            if factor.group is not None:
-                slot = starts[factor.group] + element // remaining % factor.size
-                columns.append((used, layout.offsets[name] + element, slot, remaining))
-                used += 1
-        most = max(most, used)
-    slots, strides = (torch.zeros(layout.size, most, dtype=torch.int64) for _ in range(2))
-    for used, place, slot, stride in columns:
-        slots[place, used], strides[place, used] = slot, stride
-    return PermutationTable(slots, strides, tuple(symmetry.groups.values()))
-
-
 class WindowSource:
     """Draws batches from a corpus; a pure function of the generator it is given."""
 
@@ -101,7 +47,7 @@ class WindowSource:
         self.window = window
         self._parts = corpus.parts
         self._tables = [
-            permutation_table(part.frame.layout, part.frame.symmetry) if part.frame.symmetry is not None else None
+            permuted_gather(part.frame.layout, part.frame.symmetry) if part.frame.symmetry is not None else None
             for part in corpus.parts
         ]
         self._members = [(number, member) for number, part in enumerate(corpus.parts) for member in part.checkpoints_of]
@@ -143,12 +89,19 @@ class WindowSource:
         index, tensor = part.tokens.index[token], part.tokens.tensor[token]
         views = []
         for shuffle in permuted:
-            own = table.apply(index, table.draw(len(rows), generator)) if shuffle and table is not None else index
-            values = part.flat[rows[:, None, None], own]
-            views.append(part.frame.statistics.apply(values, tensor) * mask)
+            own = table.apply(token, table.draw(len(rows), generator)) if shuffle and table is not None else index
+            views.append(part.frame.statistics.apply(gather(part.flat, rows, own), tensor) * mask)
         targets = torch.stack(views)
         bias = part.frame.layout.is_bias[tensor] & mask
         return Batch(targets, targets, mask, bias, present, part.tokens.positions[token])
+
+
+def gather(
+    flat: Float[Tensor, "checkpoints size"], rows: Int[Tensor, "batch"], index: Int[Tensor, "batch window width"]
+) -> Float[Tensor, "batch window width"]:
+    """The entries `index` of the flat vectors `rows`."""
+    places = index + (rows * flat.shape[1])[:, None, None]
+    return flat.reshape(-1).index_select(0, places.flatten()).view(index.shape)
 
 
 def whole_networks(part: CorpusPart, rows: slice) -> Float[Tensor, "checkpoints tokens width"]:

@@ -58,27 +58,31 @@ def prove_unchanged(
         SymmetryDisproved, InputError: as for `prove_symmetry`.
     """
     module = copy_module(module).to(torch.float64)
-    aliases = find_aliases(module.state_dict(keep_vars=True))
     for attempt, gain in enumerate(GAINS):
-        generator = derive_generator(seed, "proof", attempt)
-        weights = random_weights(module, generator, gain=gain)
-        inputs = _random_inputs(module, weights, (examples, dict(named)), generator)
-        before = _provable_outputs(module, weights, inputs)
-        scale = max(1.0, *(float(value.abs().max()) for value in before))
-        allowed = TOLERANCE * scale
+        _prove_once(module, change, groups, (examples, dict(named)), derive_generator(seed, "proof", attempt), gain)
 
-        def difference(group: str | None, inputs: Any = inputs, weights: Weights = weights) -> float:
-            moved = change(weights, group, generator)
-            moved.update({alias: moved[name] for alias, name in aliases.items()})
-            return _difference(before, _outputs(module, moved, inputs))  # noqa: B023 # called in this turn only
 
-        worst = difference(None)
-        if not worst <= allowed:
-            found = {group: difference(group) for group in groups}
-            guilty = [group for group, own in found.items() if not own <= allowed]
-            what = f"group {', '.join(guilty)}" if guilty else "all groups together"
-            worst = max((found[group] for group in guilty), default=worst)
-            raise SymmetryDisproved(f"moving {what} changed the outputs by {worst:.2g} (their size is {scale:.2g})")
+def _prove_once(
+    module: nn.Module, change: Change, groups: list[str], examples: Any, generator: torch.Generator, gain: float
+) -> None:
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    weights = random_weights(module, generator, gain=gain)
+    inputs = _random_inputs(module, weights, examples, generator)
+    before = _provable_outputs(module, weights, inputs)
+    scale = max(1.0, *(float(value.abs().max()) for value in before))
+
+    def difference(group: str | None) -> float:
+        moved = change(weights, group, generator)
+        moved.update({alias: moved[name] for alias, name in aliases.items()})
+        return _difference(before, _outputs(module, moved, inputs))
+
+    worst = difference(None)
+    if not worst <= TOLERANCE * scale:
+        found = {group: difference(group) for group in groups}
+        guilty = [group for group, own in found.items() if not own <= TOLERANCE * scale]
+        what = f"group {', '.join(guilty)}" if guilty else "all groups together"
+        worst = max((found[group] for group in guilty), default=worst)
+        raise SymmetryDisproved(f"moving {what} changed the outputs by {worst:.2g} (their size is {scale:.2g})")
 
 
 def random_weights(module: nn.Module, generator: torch.Generator, *, gain: float = 1.0) -> Weights:
@@ -108,7 +112,7 @@ def _random_inputs(module: nn.Module, weights: Weights, examples: Any, generator
         try:
             _outputs(module, weights, inputs)
             return inputs
-        except Exception:  # noqa: BLE001, S110 # a module may insist on its batch size in any way it likes
+        except Exception:  # noqa: BLE001 # a module may insist on its batch size in any way it likes
             pass
     return torch.utils._pytree.tree_unflatten([_random_like(value, generator) for value in flat], spec)
 

@@ -92,16 +92,13 @@ def einsum(op: Operation) -> ValueLabel:
     """An Einstein sum: axes with one letter move together, and sums do not depend on order."""
     equation, operands = op.argument(0), op.argument(1)
     inputs, _, result = equation.replace(" ", "").partition("->")
-    letters: dict[str, AxisLabel] = {}
     if "." in equation or not result:
         return op.frozen_result()
-    for letter, axis in (
-        pair for name, own in zip(inputs.split(","), operands, strict=True) for pair in zip(name, op.label(own))
-    ):
-        if letters.get(letter):
-            op.labels.unite(letters[letter], axis)
-        else:
-            letters[letter] = axis
+    letters: dict[str, AxisLabel] = {}
+    for name, operand in zip(inputs.split(","), operands, strict=True):
+        for letter, axis in zip(name, op.label(operand), strict=True):
+            op.labels.unite(letters.get(letter, ()), axis)
+            letters[letter] = letters.get(letter) or axis
     return tuple(letters[letter] for letter in result)
 
 

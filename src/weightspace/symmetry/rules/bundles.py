@@ -5,10 +5,12 @@ between the three. A label of the whole would (one label per axis), so such a va
 slices until they are taken.
 """
 
+from typing import Any
+
 from torch import fx
 
 from weightspace.symmetry.labels import AxisLabel
-from weightspace.symmetry.rules.operation import Bundle, Operation, Rule, Several, dims_of, shapes_of_node
+from weightspace.symmetry.rules.operation import Bundle, Operation, Rule, Several, dims_of, shapes_of_node, values_of
 
 MOVING = {
     "aten.permute",
@@ -47,7 +49,7 @@ def through_bundle(op: Operation, found: Bundle, rule: Rule) -> Bundle | Several
     """What becomes of a bundle: it is moved as a whole, or its slices are taken."""
     if op.name in MOVING:
         moved = [rule(op._replace(known={**op.known, op.argument(0): value})) for value in found.values]
-        return Bundle(found.along, tuple(value for value in moved if isinstance(value, tuple)))
+        return Bundle(found.along, tuple(values_of(value)[0] for value in moved))
     slices = [tuple(axis for axis in value if axis != found.along) for value in found.values]
     return Several(tuple(slices)) if op.name == "aten.unbind" else slices[op.argument(2, "index")]
 
@@ -72,15 +74,15 @@ def _takes(user: fx.Node, node: fx.Node, dim: int, rank: int) -> bool:
 def _order(user: fx.Node, name: str, rank: int) -> list[int | None]:
     """Which old axis every new axis is; None for a new one."""
     order: list[int | None] = list(range(rank))
-    dims = user.args[1] if len(user.args) > 1 else None
+    given: Any = user.args[1:]
     if name == "aten.permute":
-        return [dim % rank for dim in dims]  # type: ignore[union-attr] # a list, says the operator
+        return [dim % rank for dim in given[0]]
     if name == "aten.transpose":
-        first, second = (int(dim) % rank for dim in user.args[1:3])  # type: ignore[call-overload] # numbers
+        first, second = (dim % rank for dim in given)
         order[first], order[second] = order[second], order[first]
     elif name == "aten.unsqueeze":
-        order.insert(int(dims) % (rank + 1), None)  # type: ignore[call-overload] # a number
+        order.insert(given[0] % (rank + 1), None)
     elif name == "aten.squeeze":
-        gone = dims_of(dims, rank)
-        order = [dim for dim in range(rank) if dim not in gone or shapes_of_node(user.args[0])[0][dim] != 1]  # type: ignore[arg-type] # a node
+        gone, shape = dims_of(given[0] if given else None, rank), shapes_of_node(user.all_input_nodes[0])[0]
+        order = [dim for dim in range(rank) if dim not in gone or shape[dim] != 1]
     return order

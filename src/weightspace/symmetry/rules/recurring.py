@@ -1,5 +1,7 @@
 """Recurrent layers: the hidden units of every layer and direction move, gates stand still."""
 
+from typing import Any
+
 from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
 from weightspace.symmetry.rules.operation import Operation, Several
 
@@ -12,7 +14,7 @@ def recurrent(op: Operation) -> ValueLabel | Several:
     Weights [gates x hidden, inputs] and [gates x hidden, hidden]; projections and packed sequences have no rule.
     """
     kind = op.name.removeprefix("aten.")
-    arguments = op.node.args
+    arguments: Any = op.node.args
     if len(arguments) != 9 or not isinstance(arguments[8], bool):
         return op.freeze_everything()
     _, starts, weights, has_bias, layers, _, _, two_ways, _ = arguments

@@ -19,9 +19,8 @@ _POINTWISE = """
     logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not isnan isinf
 """.split()
 _SAME = """
-    dropout feature_dropout alpha_dropout native_dropout clone contiguous detach alias to _to_copy type_as float
-    lift_fresh_copy positive softmax log_softmax _softmax _log_softmax _safe_softmax _conj resolve_conj
-    resolve_neg
+    dropout feature_dropout alpha_dropout native_dropout clone contiguous detach alias to _to_copy type_as
+    lift_fresh_copy positive softmax log_softmax _softmax _log_softmax _safe_softmax
 """.split()
 _CONSTANT = "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor".split()
 _RESHAPES = "flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as reshape_as".split()
@@ -64,7 +63,7 @@ _NAMED: dict[str, Rule] = {
     "_weight_norm_interface": normalizing.weight_norm,
     "scaled_dot_product_attention": attending.attention,
     "embedding": attending.embedding,
-    **{kind: recurring.recurrent for kind in recurring.GATES},
+    **dict.fromkeys(recurring.GATES, recurring.recurrent),
     "permute": shaping.permute,
     "transpose": shaping.transpose,
     "t": shaping.transpose,
@@ -94,13 +93,13 @@ _NAMED: dict[str, Rule] = {
     "triu": shaping.triangle,
     "glu": shaping.halves,
     "index_select": shaping.index_select,
-    **{name: arithmetic.pointwise for name in _POINTWISE},
-    **{name: arithmetic.same for name in _SAME},
-    **{name: arithmetic.constant for name in _CONSTANT},
-    **{name: shaping.reshape for name in _RESHAPES},
+    **dict.fromkeys(_POINTWISE, arithmetic.pointwise),
+    **dict.fromkeys(_SAME, arithmetic.same),
+    **dict.fromkeys(_CONSTANT, arithmetic.constant),
+    **dict.fromkeys(_RESHAPES, shaping.reshape),
     **{f"{kind}{dim}d": convolving.pool for kind in _POOLS for dim in (1, 2, 3)},
     **{f"upsample_{kind}": convolving.resize for kind in _RESIZES},
-    **{name: arithmetic.reduce for name in ("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod")},
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod"), arithmetic.reduce),
 }
 CHECKS = {"aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar", "aten.sym_constrain_range"}
 RULES: dict[str, Rule] = {
