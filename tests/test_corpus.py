@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from garden import GARDEN, planted
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
-from weightspace.corpus.gathering import permuted_gather
+from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import WindowSource, whole_networks
 from weightspace.errors import InputError
@@ -187,13 +187,17 @@ def test_a_permuted_gather_is_permuting_and_then_gathering(name: str, style: Sty
     weights, symmetry = dict(module.state_dict()), traced.symmetry
     roles = {name: Role(*use) for name, use in traced.uses.items()}
     layout = plan_layout(weights, 16, style=style, roles=roles, aliases=find_aliases(weights))
-    table, whole, flat = permuted_gather(layout, symmetry), layout.table(), flatten_weights(weights, layout)
-    moves = table.draw(3, torch.Generator().manual_seed(1))
-    gathered = flat[table.apply(torch.arange(len(layout)).expand(3, -1), moves)]
+    table, whole, flat = window_gather(layout, symmetry), layout.table(), flatten_weights(weights, layout)
+    token, starts = np.tile(np.arange(len(layout)), (3, 1)), np.zeros(3, dtype=np.int64)
+    moves = table.draw(token, torch.Generator().manual_seed(1))
+    gathered = table.gather(flat[None], token, starts, moves)
+    plain = table.gather(flat[None], token, starts)[0]
+    assert torch.equal(plain[whole.mask], flat[whole.index][whole.mask])
+    assert style == "packed" or not plain[~whole.mask].any()
     for number in range(3):
         permutations, start = {}, 0
         for group, size in symmetry.groups.items():
-            permutations[group] = moves[number, start : start + size] + torch.arange(size)
+            permutations[group] = torch.from_numpy(moves[number, start : start + size]) + torch.arange(size)
             assert sorted(permutations[group].tolist()) == list(range(size))
             start += size
         moved = flatten_weights(permute(weights, symmetry, permutations), layout)

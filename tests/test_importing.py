@@ -362,7 +362,7 @@ def test_hugging_face_folders_are_one_member_each(tmp_path: Path) -> None:
 
 def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     from garden.small import ResidualNet
-    from weightspace.cli.zoos import describe_given
+    from weightspace.cli.symmetries import describe_given
     from weightspace.corpus.config import PreparationConfig
     from weightspace.corpus.preparation import plan_frame
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from weightspace import __version__
-from weightspace.cli import models, networks, reports, zoos
+from weightspace.cli import models, networks, reports, symmetries, zoos
 from weightspace.errors import InputError
 
 LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
@@ -21,7 +21,7 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
 )
 for command in (
-    *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, zoos.symmetry),
+    *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, symmetries.symmetry, symmetries.align),
     *(models.pretrain, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
 ):
     app.command(command)

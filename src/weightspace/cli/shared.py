@@ -25,6 +25,7 @@ Ray = Annotated[
         help="Run on a Ray cluster: its address, or 'local' for one on this machine (needs the extra weightspace[ray])."
     ),
 ]
+PLOTS = (".png", ".svg", ".pdf")
 Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.")]
 
 
@@ -53,6 +54,12 @@ def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
     from weightspace.zoo.zoo import Zoo
 
     return Zoo.open(folder).split(*shares, seed=seed)
+
+
+def require_plot(plot: Path) -> None:
+    """Refuse a picture in a format that we do not draw."""
+    if plot.suffix not in PLOTS:
+        raise InputError(f"expected a plot as {', '.join(PLOTS)}, found '{plot}'")
 
 
 def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool) -> None:

@@ -15,16 +15,16 @@ from weightspace.cli.shared import (
     prepare_torch,
     print_json,
     print_result,
+    require_plot,
 )
-from weightspace.errors import InputError, require_between
+from weightspace.cli.symmetries import describe_given
+from weightspace.errors import require_between
 from weightspace.zoo.config import GrowConfig, ImportConfig, apply_choices
 
 if TYPE_CHECKING:
-    from weightspace.zoo.architecture import Architecture
     from weightspace.zoo.zoo import Zoo
 
 REASONS_SHOWN, NAMES_SHOWN = 5, 3
-PLOTS = (".png", ".svg", ".pdf")
 
 
 def grow(
@@ -218,57 +218,14 @@ def publish(
     print_result(out, line, published, as_json)
 
 
-def symmetry(factory: str, /, *, example: str, as_json: Json = False) -> None:
-    """Derive a module's permutation symmetry from its graph, prove it, and print it.
-
-    Parameters
-    ----------
-    factory
-        module:callable that returns an nn.Module; it is imported and called.
-    example
-        Shape of an input, batch first, such as 2,3,32,32.
-    """
-    prepare_torch()
-    from weightspace.symmetry.tracing import trace_symmetry
-    from weightspace.zoo.architecture import build_module, example_input
-
-    found = trace_symmetry(build_module(factory), example_input(example))
-    if as_json:
-        print_json(found.to_json())
-    else:
-        print(found.report())
-
-
 def save_plot(opened: "Zoo", plot: Path, force: bool) -> None:
     """Draw a zoo into a file."""
     from weightspace.outputs import new_file
     from weightspace.report.zoo_plot import save_zoo_plot
 
-    if plot.suffix not in PLOTS:
-        raise InputError(f"expected a plot as {', '.join(PLOTS)}, found '{plot}'")
+    require_plot(plot)
     with new_file(plot, force=force) as path:
         save_zoo_plot(opened, path)
-
-
-def describe_given(factory: str, example: str) -> "Architecture":
-    """The architecture of a module that the user names, with its symmetry if one can be derived."""
-    from dataclasses import replace
-
-    from weightspace.symmetry.proving import SymmetryDisproved
-    from weightspace.symmetry.tracing import trace_symmetry
-    from weightspace.zoo.architecture import Architecture, build_module, example_input
-
-    if not example:
-        raise InputError("expected --example with the shape of an input for --architecture, found none")
-    inputs, module = example_input(example), build_module(factory)
-    shape = tuple(inputs.shape)
-    described = Architecture.of_module(
-        module, id=factory.replace(":", "."), factory=factory, arguments={}, example_shape=shape
-    )
-    try:
-        return replace(described, symmetry=trace_symmetry(module, inputs).to_json())
-    except (InputError, SymmetryDisproved) as refusal:
-        return replace(described, note=f"no symmetry: {refusal}")
 
 
 def print_remarks(notes: Mapping[str, int], left_out: Sequence[Mapping[str, str]]) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weightspace.corpus.config import PreparationConfig
@@ -34,6 +35,20 @@ from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 CHUNK = 256
 
 
+class TokenArrays(NamedTuple):
+    """Per token and entry: whether it is real, whether it is a bias, mean and deviation; and positions."""
+
+    mask: Bool[np.ndarray, "tokens width"]
+    bias: Bool[np.ndarray, "tokens width"]
+    mean: Float[np.ndarray, "tokens width"]
+    std: Float[np.ndarray, "tokens width"]
+    positions: Int[np.ndarray, "tokens 4"]
+
+    def take(self, which: str, token: Int[np.ndarray, "count window"]) -> Tensor:
+        """One of the tables for windows of tokens."""
+        return torch.from_numpy(getattr(self, which).take(token, axis=0))
+
+
 @dataclass(frozen=True, eq=False)
 class CorpusPart:
     """All checkpoints that share a frame.
@@ -53,6 +68,18 @@ class CorpusPart:
     def tokens(self) -> TokenTable:
         """The index table of a whole network of this part."""
         return self.frame.layout.table()
+
+    @cached_property
+    def tables(self) -> "TokenArrays":
+        """What a token's entries are, in the form that windows are gathered with."""
+        tokens, statistics = self.tokens, self.frame.statistics
+        return TokenArrays(
+            mask=tokens.mask.numpy(),
+            bias=self.frame.layout.is_bias[tokens.tensor].numpy(),
+            mean=statistics.entries("mean", tokens.tensor).numpy(),
+            std=statistics.entries("std", tokens.tensor).numpy(),
+            positions=tokens.positions.numpy(),
+        )
 
     @cached_property
     def checkpoints_of(self) -> dict[str, list[int]]:

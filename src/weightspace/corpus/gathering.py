@@ -1,129 +1,240 @@
-"""Gather indices of token windows, of networks as they are and of permuted ones.
+"""Gather windows of tokens, of networks as they are and of permuted ones.
 
 A token is a run of one tensor's row, so where an entry lies splits into a part that only its row decides and a
 part that only its column decides; a permutation moves the two parts independently. A permuted window therefore
 costs one look-up per token, one per column of the tensors it shows, and the addition of both; nothing is
 copied and nothing is kept (the published code writes 200 permuted copies of every window to disk).
+
+In numpy, whose look-ups take a fraction of torch's time here.
 """
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weightspace.symmetry.axes import Axis, Symmetry
+from weightspace.symmetry.axes import Axis, Factor, Symmetry, groups_of
 from weightspace.symmetry.blocks import blocks_of
 from weightspace.tokens.layout import Block, TokenLayout
 
+# So few slots are quickest sorted together.
+FEW_SLOTS = 512
 
-@dataclass(frozen=True, eq=False)
-class _Moves:
+Indices = np.ndarray
+
+
+class _Moves(NamedTuple):
     """How far every entry of an axis goes: by the sum of `strides * moves[slots]`; unused ones have stride 0."""
 
-    slots: Int[Tensor, "size factors"]
-    strides: Int[Tensor, "size factors"]
+    slots: Int[Indices, "factors *size"]
+    strides: Int[Indices, "factors *size"]
 
 
 @dataclass(frozen=True, eq=False)
-class PermutedGather:
-    """A symmetry in the form that permutes the gather indices of a layout's tokens.
+class _Family:
+    """Runs of columns with equally many entries, so that nothing is spent on padding.
 
     Attributes:
-        groups: the size of every group; their entries are numbered one group after the other as `slots`.
-        rows: for every row of every tensor its number in the tensor, and how a permutation moves it.
-        row_of, columns_of: for every token its (first) row, and its run of columns.
-        columns: for every run of columns where its entries lie in row 0, and how a permutation moves them.
+        columns: where the entries of each run lie in row 0.
+        slots, strides: how a permutation moves them: by the sum of `strides * moves[slots]`; entries that stay have
+            the last slot, whose move is 0.
         row_stride: how far apart in the flat vector two rows of an entry are.
-        row_within: in a token of several rows, which of them an entry is in; None if no token has several.
-        size: the length of the flat vector.
+        row_within: in tokens of several rows, which of them an entry is in; None for tokens of one row.
+        bias: whether the last entry is the bias, whose rows lie side by side.
     """
 
-    size: int
+    columns: Int[Indices, "runs length"]
+    slots: Int[Indices, "factors runs length"]
+    strides: Int[Indices, "factors runs 1"]
+    row_stride: Int[Indices, "runs length"]
+    row_within: Int[Indices, "runs length"] | None
+    bias: bool
+
+    def place(self, run: Int[Indices, "tokens"], network: Int[Indices, "tokens"], moves: Indices | None) -> Indices:
+        """Where the columns of every token lie in row 0: computed once per network and run."""
+        if moves is None:
+            return self.columns.take(run, axis=0)
+        runs, key = len(self.columns), network
+        which, own = np.arange(len(moves)), np.zeros(len(moves), dtype=np.int64)
+        if runs > 1:
+            pair = run + runs * network
+            used = np.zeros(runs * len(moves), dtype=bool)
+            used[pair] = True
+            which, own = np.divmod(np.flatnonzero(used), runs)
+            key = (used.cumsum() - 1).take(pair)
+        found = self.columns.take(own, axis=0)
+        first = (which * moves.shape[1])[:, None]
+        for slots, strides in zip(self.slots, self.strides, strict=True):
+            place = slots.take(own, axis=0)
+            place += first
+            moved = moves.reshape(-1).take(place)
+            moved *= strides.take(own, axis=0)
+            found += moved
+        return found.take(key, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class WindowGather:
+    """The tokens of a layout, and a symmetry, in the form that windows are gathered with.
+
+    Attributes:
+        width: numbers per token.
+        groups: the sizes of the groups; their entries, one group after the other, are numbered as slots.
+        families: the runs of columns, by how many entries they have.
+        family_of, run_of, row_of: for every token its family, its run in the family, and its (first) row.
+        rows: for every row of every tensor its number in the tensor, and how a permutation moves it.
+        touched: for every token which groups move something that it shows.
+    """
+
+    width: int
     groups: tuple[int, ...]
-    rows: Int[Tensor, "rows"]
+    families: tuple[_Family, ...]
+    family_of: Int[Indices, "tokens"]
+    run_of: Int[Indices, "tokens"]
+    row_of: Int[Indices, "tokens"]
+    rows: Int[Indices, "rows"]
     row_moves: _Moves
-    row_of: Int[Tensor, "tokens"]
-    columns_of: Int[Tensor, "tokens"]
-    columns: Int[Tensor, "runs width"]
-    column_moves: _Moves
-    row_stride: Int[Tensor, "runs width"]
-    row_within: Int[Tensor, "runs width"] | None
+    touched: Bool[Indices, "tokens groups"]
 
-    def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, "count slots"]:
-        """How far every entry of every group moves, under `count` random permutations."""
-        parts = []
-        for size in self.groups:
-            permutation = torch.rand(count, size, generator=generator).argsort(1)
-            parts.append(permutation - torch.arange(size))
-        return torch.cat(parts, dim=1) if parts else torch.zeros(count, 1, dtype=torch.int64)
+    def draw(self, token: Int[Indices, "count window"], generator: torch.Generator) -> Int[Indices, "count slots"]:
+        """How far every entry of every group moves, under a random permutation of what each window shows; last a 0."""
+        slots = sum(self.groups)
+        if slots <= FEW_SLOTS:
+            keys = torch.rand(len(token), slots, generator=generator, dtype=torch.float64).numpy()
+            keys += np.arange(len(self.groups)).repeat(self.groups)
+            return np.pad(keys.argsort(axis=1) - np.arange(slots), ((0, 0), (0, 1)))
+        source = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        needed = self.touched[token].any(axis=1)
+        moves, first = np.zeros((len(token), slots + 1), dtype=np.int64), 0
+        for number, size in enumerate(self.groups):
+            networks = np.flatnonzero(needed[:, number])
+            entries = np.broadcast_to(np.arange(size), (len(networks), size))
+            moves[networks, first : first + size] = source.permuted(entries, axis=1) - entries
+            first += size
+        return moves
 
-    def apply(
-        self, token: Int[Tensor, "count window"], moves: Int[Tensor, "count slots"]
-    ) -> Int[Tensor, "count window width"]:
-        """Gather indices of the windows of permuted networks; anything within the vector where there is padding."""
-        run = self.columns_of[token]
-        index = self._columns(run, moves)
-        row = self._rows(token, run, moves)
-        index.addcmul_(self.row_stride[run], row)
-        # The last token of a tensor may have room for rows that the tensor lacks.
-        return index if self.row_within is None else index.clamp_max_(self.size - 1)
+    def gather(
+        self,
+        flat: Float[Tensor, "networks size"],
+        token: Int[Indices, "count window"],
+        starts: Int[Indices, "count"],
+        moves: Int[Indices, "count slots"] | None = None,
+    ) -> Float[Tensor, "count window width"]:
+        """Windows of tokens; 0 in the padding (in a token of several rows: some entry of the network).
 
-    def _columns(self, run: Int[Tensor, "count window"], moves: Tensor) -> Tensor:
-        """Where the columns of every token lie in row 0: computed once per network and run of columns."""
-        count, runs = len(run), len(self.columns)
-        key = run + runs * torch.arange(count)[:, None]
-        used = torch.zeros(count * runs, dtype=torch.bool)
-        used[key] = True
-        pairs = used.nonzero()[:, 0]
-        network, own = pairs // runs, pairs % runs
-        found = self.columns[own]
-        width = found.shape[1]
-        slots, strides = (part.view(runs, width, -1) for part in (self.column_moves.slots, self.column_moves.strides))
-        first = network[:, None] * moves.shape[1]
-        for factor in range(slots.shape[2]):
-            found += strides[own, :, factor] * moves.view(-1)[first + slots[own, :, factor]]
-        return found[(used.cumsum(0) - 1)[key]]
+        Args:
+            flat: flat vectors of weights, one after the other.
+            token: which tokens each window shows.
+            starts: where each window's network begins in `flat`.
+            moves: from `draw`; without it networks are taken as they are.
+        """
+        count, window = token.shape
+        vector, tokens = flat.view(-1).numpy(), token.reshape(-1)
+        network = np.arange(count).repeat(window)
+        shown = _Shown(
+            run=self.run_of.take(tokens), row=self.row_of.take(tokens), network=network, first=starts.take(network)
+        )
+        row = self._moved(shown.row, network, moves)
+        values = np.zeros((count * window, self.width), dtype=np.float32)
+        family_of = self.family_of.take(tokens)
+        for number, family in enumerate(self.families):
+            places = np.flatnonzero(family_of == number)
+            if len(places):
+                own = _Shown(*(part.take(places) for part in shown))
+                index = self._index(family, own, row.take(places), moves)
+                values[places, : index.shape[1]] = vector.take(index, mode="clip")
+        return torch.from_numpy(values).view(count, window, self.width)
 
-    def _rows(self, token: Tensor, run: Tensor, moves: Tensor) -> Tensor:
-        """The row of every entry in the permuted network, one for a token where it has one row."""
-        row = self.row_of[token][..., None]
-        if self.row_within is not None:
-            row = (row + self.row_within[run]).clamp_max(len(self.rows) - 1)
-        moved = self.rows[row]
-        first = (torch.arange(len(token)) * moves.shape[1])[:, None, None]
-        for factor in range(self.row_moves.slots.shape[1]):
-            slot = self.row_moves.slots[:, factor][row]
-            moved = moved + self.row_moves.strides[:, factor][row] * moves.view(-1)[first + slot]
+    def _index(
+        self, family: _Family, shown: "_Shown", row: Indices, moves: Indices | None
+    ) -> Int[Indices, "tokens length"]:
+        index = family.place(shown.run, shown.network, moves)
+        if family.row_within is not None:
+            # The last token of a tensor may have room for rows that the tensor lacks.
+            within = shown.row[:, None] + family.row_within.take(shown.run, axis=0)
+            moved = self._moved(within.clip(max=len(self.rows) - 1), shown.network[:, None], moves)
+            return index + family.row_stride.take(shown.run, axis=0) * moved + shown.first[:, None]
+        last = index[:, -1] + row + shown.first
+        index += (row * family.row_stride[:, 0].take(shown.run) + shown.first)[:, None]
+        if family.bias:
+            index[:, -1] = last
+        return index
+
+    def _moved(self, row: Indices, network: Indices, moves: Indices | None) -> Indices:
+        """The number of rows in their tensor, after permutation."""
+        moved = self.rows.take(row)
+        if moves is not None:
+            first = network * moves.shape[1]
+            for slots, strides in zip(*self.row_moves, strict=True):
+                moved += strides.take(row) * moves.reshape(-1).take(slots.take(row) + first)
         return moved
 
 
-def permuted_gather(layout: TokenLayout, symmetry: Symmetry) -> PermutedGather:
-    """Tabulate a symmetry over the rows and columns of a layout's tensors."""
+class _Shown(NamedTuple):
+    """What tokens show: their run, first row, network, and where that begins."""
+
+    run: Int[Indices, "tokens"]
+    row: Int[Indices, "tokens"]
+    network: Int[Indices, "tokens"]
+    first: Int[Indices, "tokens"]
+
+
+def window_gather(layout: TokenLayout, symmetry: Symmetry | None) -> WindowGather:
+    """Tabulate a layout and a symmetry (None: nothing can be permuted) over the rows and columns of tensors."""
     starts, first = {}, 0
-    for group, size in symmetry.groups.items():
+    for group, size in symmetry.groups.items() if symmetry is not None else ():
         starts[group], first = first, first + size
-    plans = [_Plan(layout, block, symmetry.axes[block.name], starts) for block in layout.blocks]
-    row_of, columns_of, rows, runs = [], [], 0, 0
+    still = {name: tuple((Factor(None, size),) for size in shape) for name, shape in layout.shapes.items()}
+    axes = symmetry.axes if symmetry is not None else still
+    plans = [_Plan(layout, block, axes[block.name], starts, first) for block in layout.blocks]
+    members: dict[tuple[int, bool, bool], list[tuple[_Plan, int]]] = {}
+    family_of, run_of, row_of, rows = [], [], [], 0
     for plan in plans:
-        token = torch.arange(plan.block.count)
+        own = [members.setdefault(key, []) for key in map(plan.family, range(plan.block.chunks))]
+        runs = []
+        for chunk, family in enumerate(own):
+            runs.append(len(family))
+            family.append((plan, chunk))
+        numbers = [list(members.values()).index(family) for family in own]
+        token = np.arange(plan.block.count)
+        family_of.append(np.array(numbers)[token % plan.block.chunks])
+        run_of.append(np.array(runs)[token % plan.block.chunks])
         row_of.append(rows + token // plan.block.chunks * plan.block.packed)
-        columns_of.append(runs + token % plan.block.chunks)
-        rows, runs = rows + plan.block.rows, runs + plan.block.chunks
-    packed = any(block.packed > 1 for block in layout.blocks)
-    return PermutedGather(
-        size=layout.size,
-        groups=tuple(symmetry.groups.values()),
-        rows=torch.cat([torch.arange(plan.block.rows) for plan in plans]),
-        row_moves=_stacked([plan.row_moves for plan in plans]),
-        row_of=torch.cat(row_of),
-        columns_of=torch.cat(columns_of),
-        columns=torch.cat([plan.in_runs(plan.columns) for plan in plans]),
-        column_moves=_stacked([plan.column_moves_in_runs for plan in plans]),
-        row_stride=torch.cat([plan.in_runs(plan.row_stride) for plan in plans]),
-        row_within=torch.cat([plan.row_within for plan in plans]) if packed else None,
+        rows += plan.block.rows
+    return WindowGather(
+        width=layout.width,
+        groups=tuple(symmetry.groups.values()) if symmetry is not None else (),
+        families=tuple(_family(own, key) for key, own in members.items()),
+        family_of=np.concatenate(family_of),
+        run_of=np.concatenate(run_of),
+        row_of=np.concatenate(row_of),
+        rows=np.concatenate([np.arange(plan.block.rows) for plan in plans]),
+        row_moves=_side_by_side([plan.row_moves for plan in plans]),
+        touched=np.concatenate([np.tile(plan.touched, (plan.block.count, 1)) for plan in plans]),
+    )
+
+
+def _family(members: "list[tuple[_Plan, int]]", key: tuple[int, bool, bool]) -> _Family:
+    length, several, bias = key
+    moves = [plan.moves_in_chunk(chunk) for plan, chunk in members]
+    shape = (max(len(own.slots) for own in moves), len(members))
+    slots = np.full((*shape, length), members[0][0].still)
+    strides = np.zeros((*shape, 1), dtype=np.int64)
+    for run, own in enumerate(moves):
+        slots[: len(own.slots), run], strides[: len(own.slots), run, 0] = own
+    return _Family(
+        columns=np.stack([plan.in_chunk(plan.columns, chunk) for plan, chunk in members]),
+        slots=slots,
+        strides=strides,
+        row_stride=np.stack([plan.in_chunk(plan.row_stride, chunk) for plan, chunk in members]),
+        row_within=np.stack([np.arange(length) // plan.block.row_length for plan, _ in members]) if several else None,
+        bias=bias,
     )
 
 
@@ -135,6 +246,35 @@ class _Plan:
     block: Block
     axes: tuple[Axis, ...]
     starts: dict[str, int]
+    still: int
+
+    def family(self, chunk: int) -> tuple[int, bool, bool]:
+        """What decides with which others a run of columns is treated: its length, several rows, a bias at its end."""
+        block, width = self.block, self.layout.width
+        if block.packed > 1:
+            return block.packed * block.row_length, True, False
+        length = min(width, block.row_length - chunk * width)
+        return length, False, block.bias is not None and chunk == block.chunks - 1
+
+    def in_chunk(self, values: Int[Indices, "columns"], chunk: int) -> Int[Indices, "length"]:
+        """Values of the columns as a token shows them."""
+        start = chunk * self.layout.width
+        return np.tile(values, self.block.packed)[start : start + self.family(chunk)[0]]
+
+    def moves_in_chunk(self, chunk: int) -> _Moves:
+        """How the columns of a token move: slots of every factor, and one stride for each."""
+        found: list[tuple[Indices, int]] = []
+        for slots, strides in zip(
+            *(map(self.in_chunk, part, repeat(chunk)) for part in self.column_moves), strict=True
+        ):
+            found += [
+                (np.where(strides == stride, slots, self.still), stride) for stride in np.unique(strides[strides > 0])
+            ]
+        length = self.family(chunk)[0]
+        return _Moves(
+            np.array([slots for slots, _ in found], dtype=np.int64).reshape(-1, length),
+            np.array([stride for _, stride in found], dtype=np.int64),
+        )
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -157,16 +297,22 @@ class _Plan:
         return _axis_moves(self.axes[self.row_axis], self.starts)
 
     @cached_property
-    def columns(self) -> Int[Tensor, "columns"]:
+    def columns(self) -> Int[Indices, "columns"]:
         """Where the columns lie in row 0, the bias last."""
-        block, column = self.block, torch.arange(self.block.columns)
+        block, column = self.block, np.arange(self.block.columns)
         place = block.offset + column // block.inner * (block.rows * block.inner) + column % block.inner
-        return torch.cat([place, torch.tensor([block.bias_offset])]) if block.bias is not None else place
+        return np.append(place, block.bias_offset) if block.bias is not None else place
 
     @cached_property
-    def row_stride(self) -> Int[Tensor, "columns"]:
-        stride = torch.full((self.block.columns,), self.block.inner)
-        return torch.cat([stride, torch.ones(1, dtype=torch.int64)]) if self.block.bias is not None else stride
+    def row_stride(self) -> Int[Indices, "columns"]:
+        stride = np.full(self.block.columns, self.block.inner)
+        return np.append(stride, 1) if self.block.bias is not None else stride
+
+    @cached_property
+    def touched(self) -> Bool[Indices, "groups"]:
+        """Which groups move something in the tensor; its bias moves with its rows."""
+        own = groups_of(self.axes)
+        return np.array([group in own for group in self.starts], dtype=bool)
 
     @cached_property
     def column_moves(self) -> _Moves:
@@ -177,33 +323,9 @@ class _Plan:
             stride = math.prod(self.shape[axis + 1 :])
             if axis != self.row_axis:
                 own, place = _axis_moves(self.axes[axis], self.starts), column // stride % size
-                parts.append(_Moves(own.slots[place], own.strides[place] * stride))
-        slots, strides = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("slots", "strides"))
-        used = strides.any(0)
-        moves = _Moves(slots[:, used], strides[:, used])
-        return _stacked([moves, _still(1)]) if self.block.bias is not None else moves
-
-    @cached_property
-    def column_moves_in_runs(self) -> _Moves:
-        own = self.column_moves
-        slots, strides = (
-            torch.stack([self.in_runs(column).flatten() for column in part.T], 1)
-            if part.shape[1]
-            else part.new_zeros(self.block.chunks * self.layout.width, 0)
-            for part in (own.slots, own.strides)
-        )
-        return _Moves(slots, strides)
-
-    @cached_property
-    def row_within(self) -> Int[Tensor, "chunks width"]:
-        number = torch.arange(self.layout.width) // self.block.row_length
-        return (number if self.block.packed > 1 else torch.zeros_like(number)).repeat(self.block.chunks, 1)
-
-    def in_runs(self, values: Int[Tensor, "columns"]) -> Int[Tensor, "chunks width"]:
-        """Values of the columns as they lie in the tokens; 0 in the padding."""
-        padded = values.repeat(self.block.packed)
-        room = self.block.chunks * self.layout.width
-        return torch.cat([padded, padded.new_zeros(room - len(padded))]).view(self.block.chunks, self.layout.width)
+                parts.append(_Moves(own.slots[:, place], own.strides[:, place] * stride))
+        moves = _Moves(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return _side_by_side([moves, _still(1)]) if self.block.bias is not None else moves
 
 
 def _axis_moves(axis: Axis, starts: dict[str, int]) -> _Moves:
@@ -211,30 +333,30 @@ def _axis_moves(axis: Axis, starts: dict[str, int]) -> _Moves:
     blocks = blocks_of((axis,))
     most = max((len(block.steps) for block in blocks), default=0)
     size = math.prod(factor.size for factor in axis)
-    slots, strides = torch.zeros(size, most, dtype=torch.int64), torch.zeros(size, most, dtype=torch.int64)
+    slots, strides = np.zeros((most, size), dtype=np.int64), np.zeros((most, size), dtype=np.int64)
     for block in blocks:
-        entry = torch.arange(math.prod(block.sizes))
-        place, remaining, positions = torch.full_like(entry, block.offset), len(entry), []
+        entry = np.arange(math.prod(block.sizes))
+        place, remaining, positions = np.full_like(entry, block.offset), len(entry), []
         for step in block.steps:
             remaining //= step.size
             positions.append(entry // remaining % step.size)
             place += positions[-1] * step.stride
         for number, (step, position) in enumerate(zip(block.steps, positions, strict=True)):
             if step.group is not None:
-                slots[place, number], strides[place, number] = starts[step.group] + position, step.stride
-    used = strides.any(0)
-    return _Moves(slots[:, used], strides[:, used])
+                slots[number, place], strides[number, place] = starts[step.group] + position, step.stride
+    used = strides.any(axis=1)
+    return _Moves(slots[used], strides[used])
 
 
 def _still(size: int) -> _Moves:
-    return _Moves(torch.zeros(size, 0, dtype=torch.int64), torch.zeros(size, 0, dtype=torch.int64))
+    return _Moves(np.zeros((0, size), dtype=np.int64), np.zeros((0, size), dtype=np.int64))
 
 
-def _stacked(parts: list[_Moves]) -> _Moves:
-    """One table below the other, as wide as the widest."""
-    most = max((part.slots.shape[1] for part in parts), default=0)
+def _side_by_side(parts: list[_Moves]) -> _Moves:
+    """Tables for one axis after the other, as deep as the deepest."""
+    most = max((len(part.slots) for part in parts), default=0)
 
-    def padded(table: Tensor) -> Tensor:
-        return torch.cat([table, table.new_zeros(len(table), most - table.shape[1])], 1)
+    def deepened(table: Indices) -> Indices:
+        return np.concatenate([table, np.zeros((most - len(table), *table.shape[1:]), dtype=np.int64)])
 
-    return _Moves(torch.cat([padded(own.slots) for own in parts]), torch.cat([padded(own.strides) for own in parts]))
+    return _Moves(*(np.concatenate([deepened(own) for own in tables], axis=1) for tables in zip(*parts, strict=True)))

@@ -8,7 +8,7 @@ come from the training members only and travel with the model (the published cod
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,10 @@ class Statistics:
     ) -> Float[Tensor, "*batch width"]:
         """The inverse of `apply`."""
         return values * self._table(self.std)[tensor] + self._table(self.mean)[tensor]
+
+    def entries(self, which: Literal["mean", "std"], tensor: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
+        """The mean or standard deviation of entries of these tensors."""
+        return self._table(getattr(self, which))[tensor]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `Statistics.from_json` turns back into equal statistics."""

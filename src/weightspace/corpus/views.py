@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weightspace.corpus.corpus import Corpus, CorpusPart
-from weightspace.corpus.gathering import permuted_gather
+from weightspace.corpus.gathering import window_gather
 from weightspace.tokens.windows import random_starts
 
 
@@ -46,10 +46,7 @@ class WindowSource:
     def __init__(self, corpus: Corpus, *, window: int, batch_size: int) -> None:
         self.window = window
         self._parts = corpus.parts
-        self._tables = [
-            permuted_gather(part.frame.layout, part.frame.symmetry) if part.frame.symmetry is not None else None
-            for part in corpus.parts
-        ]
+        self._gathers = [window_gather(part.frame.layout, part.frame.symmetry) for part in corpus.parts]
         self._members = [(number, member) for number, part in enumerate(corpus.parts) for member in part.checkpoints_of]
         self.batch_size = min(batch_size, len(self._members))
 
@@ -79,29 +76,22 @@ class WindowSource:
     def _draw_part(
         self, number: int, rows: Int[Tensor, "batch"], generator: torch.Generator, permuted: tuple[bool, ...]
     ) -> Batch:
-        part, table = self._parts[number], self._tables[number]
+        part, gather = self._parts[number], self._gathers[number]
         length = len(part.frame.layout)
         starts = random_starts(torch.full((len(rows),), length), self.window, generator)
-        token = starts[:, None] + torch.arange(self.window)
-        present = token < length
-        token = token.clamp_max(length - 1)
-        mask = part.tokens.mask[token] & present[..., None]
-        index, tensor = part.tokens.index[token], part.tokens.tensor[token]
+        token = (starts[:, None] + torch.arange(self.window)).numpy()
+        present = torch.from_numpy(token < length)
+        token = token.clip(max=length - 1)
+        tables, first = part.tables, (rows * part.flat.shape[1]).numpy()
+        mask = tables.take("mask", token) & present[..., None]
+        real, mean, std = mask.float(), tables.take("mean", token), tables.take("std", token)
         views = []
         for shuffle in permuted:
-            own = table.apply(token, table.draw(len(rows), generator)) if shuffle and table is not None else index
-            views.append(part.frame.statistics.apply(gather(part.flat, rows, own), tensor) * mask)
+            moves = gather.draw(token, generator) if shuffle else None
+            views.append((gather.gather(part.flat, token, first, moves) - mean) / std * real)
         targets = torch.stack(views)
-        bias = part.frame.layout.is_bias[tensor] & mask
-        return Batch(targets, targets, mask, bias, present, part.tokens.positions[token])
-
-
-def gather(
-    flat: Float[Tensor, "checkpoints size"], rows: Int[Tensor, "batch"], index: Int[Tensor, "batch window width"]
-) -> Float[Tensor, "batch window width"]:
-    """The entries `index` of the flat vectors `rows`."""
-    places = index + (rows * flat.shape[1])[:, None, None]
-    return flat.reshape(-1).index_select(0, places.flatten()).view(index.shape)
+        bias = tables.take("bias", token) & mask
+        return Batch(targets, targets, mask, bias, present, tables.take("positions", token))
 
 
 def whole_networks(part: CorpusPart, rows: slice) -> Float[Tensor, "checkpoints tokens width"]:

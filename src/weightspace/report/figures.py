@@ -26,6 +26,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "axes.prop_cycle": cycler(color=COLORS),
 }
+# For pictures in files of their own, on white.
+PRINTED: dict[Any, Any] = {key: "#222222" if value == INK else value for key, value in STYLE.items()}
 Data = Mapping[str, Any]
 
 

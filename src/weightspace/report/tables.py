@@ -12,12 +12,13 @@ WIDTH = 160
 
 
 class Table(NamedTuple):
-    """A table of text: a title, a sentence that says how to read it, columns and rows."""
+    """A table of text: a title, a sentence that says how to read it, columns and rows; `words` are columns of words."""
 
     title: str
     note: str
     columns: list[str]
     rows: list[list[str]]
+    words: tuple[str, ...] = ()
 
 
 def reading_tables(rows: Sequence[Row]) -> list[Table]:
@@ -134,7 +135,7 @@ def draw_table(table: Table) -> RichTable:
     """A table for the terminal."""
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        drawn.add_column(column, justify="left" if number == 0 or column in table.words else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*row)
     return drawn

@@ -9,10 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from weightspace.report.figures import COLORS, STYLE
+from weightspace.report.figures import COLORS, PRINTED
 from weightspace.zoo.zoo import Zoo
 
-INK = "#222222"
 COLUMNS = 4
 BINS = 30
 MOST_KINDS = 12
@@ -30,7 +29,7 @@ def draw_zoo(zoo: Zoo) -> Figure:
     several = accuracy is not None and zoo.table["epoch"].nunique() > 1
     panels = len(shown) + (2 if several else 0)
     rows = max(1, math.ceil(panels / COLUMNS))
-    with mpl.rc_context({key: INK if value == "#010203" else value for key, value in STYLE.items()}):
+    with mpl.rc_context(PRINTED):
         figure = Figure(figsize=(3.1 * COLUMNS, 2.3 * rows), layout="constrained")
         grid = figure.add_gridspec(rows, COLUMNS)
         if several and accuracy is not None:

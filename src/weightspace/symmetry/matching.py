@@ -148,7 +148,7 @@ class _Term:
     def values(self, current: Stacked) -> Float[Tensor, "networks"]:
         """The block's share of the objective."""
         moved = _take(self._moved(current, torch.arange(len(self.moving))), 1, current[str(self.group)])
-        return (moved.double() * self.fixed).flatten(1).sum(1)
+        return (moved * self.fixed).flatten(1).sum(1, dtype=torch.float64)
 
     def _update(self, current: Stacked, changed: Bool[Tensor, "networks"], moved: dict[str, Tensor]) -> None:
         (axis, group), *rest = self.others
@@ -216,7 +216,7 @@ class _Descent:
                 for term in known:
                     term.renew(current)
                 solved = _solve(_total(known), current[group])
-                current[group] = self._accept(group, current, solved)
+                current[group] = self._accept(group, current, solved, known)
 
     def _improve(self, group: str, current: Stacked) -> bool:
         """Solve one group for every network whose costs have changed; true if some network moved."""
@@ -230,23 +230,25 @@ class _Descent:
         solved = current[group].clone()
         solved[rows] = _solve(_total(terms, rows), current[group][rows])
         if any(term.doubled for term in terms):
-            solved = self._accept(group, current, solved)
+            solved = self._accept(group, current, solved, terms)
         moved = not torch.equal(solved, current[group])
         current[group] = solved
         return moved
 
-    def _accept(self, group: str, current: Stacked, solved: Int[Tensor, "networks _"]) -> Int[Tensor, "networks _"]:
-        """What was solved, for the networks whose whole objective it raises."""
+    def _accept(
+        self, group: str, current: Stacked, solved: Int[Tensor, "networks _"], renewed: list[_Term]
+    ) -> Int[Tensor, "networks _"]:
+        """What was solved, for the networks whose whole objective it raises; `renewed` terms have their costs."""
         trial = {**current, group: solved}
-        before, after = (sum(self._once(term, own) for term in self.terms[group]) for own in (current, trial))
-        assert isinstance(before, Tensor) and isinstance(after, Tensor)
+        before, after = torch.zeros(len(solved), dtype=torch.float64), torch.zeros(len(solved), dtype=torch.float64)
+        for term in self.terms[group]:
+            for total, own in ((before, current), (after, trial)):
+                if term in renewed and not term.doubled:
+                    total += term.cost.gather(1, own[group][:, None])[:, 0].double().sum(1)
+                else:
+                    total += term.values(own) / (1 + sum(other == group for _, other in term.others))
         better = after > before + SMALLEST_GAIN * before.abs()
         return torch.where(better[:, None], solved, current[group])
-
-    @staticmethod
-    def _once(term: _Term, current: Stacked) -> Float[Tensor, "networks"]:
-        """A block's value, shared out among its terms in this group."""
-        return term.values(current) / (1 + sum(group == term.group for _, group in term.others))
 
 
 def _views(moving: Tensor, fixed: Tensor, block: Block) -> tuple[Tensor, Tensor]:

@@ -163,12 +163,15 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, se
     return module
 
 
-def example_input(shape: str) -> torch.Tensor:
-    """A random input of a shape written as `2,3,32,32`, always the same one."""
+def example_input(shape: str, integers: int = 0) -> torch.Tensor:
+    """A random input of a shape such as `2,3,32,32`, always the same one; whole numbers below `integers` if given."""
     try:
         sizes = [int(size) for size in shape.split(",")]
     except ValueError as error:
         raise InputError(f"expected a shape such as 2,3,32,32, found '{shape}'") from error
     if min(sizes) < 1:
         raise InputError(f"expected a shape of positive sizes, found '{shape}'")
-    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+    if integers < 0:
+        raise InputError(f"expected whole numbers below a positive one, found {integers}")
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(integers, sizes, generator=generator) if integers else torch.randn(sizes, generator=generator)
