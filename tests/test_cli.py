@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
+from garden.small import ResidualNet
 from weightspace.cli.app import main, split_lists
+from weightspace.weights import write_weights
 from weightspace.zoo.zoo import Zoo
 
 
@@ -116,10 +118,51 @@ def test_ray_that_is_not_installed_is_a_sentence(
     assert "pip install 'weightspace[ray]'" in refused(capsys, *words, "--out", tmp_path / "zoo")
 
 
+def test_align_moves_units_and_measures_the_wall(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, zoo_folder: Path
+) -> None:
+    first, second, *_ = Zoo.open(zoo_folder).members
+    out, drawn = tmp_path / "aligned.safetensors", tmp_path / "line.png"
+    words = ("align", f"{zoo_folder}:{first}", f"{zoo_folder}:{second}", "--out", str(out), "--json")
+    status, text, _ = run(capsys, *words, "--data", "digits", "--points", "5", "--plot", str(drawn))
+    found = json.loads(text)
+    assert status == 0 and found["distance"]["aligned"] < found["distance"]["as given"]
+    assert len(found["lines"]["aligned"]["losses"]) == 5 and drawn.stat().st_size > 1000
+    ends = [found["lines"][name]["losses"][-1] for name in ("as given", "aligned")]
+    assert abs(ends[0] - ends[1]) < 1e-5  # the function is the same
+    status, text, _ = run(
+        capsys, "align", f"{zoo_folder}:{first}", str(out), "--out", str(tmp_path / "again.pt"), "--json"
+    )
+    assert json.loads(text)["moved"] == 0 and not json.loads(text)["barriers"]
+
+
+def test_align_by_hand(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    files = [tmp_path / f"{n}.safetensors" for n in range(2)]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        write_weights(file, ResidualNet().state_dict())
+    hand = tmp_path / "symmetry.json"
+    hand.write_text(run(capsys, "symmetry", "garden.small:ResidualNet", "--example", "2,3,6,6", "--json")[1])
+    words = ["align", *map(str, files), "--out", str(tmp_path / "out.safetensors")]
+    assert "no loss barrier without --data" in run(capsys, *words, "--symmetry", str(hand))[1]
+    given = ("--architecture", "garden.small:ResidualNet", "--example", "2,3,6,6", "--force")
+    assert "units moved" in run(capsys, *words, *given)[1]
+    assert "found files alone" in refused(capsys, *words, "--force")
+    assert "which is neither" in refused(capsys, "align", "nothing.pt", *words[2:], "--force")
+    hand.write_text("{}")
+    assert "expected a symmetry as" in refused(capsys, *words, "--symmetry", str(hand), "--force")
+
+
 def test_symmetry_prints_what_moves(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     status, out, _ = run(capsys, "symmetry", "garden.small:ResidualNet", "--example", "2,3,6,6")
-    assert status == 0 and "2 groups move" in out and "stem.weight:0 (6)" in out
+    assert status == 0 and "2 groups move" in out and "stem.weight:0" in out and "and 9 more" in out
+    assert "What stands still" in out and "space" in out
+    full = run(capsys, "symmetry", "garden.small:ResidualNet", "--example", "2,3,6,6", "--every")[1]
+    assert "more" not in full and "norm2.running_var[0]" in full.replace("\n", "")
+    words = ("symmetry", "garden.sequences:GroupedQueries", "--example", "2,5", "--integers", "11")
+    assert "5 groups move" in run(capsys, *words)[1]
     assert "expected a shape such as" in refused(capsys, "symmetry", "garden.small:ResidualNet", "--example", "two")
     assert "expected an importable" in refused(capsys, "symmetry", "garden.small:Nothing", "--example", "2,3")
 

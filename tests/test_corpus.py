@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,17 @@ from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
 from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.rescaling_windows import rescaling_windows
 from weightspace.corpus.views import WindowSource, whole_networks
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
+from weightspace.randomness import derive_generator
 from weightspace.supervised import predict_stack, stack_weights
 from weightspace.symmetry.axes import permute
+from weightspace.symmetry.homogeneity import trace_rescaling
+from weightspace.symmetry.rescaling import random_factors, rescale
 from weightspace.tokens.layout import Role, Style, plan_layout
-from weightspace.tokens.tokenizing import flatten_weights
+from weightspace.tokens.tokenizing import flatten_weights, unflatten_weights
 from weightspace.weights import WeightsMismatch, find_aliases
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
@@ -335,3 +340,44 @@ def test_types_survive_a_traced_preparation(tmp_path: Path) -> None:
     prepared = preparation.prepare(zoo.weights(0), architecture)
     restored = preparation.restore(prepared.tokens, architecture, prepared.carried)
     assert {tensor.dtype for tensor in restored.values()} == {torch.float16}
+
+
+def test_the_reference_may_be_the_mean_of_all_members(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    best, _ = fit_preparation(parts[0], PreparationConfig(), tmp_path / "best")
+    mean, corpus = fit_preparation(parts[0], PreparationConfig(reference="mean"), tmp_path / "mean")
+    (own,), (other,) = mean.frames.values(), best.frames.values()
+    assert own.reference is not None and other.reference is not None
+    assert own.reference.norm() < other.reference.norm()  # a mean of networks that differ is shorter than they are
+    again = next(iter(mean.frames.values())).canonicalize(
+        unflatten_weights(corpus.parts[0].flat[-1], own.layout, {}), next(iter(mean.architectures.values()))
+    )
+    assert torch.equal(flatten_weights(again, own.layout), corpus.parts[0].flat[-1])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mlp", "sign"), ("residual", "scale"), ("depthwise", "scale")])
+def test_windows_of_rescaled_networks_are_rescaled_windows(name: str, kind: Literal["scale", "sign"]) -> None:
+    module, example, traced = planted(name)
+    rescaling, weights = trace_rescaling(module, kind, example), dict(module.state_dict())
+    layout = plan_layout(weights, 16, roles={name: Role(*use) for name, use in traced.uses.items()})
+    token = np.tile(np.arange(len(layout)), (3, 1))
+    drawn = rescaling_windows(layout, rescaling).draw(token, 0.5, derive_generator(3))
+    factors = random_factors(rescaling, 3, derive_generator(3), spread=0.5)
+    stack = {name: tensor.expand(3, *tensor.shape) for name, tensor in weights.items()}
+    moved, whole = rescale(stack, rescaling, factors), layout.table()
+    for number in range(3):
+        own = flatten_weights({name: tensor[number] for name, tensor in moved.items()}, layout)
+        expected = own[whole.index] / flatten_weights(weights, layout)[whole.index]
+        sound = whole.mask & expected.isfinite()
+        torch.testing.assert_close(drawn[number][sound], expected[sound], rtol=1e-4, atol=1e-5)
+
+
+def test_units_come_to_canonical_scales_and_signs(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    preparation, corpus = fit_preparation(parts[0], PreparationConfig(rescale="both"), tmp_path / "corpus")
+    assert all(frame.rescalings for frame in preparation.frames.values())
+    preparation.save(tmp_path / "saved")
+    assert Preparation.open(tmp_path / "saved").frames.keys() == preparation.frames.keys()
+    source = WindowSource(corpus, window=6, batch_size=4)
+    plain, scaled = (
+        source.draw(torch.Generator().manual_seed(0), permuted=(False, False), spread=spread) for spread in (0.0, 0.5)
+    )
+    assert torch.equal(plain.targets[0], scaled.targets[0]) and not torch.equal(plain.targets[1], scaled.targets[1])

@@ -13,6 +13,7 @@ from garden import GARDEN, GROUPS, ROUNDED_INSIDE, planted
 from garden.small import ResidualNet
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
+from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import (
     Factor,
     Permutations,
@@ -23,8 +24,10 @@ from weightspace.symmetry.axes import (
     permute,
     random_permutations,
 )
+from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.matching import match, match_stack, objective
-from weightspace.symmetry.proving import SymmetryDisproved, prove_symmetry
+from weightspace.symmetry.proving import SymmetryDisproved, prove_symmetry, prove_unchanged
+from weightspace.symmetry.rescaling import Rescaling, canonical_factors, random_factors, rescale
 from weightspace.symmetry.tracing import trace, trace_symmetry
 from weightspace.weights import Weights, WeightsMismatch, find_aliases
 from weightspace.zoo.networks import cnn_s, mlp
@@ -307,3 +310,110 @@ def test_buffers_do_not_enter_the_matching() -> None:
     changed = {name: tensor * 1000 if name in symmetry.buffers else tensor for name, tensor in weights.items()}
     first, second = match(weights, reference, symmetry), match(changed, reference, symmetry)
     assert all(torch.equal(first[group], second[group]) for group in first)
+
+
+def test_restarts_never_end_lower_and_are_deterministic() -> None:
+    module, _, symmetry = traced("ResNet-18")
+    reference = dict(module.state_dict())
+    weights = {name: torch.randn_like(t) if t.is_floating_point() else t for name, t in reference.items()}
+
+    def reached(**options: int) -> float:
+        return objective(
+            permute(weights, symmetry, match(weights, reference, symmetry, **options)), reference, symmetry
+        )
+
+    assert reached(restarts=3) >= reached() and reached(restarts=3, seed=1) == reached(restarts=3, seed=1)
+
+
+def test_nan_is_refused_before_matching() -> None:
+    weights, symmetry = plain_network(0)
+    broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
+    with pytest.raises(InputError, match="found NaN or infinity in module_list"):
+        match(broken, weights, symmetry)
+
+
+def test_an_iterated_mean_agrees_with_its_networks_better_than_a_plain_one() -> None:
+    networks = [plain_network(seed)[0] for seed in range(8)]
+    symmetry = plain_network(0)[1]
+    stack = {name: torch.stack([weights[name] for weights in networks]) for name in networks[0]}
+    mean = iterated_mean(
+        lambda: [{n: t[:3] for n, t in stack.items()}, {n: t[3:] for n, t in stack.items()}], networks[0], symmetry
+    )
+    plain = {name: tensor.mean(0) for name, tensor in stack.items()}
+
+    def length(weights: Weights) -> float:
+        return sum(float(tensor.square().sum()) for tensor in weights.values())
+
+    assert length(mean) > 1.2 * length(plain)
+
+
+class Chain(nn.Module):
+    """Two hidden layers between which one operation stands."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 5, 3), nn.Linear(5 * 4, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.between(self.b(self.between(self.a(x)))).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("between", "scale", "sign"),
+    [
+        (nn.ReLU(), 2, 0),
+        (nn.Sequential(nn.MaxPool2d(2, 1), nn.LeakyReLU(0.2)), 2, 0),
+        (nn.Tanh(), 0, 2),
+        (nn.Sequential(nn.AvgPool2d(2, 1), nn.Tanh()), 0, 2),
+        (nn.Sequential(nn.MaxPool2d(2, 1), nn.Tanh()), 0, 0),
+        (nn.GELU(), 0, 0),
+        (nn.Identity(), 2, 2),
+    ],
+)
+def test_scales_and_signs_are_derived_and_proved(between: nn.Module, scale: int, sign: int) -> None:
+    module = Chain(between)
+    example = torch.zeros(2, 2, 8, 8)
+    with torch.no_grad():
+        flat = between(module.b(between(module.a(example)))).flatten(1).shape[1]
+    module.c = nn.Linear(flat, 3)
+    for kind, expected in (("scale", scale), ("sign", sign)):
+        rescaling = trace_rescaling(module, kind, example)  # type: ignore[arg-type] # one of the two
+        assert len(rescaling.groups) == expected
+        assert Rescaling.from_json(json.loads(json.dumps(rescaling.to_json()))) == rescaling
+
+
+@pytest.mark.parametrize("kind", ["scale", "sign"])
+@pytest.mark.parametrize("name", GARDEN)
+def test_canonical_scales_and_signs_leave_the_function_alone(name: str, kind: str) -> None:
+    module, example, _ = planted(name)
+    rescaling = trace_rescaling(module, kind, example)  # type: ignore[arg-type] # one of the two
+    if not rescaling.groups:
+        return
+    module = module.double()
+    weights = {**dict(module.state_dict()), **random_state(module)}
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    weights.update({alias: weights[own] for alias, own in aliases.items()})
+    inputs = torch.randn(3, *example.shape[1:], dtype=torch.float64) if example.is_floating_point() else example
+    stack = {name: tensor[None] for name, tensor in weights.items()}
+    canonical = rescale(stack, rescaling, canonical_factors(stack, rescaling))
+    before = functional_call(module, weights, (inputs,), tie_weights=False)
+    after = functional_call(module, {n: own[0] for n, own in canonical.items()}, (inputs,), tie_weights=False)
+    torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-6)
+    again = canonical_factors(canonical, rescaling)
+    assert all(torch.allclose(own, torch.ones_like(own), atol=1e-3) for own in again.values())
+    moved = rescale(stack, rescaling, random_factors(rescaling, 1, derive_generator(0)))
+    one_form = rescale(moved, rescaling, canonical_factors(moved, rescaling))
+    assert all(torch.allclose(one_form[own], canonical[own], atol=1e-3) for own in canonical) or kind == "sign"
+
+
+def test_the_proof_catches_a_wrong_rescaling() -> None:
+    module, example = mlp([9, 7, 6, 3], "gelu"), torch.zeros(2, 1, 3, 3)
+    right = trace_rescaling(mlp([9, 7, 6, 3], "relu"), "scale", example)
+
+    def changed(weights: Weights, group: str | None, generator: torch.Generator) -> Weights:
+        stack = {name: tensor[None] for name, tensor in weights.items()}
+        return {name: own[0] for name, own in rescale(stack, right, random_factors(right, 1, generator)).items()}
+
+    with pytest.raises(SymmetryDisproved):
+        prove_unchanged(module, changed, list(right.groups), (example,), {})

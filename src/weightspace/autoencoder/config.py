@@ -86,6 +86,10 @@ class TrainConfig:
     permute_second_view: bool = True
     """The second view is a randomly permuted network, the first the canonical one (the paper)."""
 
+    rescale_second_view: float = 0.0
+    """Spread (of the logarithm) of random scales in the second view, where the preparation made scales canonical; signs
+    that it made canonical are drawn too. 0: none (the paper)."""
+
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` takes bf16 on a GPU that has it, and fp32 elsewhere."""
 
@@ -105,6 +109,6 @@ class TrainConfig:
         require_between("batch size", self.batch_size, 2)
         for name in ("learning_rate", "temperature", "clip"):
             require_between(name.replace("_", " "), getattr(self, name), 1e-12, 1e6)
-        for name in ("weight_decay", "noise", "statistics_weight"):
+        for name in ("weight_decay", "noise", "statistics_weight", "rescale_second_view"):
             require_between(name.replace("_", " "), getattr(self, name), 0)
         require_between("contrastive weight", self.contrastive_weight, 0, 1)

@@ -129,7 +129,7 @@ def losses(sane: SANE, batch: Batch, config: TrainConfig) -> Losses:
 def _draw(source: WindowSource, config: TrainConfig, step: int) -> Batch:
     generator = derive_generator(config.seed, "step", step)
     permuted = (False, config.permute_second_view) if config.contrastive_weight else (config.permute_second_view,)
-    return source.draw(generator, permuted=permuted, noise=config.noise)
+    return source.draw(generator, permuted=permuted, noise=config.noise, spread=config.rescale_second_view)
 
 
 def _step(

@@ -5,6 +5,8 @@ from typing import Literal
 
 from weightspace.errors import InputError, require_between
 
+RESCALE = ("none", "scale", "sign", "both")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig:
@@ -23,11 +25,26 @@ class PreparationConfig:
     """Permute every member to match the reference network."""
 
     reference: str = "best"
-    """The member that others are aligned to: `best` by validation accuracy on its last epoch, or a name."""
+    """What others are aligned to: the member `best` by validation accuracy on its last epoch, the iterated `mean` of
+    all members, or a member by name."""
+
+    rescale: Literal["none", "scale", "sign", "both"] = "none"
+    """Where a network allows it, scale units to rows of length 1 (ReLU), turn signs so that no row has a negative sum
+    (tanh), do both, or leave them (the paper)."""
+
+    @property
+    def rescalings(self) -> tuple[Literal["scale", "sign"], ...]:
+        """The kinds of rescaling that are made canonical."""
+        kinds: tuple[Literal["scale", "sign"], ...] = ("scale", "sign")
+        return tuple(kind for kind in kinds if self.rescale in (kind, "both"))
 
     def check(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("the token width", self.token_width, 0)
-        for name, known in (("token_style", ("rows", "packed")), ("standardize", ("tensor", "kind", "none"))):
+        for name, known in (
+            ("token_style", ("rows", "packed")),
+            ("standardize", ("tensor", "kind", "none")),
+            ("rescale", RESCALE),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(f"expected {name} to be among {', '.join(known)}, found '{getattr(self, name)}'")

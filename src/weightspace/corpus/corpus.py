@@ -26,6 +26,7 @@ from weightspace.corpus.standardizing import (
     tensor_statistics,
 )
 from weightspace.errors import InputError
+from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import Permutations
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
 from weightspace.tokens.layout import TokenTable
@@ -125,10 +126,10 @@ def fit_preparation(
     """
     used = {name: zoo.architectures[name] for name in dict.fromkeys(zoo.table["architecture"])}
     config = resolve_width(config, list(used.values()))
-    if config.align and config.reference != "best" and config.reference not in zoo.members:
+    if config.align and config.reference not in ("best", "mean") and config.reference not in zoo.members:
         raise InputError(f"expected a training member as reference, found '{config.reference}'")
     planned = {name: plan_frame(architecture, config, allow) for name, architecture in used.items()}
-    keys = {name: frame_key(architecture, planned[name].symmetry) for name, architecture in used.items()}
+    keys = {name: frame_key(architecture, planned[name]) for name, architecture in used.items()}
     frames = {keys[name]: planned[name] for name in reversed(used)}
     draft = Preparation(config=config, architectures=used, keys=keys, frames=frames)
     if config.align:
@@ -179,8 +180,9 @@ def _same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame],
 
 
 def renamed_stack(piece: Checkpoints, frame: Frame) -> Weights:
-    """Stacked checkpoints under the frame's names."""
-    return dict(zip(frame.names, (piece.stack[name] for name in piece.architecture.shapes), strict=True))
+    """Stacked checkpoints under the frame's names, with canonical scales and signs."""
+    own = (piece.stack[name] for name in piece.architecture.shapes)
+    return frame.rescale(dict(zip(frame.names, own, strict=True)))
 
 
 def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Frame:
@@ -189,7 +191,7 @@ def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Fra
         return frame
     own = zoo.where(_same_frame(draft.keys, key))
     last = own.last()
-    if draft.config.reference != "best":
+    if draft.config.reference not in ("best", "mean"):
         chosen = last.where(member=draft.config.reference)
         if len(chosen) == 0:
             return frame
@@ -198,7 +200,12 @@ def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Fra
     else:
         chosen = last.where(member=min(last.members))
     piece = next(chosen.stacks())
-    return replace(frame, reference=_flatten(piece, frame, {})[0])
+    found = _flatten(piece, frame, {})[0]
+    if draft.config.reference == "mean":
+        start = replace(frame, reference=found).reference_weights()
+        mean = iterated_mean(lambda: (renamed_stack(own, frame) for own in last.stacks()), start, frame.symmetry)
+        found = torch.cat([mean[name].flatten().float() for name in frame.layout.names])
+    return replace(frame, reference=found)
 
 
 def _match_members(zoo: Zoo, preparation: Preparation) -> dict[str, Permutations]:

@@ -20,8 +20,10 @@ from weightspace.corpus.standardizing import Statistics, no_statistics, statisti
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, leaves, permute, shape_of
+from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.matching import match
 from weightspace.symmetry.proving import SymmetryDisproved
+from weightspace.symmetry.rescaling import Rescaling, canonical_factors, rescale
 from weightspace.symmetry.tracing import trace
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import (
@@ -45,6 +47,7 @@ class Frame:
     Attributes:
         layout, symmetry, statistics: in terms of the names of the first such architecture.
         names: those names, in order (tokenised, carried and tied ones).
+        rescalings: of units that are brought to a canonical scale or sign.
         reference: the flat vector others are matched to, or None.
         note: what could not be done, if anything.
     """
@@ -55,6 +58,7 @@ class Frame:
     names: tuple[str, ...]
     reference: Float[Tensor, "size"] | None = None
     note: str = ""
+    rescalings: tuple[Rescaling, ...] = ()
 
     def rename(self, weights: Mapping[str, Tensor], own: Collection[str]) -> Weights:
         """Weights under this frame's names, matched by order with an architecture's `own` names."""
@@ -67,10 +71,17 @@ class Frame:
     def canonicalize(self, weights: Mapping[str, Tensor], architecture: Architecture) -> Weights:
         """Weights, under the architecture's names, matched to the reference."""
         renamed = self.rename(weights, architecture.shapes)
+        renamed = {name: own[0] for name, own in self.rescale({key: own[None] for key, own in renamed.items()}).items()}
         permutations = self.find_permutations(renamed)
         if permutations is not None and self.symmetry is not None:
             renamed = permute(renamed, self.symmetry, permutations)
         return {own: renamed[name] for name, own in zip(self.names, architecture.shapes, strict=True)}
+
+    def rescale(self, stack: Weights) -> Weights:
+        """Stacked networks (under this frame's names) with the canonical scales and signs."""
+        for rescaling in self.rescalings:
+            stack = rescale(stack, rescaling, canonical_factors(stack, rescaling))
+        return stack
 
     def find_permutations(self, weights: Mapping[str, Tensor]) -> Permutations | None:
         """The permutations that match weights (under this frame's names) to the reference."""
@@ -224,6 +235,7 @@ class Preparation:
                 "statistics": frame.statistics.to_json(),
                 "names": frame.names,
                 "note": frame.note,
+                "rescalings": [own.to_json() for own in frame.rescalings],
             }
             for key, frame in self.frames.items()
         }
@@ -262,19 +274,28 @@ class Preparation:
             raise InputError(f"expected a whole preparation in {folder}, found none ({error})") from error
 
 
-def frame_key(architecture: Architecture, symmetry: Symmetry | None) -> str:
-    """A short key, equal for architectures with the same ordered shapes, types and symmetry, whatever the names.
+def frame_key(architecture: Architecture, frame: Frame | None) -> str:
+    """A short key, equal for architectures with the same ordered shapes, types and symmetries, whatever the names.
 
     Shapes alone would not do: a network with a skip connection may have the shapes of one without.
     """
     text = architecture.signature()
-    if symmetry is not None:
-        order: dict[str | None, int] = {None: -1}
-        for group in symmetry.groups:
-            order[group] = len(order)
-        axes = [symmetry.axes[name] for name in architecture.shapes]
+    if frame is not None and frame.symmetry is not None:
+        order = _numbers(frame.symmetry.groups)
+        axes = [frame.symmetry.axes[name] for name in architecture.shapes]
         text += json.dumps([[_numbered(axis, order) for axis in own] for own in axes])
+    for rescaling in frame.rescalings if frame is not None else ():
+        order, tensors = _numbers(rescaling.groups), list(architecture.shapes)
+        places = [
+            [tensors.index(own.tensor), own.number, own.exponent, _numbered(own.axis, order)]
+            for own in rescaling.places
+        ]
+        text += json.dumps([rescaling.kind, places])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _numbers(groups: Mapping[str, int]) -> dict[str | None, int]:
+    return {None: -1, **{group: number for number, group in enumerate(groups, start=1)}}
 
 
 def _numbered(axis: Axis, order: Mapping[str | None, int]) -> list[list[Any]]:
@@ -292,12 +313,14 @@ def _numbered(axis: Axis, order: Mapping[str | None, int]) -> list[list[Any]]:
 def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Collection[str] = ()) -> Frame:
     """The frame of an architecture before any weights are seen: traced if it can be built."""
     symmetry, note, roles, aliases = None, "", None, {}
+    rescalings: tuple[Rescaling, ...] = ()
     try:
         module = architecture.build(allow)
         aliases = find_aliases(module.state_dict())
         traced = trace(module, architecture.example())
         symmetry = traced.symmetry
         roles = {name: Role(*use) for name, use in traced.uses.items()}
+        rescalings = tuple(trace_rescaling(module, kind, architecture.example()) for kind in config.rescalings)
     except (InputError, SymmetryDisproved) as refusal:
         symmetry = _recorded_symmetry(architecture)
         note = f"no alignment: {refusal}" if symmetry is None else f"symmetry as recorded in the zoo: {refusal}"
@@ -317,6 +340,7 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
         statistics=no_statistics(layout),
         names=tuple(architecture.shapes),
         note=note,
+        rescalings=tuple(own for own in rescalings if own.groups),
     )
 
 
@@ -362,4 +386,5 @@ def _frame_from_json(value: Mapping[str, Any], reference: Tensor | None) -> Fram
         names=tuple(value["names"]),
         reference=reference,
         note=value["note"],
+        rescalings=tuple(Rescaling.from_json(own) for own in value.get("rescalings", [])),
     )

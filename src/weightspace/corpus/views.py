@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weightspace.corpus.corpus import Corpus, CorpusPart
 from weightspace.corpus.gathering import window_gather
+from weightspace.corpus.rescaling_windows import rescaling_windows
 from weightspace.tokens.windows import random_starts
 
 
@@ -47,16 +48,30 @@ class WindowSource:
         self.window = window
         self._parts = corpus.parts
         self._gathers = [window_gather(part.frame.layout, part.frame.symmetry) for part in corpus.parts]
+        self._rescalings = [
+            [rescaling_windows(part.frame.layout, own) for own in part.frame.rescalings]
+            if part.frame.layout.style == "rows"
+            else []
+            for part in corpus.parts
+        ]
         self._members = [(number, member) for number, part in enumerate(corpus.parts) for member in part.checkpoints_of]
         self.batch_size = min(batch_size, len(self._members))
 
-    def draw(self, generator: torch.Generator, *, permuted: tuple[bool, ...] = (False,), noise: float = 0.0) -> Batch:
+    def draw(
+        self,
+        generator: torch.Generator,
+        *,
+        permuted: tuple[bool, ...] = (False,),
+        noise: float = 0.0,
+        spread: float = 0.0,
+    ) -> Batch:
         """A batch of one window per member.
 
         Args:
             generator: decides members, epochs, windows, permutations and noise.
             permuted: one entry per view: whether its networks are permuted at random.
             noise: standard deviation of Gaussian noise on the standardised inputs.
+            spread: of the logarithms of random scales, in all views but the first, where scales are canonical.
         """
         chosen = torch.randperm(len(self._members), generator=generator)[: self.batch_size]
         by_part: dict[int, list[int]] = {}
@@ -65,7 +80,9 @@ class WindowSource:
             rows = self._parts[part].checkpoints_of[member]
             row = rows[int(torch.randint(len(rows), (), generator=generator))]
             by_part.setdefault(part, []).append(row)
-        pieces = [self._draw_part(part, torch.tensor(rows), generator, permuted) for part, rows in by_part.items()]
+        pieces = [
+            self._draw_part(part, torch.tensor(rows), generator, permuted, spread) for part, rows in by_part.items()
+        ]
         targets = torch.cat([piece.targets for piece in pieces], dim=1)
         mask, bias, present, positions = (
             torch.cat([getattr(piece, name) for piece in pieces]) for name in ("mask", "bias", "present", "positions")
@@ -74,7 +91,12 @@ class WindowSource:
         return Batch(targets, inputs, mask, bias, present, positions)
 
     def _draw_part(
-        self, number: int, rows: Int[Tensor, "batch"], generator: torch.Generator, permuted: tuple[bool, ...]
+        self,
+        number: int,
+        rows: Int[Tensor, "batch"],
+        generator: torch.Generator,
+        permuted: tuple[bool, ...],
+        spread: float,
     ) -> Batch:
         part, gather = self._parts[number], self._gathers[number]
         length = len(part.frame.layout)
@@ -86,9 +108,13 @@ class WindowSource:
         mask = tables.take("mask", token) & present[..., None]
         real, mean, std = mask.float(), tables.take("mean", token), tables.take("std", token)
         views = []
-        for shuffle in permuted:
+        for view, shuffle in enumerate(permuted):
             moves = gather.draw(token, generator) if shuffle else None
-            views.append((gather.gather(part.flat, token, first, moves) - mean) / std * real)
+            values = gather.gather(part.flat, token, first, moves)
+            if spread and view:
+                for own in self._rescalings[number]:
+                    values *= own.draw(token, spread, generator)
+            views.append((values - mean) / std * real)
         targets = torch.stack(views)
         bias = tables.take("bias", token) & mask
         return Batch(targets, targets, mask, bias, present, tables.take("positions", token))

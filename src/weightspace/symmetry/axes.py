@@ -78,7 +78,7 @@ class Symmetry:
         """A JSON value that `Symmetry.from_json` turns back into an equal symmetry."""
         return {
             "groups": self.groups,
-            "axes": {name: [_axis_to_json(axis) for axis in axes] for name, axes in self.axes.items()},
+            "axes": {name: [axis_to_json(axis) for axis in axes] for name, axes in self.axes.items()},
             "buffers": list(self.buffers),
             "frozen": {reason: list(names) for reason, names in self.frozen.items()},
         }
@@ -88,7 +88,7 @@ class Symmetry:
         """The inverse of `to_json`."""
         return cls(
             groups=dict(value["groups"]),
-            axes={name: tuple(_axis_from_json(axis) for axis in axes) for name, axes in value["axes"].items()},
+            axes={name: tuple(axis_from_json(axis) for axis in axes) for name, axes in value["axes"].items()},
             buffers=tuple(value["buffers"]),
             frozen={reason: tuple(names) for reason, names in value["frozen"].items()},
         )
@@ -185,12 +185,14 @@ def _factor_index(factor: Factor, permutations: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([piece.expand(*shape, -1) for piece in pieces], dim=-1)
 
 
-def _axis_to_json(axis: Axis) -> list[list[Any]]:
+def axis_to_json(axis: Axis) -> list[list[Any]]:
+    """A JSON value that `axis_from_json` turns back into an equal axis."""
     return [
-        [factor.group, factor.size, *([[_axis_to_json(part) for part in factor.parts]] if factor.parts else [])]
+        [factor.group, factor.size, *([[axis_to_json(part) for part in factor.parts]] if factor.parts else [])]
         for factor in axis
     ]
 
 
-def _axis_from_json(value: list[list[Any]]) -> Axis:
-    return tuple(Factor(own[0], own[1], *(tuple(map(_axis_from_json, parts)) for parts in own[2:])) for own in value)
+def axis_from_json(value: list[list[Any]]) -> Axis:
+    """The inverse of `axis_to_json`."""
+    return tuple(Factor(own[0], own[1], *(tuple(map(axis_from_json, parts)) for parts in own[2:])) for own in value)

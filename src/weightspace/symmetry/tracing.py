@@ -112,10 +112,10 @@ def _build(module: nn.Module, labels: Labels, tensors: Mapping[str, ValueLabel])
     for name, tensor in state.items():
         value = tensors[name] if name in tensors else labels.new_value(tensor.shape, "not used")
         for number, axis in enumerate(value):
-            _name_groups(labels, axis, f"{name}:{number}", names, groups)
-        axes[name] = tuple(_axis(labels, axis, names) for axis in value)
+            name_groups(labels, axis, f"{name}:{number}", names, groups)
+        axes[name] = tuple(axis_of(labels, axis, names) for axis in value)
         for number, axis in enumerate(value):
-            for reason in _reasons(labels, axis):
+            for reason in reasons_of(labels, axis):
                 frozen.setdefault(reason, {})[f"{name}[{number}]"] = None
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     return Symmetry(
@@ -126,23 +126,24 @@ def _build(module: nn.Module, labels: Labels, tensors: Mapping[str, ValueLabel])
     )
 
 
-def _name_groups(labels: Labels, axis: AxisLabel, prefix: str, names: dict[int, str], groups: dict[str, int]) -> None:
+def name_groups(labels: Labels, axis: AxisLabel, prefix: str, names: dict[int, str], groups: dict[str, int]) -> None:
     """Name the free atoms of an axis that have no name yet: by its place if they are all of it, else by number."""
     atoms = labels.resolve(axis)
     for number, atom in enumerate(atoms):
         own = prefix if len(atoms) == 1 else f"{prefix}.{number}"
         parts = labels.parts(atom)
         for place, part in enumerate(parts):
-            _name_groups(labels, part, f"{own}.{place}", names, groups)
+            name_groups(labels, part, f"{own}.{place}", names, groups)
         if not parts and labels.reason(atom) is None and atom not in names:
             names[atom] = own
             groups[own] = labels.size((atom,))
 
 
-def _axis(labels: Labels, axis: AxisLabel, names: Mapping[int, str]) -> Axis:
+def axis_of(labels: Labels, axis: AxisLabel, names: Mapping[int, str]) -> Axis:
+    """An axis with the names of its free atoms."""
     factors = []
     for atom in labels.resolve(axis):
-        size, parts = labels.size((atom,)), tuple(_axis(labels, part, names) for part in labels.parts(atom))
+        size, parts = labels.size((atom,)), tuple(axis_of(labels, part, names) for part in labels.parts(atom))
         moving = any(leaf for part in labels.parts(atom) for leaf in _free(labels, part))
         factors.append(Factor(names.get(atom), size, parts if moving else ()))
     return tuple(factors) or (Factor(None, 1),)
@@ -159,13 +160,13 @@ def _free(labels: Labels, axis: AxisLabel) -> list[int]:
     return found
 
 
-def _reasons(labels: Labels, axis: AxisLabel) -> list[str]:
+def reasons_of(labels: Labels, axis: AxisLabel) -> list[str]:
     """Why parts of an axis stand still."""
     found: list[str] = []
     for atom in labels.resolve(axis):
         parts = labels.parts(atom)
         reason = labels.reason(atom)
-        found += [own for part in parts for own in _reasons(labels, part)]
+        found += [own for part in parts for own in reasons_of(labels, part)]
         found += [reason] if reason is not None and not parts else []
     return list(dict.fromkeys(found))
 

@@ -40,20 +40,26 @@ def prelu(op: Operation) -> ValueLabel:
 
 def reduce(op: Operation) -> ValueLabel:
     """Sums, means and extremes over axes do not depend on the order along them."""
-    axes = op.label(op.argument(0))
+    return _without(op, reduced_dims(op))
+
+
+def reduced_dims(op: Operation) -> tuple[int, ...]:
+    """Which axes of the first argument go."""
     listed = op.argument(1, "dim")
     if isinstance(listed, bool) or not isinstance(listed, int | list | tuple):
         listed = None
-    gone = dims_of(listed, len(axes)) if axes else ()
-    if len(op.shape) == len(axes):
-        return tuple(() if number in gone else axis for number, axis in enumerate(axes))
-    return tuple(axis for number, axis in enumerate(axes) if number not in gone)
+    axes = op.label(op.argument(0))
+    return dims_of(listed, len(axes)) if axes else ()
 
 
 def norm(op: Operation) -> ValueLabel:
     """A norm over axes: the argument before its dimensions is the order."""
     axes = op.label(op.argument(0))
-    gone = dims_of(op.argument(2, "dim"), len(axes)) if axes else ()
+    return _without(op, dims_of(op.argument(2, "dim"), len(axes)) if axes else ())
+
+
+def _without(op: Operation, gone: tuple[int, ...]) -> ValueLabel:
+    axes = op.label(op.argument(0))
     if len(op.shape) == len(axes):
         return tuple(() if number in gone else axis for number, axis in enumerate(axes))
     return tuple(axis for number, axis in enumerate(axes) if number not in gone)
