@@ -17,11 +17,11 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2
 
-.venv/.ray-installed: .venv/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+.venv/.slow-installed: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray,garden]'
 	touch $@
 
-test-slow: .venv/.ray-installed
+test-slow: .venv/.slow-installed
 	$(BIN)/python -m pytest -m slow --timeout 1500
 
 lint: .venv/.installed

@@ -376,7 +376,7 @@ def test_units_come_to_canonical_scales_and_signs(parts: tuple[Zoo, ...], tmp_pa
     assert all(frame.rescalings for frame in preparation.frames.values())
     preparation.save(tmp_path / "saved")
     assert Preparation.open(tmp_path / "saved").frames.keys() == preparation.frames.keys()
-    source = WindowSource(corpus, window=6, batch_size=4)
+    source = WindowSource(corpus, window=64, batch_size=4)  # whole networks
     plain, scaled = (
         source.draw(torch.Generator().manual_seed(0), permuted=(False, False), spread=spread) for spread in (0.0, 0.5)
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from weightspace.analysis.aligning import align as align
     from weightspace.analysis.baselines import layer_statistics as layer_statistics
     from weightspace.analysis.baselines import raw_weights as raw_weights
     from weightspace.analysis.inspecting import inspect_folder as inspect_folder
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from weightspace.symmetry.axes import Symmetry as Symmetry
     from weightspace.symmetry.axes import permute as permute
     from weightspace.symmetry.axes import random_permutations as random_permutations
+    from weightspace.symmetry.homogeneity import trace_rescaling as trace_rescaling
     from weightspace.symmetry.matching import match as match
+    from weightspace.symmetry.matching import match_stack as match_stack
+    from weightspace.symmetry.proving import prove_symmetry as prove_symmetry
+    from weightspace.symmetry.rescaling import Rescaling as Rescaling
+    from weightspace.symmetry.rescaling import canonical_factors as canonical_factors
+    from weightspace.symmetry.rescaling import rescale as rescale
     from weightspace.symmetry.tracing import trace_symmetry as trace_symmetry
     from weightspace.tokens.layout import plan_layout as plan_layout
     from weightspace.tokens.tokenizing import detokenize as detokenize
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo as Zoo
 
 _HOMES = {
+    "weightspace.analysis.aligning": ("align",),
     "weightspace.analysis.baselines": ("layer_statistics", "raw_weights"),
     "weightspace.analysis.inspecting": ("inspect_folder",),
     "weightspace.analysis.probe": ("probe",),
@@ -56,7 +64,10 @@ _HOMES = {
     "weightspace.generation.kernel_density": ("KernelDensity",),
     "weightspace.images": ("open_images",),
     "weightspace.symmetry.axes": ("Symmetry", "permute", "random_permutations"),
-    "weightspace.symmetry.matching": ("match",),
+    "weightspace.symmetry.homogeneity": ("trace_rescaling",),
+    "weightspace.symmetry.matching": ("match", "match_stack"),
+    "weightspace.symmetry.proving": ("prove_symmetry",),
+    "weightspace.symmetry.rescaling": ("Rescaling", "canonical_factors", "rescale"),
     "weightspace.symmetry.tracing": ("trace_symmetry",),
     "weightspace.tokens.layout": ("plan_layout",),
     "weightspace.tokens.tokenizing": ("detokenize", "tokenize"),

@@ -26,6 +26,7 @@ from weightspace.corpus.standardizing import (
     tensor_statistics,
 )
 from weightspace.errors import InputError
+from weightspace.progress import progress_bar
 from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import Permutations
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
@@ -211,14 +212,16 @@ def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Fra
 def _match_members(zoo: Zoo, preparation: Preparation) -> dict[str, Permutations]:
     """For every aligned member the permutation found on its last epoch."""
     found: dict[str, Permutations] = {}
-    for piece in zoo.last().stacks():
-        frame = preparation.frame_of(piece.architecture)
-        if frame.symmetry is None or frame.reference is None:
-            continue
-        _flatten(piece, frame, {})  # refuses NaN, which would end the matching with a traceback
-        stacked = match_stack(renamed_stack(piece, frame), frame.reference_weights(), frame.symmetry)
-        for number, member in enumerate(piece.table["member"]):
-            found[str(member)] = {group: rows[number] for group, rows in stacked.items()}
+    last = zoo.last()
+    with progress_bar("aligning", len(last)) as advance:
+        for piece in last.stacks():
+            frame = preparation.frame_of(piece.architecture)
+            if frame.symmetry is not None and frame.reference is not None:
+                _flatten(piece, frame, {})  # refuses NaN, and says whose
+                stacked = match_stack(renamed_stack(piece, frame), frame.reference_weights(), frame.symmetry)
+                for number, member in enumerate(piece.table["member"]):
+                    found[str(member)] = {group: rows[number] for group, rows in stacked.items()}
+            advance(len(piece.table))
     return found
 
 

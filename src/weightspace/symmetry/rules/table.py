@@ -1,5 +1,6 @@
-"""Which rule an operation has. One without a rule freezes all it touches: unknown means fewer symmetries,
-never wrong ones.
+"""Which rule each operation has.
+
+One without a rule freezes all it touches: unknown means fewer symmetries, never wrong ones.
 """
 
 import operator
