@@ -378,6 +378,8 @@ def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     assert frame.symmetry is not None and len(frame.symmetry.groups) == 2 and "as recorded" in frame.note
     with pytest.raises(InputError, match="expected --example"):
         describe_given("garden.small:ResidualNet", "")
+    language = describe_given("garden.sequences:LanguageLSTM", "2,5", 9)
+    assert not language.example().is_floating_point() and language.symmetry is not None
 
 
 def test_two_files_for_one_epoch_are_counted(tmp_path: Path) -> None:

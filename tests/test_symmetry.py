@@ -168,6 +168,45 @@ def test_what_cannot_be_traced_is_refused() -> None:
         trace_symmetry(Branching(), torch.randn(2, 3))
 
 
+@torch.library.custom_op("weightspace_tests::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    """An operator that export cannot run without data."""
+    return x * 2
+
+
+class Custom(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm, self.c = nn.Linear(4, 5), nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.norm(self.b(twice(self.a(x)))).relu())
+
+
+def test_where_export_fails_one_run_is_recorded() -> None:
+    symmetry = trace_symmetry(Custom(), torch.randn(3, 4))
+    assert symmetry.groups == {"b.weight:0": 6} and "frozen by weightspace_tests.twice" in symmetry.report()
+    assert "norm.running_var[0]" in symmetry.places()["b.weight:0"]
+
+
+class Assigning(nn.Module):
+    """Writes into zeros, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 5), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = torch.zeros(len(x), 8)
+        made[:, 1:6] = self.a(x).relu()
+        return self.b(made)
+
+
+def test_what_is_assigned_in_place_moves_by_itself() -> None:
+    symmetry = trace_symmetry(Assigning(), torch.randn(3, 4))
+    assert symmetry.groups["a.weight:0"] == 5 and "b.weight[1]" in symmetry.places()["a.weight:0"]
+
+
 class Noisy(nn.Module):
     """Draws noise on its way, as variational autoencoders do."""
 

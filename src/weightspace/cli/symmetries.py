@@ -9,8 +9,6 @@ from weightspace.cli.shared import Force, Json, Out, prepare_torch, print_json, 
 from weightspace.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from weightspace.symmetry.axes import Symmetry
     from weightspace.zoo.addressing import Network
     from weightspace.zoo.architecture import Architecture
@@ -34,9 +32,9 @@ def symmetry(factory: str, /, *, example: str, integers: int = 0, every: bool = 
     from weightspace.report.symmetry_tables import symmetry_tables
     from weightspace.report.tables import print_table
     from weightspace.symmetry.tracing import trace_symmetry
-    from weightspace.zoo.architecture import build_module
+    from weightspace.zoo.architecture import build_module, example_input
 
-    found = trace_symmetry(build_module(factory), example_tensor(example, integers))
+    found = trace_symmetry(build_module(factory), example_input(example, integers))
     if as_json:
         print_json(found.to_json())
         return
@@ -138,25 +136,18 @@ def align(
     print_result(out, line, result, as_json)
 
 
-def example_tensor(shape: str, integers: int = 0) -> "torch.Tensor":
-    """An example of a module's inputs, from what the user said of it."""
-    from weightspace.zoo.architecture import example_input
-
-    return example_input(shape, integers)
-
-
 def describe_given(factory: str, example: str, integers: int = 0) -> "Architecture":
     """The architecture of a module that the user names, with its symmetry if one can be derived."""
     from weightspace.symmetry.proving import SymmetryDisproved
     from weightspace.symmetry.tracing import trace_symmetry
-    from weightspace.zoo.architecture import Architecture, build_module
+    from weightspace.zoo.architecture import Architecture, build_module, example_input
 
     if not example:
         raise InputError("expected --example with the shape of an input for --architecture, found none")
-    inputs, module = example_tensor(example, integers), build_module(factory)
+    inputs, module = example_input(example, integers), build_module(factory)
     shape = tuple(inputs.shape)
     described = Architecture.of_module(
-        module, id=factory.replace(":", "."), factory=factory, arguments={}, example_shape=shape
+        module, id=factory.replace(":", "."), factory=factory, arguments={}, example_shape=shape, integers=integers
     )
     try:
         return replace(described, symmetry=trace_symmetry(module, inputs).to_json())

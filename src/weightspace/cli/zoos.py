@@ -87,6 +87,7 @@ def import_(
     config: Annotated[ImportConfig, Flat] = ImportConfig(),
     architecture: str = "",
     example: str = "",
+    integers: int = 0,
     ray: Ray = None,
     resume: Resume = False,
     force: Force = False,
@@ -105,11 +106,13 @@ def import_(
         module:callable that returns an nn.Module; checkpoints of its names and shapes are networks of it.
     example
         Shape of an input of that module, batch first, such as 2,3,32,32.
+    integers
+        Its inputs are whole numbers below this one, as token ids are; 0 for real numbers.
     """
     prepare_torch()
     from weightspace.zoo.importing import import_zoo
 
-    given = [describe_given(architecture, example)] if architecture else []
+    given = [describe_given(architecture, example, integers)] if architecture else []
     mode = chosen_mode(resume, force)
     imported = import_zoo(folder, out, config, architectures=given, ray=ray, mode=mode)
     about, left_out = imported.about["imported"], imported.about["left_out"]

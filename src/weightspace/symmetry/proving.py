@@ -1,7 +1,8 @@
 """Prove a symmetry on the network itself: permute, and compare outputs."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -138,10 +139,22 @@ class _DoublePrecision(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+@contextlib.contextmanager
+def _repeatably_in_double_precision() -> Iterator[None]:
+    """New tensors are float64, and random numbers the same each time; both as before afterwards."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _DoublePrecision():
+            torch.manual_seed(0)
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
     """All tensors that come out; a module that draws random numbers draws the same ones each time."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _DoublePrecision():
-        torch.manual_seed(0)
+    with _repeatably_in_double_precision():
         made = functional_call(module, weights, *inputs, tie_weights=False)
     flat = torch.utils._pytree.tree_leaves(made)
     return [value.to(torch.float64) for value in flat if isinstance(value, Tensor) and value.numel()]

@@ -24,6 +24,7 @@ class Architecture:
         factory: `package.module:callable` that builds the module, or None if nobody knows how.
         arguments: JSON keyword arguments of the factory.
         example_shape: shape of an input, batch first.
+        integers: inputs are whole numbers below this one, as token ids are; 0 for real numbers.
         shapes: every parameter and buffer, in the architecture's order.
         dtypes: their types where they are not float32.
         symmetry: a `Symmetry` as JSON, or None if it has not been traced.
@@ -38,6 +39,7 @@ class Architecture:
     dtypes: dict[str, str] = field(default_factory=dict)
     symmetry: dict[str, Any] | None = None
     note: str = ""
+    integers: int = 0
 
     @classmethod
     def of_module(
@@ -48,6 +50,7 @@ class Architecture:
         factory: str,
         arguments: Mapping[str, Any],
         example_shape: tuple[int, ...],
+        integers: int = 0,
     ) -> "Architecture":
         """Describe a module that `factory(**arguments)` built."""
         state = module.state_dict()
@@ -56,6 +59,7 @@ class Architecture:
             factory=factory,
             arguments=dict(arguments),
             example_shape=tuple(example_shape),
+            integers=integers,
             shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
             dtypes={
                 name: str(tensor.dtype).removeprefix("torch.")
@@ -95,7 +99,7 @@ class Architecture:
         """A random input of the example shape, always the same one."""
         if self.example_shape is None:
             raise InputError(f"expected an example shape for the architecture {self.id}, found none")
-        return torch.randn(self.example_shape, generator=torch.Generator().manual_seed(0))
+        return _random_input(self.example_shape, self.integers)
 
     def meta_weights(self) -> Weights:
         """Tensors without memory that have the architecture's shapes and types."""
@@ -173,5 +177,9 @@ def example_input(shape: str, integers: int = 0) -> torch.Tensor:
         raise InputError(f"expected a shape of positive sizes, found '{shape}'")
     if integers < 0:
         raise InputError(f"expected whole numbers below a positive one, found {integers}")
+    return _random_input(tuple(sizes), integers)
+
+
+def _random_input(shape: tuple[int, ...], integers: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(integers, sizes, generator=generator) if integers else torch.randn(sizes, generator=generator)
+    return torch.randint(integers, shape, generator=generator) if integers else torch.randn(shape, generator=generator)

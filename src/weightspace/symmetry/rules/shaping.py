@@ -114,6 +114,29 @@ def slice_(op: Operation) -> ValueLabel:
     return _replace(op, axes, dim, [start, op.shape[dim], shape[dim] - start - op.shape[dim]])
 
 
+def slice_scatter(op: Operation) -> ValueLabel | Several:
+    """A value with a run of an axis replaced: what stays, and what comes in, side by side."""
+    whole, own = op.filled(op.argument(0)), op.filled(op.argument(1))
+    (dim,) = dims_of(op.argument(2, "dim", 0), len(whole))
+    if op.argument(5, "step", 1) != 1:
+        return op.freeze_everything()
+    size, run = op.shape[dim], op.labels.size(own[dim])
+    start = op.argument(3, "start", 0) or 0
+    start = max(0, start + size if start < 0 else start)
+    before, _, after = op.labels.cut(whole[dim], [start, run, size - start - run], op.name)
+    return _common(op, [whole, own], dim, op.labels.concatenate([before, own[dim], after]))
+
+
+def copy(op: Operation) -> ValueLabel:
+    """The second argument in the shape of the first."""
+    own, shape = op.label(op.argument(1)), op.shape_of(op.argument(1))
+    missing = len(op.shape) - len(own)
+    kept = (
+        axis if size == op.shape[missing + n] else () for n, (axis, size) in enumerate(zip(own, shape, strict=True))
+    )
+    return (*(() for _ in range(missing)), *kept)
+
+
 def pad(op: Operation) -> ValueLabel:
     """Constant numbers on either side of an axis; other modes of padding are for space."""
     value, widths = op.filled(op.argument(0)), op.argument(1, "pad")

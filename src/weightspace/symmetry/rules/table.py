@@ -86,6 +86,8 @@ _NAMED: dict[str, Rule] = {
     "unbind": shaping.unbind,
     "select": shaping.select,
     "slice": shaping.slice_,
+    "slice_scatter": shaping.slice_scatter,
+    "copy": shaping.copy,
     "pad": shaping.pad,
     "constant_pad_nd": shaping.pad,
     "roll": shaping.reorder,
@@ -105,7 +107,7 @@ _NAMED: dict[str, Rule] = {
 CHECKS = {"aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar", "aten.sym_constrain_range"}
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": rule for name, rule in _NAMED.items()},
-    **{f"aten.{name}_": rule for name, rule in _NAMED.items()},
+    **{f"aten.{name}_": rule for name, rule in _NAMED.items() if name != "copy"},
     operator.getitem.__name__: shaping.item,
 }
 
