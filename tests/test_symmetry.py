@@ -207,6 +207,29 @@ def test_what_is_assigned_in_place_moves_by_itself() -> None:
     assert symmetry.groups["a.weight:0"] == 5 and "b.weight[1]" in symmetry.places()["a.weight:0"]
 
 
+class Hidden(nn.Module):
+    """A layer whose outputs come to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(x).relu()) + 0 * self.a(x).relu().sum()
+
+
+def test_what_no_output_depends_on_is_not_called_proved() -> None:
+    symmetry = trace_symmetry(Hidden(), torch.randn(2, 4))
+    assert (
+        list(symmetry.groups.values()) == [6] and "frozen by no effect on the outputs: a.weight[0]" in symmetry.report()
+    )
+    by_hand = replace(
+        symmetry, groups={**symmetry.groups, "a": 5}, axes={**symmetry.axes, "a.bias": ((Factor("a", 5),),)}
+    )
+    with pytest.raises(InputError, match="found none for a: nothing is proved"):
+        prove_symmetry(Hidden(), by_hand, torch.randn(2, 4))
+
+
 class Noisy(nn.Module):
     """Draws noise on its way, as variational autoencoders do."""
 
@@ -455,4 +478,4 @@ def test_the_proof_catches_a_wrong_rescaling() -> None:
         return {name: own[0] for name, own in rescale(stack, right, random_factors(right, 1, generator)).items()}
 
     with pytest.raises(SymmetryDisproved):
-        prove_unchanged(module, changed, list(right.groups), (example,), {})
+        prove_unchanged(module, changed, {group: [] for group in right.groups}, (example,), {})

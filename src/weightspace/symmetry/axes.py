@@ -7,8 +7,8 @@ then moves its own part.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -67,6 +67,18 @@ class Symmetry:
                     places[group].append(f"{name}[{number}]")
         return places
 
+    def without(self, groups: Collection[str], reason: str) -> "Symmetry":
+        """The same symmetry with some groups standing still."""
+        if not groups:
+            return self
+        still = {place: None for group, places in self.places().items() if group in groups for place in places}
+        return replace(
+            self,
+            groups={group: size for group, size in self.groups.items() if group not in groups},
+            axes={name: tuple(_still(axis, groups) for axis in axes) for name, axes in self.axes.items()},
+            frozen={**self.frozen, reason: (*self.frozen.get(reason, ()), *still)},
+        )
+
     def report(self) -> str:
         """Plain text: every group with its size and the axes it moves, then what is frozen and by which operation."""
         lines = [f"{len(self.groups)} groups move {self.coverage:.1%} of the parameters"]
@@ -102,6 +114,17 @@ def leaves(axis: Axis) -> Iterator[Factor]:
                 yield from leaves(part)
         else:
             yield factor
+
+
+def _still(axis: Axis, groups: Collection[str]) -> Axis:
+    return tuple(
+        Factor(
+            None if factor.group in groups else factor.group,
+            factor.size,
+            tuple(_still(part, groups) for part in factor.parts),
+        )
+        for factor in axis
+    )
 
 
 def groups_of(axes: tuple[Axis, ...]) -> list[str]:

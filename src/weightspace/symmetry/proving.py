@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
-from weightspace.symmetry.axes import Permutations, Symmetry, identity_permutations, permute
+from weightspace.symmetry.axes import Permutations, Symmetry, groups_of, identity_permutations, permute
 from weightspace.symmetry.graphs import copy_module
 from weightspace.weights import Weights, find_aliases
 
@@ -35,40 +35,78 @@ def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Any, seed: 
 
     Raises:
         SymmetryDisproved: outputs differ beyond rounding; the message names the group.
-        InputError: the module's outputs are not finite, or it does not run in float64.
+        InputError: outputs are not finite, or do not depend on what a group moves, so that nothing is proved; or the
+            module does not run in float64.
     """
+    unproved = find_unproved(module, symmetry, examples, named, seed=seed)
+    if unproved:
+        raise InputError(
+            f"expected outputs of {type(module).__name__} that depend on what every group moves, found none for "
+            f"{', '.join(unproved)}: nothing is proved of it"
+        )
+
+
+def find_unproved(
+    module: nn.Module, symmetry: Symmetry, examples: tuple[Any, ...], named: Mapping[str, Any], *, seed: int = 0
+) -> list[str]:
+    """`prove_symmetry`; returns the groups of which nothing is proved, since no output depends on what they move."""
 
     def moved(weights: Weights, group: str | None, generator: torch.Generator) -> Weights:
         return permute(weights, symmetry, _derange(symmetry, group, generator))
 
-    prove_unchanged(module, moved, list(symmetry.groups), examples, named, seed=seed)
+    tensors = {
+        group: [name for name in symmetry.axes if group in groups_of(symmetry.axes[name])] for group in symmetry.groups
+    }
+    return prove_unchanged(module, moved, tensors, examples, named, seed=seed)
 
 
 def prove_unchanged(
     module: nn.Module,
     change: Change,
-    groups: list[str],
+    groups: Mapping[str, Collection[str]],
     examples: tuple[Any, ...],
     named: Mapping[str, Any],
     *,
     seed: int = 0,
-) -> None:
+) -> list[str]:
     """Check that a change of weights, of one group or (for None) of all, leaves a module's function alone.
+
+    Args:
+        module: it is copied.
+        change: changes weights.
+        groups: for every group the tensors that it changes.
+        examples, named: inputs.
+        seed: of weights and inputs.
+
+    Returns:
+        Groups of which nothing is proved: no output depends on any of their tensors, whatever the weights (they may
+        be multiplied by zeros, or what they make is cut off).
 
     Raises:
         SymmetryDisproved, InputError: as for `prove_symmetry`.
     """
     module = copy_module(module).to(torch.float64)
+    unnoticed = set(groups)
     for attempt, gain in enumerate(GAINS):
-        _prove_once(module, change, groups, (examples, dict(named)), derive_generator(seed, "proof", attempt), gain)
+        generator = derive_generator(seed, "proof", attempt)
+        weights = random_weights(module, generator, gain=gain)
+        inputs = _random_inputs(module, weights, (examples, dict(named)), generator)
+        _prove_once(module, weights, inputs, change, groups, generator)
+        if unnoticed:
+            felt = _felt(module, weights, inputs)
+            unnoticed = {group for group in unnoticed if not felt & set(groups[group])}
+    return [group for group in groups if group in unnoticed]
 
 
 def _prove_once(
-    module: nn.Module, change: Change, groups: list[str], examples: Any, generator: torch.Generator, gain: float
+    module: nn.Module,
+    weights: Weights,
+    inputs: Any,
+    change: Change,
+    groups: Collection[str],
+    generator: torch.Generator,
 ) -> None:
     aliases = find_aliases(module.state_dict(keep_vars=True))
-    weights = random_weights(module, generator, gain=gain)
-    inputs = _random_inputs(module, weights, examples, generator)
     before = _provable_outputs(module, weights, inputs)
     scale = max(1.0, *(float(value.abs().max()) for value in before))
 
@@ -84,6 +122,26 @@ def _prove_once(
         what = f"group {', '.join(guilty)}" if guilty else "all groups together"
         worst = max((found[group] for group in guilty), default=worst)
         raise SymmetryDisproved(f"moving {what} changed the outputs by {worst:.2g} (their size is {scale:.2g})")
+
+
+def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
+    """The parameters that outputs depend on: those with a gradient."""
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    parameters = [name for name, _ in module.named_parameters(remove_duplicate=False) if name not in aliases]
+    leaves = {name: weights[name].clone().requires_grad_() for name in parameters if weights[name].is_floating_point()}
+    tied = {alias: leaves[name] for alias, name in aliases.items() if name in leaves}
+    with _repeatably_in_double_precision(), torch.enable_grad():
+        made = functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False)
+        tensors = [value for value in torch.utils._pytree.tree_leaves(made) if isinstance(value, Tensor)]
+        outputs = [value for value in tensors if value.requires_grad and value.is_floating_point()]
+        if not outputs:
+            return set()
+        total = torch.stack([(value * torch.randn_like(value)).sum() for value in outputs]).sum()
+        try:
+            slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        except RuntimeError:
+            return set(leaves)  # some operation has no gradient: nothing can be told, so nothing is held against them
+    return {name for name, own in zip(leaves, slopes, strict=True) if own is not None and own.abs().max() > TOLERANCE}
 
 
 def random_weights(module: nn.Module, generator: torch.Generator, *, gain: float = 1.0) -> Weights:

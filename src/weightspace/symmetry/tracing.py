@@ -14,10 +14,12 @@ from torch import fx, nn
 from weightspace.symmetry.axes import Axis, Factor, Symmetry
 from weightspace.symmetry.graphs import Graph, constant_label, copy_module, trace_graph
 from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
-from weightspace.symmetry.proving import prove_symmetry
+from weightspace.symmetry.proving import find_unproved
 from weightspace.symmetry.rules.operation import Known, Use, shapes_of_node, values_of
 from weightspace.symmetry.rules.table import apply_rule
 from weightspace.weights import find_aliases
+
+NO_EFFECT = "no effect on the outputs"
 
 
 class Role(NamedTuple):
@@ -66,7 +68,7 @@ def trace(module: nn.Module, *examples: Any, **named: Any) -> Trace:
     aliases = find_aliases(module.state_dict(keep_vars=True))
     _settle_unused(labels, tensors, {name for node, name in graph.names.items() if node.users}, aliases)
     symmetry = _build(module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}})
-    prove_symmetry(module, symmetry, *examples, **named)
+    symmetry = symmetry.without(find_unproved(module, symmetry, examples, named), NO_EFFECT)
     roles = {
         graph.names[node]: Role(use.kind, use.axis, graph.names.get(use.bias) if use.bias is not None else None)
         for node, use in uses.items()
