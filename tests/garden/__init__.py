@@ -73,6 +73,7 @@ GROUPS = {
     "LSTM, two layers, both ways": 5,  # the embedding; 4 cells
     "GRU, two layers, both ways": 5,
     "RNN, two layers, both ways": 5,
+    "LSTM and GRU cells": 2,
     "LSTM language model, tied": 1,
 }
 

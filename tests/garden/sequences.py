@@ -116,6 +116,21 @@ class Tagger(nn.Module):
         return self.head(self.recurrent(self.embed(ids))[0])
 
 
+class Cells(nn.Module):
+    """Recurrent cells, stepped by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru, self.head = nn.LSTMCell(4, 6), nn.GRUCell(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, second = None, None
+        for step in range(x.shape[1]):
+            state = self.lstm(x[:, step], state)
+            second = self.gru(state[0], second)
+        return self.head(second)
+
+
 class LanguageLSTM(nn.Module):
     """An LSTM language model whose first and last weights are tied; reads the last state."""
 
@@ -175,5 +190,6 @@ SEQUENCES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "LSTM, two layers, both ways": (lambda: Tagger(nn.LSTM), IDS),
     "GRU, two layers, both ways": (lambda: Tagger(nn.GRU), IDS),
     "RNN, two layers, both ways": (lambda: Tagger(nn.RNN), IDS),
+    "LSTM and GRU cells": (Cells, torch.zeros(2, 3, 4)),
     "LSTM language model, tied": (LanguageLSTM, IDS),
 }

@@ -59,6 +59,13 @@ def resize(op: Operation) -> ValueLabel:
     return (*image[:2], *op.fixed(op.shape[2:], SPACE))
 
 
+def channel_shuffle(op: Operation) -> ValueLabel:
+    """Channels (groups, channels in a group) change places."""
+    image = op.filled(op.argument(0))
+    slow, fast = _split(op, image[1], op.argument(1, "groups"))
+    return (image[0], (*fast, *slow), *image[2:])
+
+
 def pixel_shuffle(op: Operation) -> ValueLabel:
     """Channels (c, r, r) become space."""
     image, factor = op.filled(op.argument(0)), op.argument(1)

@@ -41,6 +41,19 @@ def recurrent(op: Operation) -> ValueLabel | Several:
     return Several(((*features[:-1], following), *ends))
 
 
+def cell(op: Operation) -> ValueLabel | Several:
+    """One step of a recurrent layer: lstm_cell returns two states, the others one."""
+    kind = op.name.removeprefix("aten.").removesuffix("_cell")
+    inputs, starts, *weights = op.node.args
+    own = [op.label(weight) for weight in weights if weight is not None]
+    hidden = _cell(op.labels, own, op.label(inputs)[-1], GATES[kind])
+    states: Any = starts if isinstance(starts, tuple | list) else [starts]
+    for state in states:
+        op.labels.unite(op.label(state)[-1], hidden)
+    value = (*op.label(inputs)[:-1], hidden)
+    return Several((value, value)) if kind == "lstm" else value
+
+
 def _ends_are_used(op: Operation) -> bool:
     """Whether somebody reads the states after the last step, which hold all cells one above the other."""
     return any(user.args[1] != 0 and user.users for user in op.node.users)
