@@ -1,8 +1,11 @@
 """A module as a graph of operations on its inputs, parameters and buffers."""
 
+import contextlib
 import copy
+import io
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -70,11 +73,25 @@ def copy_module(module: nn.Module) -> nn.Module:
         raise InputError(f"expected a module that can be copied, found {type(module).__name__} ({error})") from error
 
 
-def _exported(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Graph:
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch warns of how its own recurrent modules keep their weights, and of its own deprecations while
-        # tracing; the proof decides, not the warning.
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch says while it traces.
+
+    It warns of how its own recurrent modules keep their weights and of its own deprecations, and where it fails it
+    prints the graph so far; what is found is proved, and a failure becomes one sentence.
+    """
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _exported(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Graph:
+    with _quietly(), torch.no_grad():
         program = torch.export.export(module, examples, dict(named), strict=False)
         if any(_mutates(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
@@ -112,8 +129,7 @@ def _recorded(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
         made = functional_call(module, dict(zip(tensors, weights, strict=True)), own, keywords, tie_weights=False)
         return [value for value in torch.utils._pytree.tree_leaves(made) if isinstance(value, Tensor)]
 
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # as in `_exported`
+    with _quietly(), torch.no_grad():
         recorded = _functional(run, (list(tensors.values()), inputs), make_fx)
     placeholders = [node for node in recorded.graph.nodes if node.op == "placeholder"]
     names = dict(zip(placeholders, tensors, strict=False))
