@@ -213,7 +213,8 @@ def _repeatably_in_double_precision() -> Iterator[None]:
 def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
     """All tensors that come out; a module that draws random numbers draws the same ones each time."""
     with _repeatably_in_double_precision():
-        made = functional_call(module, weights, *inputs, tie_weights=False)
+        own = {name: tensor.clone() for name, tensor in weights.items()}  # a forward may write into its buffers
+        made = functional_call(module, own, *inputs, tie_weights=False)
     flat = torch.utils._pytree.tree_leaves(made)
     return [value.to(torch.float64) for value in flat if isinstance(value, Tensor) and value.numel()]
 

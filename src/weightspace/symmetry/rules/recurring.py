@@ -24,6 +24,7 @@ def recurrent(op: Operation) -> ValueLabel | Several:
     features = op.label(arguments[0])
     starts = starts if isinstance(starts, tuple | list) else [starts]
     states = [op.label(state) for state in starts]
+    op.freeze((*features[:-1], *(axis for state in states for axis in state[:-1])), "time, batch and layers")
     following: AxisLabel = features[-1]
     cells: list[AxisLabel] = []
     for layer in range(layers):
@@ -38,7 +39,7 @@ def recurrent(op: Operation) -> ValueLabel | Several:
         for cell in cells[1:]:
             op.labels.unite(cells[0], cell)
     ends = tuple((*op.fixed(op.shape_of(state)[:-1]), cells[0]) for state in starts)
-    return Several(((*features[:-1], following), *ends))
+    return Several(((*op.fixed(op.shape[:-1]), following), *ends))
 
 
 def cell(op: Operation) -> ValueLabel | Several:

@@ -114,6 +114,16 @@ RULES: dict[str, Rule] = {
     operator.getitem.__name__: shaping.item,
 }
 
+# Rules that know what to do with a value that is constant along an axis; for others it gets atoms of its own there.
+BROADCASTING: tuple[Rule, ...] = (
+    arithmetic.pointwise,
+    arithmetic.same,
+    arithmetic.constant,
+    shaping.expand,
+    shaping.copy,
+)
+BROADCASTING += (arithmetic.reduce, arithmetic.norm, recurring.recurrent, recurring.cell)
+
 
 def apply_rule(labels: Labels, node: fx.Node, known: Known, uses: dict[fx.Node, Use]) -> None:
     """Label the results of a node."""
@@ -132,7 +142,13 @@ def apply_rule(labels: Labels, node: fx.Node, known: Known, uses: dict[fx.Node, 
 
 def _apply(rule: Rule | None, op: Operation) -> ValueLabel | Several | Bundle:
     """A form of an operation that its rule does not foresee counts as unknown: what was united stays united."""
+    if op.name.endswith("dropout") and True in op.node.args:
+        return op.freeze_everything()  # it stays on in evaluation mode
     try:
+        if rule not in BROADCASTING:
+            for argument in op.node.all_input_nodes:
+                if isinstance(op.known.get(argument), tuple) and not isinstance(op.known[argument], Several | Bundle):
+                    op.known[argument] = op.filled(argument)
         return rule(op) if rule is not None else op.freeze_everything()
     except (IndexError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         return op.freeze_everything()
