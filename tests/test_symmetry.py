@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.library import custom_op
 
 from garden import GARDEN, GROUPS, ROUNDED_INSIDE, planted
 from garden.small import ResidualNet
@@ -168,7 +169,7 @@ def test_what_cannot_be_traced_is_refused() -> None:
         trace_symmetry(Branching(), torch.randn(2, 3))
 
 
-@torch.library.custom_op("weightspace_tests::twice", mutates_args=())
+@custom_op("garden::double", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     """An operator that export cannot run without data."""
     return x * 2
@@ -185,7 +186,7 @@ class Custom(nn.Module):
 
 def test_where_export_fails_one_run_is_recorded() -> None:
     symmetry = trace_symmetry(Custom(), torch.randn(3, 4))
-    assert symmetry.groups == {"b.weight:0": 6} and "frozen by weightspace_tests.twice" in symmetry.report()
+    assert symmetry.groups == {"b.weight:0": 6} and "frozen by garden.double" in symmetry.report()
     assert "norm.running_var[0]" in symmetry.places()["b.weight:0"]
 
 
