@@ -138,7 +138,7 @@ class _Units:
         if rule is not None:
             return rule(self, op)
         passing = LINEAR | (HOMOGENEOUS if self.kind == "scale" else ODD)
-        if name in passing:
+        if name in passing and op.node.meta["val"].is_floating_point():
             return op.label(op.argument(0))
         pooled = self.kind == "scale" and name.startswith(("max_pool", "adaptive_max_pool"))
         return convolving.pool(op) if pooled else op.freeze_everything()
@@ -198,7 +198,7 @@ def _norm(units: _Units, op: Operation) -> Any:
     """A norm reads nothing exactly (its eps), and writes with its scale and shift."""
     inputs = op.label(op.argument(0))
     first, axis = (1, 1) if "batch" in op.name or "instance" in op.name else (2, 1 if "group" in op.name else -1)
-    weight, bias = op.argument(first, "weight"), op.argument(first + 1, "bias")
+    weight, bias = op.argument(first, "weight"), op.argument(first + 1, "bias") if "rms" not in op.name else None
     op.freeze(inputs)
     if not isinstance(weight, fx.Node) or len(op.shape_of(weight)) != 1:
         return op.freeze_everything()
@@ -237,7 +237,7 @@ def _add(units: _Units, op: Operation) -> ValueLabel:
 
 def _scaled(units: _Units, op: Operation) -> ValueLabel:
     """A product with a number; any other product stands still."""
-    if isinstance(op.argument(1), fx.Node):
+    if isinstance(op.argument(1), fx.Node) or op.node.kwargs.get("rounding_mode"):
         return op.frozen_result()
     return op.label(op.argument(0))
 

@@ -3,7 +3,7 @@
 from torch import fx
 
 from weightspace.symmetry.labels import AxisLabel, ValueLabel
-from weightspace.symmetry.rules.operation import Operation, dims_of
+from weightspace.symmetry.rules.operation import Operation, Several, dims_of
 
 
 def same(op: Operation) -> ValueLabel:
@@ -41,6 +41,13 @@ def prelu(op: Operation) -> ValueLabel:
 def reduce(op: Operation) -> ValueLabel:
     """Sums, means and extremes over axes do not depend on the order along them."""
     return _without(op, reduced_dims(op))
+
+
+def extreme(op: Operation) -> ValueLabel | Several:
+    """max and min: of everything, of two values, or along an axis (then where they are must not be read)."""
+    if isinstance(op.argument(1, "other"), fx.Node):
+        return pointwise(op)
+    return op.first_only(reduce(op))
 
 
 def reduced_dims(op: Operation) -> tuple[int, ...]:

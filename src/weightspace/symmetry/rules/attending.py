@@ -1,6 +1,6 @@
 """Attention and embeddings."""
 
-from weightspace.symmetry.labels import ValueLabel
+from weightspace.symmetry.labels import AxisLabel, ValueLabel
 from weightspace.symmetry.rules.operation import Operation, Several
 
 
@@ -16,16 +16,18 @@ def attention(op: Operation) -> ValueLabel | Several:
         serving = op.labels.size(key[-3])
         runs, within = op.labels.regroup((query[-3],), (serving, op.labels.size(query[-3]) // serving), op.name)
         op.labels.unite(runs, key[-3])
+        op.labels.unite(runs, value[-3])
         query = (*query[:-3], (*runs, *within), *query[-2:])
-        _broadcast(op, key[:-3], query[:-3])
-    else:
-        _broadcast(op, key[:-2], query[:-2])
-    _broadcast(op, value[:-1], key[:-1])
+        key, value = ((*own[:-3], (), *own[-2:]) for own in (key, value))
     op.labels.unite(query[-1], key[-1])
+    op.labels.unite(key[-2], value[-2])
     if op.argument(5, "is_causal", False):
         op.freeze((query[-2], key[-2]), "causal mask")
-    _broadcast(op, op.label(op.argument(3, "attn_mask")), (*query[:-1], key[-2]))
-    lead = tuple(own or other for own, other in zip(query[:-2], key[:-2], strict=True))
+    mask = op.label(op.argument(3, "attn_mask"))
+    if mask:
+        for own, other in zip((query[-2], key[-2]), mask[-2:], strict=True):
+            _join(op, own, other)
+    lead = [_broadcast(op, axes) for axes in _aligned([query[:-2], key[:-2], value[:-2], mask[:-2]])]
     return op.first_only((*lead, query[-2], value[-1]))
 
 
@@ -37,8 +39,21 @@ def embedding(op: Operation) -> ValueLabel:
     return (*chosen, table[1])
 
 
-def _broadcast(op: Operation, first: ValueLabel, second: ValueLabel) -> None:
-    """Unite axes from the last one on, but for those of one entry."""
-    for own, other in zip(reversed(first), reversed(second), strict=False):
-        if op.labels.size(own) == op.labels.size(other):
-            op.labels.unite(own, other)
+def _aligned(values: list[ValueLabel]) -> list[list[AxisLabel]]:
+    """Axes that meet when values are broadcast, which is done from the last one on."""
+    rank = max(len(own) for own in values)
+    padded = [((),) * (rank - len(own)) + own for own in values]
+    return [list(axes) for axes in zip(*padded, strict=True)]
+
+
+def _broadcast(op: Operation, axes: list[AxisLabel]) -> AxisLabel:
+    """The common axis of those that have more than one entry."""
+    whole = [axis for axis in axes if op.labels.size(axis) > 1]
+    for axis in whole[1:]:
+        op.labels.unite(whole[0], axis)
+    return whole[0] if whole else ()
+
+
+def _join(op: Operation, own: AxisLabel, other: AxisLabel) -> None:
+    if op.labels.size(own) == op.labels.size(other):
+        op.labels.unite(own, other)

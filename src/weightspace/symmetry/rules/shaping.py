@@ -185,6 +185,22 @@ def index_select(op: Operation) -> ValueLabel:
     return (*axes[:dim], *op.fixed((op.shape[dim],)), *axes[dim + 1 :])
 
 
+def index(op: Operation) -> ValueLabel | Several:
+    """Entries chosen by tensors of numbers: the axes chosen from stand still, the others move."""
+    axes, chosen = op.filled(op.argument(0)), op.argument(1)
+    places = [place for place, own in enumerate(chosen) if own is not None]
+    if any(own.meta["val"].dtype.is_floating_point or own.meta["val"].element_size() == 1 for own in chosen if own):
+        return op.freeze_everything()  # a mask takes as many entries as it likes
+    op.freeze(axes[place] for place in places)
+    for own in (chosen[place] for place in places):
+        op.freeze(op.label(own))
+    kept = [axis for place, axis in enumerate(axes) if place not in places]
+    side_by_side = places == list(range(places[0], places[-1] + 1))
+    first = places[0] if side_by_side else 0
+    new = op.fixed(op.shape[first : first + len(op.shape) - len(kept)])
+    return (*kept[:first], *new, *kept[first:])
+
+
 def item(op: Operation) -> Any:
     """One of several results."""
     source, number = op.node.args

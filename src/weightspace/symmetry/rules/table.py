@@ -26,7 +26,7 @@ _SAME = """
 _CONSTANT = "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor".split()
 _RESHAPES = "flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as reshape_as".split()
 _POOLS = "max_pool avg_pool adaptive_avg_pool _adaptive_avg_pool adaptive_max_pool lp_pool".split()
-_RESIZES = "nearest1d nearest2d nearest3d _nearest_exact2d linear1d bilinear2d bicubic2d trilinear3d".split()
+_RESIZES = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 
 _NAMED: dict[str, Rule] = {
     "linear": arithmetic.linear,
@@ -98,6 +98,9 @@ _NAMED: dict[str, Rule] = {
     "tril": shaping.triangle,
     "triu": shaping.triangle,
     "glu": shaping.halves,
+    "index": shaping.index,
+    "max": arithmetic.extreme,
+    "min": arithmetic.extreme,
     "index_select": shaping.index_select,
     **dict.fromkeys(_POINTWISE, arithmetic.pointwise),
     **dict.fromkeys(_SAME, arithmetic.same),
@@ -105,6 +108,7 @@ _NAMED: dict[str, Rule] = {
     **dict.fromkeys(_RESHAPES, shaping.reshape),
     **{f"{kind}{dim}d": convolving.pool for kind in _POOLS for dim in (1, 2, 3)},
     **{f"upsample_{kind}": convolving.resize for kind in _RESIZES},
+    **{f"_upsample_nearest_exact{dim}d": convolving.resize for dim in (1, 2, 3)},
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod"), arithmetic.reduce),
 }
 CHECKS = {"aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar", "aten.sym_constrain_range"}
@@ -122,7 +126,7 @@ BROADCASTING: tuple[Rule, ...] = (
     shaping.expand,
     shaping.copy,
 )
-BROADCASTING += (arithmetic.reduce, arithmetic.norm, recurring.recurrent, recurring.cell)
+BROADCASTING += (arithmetic.reduce, arithmetic.extreme, arithmetic.norm, recurring.recurrent, recurring.cell)
 
 
 def apply_rule(labels: Labels, node: fx.Node, known: Known, uses: dict[fx.Node, Use]) -> None:
