@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import pytest
@@ -481,7 +482,7 @@ def test_the_proof_catches_a_wrong_rescaling() -> None:
     module, example = mlp([9, 7, 6, 3], "gelu"), torch.zeros(2, 1, 3, 3)
     right = trace_rescaling(mlp([9, 7, 6, 3], "relu"), "scale", example)
 
-    def changed(weights: Weights, group: str | None, generator: torch.Generator) -> Weights:
+    def changed(weights: Weights, groups: Collection[str], generator: torch.Generator) -> Weights:
         stack = {name: tensor[None] for name, tensor in weights.items()}
         return {name: own[0] for name, own in rescale(stack, right, random_factors(right, 1, generator)).items()}
 

@@ -53,6 +53,11 @@ def trace_graph(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str
         ) from error
 
 
+def one_by_one(examples: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs, which may have been given as one tuple of them."""
+    return examples[0] if len(examples) == 1 and isinstance(examples[0], tuple) else examples
+
+
 def constant_label(labels: Labels, value: Tensor | None, shape: tuple[int, ...]) -> ValueLabel:
     """A constant stands still along the axes on which its entries differ."""
     if value is None:
@@ -65,8 +70,10 @@ def copy_module(module: nn.Module) -> nn.Module:
     """A copy in evaluation mode.
 
     Raises:
-        InputError: the module cannot be copied.
+        InputError: it is no module, or one that cannot be copied.
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected an nn.Module, found {module!r:.80}")
     try:
         return copy.deepcopy(module).eval()
     except RuntimeError as error:
@@ -95,6 +102,8 @@ def _exported(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
         program = torch.export.export(module, examples, dict(named), strict=False)
         if any(_mutates(node) for node in program.graph.nodes):
             program = program.run_decompositions({})
+    for node in program.graph.nodes:
+        shapes_of_node(node)  # raises where a size depends on values, which the rules could not read
     signature = program.graph_signature
     known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     lifted = {**signature.inputs_to_lifted_tensor_constants, **known}

@@ -7,14 +7,14 @@ freeze the units they touch. The eps of a batch norm makes it no exact reader, s
 pooling keeps scales and breaks signs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from weightspace.symmetry.axes import groups_of
-from weightspace.symmetry.graphs import Graph, copy_module, trace_graph
+from weightspace.symmetry.graphs import Graph, copy_module, one_by_one, trace_graph
 from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
 from weightspace.symmetry.proving import prove_unchanged
 from weightspace.symmetry.rescaling import Kind, Place, Rescaling, random_factors, rescale
@@ -74,18 +74,16 @@ def trace_rescaling(module: nn.Module, kind: Kind, *examples: Any, **named: Any)
         InputError: the module cannot be traced.
         SymmetryDisproved: a rule of ours is wrong for this network (a bug worth reporting).
     """
-    module = copy_module(module)
-    graph = trace_graph(module, examples, named)
+    examples = one_by_one(examples)
+    graph, module = trace_graph(copy_module(module), examples, named), copy_module(module)
     units = _Units(graph, kind)
     for node in graph.nodes.nodes:
         units.visit(node)
     rescaling = _build(module, units, graph, kind)
 
-    def changed(weights: Weights, group: str | None, generator: torch.Generator) -> Weights:
-        factors = random_factors(rescaling, 1, generator)
-        if group is not None:
-            ones = {name: torch.ones_like(own) for name, own in factors.items()}
-            factors = {**ones, group: factors[group]}
+    def changed(weights: Weights, groups: Collection[str], generator: torch.Generator) -> Weights:
+        drawn = random_factors(rescaling, 1, generator)
+        factors = {name: own if name in groups else torch.ones_like(own) for name, own in drawn.items()}
         stack = {name: weights[name][None] for name in weights}
         return {name: tensor[0] for name, tensor in rescale(stack, rescaling, factors).items()}
 

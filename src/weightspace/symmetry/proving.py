@@ -12,14 +12,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
-from weightspace.symmetry.axes import Permutations, Symmetry, groups_of, identity_permutations, permute
-from weightspace.symmetry.graphs import copy_module
+from weightspace.symmetry.axes import (
+    Permutations,
+    Symmetry,
+    groups_of,
+    identity_permutations,
+    leaves,
+    permute,
+    shape_of,
+)
+from weightspace.symmetry.graphs import copy_module, one_by_one
 from weightspace.weights import Weights, find_aliases
 
 TOLERANCE = 1e-9
 GAINS = (1.0, 0.5, 1.0)
 
-Change = Callable[[Weights, str | None, torch.Generator], Weights]
+SMALLEST_SCALE = 1e-4
+
+Change = Callable[[Weights, Collection[str], torch.Generator], Weights]
 
 
 class SymmetryDisproved(AssertionError):
@@ -31,14 +41,17 @@ def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Any, seed: 
 
     In float64, on random inputs, with parameters *and buffers* drawn at random: on a fresh initialisation a
     forgotten batch norm goes unnoticed, since its statistics are all alike. All groups are permuted together,
-    three times; a change beyond rounding is traced to the groups that cause it.
+    three times, and then half of them without the other half, so that any two groups are moved apart once (two units
+    have one other order only: groups that belong together would always move alike). A change beyond rounding is traced
+    to the groups that cause it.
 
     Raises:
         SymmetryDisproved: outputs differ beyond rounding; the message names the group.
-        InputError: outputs are not finite, or do not depend on what a group moves, so that nothing is proved; or the
-            module does not run in float64.
+        InputError: the symmetry does not fit the module; outputs are not finite, or do not depend on what a group
+            moves, so that nothing is proved; or the module does not run in float64.
     """
-    unproved = find_unproved(module, symmetry, examples, named, seed=seed)
+    _require_fit(module, symmetry)
+    unproved = find_unproved(module, symmetry, one_by_one(examples), named, seed=seed)
     if unproved:
         raise InputError(
             f"expected outputs of {type(module).__name__} that depend on what every group moves, found none for "
@@ -51,8 +64,8 @@ def find_unproved(
 ) -> list[str]:
     """`prove_symmetry`; returns the groups of which nothing is proved, since no output depends on what they move."""
 
-    def moved(weights: Weights, group: str | None, generator: torch.Generator) -> Weights:
-        return permute(weights, symmetry, _derange(symmetry, group, generator))
+    def moved(weights: Weights, groups: Collection[str], generator: torch.Generator) -> Weights:
+        return permute(weights, symmetry, _derange(symmetry, groups, generator))
 
     tensors = {
         group: [name for name in symmetry.axes if group in groups_of(symmetry.axes[name])] for group in symmetry.groups
@@ -69,11 +82,11 @@ def prove_unchanged(
     *,
     seed: int = 0,
 ) -> list[str]:
-    """Check that a change of weights, of one group or (for None) of all, leaves a module's function alone.
+    """Check that a change of weights, of any of its groups, leaves a module's function alone.
 
     Args:
         module: it is copied.
-        change: changes weights.
+        change: changes weights, those of the groups it is given.
         groups: for every group the tensors that it changes.
         examples, named: inputs.
         seed: of weights and inputs.
@@ -91,7 +104,8 @@ def prove_unchanged(
         generator = derive_generator(seed, "proof", attempt)
         weights = random_weights(module, generator, gain=gain)
         inputs = _random_inputs(module, weights, (examples, dict(named)), generator)
-        _prove_once(module, weights, inputs, change, groups, generator)
+        together = [list(groups), *(_halves(list(groups)) if attempt == 0 else [])]
+        _prove_once(module, weights, inputs, change, together, generator)
         if unnoticed:
             felt = _felt(module, weights, inputs)
             unnoticed = {group for group in unnoticed if not felt & set(groups[group])}
@@ -103,25 +117,49 @@ def _prove_once(
     weights: Weights,
     inputs: Any,
     change: Change,
-    groups: Collection[str],
+    together: list[list[str]],
     generator: torch.Generator,
 ) -> None:
     aliases = find_aliases(module.state_dict(keep_vars=True))
     before = _provable_outputs(module, weights, inputs)
-    scale = max(1.0, *(float(value.abs().max()) for value in before))
+    scale = max(SMALLEST_SCALE, *(float(value.abs().max()) for value in before))
 
-    def difference(group: str | None) -> float:
-        moved = change(weights, group, generator)
+    def difference(groups: Collection[str]) -> float:
+        moved = change(weights, groups, generator)
         moved.update({alias: moved[name] for alias, name in aliases.items()})
         return _difference(before, _outputs(module, moved, inputs))
 
-    worst = difference(None)
-    if not worst <= TOLERANCE * scale:
-        found = {group: difference(group) for group in groups}
-        guilty = [group for group, own in found.items() if not own <= TOLERANCE * scale]
-        what = f"group {', '.join(guilty)}" if guilty else "all groups together"
-        worst = max((found[group] for group in guilty), default=worst)
-        raise SymmetryDisproved(f"moving {what} changed the outputs by {worst:.2g} (their size is {scale:.2g})")
+    for groups in together:
+        worst = difference(groups)
+        if worst <= TOLERANCE * scale:
+            continue
+        guilty = {group: own for group in groups if not (own := difference([group])) <= TOLERANCE * scale}
+        what = f"group {', '.join(guilty)}" if guilty else f"groups {', '.join(groups)} together"
+        raise SymmetryDisproved(
+            f"moving {what} changed the outputs by {max(guilty.values(), default=worst):.2g} "
+            f"(their size is {scale:.2g})"
+        )
+
+
+def _halves(groups: list[str]) -> list[list[str]]:
+    """Sets of groups such that of any two groups one is in some set without the other."""
+    bits = max(0, len(groups) - 1).bit_length()
+    return [[group for number, group in enumerate(groups) if number >> bit & 1] for bit in range(bits)]
+
+
+def _require_fit(module: nn.Module, symmetry: Symmetry) -> None:
+    """Refuse a symmetry that was not written for the module."""
+    state = module.state_dict()
+    for name in symmetry.moved:
+        if name not in state or tuple(state[name].shape) != shape_of(symmetry.axes[name]):
+            found = tuple(state[name].shape) if name in state else "no such tensor"
+            raise InputError(f"expected {name} of shape {shape_of(symmetry.axes[name])}, found {found}")
+        for leaf in (leaf for axis in symmetry.axes[name] for leaf in leaves(axis) if leaf.group is not None):
+            if symmetry.groups.get(str(leaf.group)) != leaf.size:
+                raise InputError(
+                    f"expected a group {leaf.group} of {leaf.size} units, which {name} has, found "
+                    f"{symmetry.groups.get(str(leaf.group), 'none')}"
+                )
 
 
 def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
@@ -180,6 +218,8 @@ def _random_like(example: Any, generator: torch.Generator) -> Any:
     """Normal numbers where the example has such; else its own entries, shuffled (indices, positive numbers)."""
     if not isinstance(example, Tensor):
         return example
+    if not example.numel():
+        return example.to(torch.float64) if example.is_floating_point() else example
     if example.is_floating_point() and (example.min() < 0 or not example.any()):
         return torch.randn(example.shape, generator=generator, dtype=torch.float64)
     pick = torch.randint(example.numel(), (example.numel(),), generator=generator)
@@ -216,7 +256,8 @@ def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
         own = {name: tensor.clone() for name, tensor in weights.items()}  # a forward may write into its buffers
         made = functional_call(module, own, *inputs, tie_weights=False)
     flat = torch.utils._pytree.tree_leaves(made)
-    return [value.to(torch.float64) for value in flat if isinstance(value, Tensor) and value.numel()]
+    tensors = [value for value in flat if isinstance(value, Tensor) and value.numel()]
+    return [torch.view_as_real(own.resolve_conj()) if own.is_complex() else own.to(torch.float64) for own in tensors]
 
 
 def _provable_outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
@@ -229,6 +270,8 @@ def _provable_outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[
         raise InputError(
             f"expected {name} to run in float64, so that its symmetry can be proved, found {reason}"
         ) from error
+    if not found:
+        raise InputError(f"expected tensors as outputs of {name}, so that its symmetry can be proved, found none")
     if not all(value.isfinite().all() for value in found):
         raise InputError(f"expected {name} to give finite outputs, so that its symmetry can be proved, found others")
     return found
@@ -238,10 +281,10 @@ def _difference(first: list[Tensor], second: list[Tensor]) -> float:
     return max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True)), default=0.0)
 
 
-def _derange(symmetry: Symmetry, group: str | None, generator: torch.Generator) -> Permutations:
-    """A permutation that moves every entry of `group` (of every group for None)."""
+def _derange(symmetry: Symmetry, groups: Collection[str], generator: torch.Generator) -> Permutations:
+    """A permutation that moves every entry of some groups, and none of the others."""
     permutations = identity_permutations(symmetry)
-    for name in symmetry.groups if group is None else [group]:
+    for name in groups:
         order = torch.randperm(symmetry.groups[name], generator=generator)
         permutations[name] = torch.empty_like(order).scatter_(0, order, order.roll(1))
     return permutations

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from weightspace.symmetry.axes import Axis, Factor, Symmetry
-from weightspace.symmetry.graphs import Graph, constant_label, copy_module, trace_graph
+from weightspace.symmetry.graphs import Graph, constant_label, copy_module, one_by_one, trace_graph
 from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
 from weightspace.symmetry.proving import find_unproved
 from weightspace.symmetry.rules.operation import Known, Use, shapes_of_node, values_of
@@ -59,10 +59,9 @@ def trace_symmetry(module: nn.Module, *examples: Any, **named: Any) -> Symmetry:
 
 def trace(module: nn.Module, *examples: Any, **named: Any) -> Trace:
     """`trace_symmetry`, with the use of every parameter as well."""
-    if len(examples) == 1 and isinstance(examples[0], tuple | list):
-        examples = tuple(examples[0])
-    module = copy_module(module)
-    graph = trace_graph(module, examples, named)
+    examples = one_by_one(examples)
+    # Tracing may leave its own tensors on a module that stores what it computes, so a copy is traced.
+    graph, module = trace_graph(copy_module(module), examples, named), copy_module(module)
     labels, known, uses = label_graph(graph)
     tensors = {name: _value(known, node) for node, name in graph.names.items()}
     aliases = find_aliases(module.state_dict(keep_vars=True))
