@@ -209,6 +209,184 @@ def test_what_is_assigned_in_place_moves_by_itself() -> None:
     assert symmetry.groups["a.weight:0"] == 5 and "b.weight[1]" in symmetry.places()["a.weight:0"]
 
 
+class Parts(nn.Module):
+    """Layers and loose parameters, and a function that puts them together."""
+
+    def __init__(self, forward: Callable[..., Tensor], **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.put_together = forward
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) else part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.put_together(self, x)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(q, k, v, **options)  # type: ignore[arg-type] # as it takes them
+
+
+# What a value is constant along, and what is shared among heads, time steps and states: each of these was wrong once.
+CONSTANT_SOMEWHERE: dict[str, Callable[[], nn.Module]] = {
+    "a sequence of one vector": lambda: Parts(
+        lambda s, x: s.b(s.r(x[:, None].repeat(1, 4, 1))[0].flatten(1)),
+        r=nn.LSTM(5, 7, batch_first=True),
+        b=nn.Linear(28, 3),
+    ),
+    "learned first states": lambda: Parts(
+        lambda s, x: s.b(s.r(x[None], (s.h.expand(-1, 2, -1).contiguous(), s.c.expand(-1, 2, -1).contiguous()))[0][0]),
+        r=nn.LSTM(5, 6, 2),
+        h=torch.randn(2, 1, 6),
+        c=torch.randn(2, 1, 6),
+        b=nn.Linear(6, 3),
+    ),
+    "learned time steps": lambda: Parts(
+        lambda s, x: s.b(s.r(s.p + s.a(x)[:, None])[0].flatten(1)),
+        p=torch.randn(4, 6),
+        a=nn.Linear(5, 6),
+        r=nn.GRU(6, 6, batch_first=True),
+        b=nn.Linear(24, 3),
+    ),
+    "batch norm of a grey image": lambda: Parts(
+        lambda s, x: s.b(s.n(x[:, :1].expand(-1, 6)).relu()), n=nn.BatchNorm1d(6), b=nn.Linear(6, 3)
+    ),
+    "layer norm of a mean": lambda: Parts(
+        lambda s, x: s.b(s.n(s.a(x).mean(1, keepdim=True).expand(-1, 8))),
+        a=nn.Linear(5, 4),
+        n=nn.LayerNorm(8),
+        b=nn.Linear(8, 3),
+    ),
+    "slopes for one channel": lambda: Parts(
+        lambda s, x: s.b(s.n(x[:, :1].expand(-1, 6))), n=nn.PReLU(6), b=nn.Linear(6, 3)
+    ),
+    "one row of weights for all": lambda: Parts(
+        lambda s, x: s.b(nn.functional.linear(x, s.w.expand(8, 5), s.c).relu()),
+        w=torch.randn(1, 5),
+        c=torch.randn(8),
+        b=nn.Linear(8, 3),
+    ),
+    "zeros stacked first": lambda: Parts(
+        lambda s, x: s.b(torch.stack((x.new_zeros(2, 8), s.a(x)), 1).flatten(1)), a=nn.Linear(5, 8), b=nn.Linear(16, 3)
+    ),
+    "one head of queries, several of values": lambda: Parts(
+        lambda s, x: s.o(attend(*[s.q(x).view(2, 1, 4, 3)] * 2, s.v(x).view(2, 4, 4, 3)).flatten(1)),
+        q=nn.Linear(5, 12),
+        v=nn.Linear(5, 48),
+        o=nn.Linear(48, 3),
+    ),
+    "a mask for each of two heads": lambda: Parts(
+        lambda s, x: s.o(attend(*[s.q(x).view(2, 1, 4, 3).expand(2, 2, 4, 3)] * 3, attn_mask=s.m).flatten(1)),
+        q=nn.Linear(5, 12),
+        m=torch.randn(2, 4, 4),
+        o=nn.Linear(24, 3),
+    ),
+    "a query for all places, a mask for each": lambda: Parts(
+        lambda s, x: s.o(attend(s.q.expand(2, 4, 6), *[s.k(x).view(2, 5, 6)] * 2, attn_mask=s.m).flatten(1)),
+        q=torch.randn(1, 1, 6),
+        k=nn.Linear(5, 30),
+        m=torch.randn(4, 5),
+        o=nn.Linear(24, 3),
+    ),
+    "dropout that stays on": lambda: Parts(
+        lambda s, x: s.b(nn.functional.dropout(s.a(x), 0.5, True)), a=nn.Linear(5, 6), b=nn.Linear(6, 3)
+    ),
+    "chosen time steps": lambda: Parts(
+        lambda s, x: s.b(s.a(x)[torch.tensor([1, 0]), :].relu()), a=nn.Linear(5, 6), b=nn.Linear(6, 3)
+    ),
+    "the largest of each unit": lambda: Parts(
+        lambda s, x: s.b(s.a(x).view(2, 4, 6).max(1).values), a=nn.Linear(5, 24), b=nn.Linear(6, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT_SOMEWHERE)
+def test_what_is_constant_or_shared_somewhere_is_labelled_soundly(name: str) -> None:
+    torch.manual_seed(0)
+    module, x = CONSTANT_SOMEWHERE[name](), torch.randn(2, 5)
+    symmetry = trace_symmetry(module, x)
+    module = module.double().eval()
+    weights = {name: torch.randn_like(own) if own.ndim else own for name, own in module.state_dict().items()}
+    weights |= {name: own.abs() + 0.5 for name, own in weights.items() if name.endswith("var")}
+    for seed in range(4):
+        moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(seed)))
+        torch.manual_seed(0)
+        before = functional_call(module, weights, (x.double(),))
+        torch.manual_seed(0)
+        torch.testing.assert_close(functional_call(module, moved, (x.double(),)), before)
+
+
+def test_choosing_and_extremes_keep_units_moving() -> None:
+    for name in ("chosen time steps", "the largest of each unit"):
+        assert 6 in trace_symmetry(CONSTANT_SOMEWHERE[name](), torch.randn(2, 5)).groups.values()
+
+
+class Counting(nn.Module):
+    """Counts in a buffer, keeps what it computed, and gives a complex number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        self.kept = self.a(x).relu()
+        return torch.complex(torch.zeros(len(x), 3).to(x.dtype), 1e-10 * self.b(self.kept) * self.count)
+
+
+def test_the_proof_is_not_misled_by_memory_small_or_complex_outputs() -> None:
+    module, x = Counting(), torch.randn(2, 5)
+    symmetry = trace_symmetry(module, (x,))
+    assert list(symmetry.groups.values()) == [6]
+    wrong = plant(symmetry, "b.weight", 1, (Factor(None, 6),))
+    with pytest.raises(SymmetryDisproved):
+        prove_symmetry(module, wrong, x)
+
+
+def test_two_groups_of_two_that_belong_together_are_moved_apart() -> None:
+    module, x = mlp([5, 2, 3]), torch.randn(2, 5)
+    symmetry = trace_symmetry(module, x)
+    (group,) = symmetry.groups
+    tensor = next(name for name in reversed(symmetry.places()[group]) if name.endswith("[1]")).removesuffix("[1]")
+    wrong = replace(plant(symmetry, tensor, 1, (Factor("apart", 2),)), groups={**symmetry.groups, "apart": 2})
+    with pytest.raises(SymmetryDisproved):
+        prove_symmetry(module, wrong, x)
+
+
+def test_a_symmetry_that_does_not_fit_is_refused() -> None:
+    symmetry = traced("mlp")[2]
+    with pytest.raises(InputError, match="no such tensor"):
+        prove_symmetry(nn.Linear(3, 2), symmetry, torch.randn(2, 3))
+    with pytest.raises(InputError, match="expected a group out of 3 units"):
+        prove_symmetry(
+            traced("mlp")[0], plant(symmetry, "module_list.5.weight", 0, (Factor("out", 3),)), torch.zeros(2, 1, 4, 4)
+        )
+
+
+@pytest.mark.parametrize("take", [lambda x: x[x > 0].sum(), lambda x: x.nonzero().float().mean()])
+def test_sizes_that_depend_on_values_end_in_a_sentence_or_stand_still(take: Callable[[Tensor], Tensor]) -> None:
+    module = Parts(lambda s, x: s.b(s.a(x).relu()) * take(x), a=nn.Linear(5, 6), b=nn.Linear(6, 3))
+    try:
+        assert trace_symmetry(module, torch.randn(2, 5)).groups
+    except InputError as refusal:
+        assert "give a Symmetry by hand" in str(refusal)
+
+
+def test_matching_refuses_other_shapes_and_takes_any_scale() -> None:
+    weights, symmetry = plain_network(0)
+    wider = {name: torch.cat([own, own]) for name, own in weights.items()}
+    with pytest.raises(WeightsMismatch):
+        match(wider, weights, symmetry)
+    with pytest.raises(WeightsMismatch):
+        match({}, weights, symmetry)
+    moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(0)))
+    for size in (1e25, 1e-25):
+        large = {name: (own * size).requires_grad_() for name, own in moved.items()}
+        found = match(large, {name: own * size for name, own in weights.items()}, symmetry)
+        assert all(torch.equal(permute(moved, symmetry, found)[name], own) for name, own in weights.items())
+    assert match(weights, {}, symmetry, restarts=1).keys() == symmetry.groups.keys()
+
+
 class Hidden(nn.Module):
     """A layer whose outputs come to nothing."""
 

@@ -11,6 +11,7 @@ other axes have been visited, which costs half and starts better; an assignment 
 solved for.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
-from weightspace.symmetry.axes import Axis, Permutations, Symmetry, axis_index, groups_of
+from weightspace.symmetry.axes import Axis, Permutations, Symmetry, axis_index, groups_of, shape_of
 from weightspace.symmetry.blocks import Block, blocks_of
+from weightspace.weights import WeightsMismatch
 
 MAX_SWEEPS = 100
 SMALLEST_GAIN = 2e-6
+SMALL, LARGE = 1e-6, 1e6
 
 Stacked = dict[str, Int[Tensor, "networks _"]]
 
@@ -46,8 +49,10 @@ def match(
         seed: decides these.
 
     Raises:
+        WeightsMismatch: a tensor that the symmetry moves is missing, or has another shape.
         InputError: NaN or infinite weights.
     """
+    _require_fit({name: tensor[None] for name, tensor in weights.items()}, reference, symmetry)
     stack = {name: weights[name][None] for name in symmetry.moved}
     found = match_stack(stack, reference, symmetry, restarts=restarts, seed=seed)
     return {group: permutation[0] for group, permutation in found.items()}
@@ -73,8 +78,9 @@ def match_stack(
         For every group one permutation per network, to be used with `permute`.
 
     Raises:
-        InputError: NaN or infinite weights.
+        WeightsMismatch, InputError: as for `match`.
     """
+    _require_fit(stack, reference, symmetry)
     count = len(next(iter(stack.values()))) if stack else 0
     descent = _Descent(stack, reference, symmetry)
     start = {group: torch.arange(size).repeat(count, 1) for group, size in symmetry.groups.items()}
@@ -85,14 +91,15 @@ def match_stack(
             group: torch.randperm(size, generator=generator).repeat(count, 1) for group, size in symmetry.groups.items()
         }
         found = descent.run(start, first_sweep=False)
-        better = descent.values(found) > descent.values(best) * (1 + SMALLEST_GAIN)
+        reached = descent.values(best)
+        better = descent.values(found) > reached + SMALLEST_GAIN * reached.abs()
         best = {group: torch.where(better[:, None], found[group], own) for group, own in best.items()}
     return best
 
 
 def objective(weights: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry) -> float:
-    """The inner product that matching raises, over the parameters that some group moves."""
-    names = [name for name in symmetry.moved if name not in symmetry.buffers]
+    """The inner product that matching raises, over the parameters that some group moves and the reference has."""
+    names = [name for name in symmetry.moved if name not in symmetry.buffers and name in reference]
     return float(sum((weights[name].double() * reference[name].double()).sum() for name in names))
 
 
@@ -178,8 +185,12 @@ class _Descent:
 
     def __init__(self, stack: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry) -> None:
         self.terms: dict[str, list[_Term]] = {group: [] for group in symmetry.groups}
-        for name in (own for own in symmetry.moved if own not in symmetry.buffers and own in reference):
-            moving, fixed = stack[name].float().contiguous(), reference[name].float().contiguous()
+        self.networks = len(next(iter(stack.values()))) if stack else 0
+        names = [own for own in symmetry.moved if own not in symmetry.buffers and own in reference]
+        units = [_unit([own[name] for name in names]) for own in (stack, reference)]
+        for name in names:
+            moving, fixed = (own[name].detach() * unit for own, unit in zip((stack, reference), units, strict=True))
+            moving, fixed = moving.float().contiguous(), fixed.float().contiguous()
             if not (moving.isfinite().all() and fixed.isfinite().all()):
                 raise InputError(f"expected finite weights to match, found NaN or infinity in {name}")
             for block in blocks_of(symmetry.axes[name]):
@@ -204,7 +215,7 @@ class _Descent:
     def values(self, current: Stacked) -> Float[Tensor, "networks"]:
         """The objective of every network."""
         shares = [term.values(current) / (1 + len(term.others)) for terms in self.terms.values() for term in terms]
-        return torch.stack(shares).sum(0) if shares else torch.zeros(0, dtype=torch.float64)
+        return torch.stack(shares).sum(0) if shares else torch.zeros(self.networks, dtype=torch.float64)
 
     def _sweep_forward(self, current: Stacked) -> None:
         """Visit every group once, looking only at tensors whose other axes have been visited."""
@@ -249,6 +260,23 @@ class _Descent:
                     total += term.values(own) / (1 + sum(other == group for _, other in term.others))
         better = after > before + SMALLEST_GAIN * before.abs()
         return torch.where(better[:, None], solved, current[group])
+
+
+def _require_fit(stack: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry) -> None:
+    """Refuse networks that the symmetry is not of; the reference may lack tensors."""
+    shapes = {name: shape_of(symmetry.axes[name]) for name in symmetry.moved}
+    missing = [name for name in shapes if name not in stack]
+    found = [{name: tuple(stack[name].shape[1:]) for name in shapes if name in stack}]
+    found.append({name: tuple(reference[name].shape) for name in shapes if name in reference})
+    wrong = {name: (shapes[name], shape) for own in found for name, shape in own.items() if shape != shapes[name]}
+    if missing or wrong:
+        raise WeightsMismatch(missing, [], wrong)
+
+
+def _unit(tensors: list[Tensor]) -> float:
+    """A factor that brings weights far from 1 to where float32 can multiply them; 1 for ordinary ones."""
+    largest = max((float(own.detach().abs().max()) for own in tensors if own.numel()), default=1.0)
+    return 1 / largest if 0 < largest < math.inf and not SMALL < largest < LARGE else 1.0
 
 
 def _views(moving: Tensor, fixed: Tensor, block: Block) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ _POINTWISE = """
     hardshrink tanhshrink threshold hardtanh hardsigmoid hardswish exp exp2 expm1 log log2 log10 log1p sqrt rsqrt
     abs neg sign sin cos erf erfc square pow reciprocal floor ceil round clamp clamp_min clamp_max add sub rsub mul
     div floor_divide remainder fmod addcmul addcdiv lerp maximum minimum where masked_fill eq ne lt le gt ge
-    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_not isnan isinf
+    logical_and logical_or logical_xor logical_not bitwise_and bitwise_or bitwise_xor bitwise_not isnan isinf isfinite
+    tan asin acos atan atan2 sinh cosh asinh acosh atanh logaddexp trunc frac nan_to_num complex real imag
 """.split()
 _SAME = """
     dropout feature_dropout alpha_dropout native_dropout clone contiguous detach alias to _to_copy type_as
