@@ -28,6 +28,7 @@ TOLERANCE = 1e-9
 GAINS = (1.0, 0.5, 1.0)
 
 SMALLEST_SCALE = 1e-4
+TINY = 1e-300
 
 Change = Callable[[Weights, Collection[str], torch.Generator], Weights]
 
@@ -169,9 +170,8 @@ def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
     leaves = {name: weights[name].clone().requires_grad_() for name in parameters if weights[name].is_floating_point()}
     tied = {alias: leaves[name] for alias, name in aliases.items() if name in leaves}
     with _repeatably_in_double_precision(), torch.enable_grad():
-        made = functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False)
-        tensors = [value for value in torch.utils._pytree.tree_leaves(made) if isinstance(value, Tensor)]
-        outputs = [value for value in tensors if value.requires_grad and value.is_floating_point()]
+        made = _tensors(functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False))
+        outputs = [value / value.detach().abs().max().clamp_min(TINY) for value in made if value.requires_grad]
         if not outputs:
             return set()
         total = torch.stack([(value * torch.randn_like(value)).sum() for value in outputs]).sum()
@@ -255,8 +255,12 @@ def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
     with _repeatably_in_double_precision():
         own = {name: tensor.clone() for name, tensor in weights.items()}  # a forward may write into its buffers
         made = functional_call(module, own, *inputs, tie_weights=False)
-    flat = torch.utils._pytree.tree_leaves(made)
-    tensors = [value for value in flat if isinstance(value, Tensor) and value.numel()]
+    return _tensors(made)
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    """The tensors of what a module returns, as real numbers in float64."""
+    tensors = [own for own in torch.utils._pytree.tree_leaves(made) if isinstance(own, Tensor) and own.numel()]
     return [torch.view_as_real(own.resolve_conj()) if own.is_complex() else own.to(torch.float64) for own in tensors]
 
 
