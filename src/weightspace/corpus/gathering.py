@@ -9,9 +9,10 @@ In numpy, whose look-ups take a fraction of torch's time here.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ FEW_SLOTS = 512
 Indices = np.ndarray
 
 
-class _Moves(NamedTuple):
+class Moves(NamedTuple):
     """How far every entry of an axis goes: by the sum of `strides * moves[slots]`; unused ones have stride 0."""
 
     slots: Int[Indices, "factors *size"]
@@ -99,7 +100,7 @@ class WindowGather:
     run_of: Int[Indices, "tokens"]
     row_of: Int[Indices, "tokens"]
     rows: Int[Indices, "rows"]
-    row_moves: _Moves
+    row_moves: Moves
     touched: Bool[Indices, "tokens groups"]
 
     def draw(self, token: Int[Indices, "count window"], generator: torch.Generator) -> Int[Indices, "count slots"]:
@@ -187,12 +188,11 @@ class _Shown(NamedTuple):
 
 def window_gather(layout: TokenLayout, symmetry: Symmetry | None) -> WindowGather:
     """Tabulate a layout and a symmetry (None: nothing can be permuted) over the rows and columns of tensors."""
-    starts, first = {}, 0
-    for group, size in symmetry.groups.items() if symmetry is not None else ():
-        starts[group], first = first, first + size
+    groups = symmetry.groups if symmetry is not None else {}
+    starts, total = slot_starts(groups), sum(groups.values())
     still = {name: tuple((Factor(None, size),) for size in shape) for name, shape in layout.shapes.items()}
     axes = symmetry.axes if symmetry is not None else still
-    plans = [_Plan(layout, block, axes[block.name], starts, first) for block in layout.blocks]
+    plans = [_Plan(layout, block, axes[block.name], starts, total) for block in layout.blocks]
     members: dict[tuple[int, bool, bool], list[tuple[_Plan, int]]] = {}
     family_of, run_of, row_of, rows = [], [], [], 0
     for plan in plans:
@@ -209,7 +209,7 @@ def window_gather(layout: TokenLayout, symmetry: Symmetry | None) -> WindowGathe
         rows += plan.block.rows
     return WindowGather(
         width=layout.width,
-        groups=tuple(symmetry.groups.values()) if symmetry is not None else (),
+        groups=tuple(groups.values()),
         families=tuple(_family(own, key) for key, own in members.items()),
         family_of=np.concatenate(family_of),
         run_of=np.concatenate(run_of),
@@ -261,7 +261,7 @@ class _Plan:
         start = chunk * self.layout.width
         return np.tile(values, self.block.packed)[start : start + self.family(chunk)[0]]
 
-    def moves_in_chunk(self, chunk: int) -> _Moves:
+    def moves_in_chunk(self, chunk: int) -> Moves:
         """How the columns of a token move: slots of every factor, and one stride for each."""
         found: list[tuple[Indices, int]] = []
         for slots, strides in zip(
@@ -271,7 +271,7 @@ class _Plan:
                 (np.where(strides == stride, slots, self.still), stride) for stride in np.unique(strides[strides > 0])
             ]
         length = self.family(chunk)[0]
-        return _Moves(
+        return Moves(
             np.array([slots for slots, _ in found], dtype=np.int64).reshape(-1, length),
             np.array([stride for _, stride in found], dtype=np.int64),
         )
@@ -291,10 +291,10 @@ class _Plan:
         return next(fits, None)
 
     @cached_property
-    def row_moves(self) -> _Moves:
+    def row_moves(self) -> Moves:
         if self.row_axis is None:
             return _still(self.block.rows)
-        return _axis_moves(self.axes[self.row_axis], self.starts)
+        return axis_moves(self.axes[self.row_axis], self.starts)
 
     @cached_property
     def columns(self) -> Int[Indices, "columns"]:
@@ -315,20 +315,25 @@ class _Plan:
         return np.array([group in own for group in self.starts], dtype=bool)
 
     @cached_property
-    def column_moves(self) -> _Moves:
+    def column_moves(self) -> Moves:
         """How the columns move: along every axis but that of the rows."""
         column = self.columns[: self.block.columns] - self.block.offset
         parts = [_still(len(column))]
         for axis, size in enumerate(self.shape):
             stride = math.prod(self.shape[axis + 1 :])
             if axis != self.row_axis:
-                own, place = _axis_moves(self.axes[axis], self.starts), column // stride % size
-                parts.append(_Moves(own.slots[:, place], own.strides[:, place] * stride))
-        moves = _Moves(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+                own, place = axis_moves(self.axes[axis], self.starts), column // stride % size
+                parts.append(Moves(own.slots[:, place], own.strides[:, place] * stride))
+        moves = Moves(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         return _side_by_side([moves, _still(1)]) if self.block.bias is not None else moves
 
 
-def _axis_moves(axis: Axis, starts: dict[str, int]) -> _Moves:
+def slot_starts(groups: Mapping[str, int]) -> dict[str, int]:
+    """The first slot of every group, when the entries of all groups are numbered one group after the other."""
+    return dict(zip(groups, accumulate(groups.values(), initial=0), strict=False))
+
+
+def axis_moves(axis: Axis, starts: Mapping[str, int]) -> Moves:
     """How a permutation moves the entries of one axis."""
     blocks = blocks_of((axis,))
     most = max((len(block.steps) for block in blocks), default=0)
@@ -345,18 +350,18 @@ def _axis_moves(axis: Axis, starts: dict[str, int]) -> _Moves:
             if step.group is not None:
                 slots[number, place], strides[number, place] = starts[step.group] + position, step.stride
     used = strides.any(axis=1)
-    return _Moves(slots[used], strides[used])
+    return Moves(slots[used], strides[used])
 
 
-def _still(size: int) -> _Moves:
-    return _Moves(np.zeros((0, size), dtype=np.int64), np.zeros((0, size), dtype=np.int64))
+def _still(size: int) -> Moves:
+    return Moves(np.zeros((0, size), dtype=np.int64), np.zeros((0, size), dtype=np.int64))
 
 
-def _side_by_side(parts: list[_Moves]) -> _Moves:
+def _side_by_side(parts: list[Moves]) -> Moves:
     """Tables for one axis after the other, as deep as the deepest."""
     most = max((len(part.slots) for part in parts), default=0)
 
     def deepened(table: Indices) -> Indices:
         return np.concatenate([table, np.zeros((most - len(table), *table.shape[1:]), dtype=np.int64)])
 
-    return _Moves(*(np.concatenate([deepened(own) for own in tables], axis=1) for tables in zip(*parts, strict=True)))
+    return Moves(*(np.concatenate([deepened(own) for own in tables], axis=1) for tables in zip(*parts, strict=True)))

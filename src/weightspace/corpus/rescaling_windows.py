@@ -5,17 +5,17 @@ decides and a part that its column decides.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weightspace.corpus.gathering import axis_moves, slot_starts
 from weightspace.errors import InputError
-from weightspace.symmetry.axes import Axis, leaves
-from weightspace.symmetry.blocks import blocks_of
+from weightspace.symmetry.axes import Axis
 from weightspace.symmetry.rescaling import Rescaling, random_factors
 from weightspace.tokens.layout import Block, TokenLayout
 
@@ -67,7 +67,7 @@ def rescaling_windows(layout: TokenLayout, rescaling: Rescaling) -> RescalingWin
     """
     if layout.style != "rows":
         raise InputError(f"expected the token style rows for rescaled views, found {layout.style}")
-    starts = dict(zip(rescaling.groups, accumulate([0, *rescaling.groups.values()]), strict=False))
+    starts = slot_starts(rescaling.groups)
     tables: list[tuple[list[Factor], ...]] = []
     row_of, run_of, bias_at = [], [], []
     count = runs = 0
@@ -94,7 +94,7 @@ def rescaling_windows(layout: TokenLayout, rescaling: Rescaling) -> RescalingWin
 
 
 def _tables(
-    layout: TokenLayout, block: Block, rescaling: Rescaling, starts: dict[str, int]
+    layout: TokenLayout, block: Block, rescaling: Rescaling, starts: Mapping[str, int]
 ) -> tuple[list[Factor], ...]:
     """What multiplies the rows, their biases, and the columns of one tensor: (units, powers) of every factor."""
     shape = layout.shapes[block.name]
@@ -119,23 +119,11 @@ def _tables(
     return rows, biases, columns
 
 
-def _units(axis: Axis, starts: dict[str, int], exponent: int) -> list[Factor]:
+def _units(axis: Axis, starts: Mapping[str, int], exponent: int) -> list[Factor]:
     """For every factor of an axis the unit that multiplies each entry, and the power."""
-    size = math.prod(factor.size for factor in axis)
-    most = max(len(block.steps) for block in blocks_of((axis,))) if any(leaves(axis)) else 0
-    found = [_nothing((size,)) for _ in range(most)]
-    for block in blocks_of((axis,)):
-        entry = torch.arange(math.prod(block.sizes))
-        place, remaining = torch.full_like(entry, block.offset), len(entry)
-        positions = []
-        for step in block.steps:
-            remaining //= step.size
-            positions.append(entry // remaining % step.size)
-            place += positions[-1] * step.stride
-        for (units, powers), step, position in zip(found, block.steps, positions, strict=False):
-            if step.group is not None:
-                units[place], powers[place] = starts[step.group] + position, exponent
-    return found
+    moves = axis_moves(axis, starts)
+    units, moving = torch.from_numpy(moves.slots), torch.from_numpy(moves.strides) > 0
+    return list(zip(units, exponent * moving.long(), strict=True))
 
 
 def _nothing(shape: tuple[int, ...]) -> Factor:

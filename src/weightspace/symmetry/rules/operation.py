@@ -70,6 +70,12 @@ class Operation(NamedTuple):
         """The label of an argument, with new atoms for axes that it is constant along."""
         return self.labels.filled(self.label(argument), self.shape_of(argument))
 
+    def fill_arguments(self) -> None:
+        """Give all arguments atoms of their own along axes that they are constant along, for good."""
+        for argument in self.node.all_input_nodes:
+            if self.label(argument):
+                self.known[argument] = self.filled(argument)
+
     def freeze(self, value: Iterable[AxisLabel], reason: str = "") -> None:
         """These axes must not move, because of this operation."""
         for axis in value:

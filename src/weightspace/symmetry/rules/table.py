@@ -120,14 +120,18 @@ RULES: dict[str, Rule] = {
 }
 
 # Rules that know what to do with a value that is constant along an axis; for others it gets atoms of its own there.
-BROADCASTING: tuple[Rule, ...] = (
+BROADCASTING: set[Rule | None] = {
     arithmetic.pointwise,
     arithmetic.same,
     arithmetic.constant,
+    arithmetic.reduce,
+    arithmetic.extreme,
+    arithmetic.norm,
     shaping.expand,
     shaping.copy,
-)
-BROADCASTING += (arithmetic.reduce, arithmetic.extreme, arithmetic.norm, recurring.recurrent, recurring.cell)
+    recurring.recurrent,
+    recurring.cell,
+}
 
 
 def apply_rule(labels: Labels, node: fx.Node, known: Known, uses: dict[fx.Node, Use]) -> None:
@@ -151,9 +155,7 @@ def _apply(rule: Rule | None, op: Operation) -> ValueLabel | Several | Bundle:
         return op.freeze_everything()  # it stays on in evaluation mode
     try:
         if rule not in BROADCASTING:
-            for argument in op.node.all_input_nodes:
-                if isinstance(op.known.get(argument), tuple) and not isinstance(op.known[argument], Several | Bundle):
-                    op.known[argument] = op.filled(argument)
+            op.fill_arguments()
         return rule(op) if rule is not None else op.freeze_everything()
     except (IndexError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         return op.freeze_everything()
