@@ -5,7 +5,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -58,10 +58,8 @@ def one_by_one(examples: tuple[Any, ...]) -> tuple[Any, ...]:
     return examples[0] if len(examples) == 1 and isinstance(examples[0], tuple) else examples
 
 
-def constant_label(labels: Labels, value: Tensor | None, shape: tuple[int, ...]) -> ValueLabel:
+def constant_label(labels: Labels, value: Tensor) -> ValueLabel:
     """A constant stands still along the axes on which its entries differ."""
-    if value is None:
-        return labels.new_value(shape, "constant")
     same = [size > 0 and bool((value == value.narrow(dim, 0, 1)).all()) for dim, size in enumerate(value.shape)]
     return tuple(() if alike else labels.new(size, "constant") for alike, size in zip(same, value.shape, strict=True))
 
@@ -122,7 +120,7 @@ def _exported(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
 
 
 def _mutates(node: fx.Node) -> bool:
-    """Whether an operation writes into its argument, other than a function of single elements."""
+    """Whether an operation writes into its argument."""
     schema = getattr(node.target, "_schema", None)
     return bool(schema is not None and schema.is_mutable)
 
@@ -139,17 +137,14 @@ def _recorded(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
         return [value for value in torch.utils._pytree.tree_leaves(made) if isinstance(value, Tensor)]
 
     with _quietly(), torch.no_grad():
-        recorded = _functional(run, (list(tensors.values()), inputs), make_fx)
+        traced = make_fx(torch.func.functionalize(run), tracing_mode="real", _allow_non_fake_inputs=True)
+        recorded = traced(list(tensors.values()), inputs)
     placeholders = [node for node in recorded.graph.nodes if node.op == "placeholder"]
     names = dict(zip(placeholders, tensors, strict=False))
     attributes = [node for node in recorded.graph.nodes if node.op == "get_attr"]
     constants = {node: getattr(recorded, str(node.target)) for node in attributes}
     _note_shapes(recorded, [*tensors.values(), *inputs])
     return Graph(recorded.graph, names, constants)
-
-
-def _functional(run: Callable[..., Any], arguments: tuple[Any, ...], make_fx: Callable[..., Any]) -> fx.GraphModule:
-    return make_fx(torch.func.functionalize(run), tracing_mode="real", _allow_non_fake_inputs=True)(*arguments)
 
 
 def _note_shapes(recorded: fx.GraphModule, values: list[Any]) -> None:
@@ -160,4 +155,3 @@ def _note_shapes(recorded: fx.GraphModule, values: list[Any]) -> None:
     for node in recorded.graph.nodes:
         if "val" not in node.meta and "tensor_meta" in node.meta:
             node.meta["val"] = node.meta["tensor_meta"]
-    assert all(shapes_of_node(node) for node in recorded.graph.nodes)

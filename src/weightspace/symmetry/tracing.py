@@ -87,7 +87,7 @@ def label_graph(graph: Graph) -> tuple[Labels, Known, dict[fx.Node, Use]]:
             if node in graph.names:
                 known[node] = labels.new_value(shape)
             elif node in graph.constants:
-                known[node] = constant_label(labels, graph.constants[node], shape)
+                known[node] = constant_label(labels, graph.constants[node])
             else:
                 known[node] = labels.new_value(shape, "input" if node.op == "placeholder" else "constant")
         elif node.op == "call_function":
