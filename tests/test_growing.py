@@ -279,7 +279,7 @@ def test_ctrl_c_with_two_workers_is_one_line_and_goes_on(tmp_path: Path) -> None
         "--data",
         "digits",
         "--members",
-        "24",
+        "64",
         "--epochs",
         "15",
         "--keep",
@@ -299,4 +299,4 @@ def test_ctrl_c_with_two_workers_is_one_line_and_goes_on(tmp_path: Path) -> None
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err.strip() == "weightspace: stopped"
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
-    assert "24 members, 24 checkpoints" in done.stdout
+    assert "64 members, 64 checkpoints" in done.stdout

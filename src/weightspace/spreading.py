@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -97,7 +98,9 @@ def _spread_on_processes(
             "is kept: --resume continues it, and --workers 1 takes less memory"
         ) from error
     finally:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError), warnings.catch_warnings():
+            # Whoever stops early means to: joblib would say how many tasks it cancelled.
+            warnings.filterwarnings("ignore", message=".*have been cancelled", category=UserWarning)
             results.close()
 
 
