@@ -26,16 +26,17 @@ from weightspace.autoencoder.inference import (
     restore,
 )
 from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
+from weightspace.autoencoder.objective import Objective
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.statistics import token_statistics
-from weightspace.autoencoder.training import TrainingStopped, losses, train
+from weightspace.autoencoder.training import TrainingStopped, train
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, fit_preparation
 from weightspace.corpus.preparation import Preparation
-from weightspace.corpus.views import Batch, WindowSource
+from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
@@ -166,14 +167,14 @@ def test_the_training_loss_ignores_padding(fitted: tuple[Preparation, Corpus]) -
     model, length = small_model(fitted), len(fitted[1].parts[0].frame.layout)
     exact, longer = (
         WindowSource(fitted[1], window=window, batch_size=4).draw(
-            torch.Generator().manual_seed(0), permuted=(False, False)
+            torch.Generator().manual_seed(0), Views(permuted=(False, False))
         )
         for window in (length, length + 5)
     )
     config = TrainConfig()
     with torch.no_grad():
         torch.testing.assert_close(
-            losses(model, exact, config).total, losses(model, longer, config).total, rtol=1e-4, atol=1e-5
+            Objective(model, config)(exact).total, Objective(model, config)(longer).total, rtol=1e-4, atol=1e-5
         )
 
 
@@ -385,7 +386,7 @@ def test_spread_is_by_layer() -> None:
 
 def test_every_aggregation_is_of_the_same_latents(sane: SANE, parts: tuple[Zoo, ...]) -> None:
     (latents,) = encode_zoo(sane, parts[1])
-    values, layers = latents.values, latents.part.tokens.positions[:, 1]
+    values, layers = latents.values, latents.part.positions[:, 1]
     expected = {
         "mean": values.mean(1),
         "mean+spread": mean_and_spread(values, layers),
@@ -414,14 +415,14 @@ def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
 def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:
     (latents,) = encode_zoo(sane, parts[1])
     part = latents.part
-    alone = encode_tokens(sane, part_tokens(part)[:1], part.tokens.positions)
+    alone = encode_tokens(sane, part_tokens(part)[:1], part.positions)
     torch.testing.assert_close(alone[0], latents.values[0], rtol=1e-4, atol=1e-5)
 
 
 def part_tokens(part: object) -> torch.Tensor:
     from weightspace.corpus.views import whole_networks
 
-    return whole_networks(part, slice(None))  # type: ignore[arg-type]
+    return whole_networks(part, part.flat)  # type: ignore[arg-type]
 
 
 def test_long_sequences_are_encoded_in_haloed_windows(sane: SANE) -> None:
@@ -479,9 +480,9 @@ def test_a_damaged_model_is_refused(sane_folder: Path, tmp_path: Path) -> None:
 
 def test_views_of_the_batch_are_what_the_loss_takes(fitted: tuple[Preparation, Corpus]) -> None:
     batch = WindowSource(fitted[1], window=8, batch_size=4).draw(
-        torch.Generator().manual_seed(0), permuted=(False, True)
+        torch.Generator().manual_seed(0), Views(permuted=(False, True))
     )
     assert isinstance(batch, Batch)
-    found = losses(small_model(fitted), batch, TrainConfig())
+    found = Objective(small_model(fitted), TrainConfig())(batch)
     expected = 0.95 * found.reconstruction + 0.05 * found.contrastive + 0.3 * found.statistics
     torch.testing.assert_close(found.total, expected)

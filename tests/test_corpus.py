@@ -15,7 +15,7 @@ from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
 from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.rescaling_windows import rescaling_windows
-from weightspace.corpus.views import WindowSource, whole_networks
+from weightspace.corpus.views import Views, WindowSource, whole_networks
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_generator
@@ -74,10 +74,10 @@ def test_all_epochs_of_a_member_share_the_permutation_of_its_last(fitted: Fitted
 
 def test_training_tokens_are_standardised(fitted: Fitted) -> None:
     part = fitted[1].parts[0]
-    tokens = whole_networks(part, slice(None))
-    assert not tokens[:, ~part.tokens.mask].any()
+    tokens = whole_networks(part, part.flat)
+    assert not tokens[:, ~part.frame.layout.table().mask].any()
     for number in range(len(part.frame.layout.names)):
-        own = tokens[:, (part.tokens.tensor == number) & part.tokens.mask]
+        own = tokens[:, (part.frame.layout.table().tensor == number) & part.frame.layout.table().mask]
         assert abs(own.mean()) < 1e-3 and abs(own.std(correction=0) - 1) < 1e-3
 
 
@@ -211,7 +211,7 @@ def test_a_permuted_gather_is_permuting_and_then_gathering(name: str, style: Sty
 
 def test_a_batch_holds_one_window_per_member(fitted: Fitted) -> None:
     source = WindowSource(fitted[1], window=6, batch_size=99)
-    batch = source.draw(torch.Generator().manual_seed(0), permuted=(False, True))
+    batch = source.draw(torch.Generator().manual_seed(0), Views(permuted=(False, True)))
     assert source.batch_size == len(fitted[1].parts[0].checkpoints_of) == batch.targets.shape[1]
     assert batch.targets.shape == (2, source.batch_size, 6, 65) and batch.present.all()
     assert batch.weights == 2 * int(batch.mask.sum())
@@ -220,15 +220,17 @@ def test_a_batch_holds_one_window_per_member(fitted: Fitted) -> None:
 def test_drawing_is_a_function_of_the_generator(fitted: Fitted) -> None:
     source = WindowSource(fitted[1], window=6, batch_size=4)
     first, again, other = (
-        source.draw(torch.Generator().manual_seed(seed), permuted=(False, True), noise=0.1) for seed in (0, 0, 1)
+        source.draw(torch.Generator().manual_seed(seed), Views(permuted=(False, True), noise=0.1)) for seed in (0, 0, 1)
     )
     assert torch.equal(first.inputs, again.inputs) and not torch.equal(first.inputs, other.inputs)
 
 
 def test_the_canonical_view_is_the_stored_network(fitted: Fitted) -> None:
     part = fitted[1].parts[0]
-    whole = whole_networks(part, slice(None))
-    batch = WindowSource(fitted[1], window=len(part.tokens.mask), batch_size=3).draw(torch.Generator().manual_seed(0))
+    whole = whole_networks(part, part.flat)
+    batch = WindowSource(fitted[1], window=len(part.frame.layout.table().mask), batch_size=3).draw(
+        torch.Generator().manual_seed(0)
+    )
     for window in batch.targets[0]:
         assert any(torch.allclose(window, network) for network in whole)
 
@@ -236,7 +238,7 @@ def test_the_canonical_view_is_the_stored_network(fitted: Fitted) -> None:
 def test_noise_touches_inputs_only_and_never_the_padding(fitted: Fitted) -> None:
     source = WindowSource(fitted[1], window=6, batch_size=4)
     clean = source.draw(torch.Generator().manual_seed(0))
-    noisy = source.draw(torch.Generator().manual_seed(0), noise=0.5)
+    noisy = source.draw(torch.Generator().manual_seed(0), Views(noise=0.5))
     assert torch.equal(clean.targets, noisy.targets) and torch.equal(clean.inputs, clean.targets)
     difference = (noisy.inputs - noisy.targets)[:, noisy.mask]
     assert abs(float(difference.std()) - 0.5) < 0.05
@@ -265,7 +267,7 @@ def test_two_architectures_share_a_batch(digits: ImageSet, tmp_path: Path) -> No
     architecture = next(iter(second.architectures.values()))
     corpus = Corpus((*one.parts, *build_corpus(second, other.with_architecture(architecture), tmp_path / "c2").parts))
     source = WindowSource(corpus, window=10, batch_size=8)
-    batch = source.draw(torch.Generator().manual_seed(0), permuted=(False, True))
+    batch = source.draw(torch.Generator().manual_seed(0), Views(permuted=(False, True)))
     assert batch.targets.shape == (2, 8, 10, 40)
     assert np.isfinite(batch.targets.numpy()).all()
 
@@ -378,6 +380,7 @@ def test_units_come_to_canonical_scales_and_signs(parts: tuple[Zoo, ...], tmp_pa
     assert Preparation.open(tmp_path / "saved").frames.keys() == preparation.frames.keys()
     source = WindowSource(corpus, window=64, batch_size=4)  # whole networks
     plain, scaled = (
-        source.draw(torch.Generator().manual_seed(0), permuted=(False, False), spread=spread) for spread in (0.0, 0.5)
+        source.draw(torch.Generator().manual_seed(0), Views(permuted=(False, False), spread=spread))
+        for spread in (0.0, 0.5)
     )
     assert torch.equal(plain.targets[0], scaled.targets[0]) and not torch.equal(plain.targets[1], scaled.targets[1])

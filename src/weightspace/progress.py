@@ -17,7 +17,7 @@ Advance = Callable[..., None]
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+def progress_bar(description: str, total: int, *, done: int = 0, shown: bool = True) -> Iterator[Advance]:
     """A bar on standard error; call `advance(note="...")` after each of the `total` steps."""
     columns = (
         TextColumn("{task.description}"),
@@ -28,7 +28,7 @@ def progress_bar(description: str, total: int, *, done: int = 0) -> Iterator[Adv
         TextColumn("{task.fields[note]}"),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:

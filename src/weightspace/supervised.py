@@ -99,7 +99,7 @@ def fit_stack(
         orders = orders.to(device)
         for step in range(steps):
             batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
-            with _own_randomness(derive_seed(seeds[0], "dropout", epoch, step), device):
+            with own_randomness(derive_seed(seeds[0], "dropout", epoch, step), device):
                 gradients = gradient(parameters, buffers, _take(images.inputs, batch), images.labels[batch])
             share = _schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
             _move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
@@ -145,7 +145,7 @@ def fit_one(
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
         module.train()
-        with _own_randomness(derive_seed(seed, "dropout", epoch) if random else None, images.labels.device):
+        with own_randomness(derive_seed(seed, "dropout", epoch) if random else None, images.labels.device):
             for step in range(steps):
                 batch = order[step * config.batch_size : (step + 1) * config.batch_size]
                 optimizer.param_groups[0]["lr"] = learning_rate * _schedule(
@@ -270,7 +270,7 @@ def _steps(images: Images, config: FitConfig) -> int:
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int | None, device: torch.device) -> Iterator[None]:
+def own_randomness(seed: int | None, device: torch.device) -> Iterator[None]:
     """Let dropout, which draws from the global state, draw from `seed`; None if nothing draws."""
     if seed is None:
         yield

@@ -37,11 +37,15 @@ class SANEConfig:
     dropout: float = 0.0
     """Dropout in the transformer (the paper: 0)."""
 
+    initial_std: float = 0.0
+    """Standard deviation of initial matrices; 0 takes one over the root of their inputs (the published code: 0.02)."""
+
     def check(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         for name in ("latent_width", "model_width", "layers", "heads", "projection_width"):
             require_between(name.replace("_", " "), getattr(self, name), 1)
         require_between("dropout", self.dropout, 0, 0.99)
+        require_between("initial std", self.initial_std, 0)
         if self.model_width % self.heads:
             raise InputError(f"expected heads that divide the model width {self.model_width}, found {self.heads}")
         if self.positions == "learned" and (self.model_width % 2 or len(self.position_limits) != 4):
@@ -60,7 +64,10 @@ class TrainConfig:
     """Tokens per window (32 to 256); shorter networks are padded and masked."""
 
     batch_size: int = 64
-    """Windows per step, each of another member (32)."""
+    """Windows per step over all processes, each of another member (32)."""
+
+    balance: bool = True
+    """Draw every zoo equally often, however many members it has; otherwise every member."""
 
     learning_rate: float = 4e-3
     """Peak of the one-cycle schedule (1e-4, for a model 16 times as wide)."""
@@ -69,7 +76,7 @@ class TrainConfig:
     """AdamW weight decay of the matrices (3e-9)."""
 
     clip: float = 1.0
-    """Gradients are clipped to this norm (the published code does not clip by default)."""
+    """Gradients are clipped to this norm; 0 does not clip (the published code's default)."""
 
     contrastive_weight: float = 0.05
     """γ: the loss is (1 - γ) reconstruction + γ contrastive (0.05)."""
@@ -80,8 +87,21 @@ class TrainConfig:
     temperature: float = 0.1
     """τ of the contrastive loss (0.1)."""
 
+    loss_scale: Literal["none", "batch", "token", "layer"] = "none"
+    """Divide squared errors by the variance of the true weights in the whole batch, in their token or in their layer
+    of the window, or leave them (the paper); for weights that are not standardised (MultiZoo-SANE)."""
+
     noise: float = 0.05
-    """Standard deviation of Gaussian noise on the standardised inputs; targets stay clean."""
+    """Standard deviation of Gaussian noise on the standardised inputs (0.1, multiplicative)."""
+
+    noise_kind: Literal["additive", "multiplicative"] = "additive"
+    """Noise is added to weights, or weights are multiplied by 1 + noise (the paper)."""
+
+    denoise: bool = True
+    """Targets stay clean; otherwise the noisy inputs are what is reconstructed (the paper)."""
+
+    erase: float = 0.0
+    """Share of a window's tokens whose inputs are set to 0 (0)."""
 
     permute_second_view: bool = True
     """The second view is a randomly permuted network, the first the canonical one (the paper)."""
@@ -92,6 +112,9 @@ class TrainConfig:
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` takes bf16 on a GPU that has it, and fp32 elsewhere."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step; `auto` does so on a GPU only."""
 
     save_every: int = 100
     """Steps between saved states, from which `--resume` continues."""
@@ -107,8 +130,9 @@ class TrainConfig:
         for name in ("steps", "window", "save_every", "log_every"):
             require_between(name.replace("_", " "), getattr(self, name), 1)
         require_between("batch size", self.batch_size, 2)
-        for name in ("learning_rate", "temperature", "clip"):
+        for name in ("learning_rate", "temperature"):
             require_between(name.replace("_", " "), getattr(self, name), 1e-12, 1e6)
-        for name in ("weight_decay", "noise", "statistics_weight", "rescale_second_view"):
+        require_between("erase", self.erase, 0, 0.99)
+        for name in ("weight_decay", "clip", "noise", "statistics_weight", "rescale_second_view"):
             require_between(name.replace("_", " "), getattr(self, name), 0)
         require_between("contrastive weight", self.contrastive_weight, 0, 1)

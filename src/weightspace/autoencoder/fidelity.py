@@ -1,27 +1,196 @@
-"""How much of a network survives the autoencoder: layer by layer, in its weights."""
+"""How much of networks survives the autoencoder: in their weights, layer by layer, and in what they compute."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from weightspace.autoencoder.inference import decode_latents, encode_zoo
+from weightspace.autoencoder.inference import decode_latents, encode_tokens
 from weightspace.autoencoder.sane import SANE
-from weightspace.corpus.views import whole_networks
+from weightspace.autoencoder.states import Row
+from weightspace.errors import InputError
+from weightspace.images import Images
+from weightspace.supervised import predict_stack, stack_weights
+from weightspace.tokens.patterns import positions_of
+from weightspace.tokens.tokenizing import scatter_tokens
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
+
+RANDOM_INPUTS = 256
+Squeeze = Callable[[Float[Tensor, "tokens latent"]], Float[Tensor, "tokens latent"]]
+
+
+class Fidelity(NamedTuple):
+    """What is left of networks that were encoded and decoded.
+
+    Attributes:
+        r2: share of the standardised weights' variance that is reconstructed, by tensor (named as in the first
+            architecture of its layout); variance is taken over all networks and all entries of a tensor.
+        overall_r2: the same over all weights.
+        agreement: share of inputs for which the largest output of both is the same; NaN for networks that
+            cannot be built.
+        original, reconstructed: mean accuracy as they are and decoded; NaN without images.
+        latents_per_weight: latent numbers for every weight of these networks.
+        networks: how many there were.
+    """
+
+    r2: dict[str, float]
+    overall_r2: float
+    agreement: float
+    original: float
+    reconstructed: float
+    latents_per_weight: float
+    networks: int
+
+    def row(self) -> Row:
+        """What joins the history of training."""
+        values = {
+            "held_out_r2": self.overall_r2,
+            "held_out_agreement": self.agreement,
+            "held_out_accuracy": self.original,
+            "held_out_reconstructed_accuracy": self.reconstructed,
+        }
+        return {name: value for name, value in values.items() if not np.isnan(value)}
+
+
+@dataclass(frozen=True)
+class FidelityObserver:
+    """Measures the fidelity of held-out networks while a model is trained (see `train`)."""
+
+    zoo: Zoo
+    images: Images | None = None
+
+    def __call__(self, step: int, sane: SANE) -> Row:
+        """The rows that join the history."""
+        return measure_fidelity(sane, self.zoo, self.images).row()
+
+
+class _Pair(NamedTuple):
+    """A network, and what came back of it."""
+
+    architecture: Architecture
+    true: Weights
+    made: Weights
+
+
+def measure_fidelity(sane: SANE, zoo: Zoo, images: Images | None = None, squeeze: Squeeze | None = None) -> Fidelity:
+    """Encode and decode every checkpoint of a zoo, and compare.
+
+    Args:
+        sane: a trained model.
+        zoo: networks it was not trained on; few enough to be in memory.
+        images: what accuracy and agreement are taken on by the networks that take such images; others, and all
+            without images, agree or not on random inputs of their example shape.
+        squeeze: what is done to latents in between, to see what fewer of them would keep.
+
+    Raises:
+        InputError: no checkpoints, or NaN weights.
+    """
+    if len(zoo) == 0:
+        raise InputError("expected networks to reconstruct, found none")
+    errors = _Errors()
+    pairs: dict[str, list[_Pair]] = {}
+    for row in range(len(zoo)):
+        architecture = zoo.architectures[str(zoo.table["architecture"].iloc[row])]
+        pairs.setdefault(architecture.id, []).append(
+            _reconstruct(sane, zoo.weights(row), architecture, errors, squeeze)
+        )
+    outcomes = torch.cat([_compare(own, images) for own in pairs.values()])
+    agreement, original, reconstructed = outcomes.nanmean(0).tolist()
+    return Fidelity(
+        r2=errors.by_tensor(),
+        overall_r2=errors.overall(),
+        agreement=agreement,
+        original=original,
+        reconstructed=reconstructed,
+        latents_per_weight=errors.latents / max(1, errors.weights),
+        networks=len(zoo),
+    )
 
 
 def reconstruction_r2(sane: SANE, zoo: Zoo) -> dict[str, float]:
-    """Share of the standardised weights' variance that is reconstructed, by tensor.
+    """Share of the standardised weights' variance that is reconstructed, by tensor; see `Fidelity`."""
+    errors = _Errors()
+    for row in range(len(zoo)):
+        architecture = zoo.architectures[str(zoo.table["architecture"].iloc[row])]
+        _reconstruct(sane, zoo.weights(row), architecture, errors, None)
+    return errors.by_tensor()
 
-    Variance is taken over all checkpoints of `zoo` and all entries of a tensor. Tensors are named as in the
-    first architecture of their layout.
-    """
-    scores = {}
-    for latents in encode_zoo(sane, zoo):
-        part = latents.part
-        true = whole_networks(part, slice(None))
-        decoded = decode_latents(sane, latents.values, part.tokens.positions)
-        for number, name in enumerate(part.frame.layout.names):
-            own = (part.tokens.tensor == number) & part.tokens.mask
-            spread = (true[:, own] - true[:, own].mean()).square().sum()
-            error = (decoded[:, own] - true[:, own]).square().sum()
-            scores[name] = float(1 - error / torch.clamp_min(spread, 1e-12))
-    return scores
+
+def _reconstruct(
+    sane: SANE, weights: Weights, architecture: Architecture, errors: "_Errors", squeeze: Squeeze | None
+) -> _Pair:
+    prepared = sane.preparation.prepare(weights, architecture)
+    layout = prepared.frame.layout
+    positions = positions_of(layout)
+    latents = encode_tokens(sane, prepared.tokens[None], positions)[0]
+    latents = squeeze(latents) if squeeze is not None else latents
+    tokens = decode_latents(sane, latents[None], positions)[0]
+    true, made = (scatter_tokens(own, layout).split(layout.sizes.tolist()) for own in (prepared.tokens, tokens))
+    for name, one, other in zip(layout.names, true, made, strict=True):
+        errors.add(name, one.double(), other.double())
+    errors.latents += latents.numel()
+    return _Pair(architecture, weights, sane.preparation.restore(tokens, architecture, prepared.carried))
+
+
+class _Errors:
+    """Sums of count, values, squares and squared errors by tensor."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Float[Tensor, 4]] = {}
+        self.latents = 0
+
+    @property
+    def weights(self) -> int:
+        return int(sum(own[0] for own in self.sums.values()))
+
+    def add(self, name: str, true: Float[Tensor, "entries"], made: Float[Tensor, "entries"]) -> None:
+        count = torch.tensor(float(len(true)), dtype=torch.float64)
+        own = torch.stack([count, true.sum(), true.square().sum(), (made - true).square().sum()])
+        self.sums[name] = self.sums.get(name, torch.zeros(4, dtype=torch.float64)) + own
+
+    def by_tensor(self) -> dict[str, float]:
+        return {name: float(1 - own[3] / _spread(own)) for name, own in self.sums.items()}
+
+    def overall(self) -> float:
+        error = sum(float(own[3]) for own in self.sums.values())
+        return 1 - error / max(1e-12, sum(float(_spread(own)) for own in self.sums.values()))
+
+
+def _spread(sums: Float[Tensor, "4"]) -> Float[Tensor, ""]:
+    """Squared deviations from the mean, summed."""
+    return (sums[2] - sums[1].square() / sums[0].clamp_min(1)).clamp_min(1e-12)
+
+
+def _compare(pairs: list[_Pair], images: Images | None) -> Float[Tensor, "networks 3"]:
+    """Agreement, accuracy and accuracy once decoded of networks of one architecture; NaN where unknown."""
+    architecture = pairs[0].architecture
+    unknown = torch.full((len(pairs), 3), torch.nan)
+    try:
+        module, example = architecture.build(), architecture.example()
+    except InputError:
+        return unknown
+    fits = images is not None and images.inputs.shape[1:] == example.shape[1:]
+    inputs = images.inputs if images is not None and fits else _random_inputs(architecture)
+    stacks = (stack_weights([getattr(pair, which) for pair in pairs]) for which in ("true", "made"))
+    true, made = (predict_stack(module, stack, inputs).argmax(-1) for stack in stacks)
+    unknown[:, 0] = _share_equal(true, made)
+    if images is not None and fits:
+        unknown[:, 1], unknown[:, 2] = (_share_equal(own, images.labels) for own in (true, made))
+    return unknown
+
+
+def _share_equal(first: Tensor, second: Tensor) -> Float[Tensor, "networks"]:
+    """For every network the share of inputs on which two answers are the same."""
+    same = (first == second).to(torch.float32)
+    return same.flatten(1).mean(1)
+
+
+def _random_inputs(architecture: Architecture) -> Tensor:
+    shape = (RANDOM_INPUTS, *(architecture.example_shape or (1,))[1:])
+    return replace(architecture, example_shape=shape).example()

@@ -4,6 +4,7 @@ Paper, algorithm 2: long sequences are encoded in haloed windows and stitched to
 published code embeds the whole sequence in one pass, at quadratic cost and out of the trained range.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,13 +23,13 @@ from weightspace.corpus.preparation import Prepared
 from weightspace.corpus.views import whole_networks
 from weightspace.errors import InputError
 from weightspace.tokens.layout import TokenLayout
+from weightspace.tokens.patterns import positions_of
 from weightspace.tokens.windows import halo_index, merge_halo
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 Aggregation = Literal["mean", "mean+spread", "readout", "sequence"]
-NETWORKS_AT_ONCE = 128
 WINDOWS_AT_ONCE = 256
 
 
@@ -78,10 +79,12 @@ def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
     if aggregation not in get_args(Aggregation):
         raise InputError(f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{aggregation}'")
     vectors, tables = [], []
-    for latents in encode_zoo(sane, zoo):
-        layers = latents.part.tokens.positions[:, 1]
-        vectors.append(_aggregate(sane, latents.values, layers, aggregation).numpy())
-        tables.append(latents.part.table)
+    with opened_corpus(sane, zoo) as corpus:
+        for part in corpus.parts:
+            layers = part.positions[:, 1]
+            own = [_aggregate(sane, latents, layers, aggregation) for latents in encode_part(sane, part)]
+            vectors.append(torch.cat(own).numpy())
+            tables.append(part.table)
     if len({part.shape[1] for part in vectors}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
     table = pd.concat(tables)
@@ -115,19 +118,27 @@ def _aggregate(
 
 def encode_zoo(sane: SANE, zoo: Zoo) -> Iterator[Latents]:
     """Latents of every checkpoint, one part per layout."""
-    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
-        corpus = build_corpus(zoo, sane.preparation, Path(folder))
+    with opened_corpus(sane, zoo) as corpus:
         yield from encode_corpus(sane, corpus)
+
+
+@contextlib.contextmanager
+def opened_corpus(sane: SANE, zoo: Zoo) -> Iterator[Corpus]:
+    """The corpus of a zoo, prepared as the model was trained, while it is in use."""
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
+        yield build_corpus(zoo, sane.preparation, Path(folder))
 
 
 def encode_corpus(sane: SANE, corpus: Corpus) -> Iterator[Latents]:
     """Latents of every checkpoint of a prepared corpus."""
     for part in corpus.parts:
-        chunks = [
-            encode_tokens(sane, whole_networks(part, slice(start, start + NETWORKS_AT_ONCE)), part.tokens.positions)
-            for start in range(0, len(part.flat), NETWORKS_AT_ONCE)
-        ]
-        yield Latents(part, torch.cat(chunks))
+        yield Latents(part, torch.cat(list(encode_part(sane, part))))
+
+
+def encode_part(sane: SANE, part: CorpusPart) -> Iterator[Float[Tensor, "checkpoints tokens latent"]]:
+    """Latents of the checkpoints of one part, a few at a time."""
+    for flat in part.chunks():
+        yield encode_tokens(sane, whole_networks(part, flat), part.positions)
 
 
 def encode_tokens(
@@ -147,8 +158,7 @@ def decode_latents(
 def encode_network(sane: SANE, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
     """Latents of one raw network."""
     prepared = sane.preparation.prepare(weights)
-    positions = prepared.frame.layout.table().positions
-    return prepared, encode_tokens(sane, prepared.tokens[None], positions)[0]
+    return prepared, encode_tokens(sane, prepared.tokens[None], positions_of(prepared.frame.layout))[0]
 
 
 def restore(
@@ -159,7 +169,7 @@ def restore(
 ) -> Weights:
     """A whole network's weights from its latents: decode, undo the standardisation, detokenise."""
     layout: TokenLayout = sane.preparation.frame_of(architecture).layout
-    tokens = decode_latents(sane, latents[None], layout.table().positions)[0]
+    tokens = decode_latents(sane, latents[None], positions_of(layout))[0]
     return sane.preparation.restore(tokens, architecture, carried)
 
 
@@ -173,6 +183,7 @@ def _map_windows(sane: SANE, sequence: Tensor, positions: Tensor, *, encode: boo
     length, window = sequence.shape[1], sane.window
     halo = halo_of(window) if length > window else 0
     content = window - 2 * halo if length > window else length
+    sane.positions.check(positions)
     index, present = halo_index(length, content, halo)
     device = next(sane.parameters()).device
     step = max(1, WINDOWS_AT_ONCE // len(index))
@@ -181,7 +192,7 @@ def _map_windows(sane: SANE, sequence: Tensor, positions: Tensor, *, encode: boo
         for chunk in sequence.split(step):
             windows = chunk[:, index].flatten(0, 1).to(device)
             own = positions[index].repeat(len(chunk), 1, 1).to(device)
-            there = present.repeat(len(chunk), 1).to(device)
+            there = None if bool(present.all()) else present.repeat(len(chunk), 1).to(device)
             made = sane.encode(windows, own, there) if encode else sane.decode(windows, own, there)
             made = made.float().cpu().unflatten(0, (len(chunk), len(index)))
             results.append(torch.stack([merge_halo(network, length, halo) for network in made]))

@@ -1,24 +1,60 @@
 """The two terms of the pre-training loss, and what is watched beside them."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+# Of weights that are not standardised; what a tensor that is all alike (a fresh norm) is divided by.
+SMALLEST_SCALE = 1e-3
 
 
 def masked_mse(
     predicted: Float[Tensor, "*batch width"],
     target: Float[Tensor, "*batch width"],
     mask: Bool[Tensor, "*masked width"],
+    scale: Float[Tensor, "*scaled width"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error per real weight (paper, equation 5).
+    """Mean squared error per real weight (paper, equation 5); with a `scale`, errors are divided by it first.
 
     Deviation: divided by the number of real entries. The published code divides by all entries, so that
     padding dilutes the loss and layers with short rows count for little.
     """
     real = mask.expand_as(predicted)
-    error = (predicted - target).square() * real
-    return error.sum() / real.sum().clamp_min(1)
+    error = predicted - target if scale is None else (predicted - target) / scale
+    return (error.square() * real).sum() / real.sum().clamp_min(1)
+
+
+def target_scale(
+    target: Float[Tensor, "*views batch window width"],
+    mask: Bool[Tensor, "batch window width"],
+    layer: Int[Tensor, "batch window"],
+    kind: str,
+) -> Float[Tensor, "*scaled"] | None:
+    """The standard deviation that errors are divided by: of the true weights in the batch, each token, or each layer.
+
+    MultiZoo-SANE (`masked loss normalisation`): its paper says per token, its code takes the whole batch.
+
+    Args:
+        target: true weights; 0 in the padding.
+        mask: which are real.
+        layer: which layer of its network every token is of.
+        kind: `none`, `batch`, `token` or `layer` (of one window of one view).
+    """
+    if kind == "none":
+        return None
+    real = mask.expand_as(target).to(target.dtype)
+    sums = torch.stack([real, target, target.square()])
+    if kind == "batch":
+        sums = sums.sum(dim=tuple(range(1, sums.ndim)), keepdim=True)
+    elif kind == "token":
+        sums = sums.sum(-1, keepdim=True)
+    else:
+        same = (layer[:, :, None] == layer[:, None, :]).to(target.dtype)
+        sums = same @ sums.sum(-1, keepdim=True)
+    count, total, squares = sums
+    mean = total / count.clamp_min(1)
+    return (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt() + SMALLEST_SCALE
 
 
 def nt_xent(

@@ -25,6 +25,9 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("frequencies", 2 * torch.pi / (4 * periods), persistent=False)
         self.mix = nn.Linear(len(COMPONENTS) * 2 * FREQUENCIES, width, bias=False)
 
+    def check(self, positions: Int[Tensor, "*batch 4"]) -> None:
+        """Any position is embedded."""
+
     def forward(self, positions: Int[Tensor, "*batch 4"]) -> Float[Tensor, "*batch width"]:
         """Embed positions."""
         angles = positions[..., None] * self.frequencies
@@ -39,10 +42,15 @@ class LearnedPositions(nn.Module):
         self.limits = limits
         self.tables = nn.ModuleList(nn.Embedding(limit, width // 2) for limit in limits)
 
-    def forward(self, positions: Int[Tensor, "*batch 4"]) -> Float[Tensor, "*batch width"]:
-        """Embed positions; raises `InputError` naming the component that lies beyond its table."""
+    def check(self, positions: Int[Tensor, "*batch 4"]) -> None:
+        """Raise `InputError` naming the component that lies beyond its table."""
         for name, limit, largest in zip(COMPONENTS, self.limits, positions.flatten(0, -2).amax(0), strict=True):
             if largest >= limit:
                 raise InputError(f"expected {name} positions below {limit} for learned tables, found {int(largest)}")
+
+    def forward(self, positions: Int[Tensor, "*batch 4"]) -> Float[Tensor, "*batch width"]:
+        """Embed positions; see `check`, which a compiled model leaves to its caller."""
+        if not torch.compiler.is_compiling():
+            self.check(positions)
         token, layer, row, chunk = (table(positions[..., i]) for i, table in enumerate(self.tables))
         return torch.cat([token + layer, row + chunk], dim=-1)

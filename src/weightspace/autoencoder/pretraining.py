@@ -1,18 +1,25 @@
 """From a zoo to a trained SANE folder, in one call."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training import STATE_FILE, Observer, train
+from weightspace.autoencoder.states import STATE_FILE, History
+from weightspace.autoencoder.training import Observer, train
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import fit_preparation
+from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
-from weightspace.outputs import hash_input, new_folder, require_apart, write_json, write_manifest
+from weightspace.outputs import hash_input, new_folder, partial_path, require_apart, write_json, write_manifest
 from weightspace.zoo.zoo import Zoo
 
 HISTORY_FILE, RUN_FILE, CORPUS_FOLDER = "history.json", "run.json", "corpus"
@@ -30,8 +37,11 @@ def pretrain(
 ) -> SANE:
     """Pre-train a SANE on a zoo and write it to `out`.
 
+    On several processes (started by `torchrun` or `accelerate launch`) the first one writes; all return the model.
+
     Args:
-        zoo: training members only (`zoo.split` first); statistics and alignment come from them.
+        zoo: training members only (`zoo.split` first); statistics and alignment come from them. Several zoos:
+            `concatenate` them.
         sane: the model's shape; all three defaults suit small zoos on a CPU.
         training: how it is trained.
         preparation: how weights become tokens.
@@ -48,40 +58,72 @@ def pretrain(
     """
     sane, training = sane or SANEConfig(), training or TrainConfig()
     preparation = preparation or PreparationConfig()
-    resume = "resume" in mode
     sane.check()
     training.check()
     preparation.check()
     require_apart(out, zoo.folders)
-    run = {
-        "sane": asdict(sane),
-        "preparation": asdict(preparation),
-        "zoo": [hash_input(folder) for folder in zoo.folders],
-        "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
-    }
-    with new_folder(out, force="force" in mode, resume=resume, resumable=STATE_FILE) as folder:
-        _check_run(folder, run, resume)
-        fitted, corpus = fit_preparation(zoo, preparation, folder / CORPUS_FOLDER)
+    team = PartialState()
+    with _new_folder(Path(out), mode, team) as folder:
+        if team.is_main_process:
+            _check_run(folder, _describe_run(zoo, sane, preparation), "resume" in mode)
+        fitted, corpus = _prepare(zoo, preparation, folder, team)
         longest = max(len(part.frame.layout) for part in corpus.parts)
         training = replace(training, window=min(training.window, longest))
         model = SANE(sane, fitted, window=training.window, seed=training.seed)
-        history = train(model, corpus, training, folder, resume=resume, observers=observers)
+        history = train(model, corpus, training, folder, resume="resume" in mode, observers=observers)
         model = model.cpu().eval()
         model.members = zoo.members
         model.about = {
             "training": asdict(training),
             "checkpoints": len(zoo),
+            "zoos": [folder.absolute().name for folder in zoo.folders],
             "final": history[-1] if history else {},
         }
         del corpus
-        shutil.rmtree(folder / CORPUS_FOLDER)
-        (folder / STATE_FILE).unlink()
-        (folder / RUN_FILE).unlink()
-        model.save(folder)
-        write_json(folder / HISTORY_FILE, history)
-        configuration = {name: run[name] for name in ("sane", "preparation")} | {"training": asdict(training)}
-        write_manifest(folder, configuration=configuration, seed=training.seed, inputs=zoo.folders)
+        if team.is_main_process:
+            _finish(folder, model, history, preparation, zoo)
     return model
+
+
+def _new_folder(out: Path, mode: Collection[str], team: PartialState) -> contextlib.AbstractContextManager[Path]:
+    """The folder to write into, which the first of several processes makes."""
+    if not team.is_main_process:
+        return contextlib.nullcontext(partial_path(out))
+    return new_folder(out, force="force" in mode, resume="resume" in mode, resumable=STATE_FILE)
+
+
+def _prepare(zoo: Zoo, config: PreparationConfig, folder: Path, team: PartialState) -> tuple[Preparation, Corpus]:
+    """The fitted preparation and the corpus, made by the first process and mapped by all."""
+    if team.num_processes == 1:
+        return fit_preparation(zoo, config, folder / CORPUS_FOLDER)
+    made: list[Any] = [None]
+    if team.is_main_process:
+        fitted, corpus = fit_preparation(zoo, config, folder / CORPUS_FOLDER)
+        made = [(fitted, corpus.closed())]
+    fitted, corpus = broadcast_object_list(made)[0]
+    return fitted, corpus.opened()
+
+
+def _finish(folder: Path, model: SANE, history: History, preparation: PreparationConfig, zoo: Zoo) -> None:
+    """Drop what only training needed, and write what it made."""
+    shutil.rmtree(folder / CORPUS_FOLDER)
+    (folder / STATE_FILE).unlink()
+    (folder / RUN_FILE).unlink()
+    model.save(folder)
+    write_json(folder / HISTORY_FILE, history)
+    training = model.about["training"]
+    configuration = {"sane": asdict(model.config), "preparation": asdict(preparation), "training": training}
+    write_manifest(folder, configuration=configuration, seed=training["seed"], inputs=zoo.folders)
+
+
+def _describe_run(zoo: Zoo, sane: SANEConfig, preparation: PreparationConfig) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was begun."""
+    return {
+        "sane": asdict(sane),
+        "preparation": asdict(preparation),
+        "zoo": [hash_input(folder) for folder in zoo.folders],
+        "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
+    }
 
 
 def _check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:

@@ -156,7 +156,7 @@ class SANE(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
-                std = parameter.shape[1] ** -0.5 * (shrink if residual else 1)
+                std = (self.config.initial_std or parameter.shape[1] ** -0.5) * (shrink if residual else 1)
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)

@@ -1,43 +1,29 @@
-"""The training loop: resumable at any step, stoppable with Ctrl-C."""
+"""The training loop: resumable at any step, stoppable with Ctrl-C, on one process or several."""
 
-import contextlib
-import pickle
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import nn
 
 from weightspace.autoencoder.config import TrainConfig
-from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
+from weightspace.autoencoder.devices import compiled, make_accelerator
+from weightspace.autoencoder.feeding import Fed, Feed
+from weightspace.autoencoder.losses import effective_rank
+from weightspace.autoencoder.objective import Losses, Objective
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.statistics import STATISTICS, token_statistics
+from weightspace.autoencoder.states import STATE_FILE, History, Row, Run, load_state, save_state
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.views import Batch, WindowSource
 from weightspace.errors import InputError
+from weightspace.interrupting import deferred_interrupt
 from weightspace.progress import progress_bar
-from weightspace.randomness import derive_generator
+from weightspace.randomness import derive_seed
+from weightspace.supervised import own_randomness
 
-STATE_FILE = "state.pt"
-Row = dict[str, float | int]
-History = list[Row]
 Observer = Callable[[int, SANE], Row]
-
-
-class Losses(NamedTuple):
-    """The loss and its terms, and the latents it was computed from."""
-
-    total: Tensor
-    reconstruction: Tensor
-    contrastive: Tensor
-    statistics: Tensor
-    latents: Tensor
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -56,7 +42,8 @@ def train(
     """Train a model in place and return its history, one row per `log_every` steps.
 
     AdamW with one cosine cycle of the learning rate; gradients are clipped. Every step draws its batch from a
-    generator of its own, so a run that was interrupted anywhere and resumed ends with the same weights.
+    generator of its own, so a run that was interrupted anywhere and resumed ends with the same weights. Several
+    processes share every batch and end with the same weights as one, up to rounding.
 
     Args:
         sane: the model; moved to the device that accelerate chooses.
@@ -65,104 +52,117 @@ def train(
         folder: where `state.pt` is kept.
         resume: continue from `folder/state.pt`, where there is one.
         observers: `(every, observer)`: called after every so many steps and after the last with the step and
-            the model in evaluation mode; what they return joins the history.
+            the model in evaluation mode; what they return joins the history. On the first process only.
 
     Raises:
-        InputError: the saved state belongs to another configuration.
+        InputError: the saved state belongs to another configuration, or a loss that is not finite.
         TrainingStopped: Ctrl-C, after the current step, once the state is saved.
     """
     config.check()
-    accelerator = Accelerator(mixed_precision=_precision(config))
-    optimizer = _make_optimizer(sane, config)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
-    source = WindowSource(corpus, window=config.window, batch_size=config.batch_size)
-    done, history = _load_state(folder / STATE_FILE, sane, optimizer, schedule, config) if resume else (0, [])
-    model, optimizer = accelerator.prepare(sane, optimizer)
+    for part in corpus.parts:
+        sane.positions.check(part.positions)
+    trainer = _Trainer(sane, corpus, config)
+    done, history = load_state(folder / STATE_FILE, trainer.run, config) if resume else (0, [])
     with (
-        _deferred_interrupt() as interrupted,
-        progress_bar("pre-training", config.steps, done=done) as advance,
+        deferred_interrupt() as interrupted,
+        progress_bar("pre-training", config.steps, done=done, shown=trainer.first) as advance,
     ):
         meter = _Meter()
-        for step in range(done, config.steps):
-            batch = _draw(source, config, step)
-            row = _step(accelerator, model, optimizer, batch, config)
-            schedule.step()
-            meter.count(batch.weights)
-            last = step + 1 == config.steps
-            due = [observer for every, observer in observers if (step + 1) % every == 0 or last]
-            if due or (step + 1) % config.log_every == 0 or last:
-                history.append({"step": step + 1, **row(), "weights_per_second": meter.rate()})
-            for observer in due:
-                history[-1].update(_observe(observer, step + 1, sane))
-            if interrupted() or (step + 1) % config.save_every == 0 or last:
-                _save_state(folder / STATE_FILE, sane, optimizer, schedule, step + 1, history, config)
-            if interrupted() and not last:
-                raise TrainingStopped(f"stopped after step {step + 1} of {config.steps}; --resume continues")
-            advance(note=f"loss {history[-1]['loss']:.3f}, {meter.rate():,.0f} weights/s" if history else "")
+        for step, fed in enumerate(trainer.feed.steps(done, config.steps), start=done + 1):
+            last = step == config.steps
+            due = [observer for every, observer in observers if step % every == 0 or last]
+            logged = bool(due) or step % config.log_every == 0 or last
+            saved = step % config.save_every == 0 or last
+            row = trainer.step(step, fed, measured=logged or saved)
+            meter.count(fed)
+            if logged:
+                history.append({"step": step, **row, **meter.rates()})
+            for observer in due if trainer.first else ():
+                history[-1].update(_observe(observer, step, sane))
+            stopped = trainer.agree(interrupted(), logged)
+            if (saved or stopped) and trainer.first:
+                save_state(folder / STATE_FILE, trainer.run, step, history, config)
+            if stopped and not last:
+                raise TrainingStopped(f"stopped after step {step} of {config.steps}; --resume continues")
+            advance(note=_note(history))
     return history
 
 
-def losses(sane: SANE, batch: Batch, config: TrainConfig) -> Losses:
-    """The pre-training loss of a batch with two views, both in one forward pass.
+class _Trainer:
+    """One process's model, optimiser and batches."""
 
-    (1 - γ) reconstruction + γ contrastive (paper, equation 3), and our term for the tokens' statistics.
-    """
-    views, size = batch.inputs.shape[:2]
-    positions = batch.positions.repeat(views, 1, 1)
-    present = batch.present.repeat(views, 1)
-    latents = sane.encode(batch.inputs.flatten(0, 1), positions, present)
-    decoded = sane.decode(latents, positions, present)
-    mask, bias = batch.mask.repeat(views, 1, 1), batch.bias.repeat(views, 1, 1)
-    targets = batch.targets.flatten(0, 1)
-    reconstruction = masked_mse(decoded, targets, mask)
-    contrastive, statistics = torch.zeros(()), torch.zeros(())
-    if config.contrastive_weight:
-        projected = sane.project(latents, present).view(views, size, -1)
-        contrastive = nt_xent(projected[0], projected[1], config.temperature)
-    if config.statistics_weight:
-        known = present[..., None].expand(-1, -1, len(STATISTICS))
-        statistics = masked_mse(sane.statistics(latents), token_statistics(targets, mask, bias), known)
-    total = (1 - config.contrastive_weight) * reconstruction + config.contrastive_weight * contrastive
-    return Losses(total + config.statistics_weight * statistics, reconstruction, contrastive, statistics, latents)
+    def __init__(self, sane: SANE, corpus: Corpus, config: TrainConfig) -> None:
+        self.config, self.accelerator = config, make_accelerator(config)
+        device = self.accelerator.device
+        sane.to(device)
+        optimizer = _make_optimizer(sane, config)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
+        self.run = Run(sane, optimizer, schedule)
+        prepared = self.accelerator.prepare_model(Objective(sane, config))
+        self.objective: nn.Module = compiled(prepared, config, device)
+        source = WindowSource(corpus, window=config.window, batch_size=config.batch_size, balance=config.balance)
+        self.feed = Feed(source, config, self.accelerator.process_index, self.accelerator.num_processes)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.accelerator.is_main_process
+
+    def agree(self, stop: bool, asked: bool) -> bool:
+        """Whether any process was asked to stop; several talk about it only at steps that are logged."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        if not asked:
+            return False
+        told = torch.tensor(float(stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told) > 0)
+
+    def step(self, step: int, fed: Fed, *, measured: bool) -> Row:
+        """One optimiser step; measures it, which takes time on a GPU, only if asked."""
+        run, config = self.run, self.config
+        run.sane.train()
+        batch, scale, share = _to_device(fed, self.accelerator.device)
+        chance = derive_seed(config.seed, "dropout", step, self.accelerator.process_index)
+        with (
+            own_randomness(chance if run.sane.config.dropout else None, batch.mask.device),
+            self.accelerator.autocast(),
+        ):
+            result: Losses = self.objective(batch, scale, share)
+        if (measured or batch.mask.device.type == "cpu") and not torch.isfinite(result.total):
+            raise InputError(f"expected a finite loss, found {result.total.item()}: lower the learning rate")
+        self.accelerator.backward(result.total)
+        norm = self.accelerator.clip_grad_norm_(run.sane.parameters(), config.clip or torch.inf)
+        rate = run.optimizer.param_groups[0]["lr"]
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        run.schedule.step()
+        if not measured:
+            return {}
+        return {**_measure(self.accelerator, result, batch), "learning_rate": rate, "gradient_norm": float(norm)}
 
 
-def _draw(source: WindowSource, config: TrainConfig, step: int) -> Batch:
-    generator = derive_generator(config.seed, "step", step)
-    permuted = (False, config.permute_second_view) if config.contrastive_weight else (config.permute_second_view,)
-    return source.draw(generator, permuted=permuted, noise=config.noise, spread=config.rescale_second_view)
+def _to_device(fed: Fed, device: torch.device) -> tuple[Batch, torch.Tensor | None, torch.Tensor | None]:
+    """A batch and what goes with it where the model is."""
+    if device.type == "cpu":
+        return fed.batch, fed.scale, fed.share
+    batch = fed.batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+    scale, share = (own.to(device) if own is not None else None for own in (fed.scale, fed.share))
+    return batch, scale, share
 
 
-def _step(
-    accelerator: Accelerator, model: SANE, optimizer: Any, batch: Batch, config: TrainConfig
-) -> Callable[[], Row]:
-    """One optimiser step; returns a function that measures it (only called when it is logged)."""
-    model.train()
-    batch = Batch(*(tensor.to(accelerator.device) for tensor in batch))
-    with accelerator.autocast():
-        result = losses(model, batch, config)
-    if not torch.isfinite(result.total):
-        raise InputError(f"expected a finite loss, found {result.total.item()}: lower the learning rate")
-    accelerator.backward(result.total)
-    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
-    rate = optimizer.param_groups[0]["lr"]
-    optimizer.step()
-    optimizer.zero_grad()
-
-    def measure() -> Row:
-        present = batch.present.repeat(len(batch.inputs), 1)
-        latents = result.latents.detach()[present]
-        return {
-            "loss": result.total.item(),
-            "reconstruction": result.reconstruction.item(),
-            "contrastive": result.contrastive.item(),
-            "statistics": result.statistics.item(),
-            "learning_rate": rate,
-            "gradient_norm": float(norm),
-            "latent_norm": latents.norm(dim=-1).mean().item(),
-            "effective_rank": effective_rank(latents),
-        }
-
-    return measure
+def _measure(accelerator: Accelerator, result: Losses, batch: Batch) -> Row:
+    """The losses of a step and the state of its latents, averaged over processes."""
+    latents = result.latents.detach()[batch.present.repeat(len(batch.inputs), 1)].float()
+    values = {
+        "loss": result.total,
+        "reconstruction": result.reconstruction,
+        "contrastive": result.contrastive,
+        "statistics": result.statistics,
+        "latent_norm": latents.norm(dim=-1).mean(),
+        "effective_rank": torch.tensor(effective_rank(latents), device=latents.device),
+    }
+    mean = accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
+    return dict(zip(values, mean.tolist(), strict=True))
 
 
 def _make_optimizer(sane: SANE, config: TrainConfig) -> torch.optim.Optimizer:
@@ -172,14 +172,7 @@ def _make_optimizer(sane: SANE, config: TrainConfig) -> torch.optim.Optimizer:
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
-def _precision(config: TrainConfig) -> str:
-    """bf16 is 50 times slower than fp32 on CPUs that lack it, so `auto` takes it on GPUs only."""
-    automatic = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    chosen = automatic if config.precision == "auto" else config.precision
-    return "no" if chosen == "fp32" else chosen
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def _observe(observer: Observer, step: int, sane: SANE) -> Row:
@@ -188,68 +181,22 @@ def _observe(observer: Observer, step: int, sane: SANE) -> Row:
         return observer(step, sane)
 
 
-def _save_state(
-    path: Path, sane: SANE, optimizer: Any, schedule: Any, step: int, history: History, config: TrainConfig
-) -> None:
-    """Write the state whole: to another name first, then renamed."""
-    state = {
-        "model": sane.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "step": step,
-        "history": history,
-        "config": asdict(config),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def _load_state(path: Path, sane: SANE, optimizer: Any, schedule: Any, config: TrainConfig) -> tuple[int, History]:
-    if not path.exists():
-        return 0, []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"expected a saved state of tensors at {path}, found a file that is none") from error
-    changed = [name for name, value in asdict(config).items() if state["config"].get(name) != value]
-    if changed:
-        raise InputError(f"expected the configuration the run was started with, found another {', '.join(changed)}")
-    sane.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return state["step"], state["history"]
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C lets the current step finish; a second one stops at once."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _note(history: History) -> str:
+    if not history:
+        return ""
+    return f"loss {history[-1]['loss']:.3f}, {history[-1]['weights_per_second']:,.0f} weights/s"
 
 
 class _Meter:
-    """Real weights seen per second since the start of the run."""
+    """Real weights per second since the start of the run, and the share of the time that batches were waited for."""
 
     def __init__(self) -> None:
-        self._start, self._weights = time.perf_counter(), 0
+        self._start, self._weights, self._waited = time.perf_counter(), 0, 0.0
 
-    def count(self, weights: int) -> None:
-        self._weights += weights
+    def count(self, fed: Fed) -> None:
+        self._weights += fed.weights
+        self._waited += fed.waited
 
-    def rate(self) -> float:
-        return self._weights / max(1e-9, time.perf_counter() - self._start)
+    def rates(self) -> Row:
+        seconds = max(1e-9, time.perf_counter() - self._start)
+        return {"weights_per_second": self._weights / seconds, "waiting_for_batches": self._waited / seconds}

@@ -1,6 +1,5 @@
 """The transformer: pre-norm blocks without biases, attending over the tokens of a window."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,8 +51,6 @@ class Transformer(nn.Module):
         self, x: Float[Tensor, "batch window width"], present: Bool[Tensor, "batch window"] | None = None
     ) -> Float[Tensor, "batch window width"]:
         """All blocks in turn."""
-        if present is not None and bool(torch.all(present)):
-            present = None
         for block in self.blocks:
             x = block(x, present)
         return x

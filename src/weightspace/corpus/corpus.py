@@ -30,25 +30,20 @@ from weightspace.progress import progress_bar
 from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import Permutations
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
-from weightspace.tokens.layout import TokenTable
+from weightspace.tokens.patterns import positions_of, token_patterns
 from weightspace.weights import Weights
 from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 
-CHUNK = 256
+CHUNK = 4 * 2**20
 
 
-class TokenArrays(NamedTuple):
-    """Per token and entry: whether it is real, whether it is a bias, mean and deviation; and positions."""
+class TokenTables(NamedTuple):
+    """Per pattern of tokens and entry: whether it is real, whether it is a bias, its mean and deviation."""
 
-    mask: Bool[np.ndarray, "tokens width"]
-    bias: Bool[np.ndarray, "tokens width"]
-    mean: Float[np.ndarray, "tokens width"]
-    std: Float[np.ndarray, "tokens width"]
-    positions: Int[np.ndarray, "tokens 4"]
-
-    def take(self, which: str, token: Int[np.ndarray, "count window"]) -> Tensor:
-        """One of the tables for windows of tokens."""
-        return torch.from_numpy(getattr(self, which).take(token, axis=0))
+    mask: Bool[np.ndarray, "patterns width"]
+    bias: Bool[np.ndarray, "patterns width"]
+    mean: Float[np.ndarray, "patterns width"]
+    std: Float[np.ndarray, "patterns width"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,31 +52,30 @@ class CorpusPart:
 
     Attributes:
         key: the frame's key in the preparation; frame: layout, symmetry and statistics.
-        flat: canonical weights, one row per checkpoint, memory-mapped.
+        path: the file of canonical weights; flat: what is in it, one row per checkpoint, memory-mapped.
         table: the checkpoints' rows of the zoo's table, in the same order.
+        origins: for every checkpoint the folder of its zoo.
     """
 
     key: str
     frame: Frame
+    path: Path
     flat: Float[Tensor, "checkpoints size"]
     table: pd.DataFrame
+    origins: tuple[str, ...]
 
     @cached_property
-    def tokens(self) -> TokenTable:
-        """The index table of a whole network of this part."""
-        return self.frame.layout.table()
+    def positions(self) -> Int[Tensor, "tokens 4"]:
+        """Where every token of a network of this part is."""
+        return positions_of(self.frame.layout)
 
     @cached_property
-    def tables(self) -> "TokenArrays":
+    def tables(self) -> TokenTables:
         """What a token's entries are, in the form that windows are gathered with."""
-        tokens, statistics = self.tokens, self.frame.statistics
-        return TokenArrays(
-            mask=tokens.mask.numpy(),
-            bias=self.frame.layout.is_bias[tokens.tensor].numpy(),
-            mean=statistics.entries("mean", tokens.tensor).numpy(),
-            std=statistics.entries("std", tokens.tensor).numpy(),
-            positions=tokens.positions.numpy(),
-        )
+        patterns, statistics = token_patterns(self.frame.layout), self.frame.statistics
+        tensor = torch.from_numpy(patterns.tensor)
+        mean, std = (statistics.entries(which, tensor).numpy() for which in ("mean", "std"))
+        return TokenTables(patterns.mask, patterns.bias, mean, std)
 
     @cached_property
     def checkpoints_of(self) -> dict[str, list[int]]:
@@ -91,9 +85,9 @@ class CorpusPart:
             rows.setdefault(str(member), []).append(row)
         return rows
 
-    def chunks(self) -> Iterator[Float[Tensor, "checkpoints size"]]:
-        """`flat` in pieces that fit in memory."""
-        return iter(self.flat.split(CHUNK))
+    def chunks(self, numbers: int = CHUNK) -> Iterator[Float[Tensor, "checkpoints size"]]:
+        """`flat` in pieces of so many numbers, or of single checkpoints that have more."""
+        return iter(self.flat.split(max(1, numbers // self.flat.shape[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +100,14 @@ class Corpus:
     def weights(self) -> int:
         """How many numbers it holds."""
         return sum(part.flat.numel() for part in self.parts)
+
+    def closed(self) -> "Corpus":
+        """The same corpus without its weights, to be sent to another process, which opens it."""
+        return Corpus(tuple(replace(part, flat=torch.zeros(0, part.frame.layout.size)) for part in self.parts))
+
+    def opened(self) -> "Corpus":
+        """The inverse of `closed`, where the files can be read."""
+        return Corpus(tuple(replace(part, flat=_map(part.path)) for part in self.parts))
 
 
 def fit_preparation(
@@ -156,24 +158,23 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
     for key in dict.fromkeys(keys):
         rows = zoo.where(_same_frame(key_of, key))
         frame = preparation.frame_of(zoo.architectures[str(rows.table["architecture"].iloc[0])])
-        flat, table = _write_flat(folder / f"{key}.npy", rows, frame, permutations)
-        parts.append(CorpusPart(key, frame, flat, table))
+        path = folder / f"{key}.npy"
+        table = _write_flat(path, rows, frame, permutations)
+        origins = tuple(rows.origins[table.index])
+        parts.append(CorpusPart(key, frame, path, _map(path), table, origins))
     return Corpus(tuple(parts))
 
 
-def _write_flat(
-    path: Path, rows: Zoo, frame: Frame, permutations: dict[str, Permutations]
-) -> tuple[Float[Tensor, "checkpoints size"], pd.DataFrame]:
-    """Write the flat vectors of checkpoints of one frame, and map them; a full disk is an error, not a bus error."""
+def _write_flat(path: Path, rows: Zoo, frame: Frame, permutations: dict[str, Permutations]) -> pd.DataFrame:
+    """Write the flat vectors of checkpoints of one frame; returns their table. A full disk is no bus error."""
     shape = (len(rows), frame.layout.size)
     tables = []
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        offset = file.tell()
         for piece in rows.stacks():
             file.write(_flatten(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
             tables.append(piece.table)
-    return _map(path, shape, offset), pd.concat(tables)
+    return pd.concat(tables)
 
 
 def _same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame], pd.Series]:
@@ -255,8 +256,11 @@ def _with_statistics(draft: Preparation, corpus: Corpus) -> tuple[Preparation, C
     return replace(draft, frames=frames, kinds=kinds), Corpus(parts)
 
 
-def _map(path: Path, shape: tuple[int, int], offset: int) -> Float[Tensor, "checkpoints size"]:
+def _map(path: Path) -> Float[Tensor, "checkpoints size"]:
     """A private memory map of an `.npy` file as a tensor."""
-    header = offset // 4
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        header = file.tell() // 4
     mapped = torch.from_file(str(path), shared=False, size=header + shape[0] * shape[1], dtype=torch.float32)
     return mapped[header:].view(shape)

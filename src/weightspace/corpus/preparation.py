@@ -26,13 +26,7 @@ from weightspace.symmetry.proving import SymmetryDisproved
 from weightspace.symmetry.rescaling import Rescaling, canonical_factors, rescale
 from weightspace.symmetry.tracing import trace
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
-from weightspace.tokens.tokenizing import (
-    Tokens,
-    detokenize,
-    flatten_weights,
-    gather_tokens,
-    unflatten_weights,
-)
+from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens, unflatten_weights
 from weightspace.weights import Weights, WeightsMismatch, find_aliases, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 
@@ -196,10 +190,9 @@ class Preparation:
         require_finite(weights, architecture.id)
         frame = self.frame_of(architecture)
         renamed = frame.rename(self.canonicalize(weights, architecture), architecture.shapes)
-        values = gather_tokens(flatten_weights(renamed, frame.layout), frame.layout)
-        return Prepared(
-            frame, standardize_tokens(values, frame), {name: renamed[name] for name in frame.layout.carried}
-        )
+        flat = frame.statistics.apply(flatten_weights(renamed, frame.layout), frame.layout)
+        carried = {name: renamed[name] for name in frame.layout.carried}
+        return Prepared(frame, gather_tokens(flat, frame.layout), carried)
 
     def canonicalize(self, weights: Mapping[str, Tensor], architecture: Architecture) -> Weights:
         """The same network, matched to the reference: all its outputs stay as they are."""
@@ -220,9 +213,8 @@ class Preparation:
         except that the weights stay canonical.
         """
         frame = self.frame_of(architecture)
-        table = frame.layout.table()
-        values = frame.statistics.undo(tokens, table.tensor)
-        weights = detokenize(Tokens(values, dict(carried)), frame.layout)
+        flat = frame.statistics.undo(scatter_tokens(tokens, frame.layout), frame.layout)
+        weights = unflatten_weights(flat, frame.layout, carried)
         return {own: weights[name] for name, own in zip(frame.names, architecture.shapes, strict=True)}
 
     def save(self, folder: Path) -> None:
@@ -368,14 +360,6 @@ def resolve_width(config: PreparationConfig, architectures: Collection[Architect
     layouts = [plan_layout(architecture.meta_weights(), 1) for architecture in architectures]
     longest = max((block.row_length for layout in layouts for block in layout.blocks), default=1)
     return replace(config, token_width=min(longest, PAPER_WIDTH))
-
-
-def standardize_tokens(
-    values: Float[Tensor, "*batch tokens width"], frame: Frame
-) -> Float[Tensor, "*batch tokens width"]:
-    """Standardise the tokens of whole networks; padding stays exactly 0."""
-    table = frame.layout.table()
-    return frame.statistics.apply(values, table.tensor) * table.mask
 
 
 def _frame_from_json(value: Mapping[str, Any], reference: Tensor | None) -> Frame:

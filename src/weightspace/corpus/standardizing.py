@@ -32,17 +32,16 @@ class Statistics:
     std: tuple[float, ...]
     counts: tuple[int, ...]
 
-    def apply(
-        self, values: Float[Tensor, "*batch width"], tensor: Int[Tensor, "*tokens width"]
-    ) -> Float[Tensor, "*batch width"]:
-        """Standardise values; `tensor` says which tensor each belongs to."""
-        return (values - self._table(self.mean)[tensor]) / self._table(self.std)[tensor]
+    def apply(self, flat: Float[Tensor, "*batch size"], layout: TokenLayout) -> Float[Tensor, "*batch size"]:
+        """Standardise flat vectors of whole networks."""
+        return (flat - self._along("mean", layout)) / self._along("std", layout)
 
-    def undo(
-        self, values: Float[Tensor, "*batch width"], tensor: Int[Tensor, "*tokens width"]
-    ) -> Float[Tensor, "*batch width"]:
+    def undo(self, flat: Float[Tensor, "*batch size"], layout: TokenLayout) -> Float[Tensor, "*batch size"]:
         """The inverse of `apply`."""
-        return values * self._table(self.std)[tensor] + self._table(self.mean)[tensor]
+        return flat * self._along("std", layout) + self._along("mean", layout)
+
+    def _along(self, which: Literal["mean", "std"], layout: TokenLayout) -> Float[Tensor, "size"]:
+        return torch.repeat_interleave(self._table(getattr(self, which))[: len(layout.names)], layout.sizes)
 
     def entries(self, which: Literal["mean", "std"], tensor: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
         """The mean or standard deviation of entries of these tensors."""

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.corpus.preparation import Preparation
@@ -32,15 +31,11 @@ class FlatSpace:
         """The inverse of `flatten`; what is not tokenised comes from another network."""
         frame = self.preparation.frame_of(self.architecture)
         other = frame.rename(carried_from, self.architecture.shapes)
-        raw = frame.statistics.undo(flat, self._tensor_of_each())
+        raw = frame.statistics.undo(flat, frame.layout)
         made = unflatten_weights(raw, frame.layout, {name: other[name] for name in frame.layout.carried})
         return {own: made[name] for name, own in zip(frame.names, self.architecture.shapes, strict=True)}
 
     def standardize(self, flat: Float[Tensor, "networks size"]) -> Float[Tensor, "networks size"]:
         """Standardise raw flat vectors."""
-        return self.preparation.frame_of(self.architecture).statistics.apply(flat, self._tensor_of_each())
-
-    def _tensor_of_each(self) -> Int[Tensor, "size"]:
-        layout = self.preparation.frame_of(self.architecture).layout
-        sizes = torch.tensor([torch.Size(shape).numel() for shape in layout.shapes.values()])
-        return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        frame = self.preparation.frame_of(self.architecture)
+        return frame.statistics.apply(flat, frame.layout)

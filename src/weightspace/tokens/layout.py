@@ -134,6 +134,11 @@ class TokenLayout:
         return torch.tensor([name in appended for name in self.names] or [False])
 
     @cached_property
+    def sizes(self) -> Int[Tensor, "tensors"]:
+        """How many weights each of `names` has."""
+        return torch.tensor([math.prod(shape) for shape in self.shapes.values()], dtype=torch.int64)
+
+    @cached_property
     def size(self) -> int:
         """Length of the flat vector: how many weights are tokenised."""
         return sum(math.prod(shape) for shape in self.shapes.values())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.tokens.layout import TokenLayout
+from weightspace.tokens.rows import cut_rows, join_rows, put_rows, rows_of
 from weightspace.weights import Weights, WeightsMismatch, require_shapes
 
 
@@ -69,21 +70,23 @@ def detokenize(tokens: Tokens, layout: TokenLayout) -> Weights:
     return unflatten_weights(scatter_tokens(tokens.values, layout), layout, tokens.carried)
 
 
-def gather_tokens(flat: Shaped[Tensor, "size"], layout: TokenLayout) -> Shaped[Tensor, "tokens width"]:
-    """Tokens of a flat vector; padding is 0."""
-    table = layout.table()
-    if layout.size == 0:
-        return torch.zeros(table.mask.shape, dtype=flat.dtype)
-    return torch.where(table.mask, flat[table.index], torch.zeros((), dtype=flat.dtype))
+def gather_tokens(flat: Shaped[Tensor, "*batch size"], layout: TokenLayout) -> Shaped[Tensor, "*batch tokens width"]:
+    """Tokens of flat vectors of whole networks; padding is 0."""
+    tokens = flat.new_zeros((*flat.shape[:-1], len(layout), layout.width))
+    for block in layout.blocks:
+        tokens[..., block.first : block.first + block.count, :] = cut_rows(rows_of(flat, block), block, layout.width)
+    return tokens
 
 
-def scatter_tokens(values: Shaped[Tensor, "tokens width"], layout: TokenLayout) -> Shaped[Tensor, "size"]:
+def scatter_tokens(values: Shaped[Tensor, "*batch tokens width"], layout: TokenLayout) -> Shaped[Tensor, "*batch size"]:
     """The inverse of `gather_tokens`; padding is dropped."""
-    table = layout.table()
-    if values.shape != table.mask.shape:
-        raise ValueError(f"expected tokens of shape {list(table.mask.shape)}, found {list(values.shape)}")
-    flat = torch.empty(layout.size, dtype=values.dtype)
-    flat[table.index[table.mask]] = values[table.mask]
+    if values.shape[-2:] != (len(layout), layout.width):
+        expected, found = [len(layout), layout.width], list(values.shape[-2:])
+        raise ValueError(f"expected tokens of shape {expected}, found {found}")
+    flat = values.new_empty((*values.shape[:-2], layout.size))
+    for block in layout.blocks:
+        own = values[..., block.first : block.first + block.count, :]
+        put_rows(join_rows(own, block, block.rows), flat, block)
     return flat
 
 

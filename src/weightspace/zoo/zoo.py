@@ -84,6 +84,11 @@ class Zoo:
         return [Path(folder) for folder in self.about.get("concatenated", [self.folder])]
 
     @property
+    def origins(self) -> pd.Series:
+        """For every checkpoint the folder of the zoo it comes from."""
+        return self.table["shard"].map(lambda shard: str((self.folder / SHARD_FOLDER / str(shard)).parent.parent))
+
+    @property
     def members(self) -> list[str]:
         """The members' names, in the table's order."""
         return list(dict.fromkeys(self.table["member"]))

@@ -1,0 +1,69 @@
+"""What training runs on: one process or several, which precision, compiled or not.
+
+Processes are started from outside (`torchrun` or `accelerate launch`) and found by accelerate.
+"""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
+
+from weightspace.autoencoder.config import TrainConfig
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """An accelerator with the precision that the configuration and the device allow."""
+    idle = not (config.contrastive_weight and config.statistics_weight)
+    return Accelerator(
+        mixed_precision=choose_precision(config),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)],
+    )
+
+
+def choose_precision(config: TrainConfig) -> str:
+    """bf16 is 50 times slower than fp32 on CPUs that lack it, so `auto` takes it on GPUs only."""
+    automatic = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    chosen = automatic if config.precision == "auto" else config.precision
+    return "no" if chosen == "fp32" else chosen
+
+
+def compiled(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
+    """The module, compiled where the configuration and the device ask for it; parameters are shared."""
+    wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    return torch.compile(module) if wanted else module  # type: ignore[return-value]
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if _several() else 1
+
+
+def rows_of_all_processes(rows: Float[Tensor, "batch width"]) -> Float[Tensor, "all width"]:
+    """Rows of every process, in order, with a gradient to one's own.
+
+    A loss computed from them on every process has the same value everywhere; its gradient is each process's
+    part, `processes()` times, as gradients are averaged over processes afterwards.
+    """
+    if not _several():
+        return rows
+    gathered = [torch.empty_like(rows) for _ in range(processes())]
+    distributed.all_gather(gathered, rows.detach())
+    gathered[distributed.get_rank()] = rows
+    return _TimesProcesses.apply(torch.cat(gathered))
+
+
+class _TimesProcesses(torch.autograd.Function):
+    """The values as they are; gradients times the number of processes."""
+
+    @staticmethod
+    def forward(context: object, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return gradient * processes()
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
