@@ -22,7 +22,6 @@ from weightspace.autoencoder.inference import (
     encode_network,
     encode_tokens,
     encode_zoo,
-    mean_and_spread,
     restore,
 )
 from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
@@ -376,12 +375,10 @@ def test_embeddings_are_in_the_order_of_the_table(sane: SANE, zoo: Zoo) -> None:
     assert list(whole.to_table().columns[-2:]) == ["z6", "z7"]
 
 
-def test_spread_is_by_layer() -> None:
-    latents, layers = torch.randn(2, 5, 3), torch.tensor([0, 0, 0, 1, 1])
-    spread = mean_and_spread(latents, layers)
-    assert spread.shape == (2, 12)
-    torch.testing.assert_close(spread[:, 6:9], latents[:, 3:].mean(1))
-    torch.testing.assert_close(spread[:, 9:], latents[:, 3:].std(1, correction=0))
+def mean_and_spread(values: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation over the tokens of each layer, side by side."""
+    parts = [values[:, layers == layer] for layer in layers.unique(sorted=True)]
+    return torch.cat([moment for own in parts for moment in (own.mean(1), own.std(1, correction=0))], dim=1)
 
 
 def test_every_aggregation_is_of_the_same_latents(sane: SANE, parts: tuple[Zoo, ...]) -> None:

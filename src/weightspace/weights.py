@@ -139,6 +139,18 @@ class StoredWeights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def meta(self) -> Weights:
+        """Tensors on the `meta` device with the shapes and types of all: no values are read."""
+        return {name: torch.empty_like(self[name], device="meta") for name in self._names}
+
+    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        """A copy of the entries `start:stop` of a tensor along an axis, which is all that stays in memory.
+
+        Of safetensors files; of a torch file, what has been read is kept while the file is open.
+        """
+        target = self._aliases.get(name, name)
+        return self._sources[target].part(target, axis, start, stop)
+
     def read(self) -> Weights:
         """All tensors at once; an alias is the same tensor object as the name it stands for."""
         weights: Weights = {}
@@ -212,6 +224,9 @@ class _Source:
     def read(self, name: str) -> Tensor:
         raise KeyError(name)
 
+    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        return self.read(name).narrow(axis, start, stop - start).clone()
+
 
 class _InMemory(_Source):
     def __init__(self, tensors: Weights) -> None:
@@ -223,6 +238,7 @@ class _InMemory(_Source):
 
 class _SafetensorsFile(_Source):
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as error:
@@ -234,6 +250,11 @@ class _SafetensorsFile(_Source):
 
     def read(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
+
+    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        # Of the memory map of a file that is closed again nothing stays in memory.
+        with safe_open(str(self._path), framework="pt") as file:
+            return file.get_tensor(name).narrow(axis, start, stop - start).clone()
 
 
 def _read_aliases(text: str, names: list[str], path: Path) -> dict[str, str]:
@@ -290,6 +311,9 @@ class _Shard(_Source):
 
     def read(self, name: str) -> Tensor:
         return self.stored[name]
+
+    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        return self.stored.part(name, axis, start, stop)
 
 
 def _read_torch_file(path: Path) -> Unwrapped:

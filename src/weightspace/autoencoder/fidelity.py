@@ -1,6 +1,6 @@
 """How much of networks survives the autoencoder: in their weights, layer by layer, and in what they compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -60,18 +60,24 @@ class Fidelity(NamedTuple):
 
 @dataclass(frozen=True)
 class FidelityObserver:
-    """Measures the fidelity of held-out networks while a model is trained (see `train`)."""
+    """Measures the fidelity of held-out networks while a model is trained (see `train`).
 
-    zoo: Zoo
-    images: Images | None = None
+    Attributes:
+        held_out: zoos of networks that the model is not trained on, each with images, if there are any; the mean
+            over zoos joins the history.
+    """
+
+    held_out: Sequence[tuple[Zoo, Images | None]]
 
     def __call__(self, step: int, sane: SANE) -> Row:
-        """The rows that join the history."""
-        return measure_fidelity(sane, self.zoo, self.images).row()
+        """The columns that join the history."""
+        rows = [measure_fidelity(sane, zoo, images).row() for zoo, images in self.held_out]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
 class _Pair(NamedTuple):
-    """A network, and what came back of it."""
+    """A network in canonical form, and what came back of it."""
 
     architecture: Architecture
     true: Weights
@@ -113,12 +119,63 @@ def measure_fidelity(sane: SANE, zoo: Zoo, images: Images | None = None, squeeze
     )
 
 
+class LayerFidelity(NamedTuple):
+    """What the reconstruction of one layer alone does to networks that are otherwise as they were.
+
+    Attributes:
+        layer: its tensor (named as in the architecture); weights: how many it has, with its bias.
+        r2: see `Fidelity`.
+        agreement, reconstructed: see `Fidelity`.
+    """
+
+    layer: str
+    weights: int
+    r2: float
+    agreement: float
+    reconstructed: float
+
+
+def measure_layers(sane: SANE, zoo: Zoo, images: Images | None = None) -> list[LayerFidelity]:
+    """Layer by layer: reconstruct it alone, in every checkpoint of a zoo of one layout, and compare.
+
+    Raises:
+        InputError: no checkpoints, or networks with different tensors.
+    """
+    if len({zoo.architectures[str(name)].signature() for name in zoo.table["architecture"]}) != 1:
+        raise InputError("expected networks with the same tensors to compare layer by layer, found several kinds")
+    errors = _Errors()
+    pairs = [_reconstruct(sane, *one, errors, None) for one in _networks(zoo)]
+    groups = {own.architecture.id: own.architecture for own in pairs}
+    frame = sane.preparation.frame_of(pairs[0].architecture)
+    found = []
+    for block in frame.layout.blocks:
+        tensors = [name for name in (block.name, block.bias) if name is not None]
+        places = [frame.names.index(name) for name in tensors]
+        mixed = [_mix(pair, [list(pair.architecture.shapes)[place] for place in places]) for pair in pairs]
+        outcomes = [_compare([own for own in mixed if own.architecture.id == name], images) for name in groups]
+        agreement, _, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
+        sums = [errors.sums[name] for name in tensors]
+        r2 = 1 - sum(float(own[3]) for own in sums) / sum(float(_spread(own)) for own in sums)
+        found.append(LayerFidelity(block.name, block.rows * block.row_length, r2, agreement, reconstructed))
+    return found
+
+
+def _mix(pair: _Pair, names: list[str]) -> _Pair:
+    """The network as it was, but for some tensors."""
+    return pair._replace(made={**pair.true, **{name: pair.made[name] for name in names}})
+
+
+def _networks(zoo: Zoo) -> Iterator[tuple[Weights, Architecture]]:
+    """Every checkpoint and its architecture, one at a time."""
+    for row in range(len(zoo)):
+        yield zoo.weights(row), zoo.architectures[str(zoo.table["architecture"].iloc[row])]
+
+
 def reconstruction_r2(sane: SANE, zoo: Zoo) -> dict[str, float]:
     """Share of the standardised weights' variance that is reconstructed, by tensor; see `Fidelity`."""
     errors = _Errors()
-    for row in range(len(zoo)):
-        architecture = zoo.architectures[str(zoo.table["architecture"].iloc[row])]
-        _reconstruct(sane, zoo.weights(row), architecture, errors, None)
+    for weights, architecture in _networks(zoo):
+        _reconstruct(sane, weights, architecture, errors, None)
     return errors.by_tensor()
 
 
@@ -135,7 +192,10 @@ def _reconstruct(
     for name, one, other in zip(layout.names, true, made, strict=True):
         errors.add(name, one.double(), other.double())
     errors.latents += latents.numel()
-    return _Pair(architecture, weights, sane.preparation.restore(tokens, architecture, prepared.carried))
+    canonical, back = (
+        sane.preparation.restore(own, architecture, prepared.carried) for own in (prepared.tokens, tokens)
+    )
+    return _Pair(architecture, canonical, back)
 
 
 class _Errors:

@@ -6,17 +6,18 @@ published code embeds the whole sequence in one pass, at quadratic cost and out 
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from weightspace.autoencoder.aggregating import Aggregator
 from weightspace.autoencoder.sane import SANE
 from weightspace.corpus.corpus import Corpus, CorpusPart, build_corpus
 from weightspace.corpus.preparation import Prepared
@@ -24,13 +25,13 @@ from weightspace.corpus.views import whole_networks
 from weightspace.errors import InputError
 from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.patterns import positions_of
-from weightspace.tokens.windows import halo_index, merge_halo
+from weightspace.tokens.windows import WindowCut
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
-Aggregation = Literal["mean", "mean+spread", "readout", "sequence"]
 WINDOWS_AT_ONCE = 256
+Coder = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,52 +69,25 @@ def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
     Args:
         sane: a trained model.
         zoo: raw checkpoints; aligned, standardised and tokenised as the model's preparation says.
-        aggregation: `mean` over tokens (paper, algorithm 2). The others need networks with the same layers:
-            `mean+spread`, mean and standard deviation over the tokens of each layer, side by side; `readout`,
-            the same of the model's statistics head instead of its latents (ours; see `statistics`); and
-            `sequence`, all latents in a row (paper, tables 10 to 12).
+        aggregation: see `Aggregator`; all but `mean` need networks with the same layers.
 
     Raises:
         InputError: an unknown aggregation, NaN weights, or networks with different layers where that matters.
     """
-    if aggregation not in get_args(Aggregation):
-        raise InputError(f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{aggregation}'")
+    Aggregator(sane, aggregation)
     vectors, tables = [], []
     with opened_corpus(sane, zoo) as corpus:
         for part in corpus.parts:
-            layers = part.positions[:, 1]
-            own = [_aggregate(sane, latents, layers, aggregation) for latents in encode_part(sane, part)]
-            vectors.append(torch.cat(own).numpy())
+            for latents in encode_part(sane, part):
+                aggregator = Aggregator(sane, aggregation)
+                aggregator.add(latents, part.positions[:, 1])
+                vectors.append(aggregator.result().numpy())
             tables.append(part.table)
     if len({part.shape[1] for part in vectors}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
     table = pd.concat(tables)
     order = zoo.order_of(table)
-    return Embeddings(np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", frozenset(sane.members))
-
-
-def mean_and_spread(
-    values: Float[Tensor, "networks tokens width"], layers: Int[Tensor, "tokens"]
-) -> Float[Tensor, "networks features"]:
-    """Mean and standard deviation over the tokens of each layer, side by side."""
-    parts = []
-    for layer in layers.unique(sorted=True).tolist():
-        own = values[:, layers == layer]
-        parts += [own.mean(1), own.std(1, correction=0)]
-    return torch.cat(parts, dim=1)
-
-
-def _aggregate(
-    sane: SANE, latents: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"], aggregation: str
-) -> Float[Tensor, "networks features"]:
-    if aggregation == "mean":
-        return latents.mean(1)
-    if aggregation == "sequence":
-        return latents.flatten(1)
-    if aggregation == "mean+spread":
-        return mean_and_spread(latents, layers)
-    with torch.inference_mode():
-        return mean_and_spread(sane.statistics(latents), layers).clone()
+    return Embeddings(np.concatenate(vectors)[order], zoo.table, f"SANE ({aggregation})", sane.trained_on(zoo))
 
 
 def encode_zoo(sane: SANE, zoo: Zoo) -> Iterator[Latents]:
@@ -145,14 +119,14 @@ def encode_tokens(
     sane: SANE, tokens: Float[Tensor, "networks tokens width"], positions: Int[Tensor, "tokens 4"]
 ) -> Float[Tensor, "networks tokens latent"]:
     """Latents of whole token sequences, haloed where they are longer than the model's window."""
-    return _map_windows(sane, tokens, positions, encode=True)
+    return _map_windows(sane, sane.encode, tokens, positions)
 
 
 def decode_latents(
     sane: SANE, latents: Float[Tensor, "networks tokens latent"], positions: Int[Tensor, "tokens 4"]
 ) -> Float[Tensor, "networks tokens width"]:
     """Tokens of whole latent sequences, haloed likewise."""
-    return _map_windows(sane, latents, positions, encode=False)
+    return _map_windows(sane, sane.decode, latents, positions)
 
 
 def encode_network(sane: SANE, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
@@ -178,22 +152,46 @@ def halo_of(window: int) -> int:
     return window // 8
 
 
-def _map_windows(sane: SANE, sequence: Tensor, positions: Tensor, *, encode: bool) -> Tensor:
+def cut_windows(length: int, window: int) -> WindowCut:
+    """Windows as long as a model's, or a single one for a sequence that is not longer."""
+    if length <= window:
+        return WindowCut(length, length, 0)
+    return WindowCut(length, window - 2 * halo_of(window), halo_of(window))
+
+
+def encode_windows(
+    sane: SANE,
+    tokens: Float[Tensor, "windows span width"],
+    positions: Int[Tensor, "windows span 4"],
+    present: Bool[Tensor, "windows span"],
+) -> Float[Tensor, "windows span latent"]:
+    """Latents of windows, on the CPU."""
+    return _apply(sane, sane.encode, tokens, positions, present)
+
+
+def _apply(sane: SANE, function: Coder, values: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+    """Encode or decode windows where the model is."""
     sane.eval()
-    length, window = sequence.shape[1], sane.window
-    halo = halo_of(window) if length > window else 0
-    content = window - 2 * halo if length > window else length
-    sane.positions.check(positions)
-    index, present = halo_index(length, content, halo)
-    device = next(sane.parameters()).device
-    step = max(1, WINDOWS_AT_ONCE // len(index))
-    results = []
+    device = sane.token_in.weight.device
+    there = None if bool(present.all()) else present.to(device)
     with torch.inference_mode():
-        for chunk in sequence.split(step):
-            windows = chunk[:, index].flatten(0, 1).to(device)
-            own = positions[index].repeat(len(chunk), 1, 1).to(device)
-            there = None if bool(present.all()) else present.repeat(len(chunk), 1).to(device)
-            made = sane.encode(windows, own, there) if encode else sane.decode(windows, own, there)
-            made = made.float().cpu().unflatten(0, (len(chunk), len(index)))
-            results.append(torch.stack([merge_halo(network, length, halo) for network in made]))
+        return function(values.to(device), positions.to(device), there).float().cpu()
+
+
+def _map_windows(sane: SANE, function: Coder, sequence: Tensor, positions: Tensor) -> Tensor:
+    """Encode or decode whole sequences of networks, some windows at a time."""
+    cut = cut_windows(sequence.shape[1], sane.window)
+    sane.positions.check(positions)
+    networks = max(1, WINDOWS_AT_ONCE // cut.count)
+    at_once = min(cut.count, WINDOWS_AT_ONCE)
+    results = []
+    for chunk in sequence.split(networks):
+        runs = []
+        for first in range(0, cut.count, at_once):
+            count = min(at_once, cut.count - first)
+            index, present = cut.index(first, count)
+            own = positions[index].repeat(len(chunk), 1, 1)
+            made = _apply(sane, function, chunk[:, index].flatten(0, 1), own, present.repeat(len(chunk), 1))
+            runs.append(torch.stack([cut.merge(one, first, count) for one in made.unflatten(0, (len(chunk), count))]))
+        results.append(torch.cat(runs, dim=1))
     return torch.cat(results).clone()

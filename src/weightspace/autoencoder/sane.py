@@ -97,6 +97,14 @@ class SANE(nn.Module):
 
         return embed(self, zoo, aggregation)
 
+    def trained_on(self, zoo: Zoo) -> frozenset[str]:
+        """Those members of a zoo that it was trained on.
+
+        Of several zoos with members of the same names, it knows members as `FOLDER/member`.
+        """
+        known, name = set(self.members), zoo.folder.absolute().name
+        return frozenset(own for own in zoo.members if own in known or f"{name}/{own}" in known)
+
     @property
     def latents_per_weight(self) -> float:
         """Latent numbers for every real weight of the networks it was trained on."""

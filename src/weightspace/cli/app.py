@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from weightspace import __version__
+from weightspace.autoencoder.presets import PRESETS, preset_options
 from weightspace.cli import models, networks, reports, symmetries, zoos
 from weightspace.errors import InputError
 
@@ -30,7 +31,7 @@ app.command(zoos.import_, name="import")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; never returns, the exit status says how it went."""
-    tokens = split_lists(sys.argv[1:] if arguments is None else arguments)
+    tokens = split_lists(written_out(sys.argv[1:] if arguments is None else arguments))
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as mistake:
@@ -44,6 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def written_out(tokens: Sequence[str]) -> list[str]:
+    """`--preset NAME` as the options that it stands for, but for those that are given."""
+    names = [token.partition("=")[0] for token in tokens]
+    if "pretrain" not in tokens[:1] or "--preset" not in names:
+        return list(tokens)
+    place = names.index("--preset")
+    _, equals, value = tokens[place].partition("=")
+    name = value if equals else next(iter(tokens[place + 1 : place + 2]), "")
+    options = preset_options(name) if name in PRESETS else {}
+    missing = (words for option, words in options.items() if not {option, f"--no-{option[2:]}"} & set(names))
+    return [*tokens, *(word for words in missing for word in words)]
 
 
 def split_lists(tokens: Sequence[str]) -> list[str]:

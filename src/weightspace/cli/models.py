@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.presets import PresetName
 from weightspace.cli.shared import (
     THIRDS,
     Flat,
@@ -15,80 +16,110 @@ from weightspace.cli.shared import (
     Resume,
     Split,
     chosen_mode,
+    open_card_zoos,
     open_split,
     prepare_torch,
     print_json,
     print_result,
 )
 from weightspace.corpus.config import PreparationConfig
+from weightspace.errors import InputError
 
 
 def pretrain(
-    folder: Path,
-    /,
-    *,
+    *folders: Path,
     out: Out,
+    preset: PresetName = "small",
     sane: Annotated[SANEConfig, Flat] = SANEConfig(),
     training: Annotated[TrainConfig, Flat] = TrainConfig(),
     preparation: Annotated[PreparationConfig, Flat] = PreparationConfig(),
     split: Split = THIRDS,
+    data: str | None = None,
+    observe_every: int = 0,
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Pre-train a SANE on the training members of a zoo.
+    """Pre-train a SANE on the training members of one zoo or of several, and write its card.
+
+    On several GPUs or machines: the same command behind `torchrun` or `accelerate launch`.
 
     Parameters
     ----------
-    folder
-        A zoo; only the first part of its split is trained on.
+    folders
+        Zoos; only the first part of each one's split is trained on.
+    preset
+        `small`, for a CPU, or the paper's configurations; every option that is given goes before it.
+    data
+        Images (see grow) to score reconstructed networks on; without them those that the zoo names, if they are
+        here, else random inputs.
+    observe_every
+        Reconstruct validation members after every so many steps; 0 does so four times.
     """
     prepare_torch()
+    from weightspace.autoencoder.devices import is_first_process
+    from weightspace.autoencoder.fidelity import FidelityObserver
     from weightspace.autoencoder.pretraining import pretrain as pretrain_sane
+    from weightspace.report.model_card import CARD_FILE, held_out_networks, write_model_card
+    from weightspace.zoo.concatenating import concatenate
 
-    train, _, _ = open_split(folder, split, training.seed)
+    zoos = open_card_zoos(folders, split, training.seed, data)
+    train = concatenate([zoo.parts[0] for zoo in zoos]) if len(zoos) > 1 else zoos[0].parts[0]
+    observer = FidelityObserver([(held_out_networks(zoo.parts[1]), zoo.images) for zoo in zoos])
+    every = observe_every or max(1, training.steps // 4)
     mode = chosen_mode(resume, force)
-    model = pretrain_sane(train, sane, training, preparation, out=out, mode=mode)
+    model = pretrain_sane(train, sane, training, preparation, out=out, mode=mode, observers=[(every, observer)])
+    if not is_first_process():
+        return
+    write_model_card(out, zoos)
     final = model.about["final"]
     result = {"members": len(model.members), **final, "latents_per_weight": model.latents_per_weight}
     line = f"reconstruction loss {final['reconstruction']:.3f} after {training.steps} steps"
-    print_result(out, f"{line} on {len(model.members)} members", result, as_json)
+    print_result(out, f"{line} on {len(model.members)} members; see {out / CARD_FILE}", result, as_json)
 
 
 def embed(
     model: Path,
-    folder: Path,
     /,
-    *,
+    *networks: Path,
     out: Out,
     aggregation: str = "mean",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write one embedding per checkpoint of a zoo, beside its properties, as a Parquet table.
+    """Write one embedding per checkpoint of a zoo, or per network file, beside what is known of it, as a Parquet table.
 
     Parameters
     ----------
     model
         A trained SANE.
-    folder
-        A zoo.
+    networks
+        A zoo; or files, model folders and folders of checkpoints, of any architecture and size: they are read as
+        they are embedded, and the table says what had to be assumed.
     aggregation
         mean; mean+spread (mean and standard deviation per layer); readout (the same of the statistics head);
         or sequence (all latents in a row).
     """
     prepare_torch()
-    from weightspace.autoencoder.inference import embed as embed_zoo
     from weightspace.autoencoder.sane import SANE
+    from weightspace.autoencoder.streaming import embed_files
     from weightspace.outputs import new_file, require_apart
-    from weightspace.zoo.zoo import Zoo
+    from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
-    require_apart(out, [model, folder])
+    if not networks:
+        raise InputError("expected a zoo or networks to embed, found none")
+    require_apart(out, [model, *networks])
     with new_file(out, force=force) as path:
-        embeddings = embed_zoo(SANE.open(model), Zoo.open(folder), aggregation)
+        sane = SANE.open(model)
+        if len(networks) == 1 and (networks[0] / ZOO_FILE).is_file():
+            embeddings = sane.embed(Zoo.open(networks[0]), aggregation)
+        else:
+            embeddings = embed_files(sane, networks, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
     count, width = embeddings.features.shape
-    print_result(out, f"{count} embeddings of width {width}", {"checkpoints": count, "width": width}, as_json)
+    assumed = sorted({own for own in embeddings.table.get("assumed", []) if own})
+    line = f"{count} embeddings of width {width}" + (f"; assumed: {'; '.join(assumed)}" if assumed else "")
+    print_result(out, line, {"checkpoints": count, "width": width, "assumed": assumed}, as_json)
 
 
 def probe(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 from weightspace.errors import InputError
 
 if TYPE_CHECKING:
+    from weightspace.report.model_card import CardZoo
     from weightspace.zoo.zoo import Zoo
 
 Flat = Parameter(name="*")
@@ -54,6 +56,23 @@ def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
     from weightspace.zoo.zoo import Zoo
 
     return Zoo.open(folder).split(*shares, seed=seed)
+
+
+def open_card_zoos(folders: Sequence[Path], shares: Shares, seed: int, data: str | None) -> "list[CardZoo]":
+    """Zoos in three parts each, with the images to score their networks on: those given, or those that they name."""
+    from weightspace.images import open_images
+    from weightspace.report.model_card import CardZoo
+    from weightspace.zoo.recorded_images import recorded_images
+
+    if not folders:
+        raise InputError("expected a zoo to train on, found none")
+    given = open_images(data) if data is not None else None
+    zoos = []
+    for folder in folders:
+        parts = open_split(folder, shares, seed)
+        images = given or recorded_images(parts[0])
+        zoos.append(CardZoo(folder.absolute().name, parts, images.test if images is not None else None))
+    return zoos
 
 
 def require_plot(plot: Path) -> None:

@@ -6,7 +6,7 @@ from weightspace.zoo.zoo import Zoo
 
 def training_members(sane: SANE, zoo: Zoo) -> Zoo:
     """The members of a zoo that a model was trained on; the whole zoo if there are none."""
-    known = zoo.where(lambda table: table["member"].isin(set(sane.members)))
+    known = zoo.where(lambda table: table["member"].isin(sane.trained_on(zoo)))
     return known if len(known) else zoo
 
 

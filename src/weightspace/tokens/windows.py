@@ -5,6 +5,8 @@ which are dropped again afterwards. Deviation: every length works. The published
 whose last window is shorter than the halo and on sequences shorter than one window.
 """
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,23 +26,63 @@ class HaloedWindows(NamedTuple):
     present: Bool[Tensor, "windows span"]
 
 
-def halo_index(length: int, window: int, halo: int) -> tuple[Int[Tensor, "windows span"], Bool[Tensor, "windows span"]]:
-    """Token numbers of every haloed window of a sequence (clipped to it) and which of them exist.
+@dataclass(frozen=True)
+class WindowCut:
+    """How a sequence of tokens is cut into haloed windows, any run of which can be treated by itself.
+
+    Attributes:
+        length: tokens in the sequence.
+        content, halo: tokens that are kept of a window, and that are only seen on either side of them.
 
     Raises:
-        ValueError: length or window below 1, or a negative halo.
+        ValueError: length or content below 1, or a negative halo.
     """
-    if length < 1 or window < 1 or halo < 0:
-        raise ValueError(f"expected length >= 1, window >= 1, halo >= 0, found {length}, {window}, {halo}")
-    starts = torch.arange(0, length, window)
-    index = starts[:, None] + torch.arange(-halo, window + halo)
-    present = (index >= 0) & (index < length)
-    return index.clamp(0, length - 1), present
+
+    length: int
+    content: int
+    halo: int
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.content < 1 or self.halo < 0:
+            found = f"{self.length}, {self.content}, {self.halo}"
+            raise ValueError(f"expected length >= 1, window >= 1, halo >= 0, found {found}")
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        return math.ceil(self.length / self.content)
+
+    @property
+    def span(self) -> int:
+        """Tokens in a window."""
+        return self.content + 2 * self.halo
+
+    def kept(self, first: int, count: int) -> tuple[int, int]:
+        """The tokens that `count` windows from the `first` keep: from, to."""
+        return first * self.content, min(self.length, (first + count) * self.content)
+
+    def seen(self, first: int, count: int) -> tuple[int, int]:
+        """The tokens that they see: from, to."""
+        start, stop = self.kept(first, count)
+        return max(0, start - self.halo), min(self.length, stop + self.halo)
+
+    def index(self, first: int, count: int) -> tuple[Int[Tensor, "windows span"], Bool[Tensor, "windows span"]]:
+        """Token numbers of the windows, clipped to what they see, and which of them exist."""
+        starts = torch.arange(first, first + count) * self.content
+        index = starts[:, None] + torch.arange(-self.halo, self.content + self.halo)
+        start, stop = self.seen(first, count)
+        return index.clamp(start, stop - 1), (index >= 0) & (index < self.length)
+
+    def merge(self, values: Shaped[Tensor, "windows span ..."], first: int, count: int) -> Shaped[Tensor, "kept ..."]:
+        """What the windows keep, put together."""
+        start, stop = self.kept(first, count)
+        return merge_halo(values, stop - start, self.halo)
 
 
 def split_with_halo(tokens: Shaped[Tensor, "length ..."], window: int, halo: int) -> HaloedWindows:
     """Cut a sequence into windows of `window` tokens that see `halo` tokens on either side."""
-    index, present = halo_index(len(tokens), window, halo)
+    cut = WindowCut(len(tokens), window, halo)
+    index, present = cut.index(0, cut.count)
     values = tokens[index]
     values[~present] = 0
     return HaloedWindows(values, present)
