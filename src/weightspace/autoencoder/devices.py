@@ -4,7 +4,7 @@ Processes are started from outside (`torchrun` or `accelerate launch`) and found
 """
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
@@ -16,9 +16,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """An accelerator with the precision that the configuration and the device allow."""
     idle = not (config.contrastive_weight and config.statistics_weight)
     return Accelerator(
+        cpu=_on_cpu(),
         mixed_precision=choose_precision(config),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)],
     )
+
+
+def team() -> PartialState:
+    """The processes that were started together; one, unless a launcher started several."""
+    return PartialState(cpu=_on_cpu())
 
 
 def choose_precision(config: TrainConfig) -> str:
@@ -68,6 +74,11 @@ class _TimesProcesses(torch.autograd.Function):
     @staticmethod
     def backward(context: object, gradient: Tensor) -> Tensor:
         return gradient * processes()
+
+
+def _on_cpu() -> bool:
+    """Without an accelerator; accelerate finds several processes on CPUs only when it is told."""
+    return not torch.accelerator.is_available()
 
 
 def _several() -> bool:

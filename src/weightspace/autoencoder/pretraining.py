@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.devices import team
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.states import STATE_FILE, History
 from weightspace.autoencoder.training import Observer, train
@@ -62,11 +63,11 @@ def pretrain(
     training.check()
     preparation.check()
     require_apart(out, zoo.folders)
-    team = PartialState()
-    with _new_folder(Path(out), mode, team) as folder:
-        if team.is_main_process:
+    processes = team()
+    with _new_folder(Path(out), mode, processes) as folder:
+        if processes.is_main_process:
             _check_run(folder, _describe_run(zoo, sane, preparation), "resume" in mode)
-        fitted, corpus = _prepare(zoo, preparation, folder, team)
+        fitted, corpus = _prepare(zoo, preparation, folder, processes)
         longest = max(len(part.frame.layout) for part in corpus.parts)
         training = replace(training, window=min(training.window, longest))
         model = SANE(sane, fitted, window=training.window, seed=training.seed)
@@ -80,24 +81,24 @@ def pretrain(
             "final": history[-1] if history else {},
         }
         del corpus
-        if team.is_main_process:
+        if processes.is_main_process:
             _finish(folder, model, history, preparation, zoo)
     return model
 
 
-def _new_folder(out: Path, mode: Collection[str], team: PartialState) -> contextlib.AbstractContextManager[Path]:
+def _new_folder(out: Path, mode: Collection[str], processes: PartialState) -> contextlib.AbstractContextManager[Path]:
     """The folder to write into, which the first of several processes makes."""
-    if not team.is_main_process:
+    if not processes.is_main_process:
         return contextlib.nullcontext(partial_path(out))
     return new_folder(out, force="force" in mode, resume="resume" in mode, resumable=STATE_FILE)
 
 
-def _prepare(zoo: Zoo, config: PreparationConfig, folder: Path, team: PartialState) -> tuple[Preparation, Corpus]:
+def _prepare(zoo: Zoo, config: PreparationConfig, folder: Path, processes: PartialState) -> tuple[Preparation, Corpus]:
     """The fitted preparation and the corpus, made by the first process and mapped by all."""
-    if team.num_processes == 1:
+    if processes.num_processes == 1:
         return fit_preparation(zoo, config, folder / CORPUS_FOLDER)
     made: list[Any] = [None]
-    if team.is_main_process:
+    if processes.is_main_process:
         fitted, corpus = fit_preparation(zoo, config, folder / CORPUS_FOLDER)
         made = [(fitted, corpus.closed())]
     fitted, corpus = broadcast_object_list(made)[0]
