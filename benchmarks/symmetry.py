@@ -2,7 +2,7 @@
 
 The straightforward way permutes a whole network tensor by tensor, tokenises all of it and cuts the window out;
 and it matches one network at a time, all groups in every sweep, in random order, until a sweep changes nothing.
-Each is written here from the paper's description, in torch, without its slips. Everything runs in one
+Both are in `plain.py`. Everything runs in one
 single-threaded process, in turn. Prints one JSON object as its last line; takes about two minutes.
 """
 
@@ -15,22 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
+from plain import plain_match, plain_permute, plain_tokenize
 from torch import Tensor, nn
 
 from weightspace.autoencoder.config import TrainConfig
 from weightspace.corpus.gathering import window_gather
 from weightspace.randomness import derive_generator
-from weightspace.symmetry.axes import Permutations, Symmetry, axis_index, groups_of, permute, random_permutations
+from weightspace.symmetry.axes import Permutations, permute, random_permutations
 from weightspace.symmetry.matching import match, match_stack, objective
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.tokens.layout import plan_layout
 from weightspace.tokens.tokenizing import flatten_weights
-from weightspace.weights import Weights
 from weightspace.zoo.networks import cnn_s, resnet18
 from weightspace.zoo.zoo import Zoo
 
-BATCH, SWEEPS = TrainConfig().batch_size, 100
+BATCH = TrainConfig().batch_size
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -43,66 +42,6 @@ def medians(works: list[Callable[[], object]], rounds: int) -> list[float]:
     """The median time of each, taken in turn."""
     times = [[seconds(work) for work in works] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
-
-
-def plain_permute(weights: Weights, symmetry: Symmetry, permutations: Permutations) -> Weights:
-    moved = {}
-    for name, tensor in weights.items():
-        for number, axis in enumerate(symmetry.axes[name]):
-            if groups_of((axis,)):
-                tensor = tensor.index_select(number, axis_index(axis, permutations))
-        moved[name] = tensor
-    return moved
-
-
-def plain_tokenize(weights: Weights, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, masks and positions, layer by layer."""
-    tokens, masks, positions = [], [], []
-    for name, tensor in weights.items():
-        if "weight" not in name and "running" not in name:
-            continue
-        rows = tensor.reshape(len(tensor), -1)
-        bias = name.replace("weight", "bias")
-        if bias != name and bias in weights:
-            rows = torch.cat([rows, weights[bias][:, None]], 1)
-        chunks = -(-rows.shape[1] // width)
-        padded = nn.functional.pad(rows, (0, chunks * width - rows.shape[1]))
-        mask = nn.functional.pad(torch.ones_like(rows, dtype=torch.bool), (0, chunks * width - rows.shape[1]))
-        tokens.append(padded.reshape(-1, width))
-        masks.append(mask.reshape(-1, width))
-        row = torch.arange(len(rows)).repeat_interleave(chunks)
-        positions.append(torch.stack([torch.full_like(row, len(positions)), row], 1))
-    return torch.cat(tokens), torch.cat(masks), torch.cat(positions)
-
-
-def plain_match(weights: Weights, reference: Weights, symmetry: Symmetry, generator: torch.Generator) -> Permutations:
-    permutations = {group: torch.arange(size) for group, size in symmetry.groups.items()}
-    places = {group: [] for group in symmetry.groups}
-    for name, axes in symmetry.axes.items():
-        for number, axis in enumerate(axes):
-            for group in groups_of((axis,)):
-                places[group].append((name, number))
-    groups = list(symmetry.groups)
-    for _ in range(SWEEPS):
-        progress = False
-        for group in (groups[number] for number in torch.randperm(len(groups), generator=generator)):
-            size = symmetry.groups[group]
-            cost = torch.zeros(size, size)
-            for name, number in places[group]:
-                moved = weights[name]
-                for other, axis in enumerate(symmetry.axes[name]):
-                    if other != number and groups_of((axis,)):
-                        moved = moved.index_select(other, axis_index(axis, permutations))
-                left, right = (own.movedim(number, 0).reshape(size, -1) for own in (reference[name], moved))
-                cost += left @ right.T
-            _, columns = linear_sum_assignment(cost.numpy(), maximize=True)
-            found = torch.from_numpy(columns)
-            old, new = (cost.gather(1, own[:, None]).sum() for own in (permutations[group], found))
-            progress |= bool(new > old + 1e-12)
-            permutations[group] = found
-        if not progress:
-            break
-    return permutations
 
 
 def windows(module: nn.Module, example: Tensor, width: int, window: int, rounds: int) -> dict[str, float]:

@@ -13,7 +13,8 @@ class PreparationConfig:
     """How weights become tokens."""
 
     token_width: int = 0
-    """Numbers per token; 0 takes the longest row of the zoo's layers, but at most 288 (the paper's width)."""
+    """Numbers per token; 0 takes the longest row of the zoo's layers, but at most 288 (the paper's width); up to a
+    quarter more where rows are packed and that makes fewer tokens."""
 
     token_style: Literal["rows", "packed"] = "rows"
     """`rows` puts one output row (or a chunk of one) in a token, as the paper does; `packed` several short ones."""

@@ -86,8 +86,11 @@ class CorpusPart:
         return rows
 
     def chunks(self, numbers: int = CHUNK) -> Iterator[Float[Tensor, "checkpoints size"]]:
-        """`flat` in pieces of so many numbers, or of single checkpoints that have more."""
-        return iter(self.flat.split(max(1, numbers // self.flat.shape[1])))
+        """The weights in pieces of so many numbers, or of single checkpoints that have more; read, not mapped."""
+        count, size = self.flat.shape
+        rows = max(1, numbers // size)
+        for start in range(0, count, rows):
+            yield torch.from_numpy(np.array(np.load(self.path, mmap_mode="r")[start : start + rows]))
 
 
 @dataclass(frozen=True, eq=False)

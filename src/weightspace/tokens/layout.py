@@ -73,6 +73,11 @@ class Block:
         """Numbers in a row, the bias included."""
         return self.columns + (self.bias is not None)
 
+    def packed_count(self, width: int) -> int:
+        """How many tokens of this width the rows would take if they were packed."""
+        per_token = max(1, min(self.rows, width // self.row_length))
+        return math.ceil(self.rows / per_token) * math.ceil(self.row_length / width)
+
 
 class TokenTable(NamedTuple):
     """Index form of a run of tokens.
