@@ -95,6 +95,9 @@ def probe(
     if scale == "log10":
         parts = [(x, np.log10(y), own) for x, y, own in parts]
     (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, members) = parts
+    if min(len(y_train), len(y_validation), len(y_test)) < 2:
+        counts = f"{len(y_train)}, {len(y_validation)} and {len(y_test)}"
+        raise InputError(f"expected at least 2 checkpoints in every part to probe for {target}, found {counts}")
     if np.ptp(y_train) == 0 or np.ptp(y_test) == 0:
         raise InputError(f"expected a property that varies, found {target} constant")
     fitted = {strength: _fit(x_train, y_train, strength) for strength in STRENGTHS}

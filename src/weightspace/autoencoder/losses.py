@@ -5,15 +5,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-# Of weights that are not standardised; what a tensor that is all alike (a fresh norm) is divided by.
-SMALLEST_SCALE = 1e-3
+# What weights that are all alike (those of a fresh norm, or a single one) are divided by.
+SMALLEST_SCALE = 0.01
 
 
 def masked_mse(
     predicted: Float[Tensor, "*batch width"],
     target: Float[Tensor, "*batch width"],
     mask: Bool[Tensor, "*masked width"],
-    scale: Float[Tensor, "*scaled width"] | None = None,
+    scale: Float[Tensor, "*scaled 1"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error per real weight (paper, equation 5); with a `scale`, errors are divided by it first.
 
@@ -30,7 +30,7 @@ def target_scale(
     mask: Bool[Tensor, "batch window width"],
     layer: Int[Tensor, "batch window"],
     kind: str,
-) -> Float[Tensor, "*scaled"] | None:
+) -> Float[Tensor, "*views batch window 1"] | None:
     """The standard deviation that errors are divided by: of the true weights in the batch, each token, or each layer.
 
     MultiZoo-SANE (`masked loss normalisation`): its paper says per token, its code takes the whole batch.
@@ -54,7 +54,8 @@ def target_scale(
         sums = same @ sums.sum(-1, keepdim=True)
     count, total, squares = sums
     mean = total / count.clamp_min(1)
-    return (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt() + SMALLEST_SCALE
+    scale = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST_SCALE)
+    return scale.expand(*target.shape[:-1], 1)
 
 
 def nt_xent(

@@ -36,7 +36,7 @@ class Objective(nn.Module):
     def forward(
         self,
         batch: Batch,
-        scale: Float[Tensor, "views batch window scaled"] | None = None,
+        scale: Float[Tensor, "views batch window 1"] | None = None,
         share: Float[Tensor, "2"] | None = None,
     ) -> Losses:
         """The losses of a batch.

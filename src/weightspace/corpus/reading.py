@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from weightspace.tokens.layout import Block
 from weightspace.tokens.rows import cut_rows
 
 
+@runtime_checkable
 class Parts(Protocol):
     """Tensors of which parts can be read; `StoredWeights` is one."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weightspace.analysis.baselines import layer_statistics
-from weightspace.analysis.comparing import compare_representations
+from weightspace.analysis.probe import probe
 from weightspace.analysis.representations import Represent, rename
 from weightspace.autoencoder.fidelity import Fidelity, measure_fidelity, measure_layers
 from weightspace.autoencoder.inference import embed
@@ -128,14 +128,16 @@ def _reading(sane: SANE, zoo: CardZoo) -> dict[str, Any]:
             *represent,
             lambda parts: [embed(sane, part, "readout") for part in parts],
         ]
-    targets = [name for name in TARGETS if name in zoo.parts[0].properties]
-    try:
-        rows = compare_representations(zoo.parts, represent, targets).rows if targets else []
-    except InputError as refusal:
-        return {"zoo": zoo.name, "rows": [], "note": str(refusal)}
-    fields = ("representation", "target", "r2", "r2_low", "r2_high", "tau")
-    own = [row for row in rows if row["subset"] == "pooled" and "chosen" not in row]
-    return {"zoo": zoo.name, "rows": [{name: row[name] for name in fields} for row in own], "note": ""}
+    rows, notes = [], []
+    for target in (name for name in TARGETS if name in zoo.parts[0].properties):
+        try:
+            results = [probe(*own(zoo.parts), target=target) for own in represent]
+        except InputError as refusal:
+            notes.append(f"{target.replace('_', ' ')}: {refusal}")
+            continue
+        fields = ("representation", "target", "r2", "r2_low", "r2_high", "tau")
+        rows += [{name: getattr(result, name) for name in fields} for result in results]
+    return {"zoo": zoo.name, "rows": rows, "note": "; ".join(notes)}
 
 
 def render_card(name: str, numbers: Mapping[str, Any]) -> str:
@@ -220,7 +222,7 @@ def _reading_lines(zoo: Mapping[str, Any]) -> list[str]:
         own = [cells[name, target] for target in targets]
         shown = [f"{row['r2']:.3f} [{_number(row['r2_low'], 2)}, {_number(row['r2_high'], 2)}]" for row in own]
         lines.append(f"| {name} | {' | '.join(shown)} |")
-    return [*lines, ""]
+    return [*lines, "", *([zoo["note"], ""] if zoo["note"] else [])]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -1,0 +1,393 @@
+"""Batches of several zoos, losses, presets, several processes, and what is measured during and after pre-training."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from conftest import TINY_SANE, TINY_TRAINING
+from weightspace.autoencoder import fidelity
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.feeding import Feed
+from weightspace.autoencoder.fidelity import FidelityObserver, measure_fidelity, measure_layers
+from weightspace.autoencoder.losses import masked_mse, target_scale
+from weightspace.autoencoder.objective import Objective
+from weightspace.autoencoder.presets import PRESETS, preset_options
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.squeezing import PrincipalLatents
+from weightspace.autoencoder.training import train
+from weightspace.cli.app import main, written_out
+from weightspace.corpus.config import PreparationConfig
+from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.views import Views, WindowSource
+from weightspace.errors import InputError
+from weightspace.images import ImageSet
+from weightspace.outputs import partial_path
+from weightspace.report.model_card import CardZoo, write_model_card
+from weightspace.zoo.concatenating import concatenate
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
+from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.zoo import Zoo
+
+Fitted = tuple[Preparation, Corpus]
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+
+
+@pytest.fixture(scope="module")
+def fitted(parts: tuple[Zoo, ...], tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fit_preparation(parts[0], PreparationConfig(), tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def other_zoo(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Another architecture, fewer members, some with the names that the first zoo's have."""
+    folder = tmp_path_factory.mktemp("zoos") / "digits-deep"
+    return grow("mlp:12,6", digits, GrowConfig(members=8, epochs=1, seed=5, plan="stacked", workers=1), folder)
+
+
+@pytest.fixture(scope="module")
+def both(zoo: Zoo, other_zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fit_preparation(concatenate([zoo, other_zoo]), PreparationConfig(), tmp_path_factory.mktemp("both"))
+
+
+def model(fitted: Fitted, **changes: object) -> SANE:
+    return SANE(replace(TINY_SANE, **changes), fitted[0], window=TINY_TRAINING.window)  # type: ignore[arg-type]
+
+
+def test_zoos_are_drawn_equally_often_until_one_has_no_members_left(both: Fitted) -> None:
+    def drawn(batch_size: int, *, balance: bool) -> list[int]:
+        """How many windows of networks of the second architecture three batches have."""
+        source = WindowSource(both[1], window=8, batch_size=batch_size, balance=balance)
+        deep = {number for number, part in enumerate(both[1].parts) if len(part.frame.layout.blocks) == 3}
+        found = []
+        for seed in range(3):
+            chosen = source._choose(torch.Generator().manual_seed(seed))
+            assert len(chosen) == len(set(chosen))
+            found.append(sum(source._members[place][0] in deep for place in chosen))
+        return found
+
+    assert drawn(8, balance=True) == [4, 4, 4]
+    assert drawn(24, balance=True) == [8, 8, 8]
+    assert sum(drawn(16, balance=False)) < 3 * 8 * 16 / 20
+
+
+def test_windows_of_networks_of_several_sizes_share_a_batch(both: Fitted) -> None:
+    batch = WindowSource(both[1], window=25, batch_size=12).draw(torch.Generator().manual_seed(0), Views((False, True)))
+    lengths = batch.present.sum(1)
+    assert set(lengths.tolist()) == {18, 25} and batch.padded
+    assert not batch.targets[:, ~batch.present].any() and not batch.mask[~batch.present].any()
+    whole = Objective(model(both), TINY_TRAINING)(batch)
+    assert torch.isfinite(whole.total)
+
+
+@pytest.mark.parametrize("kind", ["batch", "token", "layer"])
+def test_the_scale_of_the_loss_is_the_spread_of_the_true_weights(kind: str) -> None:
+    target, mask = torch.randn(2, 3, 4, 5), torch.rand(3, 4, 5) > 0.3
+    target = target * mask
+    layer = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [2, 2, 2, 2]])
+    scale = target_scale(target, mask, layer, kind)
+    assert scale is not None
+    for view in range(2):
+        for row in range(3):
+            for token in range(4):
+                among = torch.zeros_like(mask)
+                if kind == "token":
+                    among[row, token] = True
+                elif kind == "layer":
+                    among[row] = (layer[row] == layer[row, token])[:, None]
+                else:
+                    among[:] = True
+                views = target if kind == "batch" else target[view : view + 1]
+                real = views[:, mask & among]
+                expected = real.std(correction=0) if real.numel() else torch.tensor(0.0)
+                found = scale[view, row, token, 0]
+                torch.testing.assert_close(found, expected.clamp_min(0.01), rtol=1e-4, atol=1e-5)
+    assert target_scale(target, mask, layer, "none") is None
+
+
+def test_a_scaled_loss_does_not_depend_on_the_size_of_the_weights() -> None:
+    target, mask = torch.randn(1, 2, 3, 4), torch.ones(2, 3, 4, dtype=torch.bool)
+    layer = torch.zeros(2, 3, dtype=torch.long)
+    predicted = target + torch.randn_like(target)
+    losses = []
+    for size in (1.0, 7.0):
+        scale = target_scale(size * target, mask, layer, "layer")
+        losses.append(masked_mse(size * predicted, size * target, mask, scale))
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_views_can_be_noisy_targets_and_erased_tokens(fitted: Fitted) -> None:
+    source = WindowSource(fitted[1], window=12, batch_size=8)
+
+    def draw(**changes: object) -> tuple[Tensor, Tensor, Tensor]:
+        batch = source.draw(torch.Generator().manual_seed(0), Views(**changes))  # type: ignore[arg-type]
+        return batch.targets, batch.inputs, batch.mask
+
+    clean, _, mask = draw()
+    targets, inputs, _ = draw(noise=0.1, multiplicative=True, denoise=False)
+    assert torch.equal(targets, inputs) and not torch.equal(targets, clean)
+    assert 0.05 < float(((inputs - clean)[:, mask] / clean[:, mask]).std()) < 0.15
+    targets, inputs, _ = draw(erase=0.5)
+    gone = (inputs == 0).all(-1)
+    assert torch.equal(targets, clean) and 0.2 < float(gone.float().mean()) < 0.8
+
+
+def test_the_parts_of_a_batch_have_the_loss_of_the_whole(both: Fitted) -> None:
+    config = replace(TINY_TRAINING, contrastive_weight=0.0, loss_scale="layer", window=25)
+    source = WindowSource(both[1], window=25, batch_size=12)
+    objective = Objective(model(both), config)
+    whole = Feed(source, config).draw(3)
+    expected = objective(whole.batch, whole.scale)
+    found = [Feed(source, config, rank, 3).draw(3) for rank in range(3)]
+    parts = [objective(own.batch, own.scale, own.share) for own in found]
+    for name in ("reconstruction", "statistics", "total"):
+        mean = sum(getattr(part, name) for part in parts) / 3
+        torch.testing.assert_close(mean, getattr(expected, name))
+    assert all(own.weights == whole.weights for own in found)
+    with pytest.raises(InputError, match="expected a batch that 5 processes share equally, found 12"):
+        Feed(source, config, 0, 5)
+
+
+def test_dropout_is_drawn_anew_in_every_step_and_the_same_when_resumed(fitted: Fitted, tmp_path: Path) -> None:
+    def stop(step: int, sane: SANE) -> dict[str, float]:
+        if step == 4:
+            raise RuntimeError
+        return {}
+
+    states = []
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "stopped":
+            with pytest.raises(RuntimeError):
+                train(model(fitted, dropout=0.3), fitted[1], TINY_TRAINING, folder, observers=[(4, stop)])
+            (folder / "state.pt").unlink(missing_ok=True)
+        trained = model(fitted, dropout=0.3)
+        train(trained, fitted[1], TINY_TRAINING, folder, resume=True)
+        states.append(trained.state_dict())
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name])
+
+
+@pytest.mark.parametrize("name", ["paper-cnn", "paper-resnet18"])
+def test_the_papers_presets_have_the_papers_sizes(name: str, fitted: Fitted) -> None:
+    """Parameter counts of the published models; ours have a table of chunks and a head for statistics more, and one
+    norm with bias less in the projection head.
+    """
+    published = {"paper-cnn": 202_539_421, "paper-resnet18": 865_050_012}[name]
+    options = PRESETS[name]  # type: ignore[index]
+    own = {key: value for key, value in options.items() if key in SANEConfig.__dataclass_fields__}
+    config, width, token = SANEConfig(**own), options["model_width"], options["token_width"]
+    preparation = replace(fitted[0], config=replace(fitted[0].config, token_width=token))
+    with torch.device("meta"):
+        sane = SANE.__new__(SANE)
+        SANE.__init__(sane, config, preparation, window=options["window"])
+    count = sum(parameter.numel() for parameter in sane.parameters())
+    chunks, statistics, norm = options["position_limits"][3] * width // 2, 10 * 129, 60
+    assert count == published + chunks + statistics - norm
+
+
+def test_a_preset_is_written_out_behind_what_is_given() -> None:
+    words = written_out(["pretrain", "zoo", "--preset", "paper-cnn", "--layers", "2", "--out", "x"])
+    assert words[:8] == ["pretrain", "zoo", "--preset", "paper-cnn", "--layers", "2", "--out", "x"]
+    assert (
+        words.count("--layers") == 1 and "--no-denoise" in words and words[words.index("--model-width") + 1] == "1024"
+    )
+    assert written_out(["pretrain", "zoo", "--preset=small"]) == ["pretrain", "zoo", "--preset=small"]
+    fields = {**SANEConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
+    fields |= PreparationConfig.__dataclass_fields__
+    for options in PRESETS.values():
+        assert set(options) <= set(fields)
+    assert preset_options("small") == {}
+
+
+@pytest.fixture
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An autoencoder that changes nothing."""
+    for name in ("encode_tokens", "decode_latents"):
+        monkeypatch.setattr(fidelity, name, lambda sane, sequence, positions: sequence)
+
+
+@pytest.mark.usefixtures("identity")
+def test_what_is_not_changed_is_all_there(sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
+    sane, last = SANE.open(sane_folder), parts[2].last()
+    found = measure_fidelity(sane, last, digits.test)
+    assert found.networks == len(last) and found.overall_r2 == pytest.approx(1) and found.agreement == 1
+    assert found.original == found.reconstructed == pytest.approx(last.table["test_accuracy"].mean(), abs=1e-6)
+    assert all(value == pytest.approx(1) for value in found.r2.values())
+    blind = measure_fidelity(sane, last)
+    assert blind.agreement == 1 and "held_out_accuracy" not in blind.row()
+    for layer in measure_layers(sane, last, digits.test):
+        assert layer.r2 == pytest.approx(1) and layer.reconstructed == found.original
+
+
+def test_one_broken_layer_is_found(
+    sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fidelity, "encode_tokens", lambda sane, sequence, positions: sequence)
+    monkeypatch.setattr(
+        fidelity, "decode_latents", lambda sane, sequence, positions: sequence * (positions[:, 1] != 1)[:, None]
+    )
+    first, second = measure_layers(SANE.open(sane_folder), parts[2].last(), digits.test)
+    assert first.r2 == pytest.approx(1) and first.agreement == 1
+    assert second.r2 < 0.1 and second.agreement < 0.9 and second.weights == 90
+    with pytest.raises(InputError, match="expected networks to reconstruct, found none"):
+        measure_fidelity(SANE.open(sane_folder), parts[2].where(lambda table: table["epoch"] > 99))
+
+
+def test_fewer_latents_keep_less(sane_folder: Path, parts: tuple[Zoo, ...]) -> None:
+    sane = SANE.open(sane_folder)
+    components = PrincipalLatents.fit(sane, parts[0])
+    latents = torch.randn(5, sane.config.latent_width)
+    torch.testing.assert_close(components.keeping(sane.config.latent_width)(latents), latents, rtol=1e-4, atol=1e-5)
+    lost = [float((components.keeping(count)(latents) - latents).norm()) for count in (1, 4, 7)]
+    assert lost[0] > lost[1] > lost[2] > 0
+
+
+def test_held_out_networks_are_watched_during_training(
+    fitted: Fitted, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path
+) -> None:
+    watched = FidelityObserver([(parts[1].last(), digits.validation), (parts[2].last(), None)])
+    history = train(model(fitted), fitted[1], TINY_TRAINING, tmp_path, observers=[(6, watched)])
+    seen = [row for row in history if "held_out_r2" in row]
+    assert [row["step"] for row in seen] == [6, 12]
+    assert {"held_out_agreement", "held_out_accuracy", "held_out_reconstructed_accuracy"} <= set(seen[0])
+    assert seen[1]["held_out_r2"] > seen[0]["held_out_r2"]
+
+
+def test_two_zoos_make_one_model_with_a_card(
+    zoo_folder: Path, other_zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sane"
+    small = "--steps 6 --model-width 16 --layers 1 --heads 2 --latent-width 4 --split 0.5 0.25 0.25".split()
+    with pytest.raises(SystemExit) as end:
+        main(["pretrain", str(zoo_folder), str(other_zoo.folder), "--out", str(out), *small])
+    assert not end.value.code
+    assert "see" in capsys.readouterr().out
+    sane = SANE.open(out)
+    trained, _, test = other_zoo.split(0.5, 0.25, 0.25, seed=0)
+    assert sane.trained_on(other_zoo) == set(trained.members) and not sane.trained_on(test)
+    assert sane.about["zoos"] == ["digits-mlp", "digits-deep"]
+    card, numbers = (out / "README.md").read_text(), json.loads((out / "card.json").read_text())
+    assert "digits-mlp" in card and "digits-deep" in card and "untrained SANE" in card
+    assert [own["zoo"] for own in numbers["fidelity"]] == ["digits-mlp", "digits-deep"]
+    assert numbers["fidelity"][0]["scored_on"] == "images"
+    assert len(numbers["fidelity"][1]["layers"]) == 3 and numbers["seed"] == 0
+    assert numbers["command"].endswith("--split 0.5 0.25 0.25") or numbers["command"]
+
+
+def test_a_card_without_images_or_properties_says_so(sane_folder: Path, parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sane_folder, folder)
+    bare = [replace(part, table=part.table.drop(columns=["test_accuracy", "generalization_gap"])) for part in parts]
+    numbers = write_model_card(folder, [CardZoo("bare", bare)], command="by hand")
+    assert numbers["fidelity"][0]["scored_on"] == "random inputs"
+    card = (folder / "README.md").read_text()
+    assert "random inputs, as no images were at hand" in card and "    by hand" in card and "| – | – |" in card
+    assert {row["target"] for row in numbers["reading"][0]["rows"]} == {"epoch"}
+
+
+def test_recorded_images_are_found_or_not(zoo: Zoo) -> None:
+    found = recorded_images(zoo)
+    assert found is not None and found.source == "digits"
+    for source in ("not/here.npz", "os:getcwd"):
+        assert recorded_images(replace(zoo, about={"images": {**zoo.about["images"], "source": source}})) is None
+    assert recorded_images(replace(zoo, about={})) is None
+
+
+def command(zoo: Path, out: Path, *words: str) -> list[str]:
+    small = "--steps 40 --model-width 16 --layers 1 --heads 2 --latent-width 4 --batch-size 12 --save-every 2"
+    return ["-m", "weightspace", "pretrain", str(zoo), "--out", str(out), *small.split(), *words]
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*words: str) -> None:
+    process = start(*words)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def test_killed_at_any_moment_a_run_goes_on_on_one_process_or_two(zoo_folder: Path, tmp_path: Path) -> None:
+    """Bit for bit on one process, up to rounding on two; and two processes from the start are as good as one."""
+    whole, killed, shared, two = (tmp_path / name for name in ("whole", "killed", "shared", "two"))
+    finish(sys.executable, *command(zoo_folder, whole))
+    process = start(sys.executable, *command(zoo_folder, killed))
+    saved, end = partial_path(killed) / "state.pt", time.monotonic() + 120
+    while not saved.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert saved.exists() and not killed.exists()
+    assert torch.load(saved, weights_only=True)["step"] < 40
+    shutil.copytree(partial_path(killed), partial_path(shared))
+    finish(sys.executable, *command(zoo_folder, killed, "--resume"))
+    finish(*LAUNCHER, *command(zoo_folder, shared, "--resume"))
+    finish(*LAUNCHER, *command(zoo_folder, two))
+    expected = load_file(whole / "model.safetensors")
+    for name, tensor in load_file(killed / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
+    for folder in (shared, two):
+        for name, tensor in load_file(folder / "model.safetensors").items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_learns_the_same(fitted: Fitted, tmp_path: Path) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    histories = []
+    for compile in ("off", "on"):
+        folder = tmp_path / compile
+        folder.mkdir()
+        histories.append(train(model(fitted), fitted[1], replace(TINY_TRAINING, compile=compile), folder))
+    for plain, compiled in zip(*histories, strict=True):
+        assert plain["loss"] == pytest.approx(compiled["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["pretrain", "--out", "x"], "expected a zoo to train on, found none"),
+        (["pretrain", "ZOO", "--out", "x", "--preset", "large"], "large"),
+        (["pretrain", "ZOO", "--out", "x", "--erase", "2"], "expected erase"),
+        (["pretrain", "ZOO", "--out", "x", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["pretrain", "ZOO", "ZOO", "--out", "x"], "expected different zoos, found"),
+        (["embed", "SANE", "--out", "x"], "expected a zoo or networks to embed, found none"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    words: list[str],
+    sentence: str,
+    zoo_folder: Path,
+    sane_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"ZOO": str(zoo_folder), "SANE": str(sane_folder), "x": str(tmp_path / "x")}
+    with pytest.raises(SystemExit) as end:
+        main([places.get(word, word) for word in words])
+    captured = capsys.readouterr()
+    assert end.value.code == 2 and sentence in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_small_zoo_trains_from_python_too(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    sane = pretrain(parts[0], TINY_SANE, replace(TINY_TRAINING, loss_scale="token"), out=tmp_path / "sane")
+    assert sane.about["final"]["waiting_for_batches"] < 1
