@@ -190,7 +190,7 @@ def test_mistakes_get_one_sentence(capsys: pytest.CaptureFixture[str], zoo_folde
         ("pretrain", zoo_folder, "--out", out, "--heads", 3): "expected heads that divide the model width 64, found 3",
         ("pretrain", zoo_folder, "--out", out, "--latent-width", 0): "expected latent width to be at least 1, found 0",
         ("pretrain", zoo_folder, "--out", out, "--learning-rate", "nan"): "expected learning rate to be between",
-        ("pretrain", zoo_folder, "--out", out, "--clip", 0): "expected clip to be between",
+        ("pretrain", zoo_folder, "--out", out, "--clip", -1): "expected clip to be at least 0",
         ("pretrain", zoo_folder, "--out", out, "--token-width", -1): "expected the token width to be at least 0",
         ("pretrain", zoo_folder, "--out", out, "--reference", "nobody"): "expected a training member as reference",
         ("pretrain", zoo_folder, "--out", zoo_folder, "--force"): "apart from the inputs",

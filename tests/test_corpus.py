@@ -384,3 +384,14 @@ def test_units_come_to_canonical_scales_and_signs(parts: tuple[Zoo, ...], tmp_pa
         for spread in (0.0, 0.5)
     )
     assert torch.equal(plain.targets[0], scaled.targets[0]) and not torch.equal(plain.targets[1], scaled.targets[1])
+
+
+def test_networks_that_are_not_aligned_are_permuted_in_views(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    _, corpus = fit_preparation(parts[0], PreparationConfig(align=False), tmp_path)
+    (part,) = corpus.parts
+    raw = flatten_weights(parts[0].weights(0), part.frame.layout)
+    assert torch.equal(part.flat[0], raw) and part.frame.reference is None
+    source = WindowSource(corpus, window=99, batch_size=4)
+    first, second = source.draw(torch.Generator().manual_seed(0), Views((False, True))).targets.flatten(2)
+    assert not torch.equal(first, second)
+    assert torch.allclose(first.sort().values, second.sort().values, atol=1e-5)

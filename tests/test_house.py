@@ -11,7 +11,7 @@ import weightspace
 
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
-    {"errors", "randomness", "progress", "wrappers"},
+    {"errors", "randomness", "progress", "wrappers", "interrupting"},
     {"weights", "outputs", "images", "spreading"},
     {"supervised"},
     {"symmetry", "tokens", "zoo"},

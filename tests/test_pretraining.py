@@ -43,7 +43,7 @@ from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo
 
 Fitted = tuple[Preparation, Corpus]
-LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture(scope="module")
@@ -308,38 +308,45 @@ def test_recorded_images_are_found_or_not(zoo: Zoo) -> None:
     assert recorded_images(replace(zoo, about={})) is None
 
 
-def command(zoo: Path, out: Path, *words: str) -> list[str]:
-    small = "--steps 40 --model-width 16 --layers 1 --heads 2 --latent-width 4 --batch-size 12 --save-every 2"
-    return ["-m", "weightspace", "pretrain", str(zoo), "--out", str(out), *small.split(), *words]
+SCRIPT = """
+import sys
+import torch
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.zoo.zoo import Zoo
 
-
-def start(*words: str) -> "subprocess.Popen[str]":
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(*words: str) -> None:
-    process = start(*words)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+torch.set_num_threads(1)
+train = Zoo.open(sys.argv[1]).split(0.6, 0.2, 0.2, seed=1)[0]
+small = SANEConfig(latent_width=4, model_width=16, layers=1, heads=2)
+steps = TrainConfig(steps=40, window=16, batch_size=12, save_every=2)
+pretrain(train, small, steps, out=sys.argv[2], mode=sys.argv[3:])
+"""
 
 
 def test_killed_at_any_moment_a_run_goes_on_on_one_process_or_two(zoo_folder: Path, tmp_path: Path) -> None:
     """Bit for bit on one process, up to rounding on two; and two processes from the start are as good as one."""
     whole, killed, shared, two = (tmp_path / name for name in ("whole", "killed", "shared", "two"))
-    finish(sys.executable, *command(zoo_folder, whole))
-    process = start(sys.executable, *command(zoo_folder, killed))
+    script = tmp_path / "pretrain.py"
+    script.write_text(SCRIPT)
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(*words: str | Path) -> None:
+        done = subprocess.run([str(word) for word in words], env=quiet, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+
+    run(sys.executable, script, zoo_folder, whole)
+    process = subprocess.Popen([sys.executable, str(script), str(zoo_folder), str(killed)], env=quiet)
     saved, end = partial_path(killed) / "state.pt", time.monotonic() + 120
     while not saved.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert saved.exists() and not killed.exists()
     assert torch.load(saved, weights_only=True)["step"] < 40
     shutil.copytree(partial_path(killed), partial_path(shared))
-    finish(sys.executable, *command(zoo_folder, killed, "--resume"))
-    finish(*LAUNCHER, *command(zoo_folder, shared, "--resume"))
-    finish(*LAUNCHER, *command(zoo_folder, two))
+    run(sys.executable, script, zoo_folder, killed, "resume")
+    run(*LAUNCHER, script, zoo_folder, shared, "resume")
+    run(*LAUNCHER, script, zoo_folder, two)
     expected = load_file(whole / "model.safetensors")
     for name, tensor in load_file(killed / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name

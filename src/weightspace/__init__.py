@@ -18,14 +18,22 @@ if TYPE_CHECKING:
     from weightspace.analysis.probe import probe as probe
     from weightspace.autoencoder.config import SANEConfig as SANEConfig
     from weightspace.autoencoder.config import TrainConfig as TrainConfig
+    from weightspace.autoencoder.fidelity import FidelityObserver as FidelityObserver
+    from weightspace.autoencoder.fidelity import measure_fidelity as measure_fidelity
+    from weightspace.autoencoder.fidelity import measure_layers as measure_layers
     from weightspace.autoencoder.inference import embed as embed
+    from weightspace.autoencoder.presets import preset as preset
     from weightspace.autoencoder.pretraining import pretrain as pretrain
     from weightspace.autoencoder.sane import SANE as SANE
+    from weightspace.autoencoder.streaming import embed_files as embed_files
+    from weightspace.autoencoder.streaming import embed_network as embed_network
     from weightspace.corpus.config import PreparationConfig as PreparationConfig
     from weightspace.errors import InputError as InputError
     from weightspace.generation.generating import generate as generate
     from weightspace.generation.kernel_density import KernelDensity as KernelDensity
     from weightspace.images import open_images as open_images
+    from weightspace.report.model_card import CardZoo as CardZoo
+    from weightspace.report.model_card import write_model_card as write_model_card
     from weightspace.symmetry.axes import Symmetry as Symmetry
     from weightspace.symmetry.axes import permute as permute
     from weightspace.symmetry.axes import random_permutations as random_permutations
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
     from weightspace.tokens.layout import plan_layout as plan_layout
     from weightspace.tokens.tokenizing import detokenize as detokenize
     from weightspace.tokens.tokenizing import tokenize as tokenize
+    from weightspace.weights import open_weights as open_weights
     from weightspace.weights import read_weights as read_weights
     from weightspace.weights import write_weights as write_weights
     from weightspace.zoo.architecture import Architecture as Architecture
@@ -55,14 +64,18 @@ _HOMES = {
     "weightspace.analysis.inspecting": ("inspect_folder",),
     "weightspace.analysis.probe": ("probe",),
     "weightspace.autoencoder.config": ("SANEConfig", "TrainConfig"),
+    "weightspace.autoencoder.fidelity": ("FidelityObserver", "measure_fidelity", "measure_layers"),
     "weightspace.autoencoder.inference": ("embed",),
+    "weightspace.autoencoder.presets": ("preset",),
     "weightspace.autoencoder.pretraining": ("pretrain",),
     "weightspace.autoencoder.sane": ("SANE",),
+    "weightspace.autoencoder.streaming": ("embed_files", "embed_network"),
     "weightspace.corpus.config": ("PreparationConfig",),
     "weightspace.errors": ("InputError",),
     "weightspace.generation.generating": ("generate",),
     "weightspace.generation.kernel_density": ("KernelDensity",),
     "weightspace.images": ("open_images",),
+    "weightspace.report.model_card": ("CardZoo", "write_model_card"),
     "weightspace.symmetry.axes": ("Symmetry", "permute", "random_permutations"),
     "weightspace.symmetry.homogeneity": ("trace_rescaling",),
     "weightspace.symmetry.matching": ("match", "match_stack"),
@@ -71,7 +84,7 @@ _HOMES = {
     "weightspace.symmetry.tracing": ("trace_symmetry",),
     "weightspace.tokens.layout": ("plan_layout",),
     "weightspace.tokens.tokenizing": ("detokenize", "tokenize"),
-    "weightspace.weights": ("read_weights", "write_weights"),
+    "weightspace.weights": ("open_weights", "read_weights", "write_weights"),
     "weightspace.zoo.architecture": ("Architecture",),
     "weightspace.zoo.config": ("GrowConfig",),
     "weightspace.zoo.concatenating": ("concatenate",),

@@ -4,7 +4,10 @@ Sizes as in the published configurations, which differ in places from the paper'
 4 layers for CNNs); the number of steps is 50 passes over as many windows as the paper's zoos give.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.corpus.config import PreparationConfig
 
 PresetName = Literal["small", "paper-cnn", "paper-resnet18"]
 
@@ -45,6 +48,22 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "steps": 10_900,
     },
 }
+
+
+class Configurations(NamedTuple):
+    """What `pretrain` takes."""
+
+    sane: SANEConfig
+    training: TrainConfig
+    preparation: PreparationConfig
+
+
+def preset(name: PresetName) -> Configurations:
+    """The configurations of a preset; change what you like with `dataclasses.replace`."""
+    values = PRESETS[name]
+    kinds = (SANEConfig, TrainConfig, PreparationConfig)
+    own = ({field: value for field, value in values.items() if field in kind.__dataclass_fields__} for kind in kinds)
+    return Configurations(*(kind(**fields) for kind, fields in zip(kinds, own, strict=True)))
 
 
 def preset_options(name: PresetName) -> dict[str, list[str]]:

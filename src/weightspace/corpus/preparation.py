@@ -328,7 +328,7 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
         raise InputError(f"expected 16- or 32-bit floating-point weights in {architecture.id}, found none")
     return Frame(
         layout=layout,
-        symmetry=symmetry if config.align else None,
+        symmetry=symmetry,
         statistics=no_statistics(layout),
         names=tuple(architecture.shapes),
         note=note,
