@@ -22,6 +22,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
 
 
+def best_device() -> torch.device:
+    """The accelerator of this machine, if it has one."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
 def team() -> PartialState:
     """The processes that were started together; one, unless a launcher started several."""
     return PartialState(cpu=_on_cpu())

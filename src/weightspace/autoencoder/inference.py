@@ -23,6 +23,7 @@ from weightspace.corpus.corpus import Corpus, CorpusPart, build_corpus
 from weightspace.corpus.preparation import Prepared
 from weightspace.corpus.views import whole_networks
 from weightspace.errors import InputError
+from weightspace.progress import progress_bar
 from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.patterns import positions_of
 from weightspace.tokens.windows import WindowCut
@@ -76,12 +77,13 @@ def embed(sane: SANE, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
     """
     Aggregator(sane, aggregation)
     vectors, tables = [], []
-    with opened_corpus(sane, zoo) as corpus:
+    with opened_corpus(sane, zoo) as corpus, progress_bar("embedding", len(zoo)) as advance:
         for part in corpus.parts:
             for latents in encode_part(sane, part):
                 aggregator = Aggregator(sane, aggregation)
                 aggregator.add(latents, part.positions[:, 1])
                 vectors.append(aggregator.result().numpy())
+                advance(len(latents))
             tables.append(part.table)
     if len({part.shape[1] for part in vectors}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")

@@ -101,6 +101,7 @@ def embed(
         or sequence (all latents in a row).
     """
     prepare_torch()
+    from weightspace.autoencoder.devices import best_device
     from weightspace.autoencoder.sane import SANE
     from weightspace.autoencoder.streaming import embed_files
     from weightspace.outputs import new_file, require_apart
@@ -110,7 +111,7 @@ def embed(
         raise InputError("expected a zoo or networks to embed, found none")
     require_apart(out, [model, *networks])
     with new_file(out, force=force) as path:
-        sane = SANE.open(model)
+        sane = SANE.open(model).to(best_device())
         if len(networks) == 1 and (networks[0] / ZOO_FILE).is_file():
             embeddings = sane.embed(Zoo.open(networks[0]), aggregation)
         else:
