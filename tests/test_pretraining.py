@@ -10,6 +10,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -36,10 +38,12 @@ from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
 from weightspace.report.model_card import CardZoo, write_model_card
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.growing import grow
 from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
 Fitted = tuple[Preparation, Corpus]
@@ -206,6 +210,7 @@ def test_a_preset_is_written_out_behind_what_is_given() -> None:
     assert (
         words.count("--layers") == 1 and "--no-denoise" in words and words[words.index("--model-width") + 1] == "1024"
     )
+    assert written_out(["pretrain", "zoo", "--preset=paper-cnn", "--model_width", "8"]).count("--model-width") == 0
     assert written_out(["pretrain", "zoo", "--preset=small"]) == ["pretrain", "zoo", "--preset=small"]
     fields = {**SANEConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
     fields |= PreparationConfig.__dataclass_fields__
@@ -296,7 +301,7 @@ def test_a_card_without_images_or_properties_says_so(sane_folder: Path, parts: t
     numbers = write_model_card(folder, [CardZoo("bare", bare)], command="by hand")
     assert numbers["fidelity"][0]["scored_on"] == "random inputs"
     card = (folder / "README.md").read_text()
-    assert "random inputs, as no images were at hand" in card and "    by hand" in card and "| – | – |" in card
+    assert "random inputs, as no images fit" in card and "    by hand" in card and "| – | – |" in card
     assert {row["target"] for row in numbers["reading"][0]["rows"]} == {"epoch"}
 
 
@@ -376,7 +381,10 @@ def test_a_compiled_step_learns_the_same(fitted: Fitted, tmp_path: Path) -> None
         (["pretrain", "ZOO", "--out", "x", "--erase", "2"], "expected erase"),
         (["pretrain", "ZOO", "--out", "x", "--data", "nowhere.npz"], "nowhere.npz"),
         (["pretrain", "ZOO", "ZOO", "--out", "x"], "expected different zoos, found"),
+        (["pretrain", "ZOO", "--out", "x", "--observe-every", "-1"], "expected observe every to be at least 0"),
         (["embed", "SANE", "--out", "x"], "expected a zoo or networks to embed, found none"),
+        (["embed", "SANE", "ZOO", "ZOO", "--out", "x"], "expected one zoo, or networks that are in none"),
+        (["card", "SANE"], "expected a zoo to train on, found none"),
     ],
 )
 def test_mistakes_get_one_sentence(
@@ -398,3 +406,87 @@ def test_mistakes_get_one_sentence(
 def test_a_small_zoo_trains_from_python_too(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
     sane = pretrain(parts[0], TINY_SANE, replace(TINY_TRAINING, loss_scale="token"), out=tmp_path / "sane")
     assert sane.about["final"]["waiting_for_batches"] < 1
+
+
+def planted(folder: Path, *, broken: str = "") -> Zoo:
+    """A zoo of networks with fresh batch norms and a bare number; one member may have a NaN."""
+    architecture = Architecture(
+        id="odd", shapes={"conv.weight": (4, 3, 3, 3), "norm.weight": (4,), "norm.bias": (4,), "scale": ()}
+    )
+    writer = ZooWriter(folder)
+    for number in range(20):
+        generator = torch.Generator().manual_seed(number)
+        stack = {
+            "conv.weight": torch.randn(1, 4, 3, 3, 3, generator=generator),
+            "norm.weight": torch.ones(1, 4),
+            "norm.bias": torch.zeros(1, 4),
+            "scale": torch.randn(1, generator=generator),
+        }
+        if f"m{number}" == broken:
+            stack["norm.bias"][0, 1] = torch.nan
+        writer.add(
+            architecture, stack, pd.DataFrame({"member": [f"m{number}"], "epoch": 0, "test_accuracy": number / 20})
+        )
+    writer.finish({})
+    return Zoo.open(folder)
+
+
+SMALL = "--steps 4 --model-width 16 --layers 1 --heads 2 --latent-width 4".split()
+
+
+def test_a_zoo_of_odd_networks_that_cannot_be_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoo = planted(tmp_path / "odd zoo")
+    with pytest.raises(SystemExit) as end:
+        main(["pretrain", str(zoo.folder), "--out", str(tmp_path / "sane"), *SMALL])
+    assert not end.value.code, capsys.readouterr().err
+    numbers = json.loads((tmp_path / "sane" / "card.json").read_text())["fidelity"][0]
+    assert numbers["scored_on"] == "nothing, as the networks cannot be built"
+    layers = {layer["layer"]: layer["r2"] for layer in numbers["layers"]}
+    assert layers["norm.weight"] is None and layers["conv.weight"] < 1 and -99 < numbers["r2"] < 1
+
+
+def test_a_broken_member_of_any_part_is_named_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = planted(tmp_path / "zoo").split(0.7, 0.15, 0.15, seed=0)
+    for number, part in enumerate(parts):
+        zoo = planted(tmp_path / f"broken-{number}", broken=part.members[0])
+        with pytest.raises(SystemExit) as end:
+            main(["pretrain", str(zoo.folder), "--out", str(tmp_path / "sane"), *SMALL])
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and f"first in {part.members[0]} at epoch 0" in error
+        assert not (tmp_path / "sane").exists()
+
+
+def test_a_card_can_be_written_again(sane_folder: Path, zoo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sane_folder, folder)
+    with pytest.raises(SystemExit) as end:
+        main(["card", str(folder), str(zoo_folder), "--split", "0.6", "0.2", "0.2", "--seed", "1"])
+    assert not end.value.code and "digits-mlp" in (folder / "README.md").read_text()
+
+
+def test_zoos_in_folders_of_one_name_are_told_apart(zoo_folder: Path, other_zoo: Zoo, tmp_path: Path) -> None:
+    places = (tmp_path / "a" / "zoo", tmp_path / "b" / "zoo")
+    for place, source in zip(places, (zoo_folder, other_zoo.folder), strict=True):
+        shutil.copytree(source, place)
+    both = concatenate([Zoo.open(place) for place in places])
+    sane = pretrain(both, TINY_SANE, replace(TINY_TRAINING, steps=1), out=tmp_path / "sane")
+    for place in places:
+        zoo = Zoo.open(place)
+        assert sane.trained_on(zoo) == set(zoo.members)
+    (tmp_path / "link").symlink_to(places[0])
+    with pytest.raises(InputError, match="expected different zoos, found .* more than once"):
+        concatenate([Zoo.open(places[0]), Zoo.open(tmp_path / "link")])
+
+
+def test_what_observers_return_can_be_resumed(fitted: Fitted, tmp_path: Path) -> None:
+    def stop(step: int, sane: SANE) -> dict[str, float]:
+        if step == 8:
+            raise RuntimeError
+        return {"seen": np.float64(step)}
+
+    with pytest.raises(RuntimeError):
+        train(model(fitted), fitted[1], TINY_TRAINING, tmp_path, observers=[(4, stop)])
+    history = train(model(fitted), fitted[1], TINY_TRAINING, tmp_path, resume=True)
+    assert [row["step"] for row in history] == [2, 4, 6, 8, 10, 12] and history[1]["seen"] == 4

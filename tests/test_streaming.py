@@ -107,7 +107,8 @@ def test_a_known_network_has_the_embedding_it_has_in_its_zoo(sane: SANE, parts: 
         for row in (0, len(last) - 1):
             found = embed_network(sane, last.weights(row), aggregation)
             np.testing.assert_allclose(found.vector, expected[row], rtol=1e-4, atol=1e-5)
-            assert found.assumed == () and found.architecture.startswith("mlp-64-8-10")
+            assert found.architecture.startswith("mlp-64-8-10")
+            assert found.assumed == (f"taken for {found.architecture} by its names and shapes",)
 
 
 def test_any_network_is_embedded_whatever_the_batch_of_windows(sane: SANE, tmp_path: Path) -> None:
@@ -137,6 +138,17 @@ def test_nan_is_named(sane: SANE, tmp_path: Path) -> None:
         embed_network(sane, weights, "median")
 
 
+def test_numbers_and_networks_without_tokens(sane: SANE, tmp_path: Path) -> None:
+    weights = {"a.weight": torch.randn(5, 70), "a.bias": torch.randn(5), "scale": torch.tensor(2.0)}
+    write_weights(tmp_path / "net.safetensors", weights)
+    expected = encode_network(sane, weights)[1].mean(0)
+    for source in (weights, open_weights(tmp_path / "net.safetensors")):
+        torch.testing.assert_close(embed_network(sane, source).vector, expected, rtol=1e-4, atol=1e-5)
+    for empty in ({"x": torch.arange(5)}, {"x": torch.zeros(3, dtype=torch.float64)}, {"x": torch.zeros(0, 3)}):
+        with pytest.raises(InputError, match="expected 16- or 32-bit floating-point weights in a network, found none"):
+            embed_network(sane, empty)
+
+
 def test_the_command_embeds_files_and_folders(
     sane_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +166,13 @@ def test_the_command_embeds_files_and_folders(
     assert [Path(name).name for name in table["network"]] == ["net-2.safetensors", "net-10.safetensors", "alone.pt"]
     assert table["weights"].tolist() == [20, 100, 12] and "z7" in table.columns
     (tmp_path / "empty").mkdir()
-    for place, sentence in ((tmp_path / "empty", "expected weight files"), (tmp_path / "no.pt", "found nothing there")):
+    write_weights(tmp_path / "broken.safetensors", {"a": torch.tensor([torch.inf])})
+    cases = {
+        tmp_path / "empty": "expected weight files",
+        tmp_path / "no.pt": "found nothing there",
+        tmp_path / "broken.safetensors": "broken.safetensors: expected finite weights",
+    }
+    for place, sentence in cases.items():
         with pytest.raises(SystemExit) as end:
             main(["embed", str(sane_folder), str(place), "--out", str(tmp_path / "f.parquet")])
         assert end.value.code == 2 and sentence in capsys.readouterr().err

@@ -225,7 +225,7 @@ class _Source:
         raise KeyError(name)
 
     def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        return self.read(name).narrow(axis, start, stop - start).clone()
+        return torch.atleast_1d(self.read(name)).narrow(axis, start, stop - start).clone()
 
 
 class _InMemory(_Source):
@@ -254,7 +254,7 @@ class _SafetensorsFile(_Source):
     def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
         # Of the memory map of a file that is closed again nothing stays in memory.
         with safe_open(str(self._path), framework="pt") as file:
-            return file.get_tensor(name).narrow(axis, start, stop - start).clone()
+            return torch.atleast_1d(file.get_tensor(name)).narrow(axis, start, stop - start).clone()
 
 
 def _read_aliases(text: str, names: list[str], path: Path) -> dict[str, str]:

@@ -45,7 +45,7 @@ def _statistics(values: Float[Tensor, "networks size"]) -> Float[Tensor, "networ
 def _float_tensors(piece: Checkpoints) -> list[Tensor]:
     stack: Weights = piece.stack
     floats = [stack[name] for name in piece.architecture.shapes if stack[name].is_floating_point()]
-    return [tensor.flatten(1).to(torch.float32) for tensor in floats if tensor[0].numel()]
+    return [tensor.reshape(len(tensor), -1).to(torch.float32) for tensor in floats if tensor[0].numel()]
 
 
 def _represent(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tensor]) -> Embeddings:

@@ -43,7 +43,11 @@ class Feed:
 
     def __init__(self, source: WindowSource, config: TrainConfig, rank: int = 0, processes: int = 1) -> None:
         if source.batch_size % processes:
-            raise InputError(f"expected a batch that {processes} processes share equally, found {source.batch_size}")
+            fits = source.batch_size // processes * processes
+            raise InputError(
+                f"expected a batch that {processes} processes share equally, found {source.batch_size} (at most one "
+                f"window of each member): --batch-size {fits} fits"
+            )
         self.source, self.config, self.rank, self.processes = source, config, rank, processes
         two = (False, config.permute_second_view)
         self.views = Views(

@@ -22,6 +22,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 RANDOM_INPUTS = 256
+SMALLEST_VARIANCE = 1e-6
 Squeeze = Callable[[Float[Tensor, "tokens latent"]], Float[Tensor, "tokens latent"]]
 
 
@@ -30,7 +31,8 @@ class Fidelity(NamedTuple):
 
     Attributes:
         r2: share of the standardised weights' variance that is reconstructed, by tensor (named as in the first
-            architecture of its layout); variance is taken over all networks and all entries of a tensor.
+            architecture of its layout); variance is taken over all networks and all entries of a tensor, and where
+            there is none R² is NaN.
         overall_r2: the same over all weights.
         agreement: share of inputs for which the largest output of both is the same; NaN for networks that
             cannot be built.
@@ -154,8 +156,7 @@ def measure_layers(sane: SANE, zoo: Zoo, images: Images | None = None) -> list[L
         mixed = [_mix(pair, [list(pair.architecture.shapes)[place] for place in places]) for pair in pairs]
         outcomes = [_compare([own for own in mixed if own.architecture.id == name], images) for name in groups]
         agreement, _, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
-        sums = [errors.sums[name] for name in tensors]
-        r2 = 1 - sum(float(own[3]) for own in sums) / sum(float(_spread(own)) for own in sums)
+        r2 = _r2([errors.sums[name] for name in tensors])
         found.append(LayerFidelity(block.name, block.rows * block.row_length, r2, agreement, reconstructed))
     return found
 
@@ -215,16 +216,18 @@ class _Errors:
         self.sums[name] = self.sums.get(name, torch.zeros(4, dtype=torch.float64)) + own
 
     def by_tensor(self) -> dict[str, float]:
-        return {name: float(1 - own[3] / _spread(own)) for name, own in self.sums.items()}
+        return {name: _r2([own]) for name, own in self.sums.items()}
 
     def overall(self) -> float:
-        error = sum(float(own[3]) for own in self.sums.values())
-        return 1 - error / max(1e-12, sum(float(_spread(own)) for own in self.sums.values()))
+        return _r2(list(self.sums.values()))
 
 
-def _spread(sums: Float[Tensor, "4"]) -> Float[Tensor, ""]:
-    """Squared deviations from the mean, summed."""
-    return (sums[2] - sums[1].square() / sums[0].clamp_min(1)).clamp_min(1e-12)
+def _r2(parts: list[Float[Tensor, "4"]]) -> float:
+    """R² of tensors together, each around its own mean; NaN where nothing varies."""
+    sums = torch.stack(parts)
+    spread = float((sums[:, 2] - sums[:, 1].square() / sums[:, 0].clamp_min(1)).clamp_min(0).sum())
+    varies = spread > SMALLEST_VARIANCE * float(sums[:, 0].sum())
+    return 1 - float(sums[:, 3].sum()) / spread if varies else float("nan")
 
 
 def _compare(pairs: list[_Pair], images: Images | None) -> Float[Tensor, "networks 3"]:

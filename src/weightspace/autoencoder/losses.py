@@ -31,13 +31,13 @@ def target_scale(
     layer: Int[Tensor, "batch window"],
     kind: str,
 ) -> Float[Tensor, "*views batch window 1"] | None:
-    """The standard deviation that errors are divided by: of the true weights in the batch, each token, or each layer.
+    """The standard deviation that errors are divided by: of the targets in the batch, each token, or each layer.
 
     MultiZoo-SANE (`masked loss normalisation`): its paper says per token, its code takes the whole batch.
 
     Args:
-        target: true weights; 0 in the padding.
-        mask: which are real.
+        target: what is to be reconstructed; 0 in the padding.
+        mask: which entries are real.
         layer: which layer of its network every token is of.
         kind: `none`, `batch`, `token` or `layer` (of one window of one view).
     """

@@ -100,10 +100,10 @@ class SANE(nn.Module):
     def trained_on(self, zoo: Zoo) -> frozenset[str]:
         """Those members of a zoo that it was trained on.
 
-        Of several zoos with members of the same names, it knows members as `FOLDER/member`.
+        Of several zoos with members of the same names, it knows members as `FOLDER/member` (see `concatenate`).
         """
-        known, name = set(self.members), zoo.folder.absolute().name
-        return frozenset(own for own in zoo.members if own in known or f"{name}/{own}" in known)
+        known, folder = set(self.members), zoo.folder.absolute()
+        return frozenset(own for own in zoo.members if known & {own, f"{folder.name}/{own}", f"{folder}/{own}"})
 
     @property
     def latents_per_weight(self) -> float:

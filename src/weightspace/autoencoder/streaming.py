@@ -16,7 +16,7 @@ from weightspace.corpus.preparation import Frame, Preparation
 from weightspace.corpus.reading import InMemory, TokenReader
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.tokens.patterns import positions_of
+from weightspace.tokens.patterns import largest_positions, positions_of
 from weightspace.weights import (
     INDEX_FILES,
     SINGLE_FILES,
@@ -56,7 +56,8 @@ def embed_network(
     """One vector for a network, of an architecture that the model was trained on or of any other.
 
     A network that is aligned is in memory as a whole, as matching looks at all of it. Any other is read from
-    its file as it is encoded: memory does not grow with its size (of a torch file, what was read stays mapped).
+    its file as it is encoded: memory does not grow with its size, only with its longest row (of a torch file, what
+    was read stays mapped).
 
     Args:
         sane: a trained model.
@@ -66,14 +67,17 @@ def embed_network(
             depend on it beyond rounding.
 
     Raises:
-        InputError: an unknown aggregation, NaN or infinite weights, positions beyond learned tables.
+        InputError: an unknown aggregation, no 16- or 32-bit floats, NaN or infinite weights, positions beyond
+            learned tables.
     """
     aggregator = Aggregator(sane, aggregation)
     meta = weights.meta() if isinstance(weights, StoredWeights) else _meta(weights)
     architecture = sane.preparation.architecture_for(meta)
     frame = sane.preparation.frame_of(architecture)
+    if len(frame.layout) == 0:
+        raise InputError("expected 16- or 32-bit floating-point weights in a network, found none")
+    sane.positions.check(largest_positions(frame.layout))
     reader = _open(sane, weights, architecture, frame)
-    sane.positions.check(positions_of(frame.layout, len(frame.layout) - 1))
     with progress_bar("embedding", len(reader)) as advance:
         for start, latents in encode_stream(sane, reader, windows):
             layers = positions_of(frame.layout, start, start + len(latents))[:, 1]
@@ -100,7 +104,7 @@ def embed_files(sane: SANE, paths: Sequence[Path], aggregation: str = "mean") ->
         InputError: no networks there, or of different layers where that matters.
     """
     files = [file for path in paths for file in _network_files(path)]
-    found = [embed_network(sane, open_weights(file), aggregation) for file in files]
+    found = [_embed_file(sane, file, aggregation) for file in files]
     if len({len(own.vector) for own in found}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
     table = pd.DataFrame(
@@ -113,6 +117,15 @@ def embed_files(sane: SANE, paths: Sequence[Path], aggregation: str = "mean") ->
         }
     )
     return Embeddings(torch.stack([own.vector for own in found]).numpy(), table, f"SANE ({aggregation})")
+
+
+def _embed_file(sane: SANE, file: Path, aggregation: str) -> NetworkEmbedding:
+    """`embed_network` of a file, which a refusal names."""
+    weights = open_weights(file)
+    try:
+        return embed_network(sane, weights, aggregation)
+    except InputError as refusal:
+        raise InputError(f"{file}: {refusal}") from refusal
 
 
 def _network_files(path: Path) -> list[Path]:
@@ -141,12 +154,12 @@ def encode_stream(
 
 
 def assumptions(preparation: Preparation, architecture: Architecture) -> list[str]:
-    """What had to be assumed of a network, a sentence each; nothing of one that was in training."""
+    """What had to be assumed of a network that is known by its weights only, a sentence each."""
     frame = preparation.frame_of(architecture)
-    found = [frame.note] if frame.note else []
-    if not frame.note:
-        return found
-    layout = frame.layout
+    if architecture.id in preparation.architectures:
+        note = f"; {frame.note}" if frame.note else ""
+        return [f"taken for {architecture.id} by its names and shapes{note}"]
+    found, layout = [frame.note], frame.layout
     if layout.source == "names":
         found.append("rows run along the first axis, with P.bias as last column of P.weight")
     unseen = sorted({kind for kind in layout.kinds.values() if kind not in preparation.kinds})

@@ -77,6 +77,8 @@ def train(
             meter.count(fed)
             if logged:
                 history.append({"step": step, **row, **meter.rates()})
+            if due and trainer.first:
+                save_state(folder / STATE_FILE, trainer.run, step, history, config)
             for observer in due if trainer.first else ():
                 history[-1].update(_observe(observer, step, sane))
             stopped = trainer.agree(interrupted(), logged)
@@ -178,7 +180,7 @@ def _make_optimizer(sane: SANE, config: TrainConfig) -> torch.optim.Optimizer:
 def _observe(observer: Observer, step: int, sane: SANE) -> Row:
     sane.eval()
     with torch.no_grad():
-        return observer(step, sane)
+        return {name: float(value) for name, value in observer(step, sane).items()}
 
 
 def _note(history: History) -> str:

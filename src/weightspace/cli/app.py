@@ -23,7 +23,7 @@ app = App(
 )
 for command in (
     *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, symmetries.symmetry, symmetries.align),
-    *(models.pretrain, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
+    *(models.pretrain, models.card, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
 ):
     app.command(command)
 app.command(zoos.import_, name="import")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def written_out(tokens: Sequence[str]) -> list[str]:
     """`--preset NAME` as the options that it stands for, but for those that are given."""
-    names = [token.partition("=")[0] for token in tokens]
+    names = [token.partition("=")[0].replace("_", "-") for token in tokens]
     if "pretrain" not in tokens[:1] or "--preset" not in names:
         return list(tokens)
     place = names.index("--preset")

@@ -1,5 +1,7 @@
 """Commands that train autoencoders and read networks with them."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +25,7 @@ from weightspace.cli.shared import (
     print_result,
 )
 from weightspace.corpus.config import PreparationConfig
-from weightspace.errors import InputError
+from weightspace.errors import InputError, require_between
 
 
 def pretrain(
@@ -63,6 +65,7 @@ def pretrain(
     from weightspace.report.model_card import CARD_FILE, held_out_networks, write_model_card
     from weightspace.zoo.concatenating import concatenate
 
+    require_between("observe every", observe_every, 0)
     zoos = open_card_zoos(folders, split, training.seed, data)
     train = concatenate([zoo.parts[0] for zoo in zoos]) if len(zoos) > 1 else zoos[0].parts[0]
     observer = FidelityObserver([(held_out_networks(zoo.parts[1]), zoo.images) for zoo in zoos])
@@ -71,11 +74,54 @@ def pretrain(
     model = pretrain_sane(train, sane, training, preparation, out=out, mode=mode, observers=[(every, observer)])
     if not is_first_process():
         return
-    write_model_card(out, zoos)
+    with _model_kept(out, folders):
+        write_model_card(out, zoos)
     final = model.about["final"]
     result = {"members": len(model.members), **final, "latents_per_weight": model.latents_per_weight}
     line = f"reconstruction loss {final['reconstruction']:.3f} after {training.steps} steps"
     print_result(out, f"{line} on {len(model.members)} members; see {out / CARD_FILE}", result, as_json)
+
+
+def card(
+    model: Path,
+    /,
+    *folders: Path,
+    split: Split = THIRDS,
+    seed: int = 0,
+    data: str | None = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained SANE on members that it never saw, and write its card into its folder.
+
+    Parameters
+    ----------
+    model
+        A trained SANE.
+    folders
+        The zoos it was trained on.
+    seed
+        The one it was trained with, so that the zoos are split alike.
+    data
+        Images to score reconstructed networks on; see pretrain.
+    """
+    prepare_torch()
+    from weightspace.report.model_card import CARD_FILE, write_model_card
+
+    numbers = write_model_card(model, open_card_zoos(folders, split, seed, data))
+    kept = [f"{own['zoo']} R² {own['r2']:.3f}" for own in numbers["fidelity"]]
+    print_result(model / CARD_FILE, ", ".join(kept), numbers, as_json)
+
+
+@contextlib.contextmanager
+def _model_kept(out: Path, folders: Sequence[Path]) -> Iterator[None]:
+    """Whatever happens to the card, the model is there; say so."""
+    again = f"the model is in {out}: weightspace card {out} {' '.join(map(str, folders))} writes its card"
+    try:
+        yield
+    except InputError as refusal:
+        raise InputError(f"{refusal}; {again}") from refusal
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(f"stopped; {again}") from stopped
 
 
 def embed(
@@ -112,7 +158,10 @@ def embed(
     require_apart(out, [model, *networks])
     with new_file(out, force=force) as path:
         sane = SANE.open(model).to(best_device())
-        if len(networks) == 1 and (networks[0] / ZOO_FILE).is_file():
+        zoos = [path for path in networks if (path / ZOO_FILE).is_file()]
+        if zoos and len(networks) > 1:
+            raise InputError(f"expected one zoo, or networks that are in none, found the zoo {zoos[0]} among others")
+        if zoos:
             embeddings = sane.embed(Zoo.open(networks[0]), aggregation)
         else:
             embeddings = embed_files(sane, networks, aggregation)

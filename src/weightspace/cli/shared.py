@@ -63,6 +63,7 @@ def open_card_zoos(folders: Sequence[Path], shares: Shares, seed: int, data: str
     from weightspace.images import open_images
     from weightspace.report.model_card import CardZoo
     from weightspace.zoo.recorded_images import recorded_images
+    from weightspace.zoo.zoo import require_finite_zoo
 
     if not folders:
         raise InputError("expected a zoo to train on, found none")
@@ -70,6 +71,8 @@ def open_card_zoos(folders: Sequence[Path], shares: Shares, seed: int, data: str
     zoos = []
     for folder in folders:
         parts = open_split(folder, shares, seed)
+        for part in parts[1:]:
+            require_finite_zoo(part)
         images = given or recorded_images(parts[0])
         zoos.append(CardZoo(folder.absolute().name, parts, images.test if images is not None else None))
     return zoos

@@ -241,7 +241,7 @@ def _flatten(
         stack = {
             name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked) for name in frame.layout.names
         }
-    flat = torch.cat([stack[name].flatten(1).to(torch.float32) for name in frame.layout.names], dim=1)
+    flat = torch.cat([stack[name].reshape(len(members), -1).to(torch.float32) for name in frame.layout.names], dim=1)
     require_finite_checkpoints(flat, piece.table)
     return flat
 

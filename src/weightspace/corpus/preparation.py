@@ -32,6 +32,7 @@ from weightspace.zoo.architecture import Architecture
 
 PREPARATION_FILE, REFERENCES_FILE = "preparation.json", "references.safetensors"
 PAPER_WIDTH = 288
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +139,7 @@ class Preparation:
         names = sorted(weights, key=natural_key)
         kinds = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
         found = Architecture(
-            id="unknown",
+            id=UNKNOWN,
             shapes={name: tuple(weights[name].shape) for name in names},
             dtypes={name: kind for name, kind in kinds.items() if kind != "float32"},
             note="an architecture the model was not trained on",
@@ -165,7 +166,8 @@ class Preparation:
             )
             standardized = config.standardize != "none"
             statistics = statistics_by_kind(layout, self.kinds) if standardized else no_statistics(layout)
-            note = f"{architecture.id} was not in training: statistics by layer kind, no alignment"
+            known = "this architecture" if architecture.id == UNKNOWN else architecture.id
+            note = f"{known} was not in training: statistics by layer kind, no alignment"
             frames = {
                 **frames,
                 key: Frame(

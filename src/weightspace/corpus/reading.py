@@ -33,7 +33,7 @@ class InMemory:
 
     def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
         """A view of the entries `start:stop` along an axis."""
-        return self.weights[name].narrow(axis, start, stop - start)
+        return torch.atleast_1d(self.weights[name]).narrow(axis, start, stop - start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +82,9 @@ class TokenReader:
         return tokens[skipped : skipped + stop - start]
 
     def _rows(self, block: Block, start: int, stop: int) -> Float[Tensor, "rows columns"]:
-        shape = self.frame.layout.shapes[block.name]
+        shape = self.frame.layout.shapes[block.name] or (1,)
         name = self.names[block.name]
         outer = block.columns // block.inner
-        if not shape:
-            raise ValueError(f"expected rows in {name}, found a single number")
         axis = next(
             axis
             for axis, size in enumerate(shape)

@@ -84,12 +84,18 @@ def _fidelity(sane: SANE, zoo: CardZoo) -> dict[str, Any]:
     return {
         "zoo": zoo.name,
         "networks": whole.networks,
-        "scored_on": "images" if zoo.images is not None else "random inputs",
+        "scored_on": _scored_on(whole),
         "latents_per_weight": own,
         **_scores(whole),
         "curve": [*curve, {"latents_per_weight": own, **_scores(whole)}],
         "layers": _layers(sane, held_out, zoo.images),
     }
+
+
+def _scored_on(measured: Fidelity) -> str:
+    if math.isnan(measured.agreement):
+        return "nothing, as the networks cannot be built"
+    return "random inputs, as no images fit" if math.isnan(measured.original) else "images"
 
 
 def held_out_networks(zoo: Zoo, most: int = MOST_NETWORKS) -> Zoo:
@@ -181,12 +187,11 @@ def _final(final: Mapping[str, Any]) -> str:
 
 
 def _fidelity_lines(zoo: Mapping[str, Any]) -> list[str]:
-    scored = "images of the zoo" if zoo["scored_on"] == "images" else "random inputs, as no images were at hand"
     head = ["R²", "same answer", "accuracy as it was", "reconstructed"]
     keys = ("r2", "agreement", "original_accuracy", "reconstructed_accuracy")
     lines = [
-        f"**{zoo['zoo']}**: {zoo['networks']} networks at their last epoch, on {scored}. With fewer latents: the first "
-        "principal components of each token's, which is less than a model trained with so few would keep.",
+        f"**{zoo['zoo']}**: {zoo['networks']} networks at their last epoch, compared on {zoo['scored_on']}. With fewer "
+        "latents: the first principal components of each token's, which is less than a model trained with so few would keep.",
         "",
         f"| latents per weight | {' | '.join(head)} |",
         "|---|---|---|---|---|",
@@ -200,7 +205,7 @@ def _fidelity_lines(zoo: Mapping[str, Any]) -> list[str]:
             "|---|---|---|---|---|",
         ]
         lines += [
-            f"| {own['layer']} | {own['weights']:,} | {own['r2']:.3f} | {_number(own['agreement'])} | "
+            f"| {own['layer']} | {own['weights']:,} | {_number(own['r2'])} | {_number(own['agreement'])} | "
             f"{_number(own['reconstructed'])} |"
             for own in zoo["layers"]
         ]

@@ -59,5 +59,12 @@ def positions_of(layout: TokenLayout, start: int = 0, stop: int | None = None) -
     return torch.from_numpy(locate_tokens(layout, np.arange(start, stop)).positions)
 
 
+def largest_positions(layout: TokenLayout) -> Int[torch.Tensor, "1 4"]:
+    """The largest of every component of the positions in a layout that has tokens."""
+    rows = max(block.rows - 1 for block in layout.blocks)
+    chunks = max(block.chunks - 1 for block in layout.blocks)
+    return torch.tensor([[len(layout) - 1, len(layout.blocks) - 1, rows, chunks]])
+
+
 def _columns(layout: TokenLayout) -> np.ndarray:
     return np.array([[b.first, b.count, b.chunks, b.packed] for b in layout.blocks], dtype=np.int64).reshape(-1, 4).T

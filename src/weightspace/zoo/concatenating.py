@@ -48,10 +48,11 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
 
 def _names(zoos: Sequence[Zoo]) -> list[str]:
     """The zoos' folder names, or their paths where two are alike."""
+    places = [zoo.folder.resolve() for zoo in zoos]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice is not None:
+        raise InputError(f"expected different zoos, found {twice} more than once")
     short = [zoo.folder.absolute().name for zoo in zoos]
     if len(set(short)) == len(short):
         return short
-    full = [str(zoo.folder.absolute()) for zoo in zoos]
-    if len(set(full)) < len(full):
-        raise InputError(f"expected different zoos, found {full[0]} more than once")
-    return full
+    return [str(zoo.folder.absolute()) for zoo in zoos]

@@ -234,6 +234,14 @@ def require_finite_checkpoints(values: torch.Tensor, table: pd.DataFrame) -> Non
         )
 
 
+def require_finite_zoo(zoo: Zoo) -> None:
+    """Raise `InputError` naming the first checkpoint of a zoo with a NaN or infinity; reads all weights once."""
+    for piece in zoo.stacks():
+        floats = [tensor.reshape(len(tensor), -1) for tensor in piece.stack.values() if tensor.is_floating_point()]
+        for tensor in floats:
+            require_finite_checkpoints(tensor, piece.table)
+
+
 def _open_shard(folder: Path, name: str) -> Any:
     path = folder / SHARD_FOLDER / name
     try:
