@@ -191,7 +191,8 @@ def _fidelity_lines(zoo: Mapping[str, Any]) -> list[str]:
     keys = ("r2", "agreement", "original_accuracy", "reconstructed_accuracy")
     lines = [
         f"**{zoo['zoo']}**: {zoo['networks']} networks at their last epoch, compared on {zoo['scored_on']}. With fewer "
-        "latents: the first principal components of each token's, which is less than a model trained with so few would keep.",
+        "latents: the first principal components of each token's, which is less than a model trained with so few would "
+        "keep.",
         "",
         f"| latents per weight | {' | '.join(head)} |",
         "|---|---|---|---|---|",
