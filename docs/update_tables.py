@@ -32,7 +32,8 @@ def cell(rows: list[dict[str, Any]], column: str) -> str:
 def choices(found: dict[str, Any]) -> str:
     """All choices of one zoo; several seeds side by side."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in found["rows"]:
+    tables = list(dict.fromkeys(row["table"] for row in found["rows"]))
+    for row in sorted(found["rows"], key=lambda row: tables.index(row["table"])):
         groups.setdefault(row["choice"], []).append(row)
     accuracy = ", ".join(f"{row['original_accuracy']:.3f}" for row in groups["default"])
     lines = [
