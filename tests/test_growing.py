@@ -297,6 +297,6 @@ def test_ctrl_c_with_two_workers_is_one_line_and_goes_on(tmp_path: Path) -> None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and err.strip() == "weightspace: stopped"
+    assert (process.returncode, err.strip()) == (130, "weightspace: stopped")
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
     assert "64 members, 64 checkpoints" in done.stdout

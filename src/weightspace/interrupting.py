@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of long work: finish the step, save, then stop."""
+"""Ctrl-C in the middle of long work: finish the step, save, then stop; or stop at once, without fail."""
 
 import contextlib
 import signal
@@ -10,6 +10,20 @@ from typing import Any
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Ctrl-C lets the current step finish; a second one stops at once."""
+    with _handled(lambda pressed_before: pressed_before) as pressed:
+        yield pressed
+
+
+@contextlib.contextmanager
+def noted_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C stops at once; where a library's callback swallows that, what is yielded still tells of it."""
+    with _handled(lambda pressed_before: True) as pressed:
+        yield pressed
+
+
+@contextlib.contextmanager
+def _handled(stops: Callable[[bool], bool]) -> Iterator[Callable[[], bool]]:
+    """Note every Ctrl-C, and raise `KeyboardInterrupt` where `stops(pressed before)` says so."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed.is_set
@@ -17,9 +31,10 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
+        again = pressed.is_set()
         pressed.set()
+        if stops(again):
+            raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, note)
     try:

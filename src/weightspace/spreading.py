@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from weightspace.errors import InputError, require_between
+from weightspace.interrupting import noted_interrupt
 
 ATTEMPTS = 3
 PENDING_PER_CPU = 2
@@ -89,9 +90,12 @@ def _spread_on_processes(
     calls = (delayed(_call)(work, shared, number, task) for number, task in enumerate(tasks))
     results = parallel(calls)
     try:
-        for number, result in results:
-            tick(tasks[number].units)
-            yield number, result
+        with noted_interrupt() as pressed:
+            for number, result in results:
+                tick(tasks[number].units)
+                yield number, result
+                if pressed():
+                    raise KeyboardInterrupt
     except TerminatedWorkerError as error:
         raise InputError(
             "expected worker processes that live, found that one was killed, perhaps for want of memory; finished work "
