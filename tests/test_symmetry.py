@@ -7,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.func import functional_call
-from torch.library import custom_op
 
 from garden import GARDEN, GROUPS, ROUNDED_INSIDE, planted
 from garden.small import ResidualNet
@@ -170,7 +169,7 @@ def test_what_cannot_be_traced_is_refused() -> None:
         trace_symmetry(Branching(), torch.randn(2, 3))
 
 
-@custom_op("garden::double", mutates_args=())
+@library.custom_op("garden::double", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     """An operator that export cannot run without data."""
     return x * 2
