@@ -50,11 +50,6 @@ def processes() -> int:
     return distributed.get_world_size() if _several() else 1
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one of several that writes and speaks."""
-    return not _several() or distributed.get_rank() == 0
-
-
 def rows_of_all_processes(rows: Float[Tensor, "batch width"]) -> Float[Tensor, "all width"]:
     """Rows of every process, in order, with a gradient to one's own.
 

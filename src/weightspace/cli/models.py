@@ -59,7 +59,7 @@ def pretrain(
         Reconstruct validation members after every so many steps; 0 does so four times.
     """
     prepare_torch()
-    from weightspace.autoencoder.devices import is_first_process
+    from weightspace.autoencoder.devices import team
     from weightspace.autoencoder.fidelity import FidelityObserver
     from weightspace.autoencoder.pretraining import pretrain as pretrain_sane
     from weightspace.report.model_card import CARD_FILE, held_out_networks, write_model_card
@@ -72,7 +72,7 @@ def pretrain(
     every = observe_every or max(1, training.steps // 4)
     mode = chosen_mode(resume, force)
     model = pretrain_sane(train, sane, training, preparation, out=out, mode=mode, observers=[(every, observer)])
-    if not is_first_process():
+    if not team().is_main_process:
         return
     with _model_kept(out, folders):
         write_model_card(out, zoos)
