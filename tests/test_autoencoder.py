@@ -29,7 +29,7 @@ from weightspace.autoencoder.objective import Objective
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.statistics import token_statistics
+from weightspace.autoencoder.statistics import OF_A_PART, statistics_loss, token_statistics
 from weightspace.autoencoder.training import TrainingStopped, train
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.config import PreparationConfig
@@ -401,12 +401,27 @@ def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
     found = token_statistics(values, mask, bias)
     logarithm = (np.log(1.01) + np.log(3.01)) / 2
     squares = (np.log(2) + np.log(10)) / 2
-    weights = [-1.0, 2.0, logarithm, squares, np.sqrt(5)]
-    own = [0.5, 0.5, np.log(0.51), np.log(1.25), 0.5]
-    np.testing.assert_allclose(found[0], [*weights, *own], rtol=1e-5)
-    assert found[1, 5:].abs().max() == 0
+    weights = [-1.0, 2.0, logarithm, squares, np.sqrt(5), 0.5, 0.5, 0.5, 0.5, 0.75, 1.0]
+    own = [0.5, 0.5, np.log(0.51), np.log(1.25), 0.5, 0.0, 0.0, 0.0, 0.3, 1.0, 1.0]
+    np.testing.assert_allclose(found[0], [*weights, *own], rtol=1e-5, atol=1e-6)
+    assert found[1, len(OF_A_PART) :].abs().max() == 0
     changed = torch.where(mask, values, 99.0)
     assert torch.equal(token_statistics(changed, mask, bias), found)
+
+
+def test_statistics_count_alike_and_absent_tokens_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(3, 5, 22, generator=generator)
+    predicted = true + torch.randn(true.shape, generator=generator)
+    present = torch.ones(3, 5, dtype=torch.bool)
+    present[:, 4] = False
+    seen, off = true[:, :4].flatten(0, 1), (predicted - true)[:, :4].flatten(0, 1)
+    expected = (off / seen.std(0, correction=0)).square().mean()
+    torch.testing.assert_close(statistics_loss(predicted, true, present), expected)
+    wider = torch.linspace(1, 50, 22)
+    torch.testing.assert_close(statistics_loss(predicted * wider, true * wider, present), expected)
+    absent = torch.where(present[..., None], true, 7.0)
+    torch.testing.assert_close(statistics_loss(predicted, absent, present), expected)
 
 
 def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:

@@ -9,7 +9,7 @@ from weightspace.autoencoder.config import TrainConfig
 from weightspace.autoencoder.devices import rows_of_all_processes
 from weightspace.autoencoder.losses import masked_mse, nt_xent
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.statistics import STATISTICS, token_statistics
+from weightspace.autoencoder.statistics import statistics_loss, token_statistics
 from weightspace.corpus.views import Batch
 
 
@@ -62,8 +62,7 @@ class Objective(nn.Module):
             first, second = (rows_of_all_processes(own) for own in projected)
             contrastive = nt_xent(first, second, config.temperature)
         if config.statistics_weight:
-            known = present[..., None].expand(-1, -1, len(STATISTICS))
-            statistics = masked_mse(sane.statistics(latents), token_statistics(targets, mask, bias), known)
+            statistics = statistics_loss(sane.statistics(latents), token_statistics(targets, mask, bias), present)
         if share is not None:
             reconstruction, statistics = reconstruction * share[0], statistics * share[1]
         total = (1 - config.contrastive_weight) * reconstruction + config.contrastive_weight * contrastive

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from weightspace.autoencoder.inference import Embeddings
 
 CONFIG_FILE, MODEL_FILE, PREPARATION_FOLDER = "config.json", "model.safetensors", "preparation"
-FORMAT = 1
+FORMAT = 2
 
 
 class SANE(nn.Module):
@@ -140,6 +140,7 @@ class SANE(nn.Module):
         folder = Path(folder)
         try:
             value = json.loads((folder / CONFIG_FILE).read_text())
+            require_format(value["format"], folder)
             sane = value["sane"]
             config = SANEConfig(**{**sane, "position_limits": tuple(sane["position_limits"])})
             model = cls(config, Preparation.open(folder / PREPARATION_FOLDER), window=value["window"])
@@ -168,6 +169,12 @@ class SANE(nn.Module):
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+
+def require_format(found: object, folder: Path) -> None:
+    """Raise `InputError` for a folder that another version of the package wrote."""
+    if found != FORMAT:
+        raise InputError(f"expected a SANE of format {FORMAT} in {folder}, found format {found}: pre-train it again")
 
 
 def _projection_head(config: SANEConfig, window: int) -> nn.Sequential:
