@@ -39,6 +39,8 @@ from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
+from weightspace.tokens.layout import plan_layout
+from weightspace.tokens.patterns import Entries
 from weightspace.weights import read_weights, write_weights
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.growing import grow
@@ -127,31 +129,35 @@ def small_model(fitted: tuple[Preparation, Corpus], **changes: object) -> SANE:
     return SANE(config, fitted[0], window=8).eval()
 
 
-def windows(count: int = 4, length: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+def windows(count: int = 4, length: int = 8) -> tuple[torch.Tensor, torch.Tensor, Entries]:
     positions = torch.randint(0, 20, (count, length, 4))
-    return torch.randn(count, length, 65), positions
+    real = torch.ones(count, length, 65, dtype=torch.bool)
+    return torch.randn(count, length, 65), positions, Entries(real, ~real)
 
 
 def test_samples_do_not_see_each_other_but_tokens_do(fitted: tuple[Preparation, Corpus]) -> None:
     model = small_model(fitted)
-    tokens, positions = windows()
-    before = model.encode(tokens, positions)
+    tokens, positions, entries = windows()
+    before = model.encode(tokens, positions, entries)
     tokens[2] += 1
-    after = model.encode(tokens, positions)
+    after = model.encode(tokens, positions, entries)
     assert torch.equal(after[[0, 1, 3]], before[[0, 1, 3]]) and not torch.allclose(after[2], before[2])
     tokens[0, 4] += 1
-    moved = model.encode(tokens, positions)
+    moved = model.encode(tokens, positions, entries)
     assert (moved[0, 0] - after[0, 0]).abs().max() > 1e-5
 
 
 def test_absent_tokens_change_nothing(fitted: tuple[Preparation, Corpus]) -> None:
     model = small_model(fitted)
-    tokens, positions = windows()
+    tokens, positions, entries = windows()
     present = torch.ones(4, 8, dtype=torch.bool)
-    alone = model.encode(tokens, positions, present)
-    more, where = windows(length=3)
+    alone = model.encode(tokens, positions, entries, present)
+    more, where, others = windows(length=3)
     padded = model.encode(
-        torch.cat([tokens, more], 1), torch.cat([positions, where], 1), torch.cat([present, torch.zeros(4, 3) > 1], 1)
+        torch.cat([tokens, more], 1),
+        torch.cat([positions, where], 1),
+        Entries(*(torch.cat(own, 1) for own in zip(entries, others, strict=True))),
+        torch.cat([present, torch.zeros(4, 3) > 1], 1),
     )
     torch.testing.assert_close(padded[:, :8], alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
@@ -398,7 +404,7 @@ def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
     values = torch.tensor([[1.0, -3.0, 0.5, 0.0], [2.0, 0.0, 0.0, 0.0]])
     mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
     bias = torch.tensor([[False, False, True, False], [False] * 4])
-    found = token_statistics(values, mask, bias)
+    found = token_statistics(values, Entries(mask, bias))
     logarithm = (np.log(1.01) + np.log(3.01)) / 2
     squares = (np.log(2) + np.log(10)) / 2
     weights = [-1.0, 2.0, logarithm, squares, np.sqrt(5), 0.5, 0.5, 0.5, 0.5, 0.75, 1.0]
@@ -406,7 +412,7 @@ def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
     np.testing.assert_allclose(found[0], [*weights, *own], rtol=1e-5, atol=1e-6)
     assert found[1, len(OF_A_PART) :].abs().max() == 0
     changed = torch.where(mask, values, 99.0)
-    assert torch.equal(token_statistics(changed, mask, bias), found)
+    assert torch.equal(token_statistics(changed, Entries(mask, bias)), found)
 
 
 def test_statistics_count_alike_and_absent_tokens_do_not_count() -> None:
@@ -427,7 +433,7 @@ def test_statistics_count_alike_and_absent_tokens_do_not_count() -> None:
 def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:
     (latents,) = encode_zoo(sane, parts[1])
     part = latents.part
-    alone = encode_tokens(sane, part_tokens(part)[:1], part.positions)
+    alone = encode_tokens(sane, part_tokens(part)[:1], part.frame.layout)
     torch.testing.assert_close(alone[0], latents.values[0], rtol=1e-4, atol=1e-5)
 
 
@@ -439,14 +445,15 @@ def part_tokens(part: object) -> torch.Tensor:
 
 def test_long_sequences_are_encoded_in_haloed_windows(sane: SANE) -> None:
     for length in (1, 5, 16, 17, 40):
-        tokens, positions = torch.randn(3, length, 65), torch.randint(0, 9, (length, 4))
-        latents = encode_tokens(sane, tokens, positions)
+        tokens, layout = torch.randn(3, length, 65), plan_layout({"weight": torch.empty(length, 65)}, 65)
+        latents = encode_tokens(sane, tokens, layout)
         assert latents.shape == (3, length, 8) and latents.isfinite().all()
-        assert decode_latents(sane, latents, positions).shape == tokens.shape
+        assert decode_latents(sane, latents, layout).shape == tokens.shape
     near = torch.randn(1, 60, 65)
+    layout = plan_layout({"weight": torch.empty(60, 65)}, 65)
     far = near.clone()
     far[0, 50:] += 1  # far outside the window of the first tokens
-    first, second = (encode_tokens(sane, tokens, torch.zeros(60, 4, dtype=torch.int64)) for tokens in (near, far))
+    first, second = (encode_tokens(sane, tokens, layout) for tokens in (near, far))
     assert torch.equal(first[0, :12], second[0, :12]) and not torch.equal(first[0, 50:], second[0, 50:])
 
 

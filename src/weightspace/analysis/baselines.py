@@ -22,7 +22,7 @@ def raw_weights(zoo: Zoo) -> Embeddings:
     Raises:
         InputError: networks of different sizes.
     """
-    return _represent(zoo, "W", lambda piece: torch.cat(_float_tensors(piece), dim=1))
+    return represent_stacks(zoo, "W", lambda piece: torch.cat(_float_tensors(piece), dim=1))
 
 
 def layer_statistics(zoo: Zoo) -> Embeddings:
@@ -33,7 +33,9 @@ def layer_statistics(zoo: Zoo) -> Embeddings:
     Raises:
         InputError: networks with different numbers of tensors.
     """
-    return _represent(zoo, "s(W)", lambda piece: torch.cat([_statistics(t) for t in _float_tensors(piece)], dim=1))
+    return represent_stacks(
+        zoo, "s(W)", lambda piece: torch.cat([_statistics(t) for t in _float_tensors(piece)], dim=1)
+    )
 
 
 def _statistics(values: Float[Tensor, "networks size"]) -> Float[Tensor, "networks 7"]:
@@ -48,7 +50,7 @@ def _float_tensors(piece: Checkpoints) -> list[Tensor]:
     return [tensor.reshape(len(tensor), -1).to(torch.float32) for tensor in floats if tensor[0].numel()]
 
 
-def _represent(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tensor]) -> Embeddings:
+def represent_stacks(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tensor]) -> Embeddings:
     """Compute rows stack by stack, and bring them into the order of the zoo's table."""
     rows, tables = [], []
     for piece in zoo.stacks():

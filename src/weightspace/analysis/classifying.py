@@ -1,20 +1,14 @@
 """Probes for properties that are categories, such as the activation."""
 
-import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from weightspace.analysis.probe import draw_members, require_disjoint
+from weightspace.analysis.probing_models import ProbeModel, classifiers, fit_quietly
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
-
-STRENGTHS = (1e-3, 1e-1, 1e1)
-ITERATIONS = 200
 
 
 class Classified(NamedTuple):
@@ -23,7 +17,8 @@ class Classified(NamedTuple):
     Attributes:
         accuracy: share of test checkpoints; `low` and `high` its 95 % interval by bootstrap over members.
         chance: share of the most frequent category.
-        validation: the accuracy on validation members by which the strength was chosen.
+        validation: the accuracy on validation members by which the setting was chosen.
+        right, labels, owners: whether each test checkpoint was guessed right, what it is, and its member.
     """
 
     representation: str
@@ -33,6 +28,9 @@ class Classified(NamedTuple):
     high: float
     chance: float
     validation: float
+    right: np.ndarray
+    labels: np.ndarray
+    owners: np.ndarray
 
 
 def classify(
@@ -41,38 +39,47 @@ def classify(
     test: Embeddings,
     *,
     target: str,
+    model: ProbeModel = "linear",
     seed: int = 0,
-    allow_overlap: bool = False,
 ) -> Classified:
-    """Fit a logistic probe on training members, choose its strength on validation members, score test members.
+    """Fit a classifier on training members, choose its setting on validation members, score test members.
+
+    Checkpoints without a value are left out. `model` is `linear` (logistic regression) or `trees` (gradient boosting).
 
     Raises:
         InputError: as `probe`, or a category with one value only.
     """
-    require_disjoint(train, validation, test, allow_overlap)
-    labels = [part.table[target].astype(str).to_numpy() for part in (train, validation, test)]
-    if len(set(labels[0])) < 2:
+    require_disjoint(train, validation, test)
+    known = [part.table[target].notna().to_numpy() for part in (train, validation, test)]
+    x, y = [], []
+    for part, keep in zip((train, validation, test), known, strict=True):
+        x.append(part.features[keep])
+        y.append(part.table[target][keep].astype(str).to_numpy())
+    if not all(len(own) for own in y):
+        raise InputError(f"expected values of the property {target} in every part, found none in one")
+    if len(set(y[0])) < 2:
         raise InputError(f"expected a property that varies, found {target} constant")
-    fitted = [_fit(train.features, labels[0], strength) for strength in STRENGTHS]
-    scores = [float(model.score(validation.features, labels[1])) for model in fitted]
+    fitted = [fit_quietly(own, x[0], y[0]) for own in classifiers(model).values()]
+    scores = [float(own.score(x[1], y[1])) for own in fitted]
     best = int(np.argmax(scores))
-    right = fitted[best].predict(test.features) == labels[2]
-    low, high = _interval(right, test.table["member"].to_numpy(), seed)
-    chance = max(float(np.mean(labels[2] == label)) for label in set(labels[2]))
-    return Classified(test.representation, target, float(right.mean()), low, high, chance, scores[best])
+    right = fitted[best].predict(x[2]) == y[2]
+    owners = test.table["member"].to_numpy()[known[2]]
+    return _scored(Classified(test.representation, target, 0, 0, 0, 0, scores[best], right, y[2], owners), seed)
 
 
-def _interval(right: np.ndarray, members: np.ndarray, seed: int) -> tuple[float, float]:
-    draws, place = draw_members(members, seed)
-    counts, hits = np.bincount(place), np.bincount(place, right)
+def pool_classified(results: Sequence[Classified], seed: int = 0) -> Classified:
+    """One result of the same probe on several folds; see `pool_folds`."""
+    right, labels, owners = (
+        np.concatenate([getattr(result, name) for result in results]) for name in ("right", "labels", "owners")
+    )
+    validation = float(np.mean([result.validation for result in results]))
+    return _scored(results[0]._replace(right=right, labels=labels, owners=owners, validation=validation), seed)
+
+
+def _scored(found: Classified, seed: int) -> Classified:
+    draws, place = draw_members(found.owners, seed)
+    counts, hits = np.bincount(place), np.bincount(place, found.right)
     low, high = np.quantile(draws @ hits / (draws @ counts), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline:
-    with warnings.catch_warnings():
-        # A probe that has not converged is a weaker probe, and validation decides between strengths.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS)).fit(
-            features, labels
-        )
+    _, frequent = np.unique(found.labels, return_counts=True)
+    chance = float(frequent.max() / len(found.labels))
+    return found._replace(accuracy=float(found.right.mean()), low=float(low), high=float(high), chance=chance)

@@ -1,21 +1,31 @@
 """Representations beside each other: the same probes on all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from pandas.api.types import is_numeric_dtype
 from sklearn.decomposition import PCA
 
-from weightspace.analysis.classifying import Classified, classify
-from weightspace.analysis.probe import ProbeResult, probe
+from weightspace.analysis.classifying import Classified, classify, pool_classified
+from weightspace.analysis.probe import ProbeResult, pool_folds, probe, subtract
+from weightspace.analysis.probing_models import ProbeModel
 from weightspace.analysis.representations import LEARNED, Represent
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
+from weightspace.progress import progress_bar
 from weightspace.zoo.zoo import Zoo
 
 CHOSEN = "SANE (chosen on validation)"
-Parts = Sequence[Embeddings]
+BEATEN = "s(W)"
+Result = ProbeResult | Classified
+
+
+class Fold(NamedTuple):
+    """Training, validation and test members, and the representations that may be tested on these test members."""
+
+    parts: Sequence[Zoo]
+    representations: Sequence[Represent]
 
 
 class Task(NamedTuple):
@@ -33,52 +43,58 @@ class Comparison(NamedTuple):
 
 
 def compare_representations(
-    parts: Sequence[Zoo],
-    representations: Sequence[Represent],
+    folds: Sequence[Fold],
     targets: Sequence[str],
     *,
     hyper_parameters: Sequence[str] = (),
+    model: ProbeModel = "linear",
     seed: int = 0,
     allow_overlap: bool = False,
 ) -> Comparison:
     """Probe every representation for every target.
 
     Args:
-        parts: train, validation and test members.
-        representations: see `standard_representations`.
+        folds: splits of a zoo, each with its representations (see `choose_representations`) in the same order. Of
+            several folds the test predictions are scored together.
         targets: numeric properties, probed over all epochs and on last epochs alone (`epoch` only over all).
         hyper_parameters: properties that do not change over training, probed on last epochs; those that are no
             numbers are classified.
+        model: see `probe`.
         seed: of the bootstrap.
-        allow_overlap: see `probe`.
+        allow_overlap: probe all the same where a representation was trained on test members.
 
     Returns:
         Rows with `representation`, `target`, `subset`, `r2`, `r2_low`, `r2_high`, `tau`, and for categories
-        `accuracy`, `accuracy_low`, `accuracy_high` and `chance` in their place. A further row, "SANE (chosen on
-        validation)", repeats the SANE embedding whose probe was best on validation members.
+        `accuracy`, `accuracy_low`, `accuracy_high` and `chance` in their place. Where s(W) is compared,
+        `over_statistics`, `..._low` and `..._high` are R² minus that of s(W), with the interval of a paired bootstrap.
+        A further row, "SANE (chosen on validation)", takes in every fold the SANE embedding whose probe was best on
+        validation members.
     """
-    unknown = [name for name in (*targets, *hyper_parameters) if name not in parts[0].properties]
+    known = folds[0].parts[0]
+    unknown = [name for name in (*targets, *hyper_parameters) if name not in known.properties]
     if unknown:
-        raise InputError(f"expected a property among {', '.join(parts[0].properties)}, found {', '.join(unknown)}")
-    rows: list[dict[str, Any]] = []
-    probes: dict[tuple[str, Task], ProbeResult] = {}
-    validation: dict[tuple[str, Task], float] = {}
-    for represent in representations:
-        pooled = represent(parts)
-        last = [last_epoch(part) for part in pooled]
-        for task in _tasks(targets, hyper_parameters):
-            own: Parts = last if task.subset == "last_epoch" else pooled
-            if is_numeric_dtype(parts[0].values(task.target)):
-                drawn = task.target in hyper_parameters
-                result = probe(*own, target=task.target, logarithmic=drawn, seed=seed, allow_overlap=allow_overlap)
-                probes[result.representation, task] = result
-                rows.append(_regression_row(result, task))
-                validation[result.representation, task] = result.validation_r2
-            else:
-                found = classify(*own, target=task.target, seed=seed, allow_overlap=allow_overlap)
-                rows.append(_category_row(found, task))
-                validation[found.representation, task] = found.validation
-    return Comparison([*rows, *_chosen_rows(rows, validation)], probes)
+        raise InputError(f"expected a property among {', '.join(known.properties)}, found {', '.join(unknown)}")
+    tasks = [*_tasks(targets, hyper_parameters)]
+    options: dict[str, Any] = {"model": model, "seed": seed}
+    found: dict[tuple[str, Task], list[Result]] = {}
+    with progress_bar("probing", sum(len(fold.representations) for fold in folds)) as advance:
+        for fold in folds:
+            for represent in fold.representations:
+                parts = represent(fold.parts)
+                parts = [part.forgetting() for part in parts] if allow_overlap else parts
+                for task in tasks:
+                    result = _probe(parts, task, task.target in hyper_parameters, options)
+                    found.setdefault((result.representation, task), []).append(result)
+                advance()
+    chosen = _choose(found, tasks)
+    scored = {place: _pool(own, seed) for place, own in found.items()}
+    scored |= {(CHOSEN, task): _pool(own, seed) for task, own in chosen.items()}
+    names = {task: ", ".join(dict.fromkeys(result.representation for result in own)) for task, own in chosen.items()}
+    rows = [_row(name, task, scored, seed) for name, task in scored]
+    for row in rows:
+        if row["representation"] == CHOSEN:
+            row["chosen"] = names[Task(row["target"], row["subset"])]
+    return Comparison(rows, {place: own for place, own in scored.items() if isinstance(own, ProbeResult)})
 
 
 def last_epoch(part: Embeddings) -> Embeddings:
@@ -101,33 +117,45 @@ def _tasks(targets: Sequence[str], hyper_parameters: Sequence[str]) -> Iterator[
             yield Task(target, "last_epoch")
 
 
-def _chosen_rows(rows: list[dict[str, Any]], validation: dict[tuple[str, Task], float]) -> list[dict[str, Any]]:
-    """For every task the row of the SANE embedding that was best on validation members, under one name."""
-    chosen = []
-    for task in dict.fromkeys(task for _, task in validation):
-        own = {name: score for (name, other), score in validation.items() if other == task}
-        learned = [name for name in own if name.startswith(LEARNED) and "+ s(W)" not in name]
-        if not learned:
-            continue
-        best = max(learned, key=lambda name: own[name])
-        row = next(row for row in rows if (row["representation"], row["target"], row["subset"]) == (best, *task))
-        chosen.append({**row, "representation": CHOSEN, "chosen": best})
-    return chosen
+def _probe(parts: Sequence[Embeddings], task: Task, drawn: bool, options: Mapping[str, Any]) -> Result:
+    """One probe on one fold; `drawn` hyper-parameters may be predicted as logarithms."""
+    train, validation, test = [last_epoch(part) for part in parts] if task.subset == "last_epoch" else parts
+    if is_numeric_dtype(train.table[task.target]):
+        return probe(train, validation, test, target=task.target, logarithmic=drawn, **options)
+    return classify(train, validation, test, target=task.target, **options)
 
 
-def _regression_row(result: ProbeResult, task: Task) -> dict[str, Any]:
-    fields = ("representation", "target", "r2", "r2_low", "r2_high", "tau", "scale", "members", "checkpoints")
-    return {"subset": task.subset, **{name: getattr(result, name) for name in fields}}
+def _pool(results: Sequence[Result], seed: int) -> Result:
+    if isinstance(results[0], Classified):
+        return pool_classified([own for own in results if isinstance(own, Classified)], seed)
+    return pool_folds([own for own in results if isinstance(own, ProbeResult)], seed)
 
 
-def _category_row(found: Classified, task: Task) -> dict[str, Any]:
-    return {
-        "subset": task.subset,
-        "representation": found.representation,
-        "target": found.target,
-        **dict.fromkeys(("r2", "r2_low", "r2_high", "tau")),
-        "accuracy": found.accuracy,
-        "accuracy_low": found.low,
-        "accuracy_high": found.high,
-        "chance": found.chance,
-    }
+def _choose(found: Mapping[tuple[str, Task], Sequence[Result]], tasks: Sequence[Task]) -> dict[Task, list[Result]]:
+    """For every task and fold the SANE embedding that was best on validation members."""
+    names = [name for name in dict.fromkeys(name for name, _ in found) if name.startswith(LEARNED)]
+    names = [name for name in names if "+ s(W)" not in name]
+    if not names:
+        return {}
+    by_fold = {task: zip(*(found[name, task] for name in names), strict=True) for task in tasks}
+    return {task: [max(results, key=_validation) for results in folds] for task, folds in by_fold.items()}
+
+
+def _validation(result: Result) -> float:
+    return result.validation if isinstance(result, Classified) else result.validation_r2
+
+
+def _row(name: str, task: Task, scored: Mapping[tuple[str, Task], Result], seed: int) -> dict[str, Any]:
+    result = scored[name, task]
+    row: dict[str, Any] = {"representation": name, "target": task.target, "subset": task.subset}
+    if isinstance(result, Classified):
+        accuracy = {"accuracy": result.accuracy, "accuracy_low": result.low, "accuracy_high": result.high}
+        return {**row, **dict.fromkeys(("r2", "r2_low", "r2_high", "tau")), **accuracy, "chance": result.chance}
+    fields = ("r2", "r2_low", "r2_high", "tau", "scale", "members", "checkpoints")
+    row |= {field: getattr(result, field) for field in fields}
+    base = scored.get((BEATEN, task))
+    if isinstance(base, ProbeResult) and name != BEATEN:
+        difference = subtract(result, base, seed)
+        row |= {"over_statistics": difference.value}
+        row |= {"over_statistics_low": difference.low, "over_statistics_high": difference.high}
+    return row

@@ -1,4 +1,4 @@
-"""Linear probes: how much of a property can be read from a representation.
+"""Probes: how much of a property can be read from a representation.
 
 Paper, section 4.1: a ridge regression from the embedding to the property, scored by R² on test members.
 Deviations: features are standardised; the intercept is not penalised; the ridge strength is chosen on
@@ -6,23 +6,19 @@ validation members for every representation alike; intervals come from a bootstr
 epochs of one member are not independent.
 """
 
-import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import LinAlgWarning
 from scipy.stats import kendalltau
-from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from weightspace.analysis.probing_models import ProbeModel, fit_quietly, regressors
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 
-STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 BOOTSTRAPS = 1_000
 SPAN = 5.0
 FEWEST_MEMBERS = 5
@@ -34,10 +30,11 @@ class ProbeResult(NamedTuple):
     Attributes:
         r2: coefficient of determination on test members; `r2_low` and `r2_high` its 95 % interval.
         tau: Kendall's rank correlation.
-        strength: the ridge strength chosen on validation members, where the R² was `validation_r2`.
+        setting: what was chosen on validation members, where the R² was `validation_r2`: the ridge strength, or
+            the leaves of a tree; of several folds the median and the mean.
         scale: `log10` where the property was predicted on a logarithmic scale, else `linear`.
         members, checkpoints: how many of the test part were scored.
-        predicted, true: the test values.
+        predicted, true, owners: the test values, and the member of each.
     """
 
     representation: str
@@ -46,13 +43,14 @@ class ProbeResult(NamedTuple):
     r2_low: float
     r2_high: float
     tau: float
-    strength: float
+    setting: float
     validation_r2: float
     scale: str
     members: int
     checkpoints: int
     predicted: Float[np.ndarray, "checkpoints"]
     true: Float[np.ndarray, "checkpoints"]
+    owners: np.ndarray
 
     def __str__(self) -> str:
         """One line, as a table would have it."""
@@ -68,43 +66,43 @@ def probe(
     test: Embeddings,
     *,
     target: str,
+    model: ProbeModel = "linear",
     logarithmic: bool = False,
     seed: int = 0,
-    allow_overlap: bool = False,
 ) -> ProbeResult:
-    """Fit a ridge probe on training members, choose its strength on validation members, score test members.
+    """Fit a probe on training members, choose its strength on validation members, score test members.
 
     Args:
         train: one representation of the members the probe is fitted on.
-        validation: the same of the members that choose the ridge strength.
+        validation: the same of the members that choose the setting.
         test: the same of the members that are scored; a zoo is split by member.
         target: a numeric column of their tables; checkpoints without a value are left out.
+        model: `linear` (ridge regression, the paper's) or `trees` (gradient boosting).
         logarithmic: predict the logarithm of a positive property that spans more than a factor of 5, as learning
             rates do; other properties are predicted as they are.
         seed: of the bootstrap.
-        allow_overlap: score test members the representation was trained on all the same.
 
     Raises:
         InputError: an unknown or constant target, members in more than one part, or test members that the
-            representation was trained on.
+            representation was trained on (see `Embeddings.forgetting`).
     """
-    require_disjoint(train, validation, test, allow_overlap)
+    require_disjoint(train, validation, test)
     parts = [_features_and_target(part, target) for part in (train, validation, test)]
     known = np.concatenate([y for _, y, _ in parts])
     scale = "log10" if logarithmic and known.min() > 0 and known.max() > SPAN * known.min() else "linear"
     if scale == "log10":
         parts = [(x, np.log10(y), own) for x, y, own in parts]
-    (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, members) = parts
+    (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, owners) = parts
     if min(len(y_train), len(y_validation), len(y_test)) < 2:
         counts = f"{len(y_train)}, {len(y_validation)} and {len(y_test)}"
         raise InputError(f"expected at least 2 checkpoints in every part to probe for {target}, found {counts}")
     if np.ptp(y_train) == 0 or np.ptp(y_test) == 0:
         raise InputError(f"expected a property that varies, found {target} constant")
-    fitted = {strength: _fit(x_train, y_train, strength) for strength in STRENGTHS}
-    scores = {strength: r2_score(y_validation, model.predict(x_validation)) for strength, model in fitted.items()}
-    strength = max(scores, key=lambda strength: scores[strength])
-    predicted = fitted[strength].predict(x_test)
-    low, high = bootstrap_r2(y_test, predicted, members, seed)
+    fitted = {setting: fit_quietly(own, x_train, y_train) for setting, own in regressors(model).items()}
+    scores = {setting: r2_score(y_validation, own.predict(x_validation)) for setting, own in fitted.items()}
+    setting = max(scores, key=lambda setting: scores[setting])
+    predicted = np.asarray(fitted[setting].predict(x_test), np.float64)
+    low, high = bootstrap_r2(y_test, predicted, owners, seed)
     return ProbeResult(
         representation=test.representation,
         target=target,
@@ -112,30 +110,90 @@ def probe(
         r2_low=low,
         r2_high=high,
         tau=float(kendalltau(y_test, predicted).statistic),
-        strength=strength,
-        validation_r2=float(scores[strength]),
+        setting=setting,
+        validation_r2=float(scores[setting]),
         scale=scale,
-        members=len(set(members)),
+        members=len(set(owners)),
         checkpoints=len(y_test),
         predicted=predicted,
         true=y_test,
+        owners=owners,
     )
+
+
+def pool_folds(results: Sequence[ProbeResult], seed: int = 0) -> ProbeResult:
+    """One result of the same probe on several folds: all predictions together, each by a probe that had not seen it.
+
+    A member that several folds tested counts once for each; the bootstrap draws it as a whole.
+    """
+    if len(results) == 1:
+        return results[0]
+    true, predicted, owners = (
+        np.concatenate([getattr(result, name) for result in results]) for name in ("true", "predicted", "owners")
+    )
+    low, high = bootstrap_r2(true, predicted, owners, seed)
+    return results[0]._replace(
+        r2=float(r2_score(true, predicted)),
+        r2_low=low,
+        r2_high=high,
+        tau=float(kendalltau(true, predicted).statistic),
+        setting=float(np.median([result.setting for result in results])),
+        validation_r2=float(np.mean([result.validation_r2 for result in results])),
+        members=len(set(owners)),
+        checkpoints=len(true),
+        predicted=predicted,
+        true=true,
+        owners=owners,
+    )
+
+
+class Difference(NamedTuple):
+    """R² of one representation minus that of another on the same test members, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def subtract(first: ProbeResult, second: ProbeResult, seed: int = 0) -> Difference:
+    """How much more the first representation tells than the second: a paired bootstrap over members.
+
+    Both are scored on the same draws, so that what makes members hard for both cancels.
+
+    Raises:
+        InputError: results of other checkpoints or of another property.
+    """
+    same = len(first.true) == len(second.true) and bool((first.owners == second.owners).all())
+    if not same or not np.allclose(first.true, second.true):
+        raise InputError(f"expected two results of the same checkpoints, found {first} and {second}")
+    own, other = (_drawn_r2(result.true, result.predicted, result.owners, seed) for result in (first, second))
+    low, high = np.nanquantile(own - other, [0.025, 0.975]) if len(own) else (float("nan"), float("nan"))
+    return Difference(first.r2 - second.r2, float(low), float(high))
 
 
 def bootstrap_r2(
     true: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"], members: np.ndarray, seed: int
 ) -> tuple[float, float]:
     """The 95 % interval of R² when whole members are drawn with replacement; NaN for fewer than 5 members."""
+    drawn = _drawn_r2(true, predicted, members, seed)
+    if not len(drawn):
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _drawn_r2(
+    true: Float[np.ndarray, "n"], predicted: Float[np.ndarray, "n"], members: np.ndarray, seed: int
+) -> Float[np.ndarray, "draws"]:
+    """R² of every bootstrap draw; none for fewer than 5 members."""
     draws, place = draw_members(members, seed)
     if draws.shape[1] < FEWEST_MEMBERS:
-        return float("nan"), float("nan")
+        return np.empty(0)
     centered = true - true.mean()
     columns = (np.ones_like(true), centered, centered**2, (true - predicted) ** 2)
     count, total, squares, errors = (draws @ np.bincount(place, column) for column in columns)
     spread = squares - total**2 / count
-    r2 = 1 - errors / np.where(spread > 1e-9 * squares.max(), spread, np.nan)
-    low, high = np.nanquantile(r2, [0.025, 0.975])
-    return float(low), float(high)
+    return 1 - errors / np.where(spread > 1e-9 * squares.max(), spread, np.nan)
 
 
 def draw_members(members: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,13 +201,6 @@ def draw_members(members: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     names, place = np.unique(members, return_inverse=True)
     generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
     return generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAPS), place
-
-
-def _fit(features: Float[np.ndarray, "n d"], target: Float[np.ndarray, "n"], strength: float) -> Pipeline:
-    with warnings.catch_warnings():
-        # Weak strengths are ill-conditioned on wide features; validation decides whether they are of use.
-        warnings.simplefilter("ignore", LinAlgWarning)
-        return make_pipeline(StandardScaler(), Ridge(strength)).fit(features, target)
 
 
 def _features_and_target(
@@ -167,14 +218,14 @@ def _features_and_target(
     return part.features[known].astype(np.float64), values.to_numpy(np.float64)[known], members[known]
 
 
-def require_disjoint(train: Embeddings, validation: Embeddings, test: Embeddings, allow_overlap: bool) -> None:
+def require_disjoint(train: Embeddings, validation: Embeddings, test: Embeddings) -> None:
     """Raise `InputError` if members are in several parts, or if test members were trained on."""
     parts = [set(part.table["member"]) for part in (train, validation, test)]
     shared = (parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2])
     if shared:
         raise InputError(f"expected every member in one part only, found {len(shared)} members in several")
     seen = parts[2] & test.trained_on
-    if seen and not allow_overlap:
+    if seen:
         raise InputError(
             f"expected test members that {test.representation} was not trained on, found {len(seen)} of "
             f"{len(parts[2])} among its training members"

@@ -1,11 +1,12 @@
-"""The representations that are always compared: each turns the parts of a zoo into embeddings.
+"""The representations that can be compared, by name: each turns the parts of a zoo into embeddings.
 
-Whatever has to be fitted (principal components) is fitted on the training members.
+Whatever has to be fitted (principal components, a hyper-representation) is fitted on the training members.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,45 +15,141 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from weightspace.analysis.baselines import layer_statistics, raw_weights
+from weightspace.analysis.spectra import matrix_views, spectra
+from weightspace.analysis.token_statistics import exact_token_statistics
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.hyper_representations import embed_whole, fit_hyper_representation
 from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.corpus.corpus import build_corpus
 from weightspace.corpus.preparation import Preparation
+from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo
 
-Represent = Callable[[Sequence[Zoo]], list[Embeddings]]
+Parts = Sequence[Zoo]
+Represent = Callable[[Parts], list[Embeddings]]
 COMPONENTS = 128
 WIDE = 4_096
 SMALLEST_SHARE = 1e-6
 LEARNED = "SANE ("
+HYPER_STEPS = 300
 
 
-def standard_representations(sane: SANE | None) -> list[Represent]:
-    """Baselines first; without a model, the baselines that need none."""
-    simple: list[Represent] = [
-        lambda parts: narrow([raw_weights(part) for part in parts]),
-        lambda parts: [layer_statistics(part) for part in parts],
-    ]
-    if sane is None:
-        return simple
-    preparation = sane.preparation
-    untrained = SANE(sane.config, preparation, window=sane.window, seed=1)
-    return [
-        *simple,
-        lambda parts: components([aligned_weights(part, preparation) for part in parts]),
-        lambda parts: [rename(embed(untrained, part, "mean+spread"), "untrained SANE (mean+spread)") for part in parts],
-        lambda parts: [embed(sane, part, "mean") for part in parts],
-        lambda parts: [embed(sane, part, "mean+spread") for part in parts],
-        lambda parts: [embed(sane, part, "readout") for part in parts],
-        lambda parts: components([embed(sane, part, "sequence") for part in parts]),
-        lambda parts: [beside(embed(sane, part, "readout"), layer_statistics(part)) for part in parts],
-    ]
+class Representation(NamedTuple):
+    """A representation by its short name.
+
+    Attributes:
+        describe: what it is, for help texts.
+        standard: whether it is compared unless others are asked for.
+        of_zoo: computes it from weights alone, or None.
+        of_sane: computes it with a trained model's preparation or the model itself, or None.
+    """
+
+    describe: str
+    standard: bool = False
+    of_zoo: Represent | None = None
+    of_sane: Callable[[SANE, Parts], list[Embeddings]] | None = None
+
+
+def _each(compute: Callable[[Zoo], Embeddings]) -> Represent:
+    return lambda parts: [compute(part) for part in parts]
+
+
+def _embedded(aggregation: str) -> Callable[[SANE, Parts], list[Embeddings]]:
+    return lambda sane, parts: [embed(sane, part, aggregation) for part in parts]
+
+
+def _untrained(sane: SANE, parts: Parts) -> list[Embeddings]:
+    untrained = SANE(sane.config, sane.preparation, window=sane.window, seed=1)
+    return [rename(embed(untrained, part, "mean+spread"), "untrained SANE (mean+spread)") for part in parts]
+
+
+def _hyper(sane: SANE, parts: Parts) -> list[Embeddings]:
+    """Trained here and now on the first part, as wide as the model."""
+    config = SANEConfig(latent_width=2 * sane.config.latent_width, model_width=sane.config.model_width)
+    training = TrainConfig(steps=HYPER_STEPS, seed=sane.about.get("training", {}).get("seed", 0))
+    model = fit_hyper_representation(parts[0], sane.preparation, config, training)
+    return [embed_whole(model, part, sane.preparation, frozenset(parts[0].members)) for part in parts]
+
+
+REPRESENTATIONS: Mapping[str, Representation] = {
+    "W": Representation(
+        "all weights; principal components where they are many",
+        standard=True,
+        of_zoo=lambda parts: narrow([raw_weights(part) for part in parts]),
+    ),
+    "s(W)": Representation("layer statistics", standard=True, of_zoo=_each(layer_statistics)),
+    "spectra": Representation("singular values of every layer", of_zoo=_each(spectra)),
+    "views": Representation(
+        "four views of every matrix through random probes",
+        of_zoo=lambda parts: narrow([matrix_views(part) for part in parts]),
+    ),
+    "aligned": Representation(
+        "principal components of aligned weights",
+        standard=True,
+        of_sane=lambda sane, parts: components([aligned_weights(part, sane.preparation) for part in parts]),
+    ),
+    "t(W)": Representation(
+        "the statistics that SANE's readout learns, computed exactly",
+        standard=True,
+        of_sane=lambda sane, parts: [exact_token_statistics(part, sane.preparation) for part in parts],
+    ),
+    "hyper": Representation("a hyper-representation, trained here (slow)", of_sane=_hyper),
+    "untrained": Representation("an untrained SANE of the same shape", standard=True, of_sane=_untrained),
+    "mean": Representation("SANE, mean over tokens (the paper's)", standard=True, of_sane=_embedded("mean")),
+    "mean+spread": Representation("SANE, mean and spread per layer", standard=True, of_sane=_embedded("mean+spread")),
+    "readout": Representation("SANE, what its statistics head reads", standard=True, of_sane=_embedded("readout")),
+    "sequence": Representation(
+        "SANE, principal components of all latents in a row",
+        standard=True,
+        of_sane=lambda sane, parts: components([embed(sane, part, "sequence") for part in parts]),
+    ),
+    "readout+s(W)": Representation(
+        "SANE's readout beside layer statistics",
+        standard=True,
+        of_sane=lambda sane, parts: [beside(embed(sane, part, "readout"), layer_statistics(part)) for part in parts],
+    ),
+}
+
+
+def choose_representations(names: Sequence[str] = ("standard",), sane: SANE | None = None) -> list[Represent]:
+    """Representations by name, baselines first; without a model, those that need none.
+
+    Args:
+        names: of `REPRESENTATIONS`; `standard` and `all` stand for several.
+        sane: a trained model.
+
+    Raises:
+        InputError: an unknown name, or one that needs a model where there is none.
+    """
+    unknown = [name for name in names if name not in (*REPRESENTATIONS, "standard", "all")]
+    if unknown:
+        raise InputError(
+            f"expected representations among standard, all, {', '.join(REPRESENTATIONS)}, found {', '.join(unknown)}"
+        )
+    chosen: list[Represent] = []
+    for name, own in REPRESENTATIONS.items():
+        if not (name in names or "all" in names or ("standard" in names and own.standard)):
+            continue
+        if own.of_zoo is not None:
+            chosen.append(own.of_zoo)
+        elif own.of_sane is not None and sane is not None:
+            chosen.append(_with_model(own.of_sane, sane))
+        elif name in names:
+            raise InputError(f"expected a trained SANE for the representation {name}, found none")
+    return chosen
+
+
+def _with_model(compute: Callable[[SANE, Parts], list[Embeddings]], sane: SANE) -> Represent:
+    return lambda parts: compute(sane, parts)
 
 
 def aligned_weights(zoo: Zoo, preparation: Preparation) -> Embeddings:
     """Canonical weights in one row per checkpoint: W after weight matching."""
     with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
         corpus = build_corpus(zoo, preparation, Path(folder))
+        if len({part.frame.layout.size for part in corpus.parts}) > 1:
+            raise InputError("expected networks of one size for aligned W, found several: choose one architecture")
         rows = np.concatenate([part.flat.numpy() for part in corpus.parts])
         table = pd.concat([part.table for part in corpus.parts])
     order = zoo.order_of(table)

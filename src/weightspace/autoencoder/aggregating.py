@@ -57,3 +57,11 @@ class Aggregator:
             spread = (squares / count - mean.square()).clamp_min(0).sqrt()
             columns += [mean] if self._kind == "mean" else [mean, spread]
         return torch.cat(columns, dim=1).float().clone()
+
+
+def mean_and_spread(
+    values: Float[Tensor, "networks tokens width"], layers: Int[Tensor, "tokens"]
+) -> Float[Tensor, "networks features"]:
+    """Mean and standard deviation over the tokens of each layer, side by side."""
+    parts = [values[:, layers == layer].double() for layer in layers.unique(sorted=True).tolist()]
+    return torch.cat([moment for own in parts for moment in (own.mean(1), own.std(1, correction=0))], dim=1).float()

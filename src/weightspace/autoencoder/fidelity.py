@@ -15,7 +15,6 @@ from weightspace.autoencoder.states import Row
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.supervised import predict_stack, stack_weights
-from weightspace.tokens.patterns import positions_of
 from weightspace.tokens.tokenizing import scatter_tokens
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
@@ -185,10 +184,9 @@ def _reconstruct(
 ) -> _Pair:
     prepared = sane.preparation.prepare(weights, architecture)
     layout = prepared.frame.layout
-    positions = positions_of(layout)
-    latents = encode_tokens(sane, prepared.tokens[None], positions)[0]
+    latents = encode_tokens(sane, prepared.tokens[None], layout)[0]
     latents = squeeze(latents) if squeeze is not None else latents
-    tokens = decode_latents(sane, latents[None], positions)[0]
+    tokens = decode_latents(sane, latents[None], layout)[0]
     true, made = (scatter_tokens(own, layout).split(layout.sizes.tolist()) for own in (prepared.tokens, tokens))
     for name, one, other in zip(layout.names, true, made, strict=True):
         errors.add(name, one.double(), other.double())

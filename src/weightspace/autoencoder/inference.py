@@ -7,9 +7,9 @@ published code embeds the whole sequence in one pass, at quadratic cost and out 
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,14 +25,15 @@ from weightspace.corpus.views import whole_networks
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.tokens.layout import TokenLayout
-from weightspace.tokens.patterns import positions_of
+from weightspace.tokens.patterns import Entries, entries_of, positions_of
 from weightspace.tokens.windows import WindowCut
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 WINDOWS_AT_ONCE = 256
-Coder = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# Windows of a sequence, the places of their tokens in it, and which are there; returns what becomes of them.
+Coder = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,10 @@ class Embeddings:
     table: pd.DataFrame
     representation: str
     trained_on: frozenset[str] = frozenset()
+
+    def forgetting(self) -> "Embeddings":
+        """The same without a record of what they were trained on, so that no probe refuses."""
+        return replace(self, trained_on=frozenset())
 
     def to_table(self) -> pd.DataFrame:
         """The zoo's table with the vectors as columns `z0, z1, ...`."""
@@ -114,27 +119,39 @@ def encode_corpus(sane: SANE, corpus: Corpus) -> Iterator[Latents]:
 def encode_part(sane: SANE, part: CorpusPart) -> Iterator[Float[Tensor, "checkpoints tokens latent"]]:
     """Latents of the checkpoints of one part, a few at a time."""
     for flat in part.chunks():
-        yield encode_tokens(sane, whole_networks(part, flat), part.positions)
+        yield encode_tokens(sane, whole_networks(part, flat), part.frame.layout)
 
 
 def encode_tokens(
-    sane: SANE, tokens: Float[Tensor, "networks tokens width"], positions: Int[Tensor, "tokens 4"]
+    sane: SANE, tokens: Float[Tensor, "networks tokens width"], layout: TokenLayout
 ) -> Float[Tensor, "networks tokens latent"]:
-    """Latents of whole token sequences, haloed where they are longer than the model's window."""
-    return _map_windows(sane, sane.encode, tokens, positions)
+    """Latents of whole networks' tokens, haloed where there are more than the model's window."""
+    positions, entries = positions_of(layout), entries_of(layout)
+    sane.positions.check(positions)
+
+    def encode(windows: Tensor, index: Tensor, present: Tensor) -> Tensor:
+        return encode_windows(sane, windows, positions[index], Entries(*(own[index] for own in entries)), present)
+
+    return _map_windows(sane, encode, tokens)
 
 
 def decode_latents(
-    sane: SANE, latents: Float[Tensor, "networks tokens latent"], positions: Int[Tensor, "tokens 4"]
+    sane: SANE, latents: Float[Tensor, "networks tokens latent"], layout: TokenLayout
 ) -> Float[Tensor, "networks tokens width"]:
-    """Tokens of whole latent sequences, haloed likewise."""
-    return _map_windows(sane, sane.decode, latents, positions)
+    """Tokens of whole networks' latents, haloed likewise."""
+    positions = positions_of(layout)
+    sane.positions.check(positions)
+
+    def decode(windows: Tensor, index: Tensor, present: Tensor) -> Tensor:
+        return _apply(sane, sane.decode, windows, positions[index], present=present)
+
+    return _map_windows(sane, decode, latents)
 
 
 def encode_network(sane: SANE, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
     """Latents of one raw network."""
     prepared = sane.preparation.prepare(weights)
-    return prepared, encode_tokens(sane, prepared.tokens[None], positions_of(prepared.frame.layout))[0]
+    return prepared, encode_tokens(sane, prepared.tokens[None], prepared.frame.layout)[0]
 
 
 def restore(
@@ -145,7 +162,7 @@ def restore(
 ) -> Weights:
     """A whole network's weights from its latents: decode, undo the standardisation, detokenise."""
     layout: TokenLayout = sane.preparation.frame_of(architecture).layout
-    tokens = decode_latents(sane, latents[None], positions_of(layout))[0]
+    tokens = decode_latents(sane, latents[None], layout)[0]
     return sane.preparation.restore(tokens, architecture, carried)
 
 
@@ -165,25 +182,27 @@ def encode_windows(
     sane: SANE,
     tokens: Float[Tensor, "windows span width"],
     positions: Int[Tensor, "windows span 4"],
+    entries: Entries,
     present: Bool[Tensor, "windows span"],
 ) -> Float[Tensor, "windows span latent"]:
     """Latents of windows, on the CPU."""
-    return _apply(sane, sane.encode, tokens, positions, present)
+    there = Entries(*(own.to(sane.token_in.weight.device) for own in entries))
+    return _apply(sane, sane.encode, tokens, positions, there, present=present)
 
 
-def _apply(sane: SANE, function: Coder, values: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+def _apply(sane: SANE, function: Callable[..., Tensor], *arguments: Any, present: Tensor) -> Tensor:
     """Encode or decode windows where the model is."""
     sane.eval()
     device = sane.token_in.weight.device
     there = None if bool(present.all()) else present.to(device)
+    moved = [own.to(device) if isinstance(own, Tensor) else own for own in arguments]
     with torch.inference_mode():
-        return function(values.to(device), positions.to(device), there).float().cpu()
+        return function(*moved, present=there).float().cpu()
 
 
-def _map_windows(sane: SANE, function: Coder, sequence: Tensor, positions: Tensor) -> Tensor:
+def _map_windows(sane: SANE, code: Coder, sequence: Tensor) -> Tensor:
     """Encode or decode whole sequences of networks, some windows at a time."""
     cut = cut_windows(sequence.shape[1], sane.window)
-    sane.positions.check(positions)
     networks = max(1, WINDOWS_AT_ONCE // cut.count)
     at_once = min(cut.count, WINDOWS_AT_ONCE)
     results = []
@@ -192,8 +211,7 @@ def _map_windows(sane: SANE, function: Coder, sequence: Tensor, positions: Tenso
         for first in range(0, cut.count, at_once):
             count = min(at_once, cut.count - first)
             index, present = cut.index(first, count)
-            own = positions[index].repeat(len(chunk), 1, 1)
-            made = _apply(sane, function, chunk[:, index].flatten(0, 1), own, present.repeat(len(chunk), 1))
+            made = code(chunk[:, index].flatten(0, 1), index.repeat(len(chunk), 1), present.repeat(len(chunk), 1))
             runs.append(torch.stack([cut.merge(one, first, count) for one in made.unflatten(0, (len(chunk), count))]))
         results.append(torch.cat(runs, dim=1))
     return torch.cat(results).clone()

@@ -11,6 +11,7 @@ from weightspace.autoencoder.losses import masked_mse, nt_xent
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.statistics import statistics_loss, token_statistics
 from weightspace.corpus.views import Batch
+from weightspace.tokens.patterns import Entries
 
 
 class Losses(NamedTuple):
@@ -51,18 +52,18 @@ class Objective(nn.Module):
         views, size = batch.inputs.shape[:2]
         positions, present = batch.positions.repeat(views, 1, 1), batch.present.repeat(views, 1)
         attended = present if batch.padded else None
-        latents = sane.encode(batch.inputs.flatten(0, 1), positions, attended)
+        entries = Entries(batch.mask.repeat(views, 1, 1), batch.bias.repeat(views, 1, 1))
+        latents = sane.encode(batch.inputs.flatten(0, 1), positions, entries, attended)
         decoded = sane.decode(latents, positions, attended)
-        mask, bias = batch.mask.repeat(views, 1, 1), batch.bias.repeat(views, 1, 1)
         targets = batch.targets.flatten(0, 1)
-        reconstruction = masked_mse(decoded, targets, mask, scale.flatten(0, 1) if scale is not None else None)
+        reconstruction = masked_mse(decoded, targets, entries.mask, scale.flatten(0, 1) if scale is not None else None)
         contrastive, statistics = latents.new_zeros(()), latents.new_zeros(())
         if config.contrastive_weight:
             projected = sane.project(latents, present).view(views, size, -1)
             first, second = (rows_of_all_processes(own) for own in projected)
             contrastive = nt_xent(first, second, config.temperature)
         if config.statistics_weight:
-            statistics = statistics_loss(sane.statistics(latents), token_statistics(targets, mask, bias), present)
+            statistics = statistics_loss(sane.statistics(latents), token_statistics(targets, entries), present)
         if share is not None:
             reconstruction, statistics = reconstruction * share[0], statistics * share[1]
         total = (1 - config.contrastive_weight) * reconstruction + config.contrastive_weight * contrastive

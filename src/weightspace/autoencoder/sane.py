@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
-from weightspace.autoencoder.statistics import STATISTICS
+from weightspace.autoencoder.statistics import STATISTICS, token_statistics
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.randomness import derive_seed
+from weightspace.tokens.patterns import Entries
 from weightspace.zoo.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SANE(nn.Module):
         self.members: list[str] = []
         self.about: dict[str, Any] = {}
         token_width, width = preparation.config.token_width, config.model_width
-        self.token_in = nn.Linear(token_width, width)
+        self.token_in = nn.Linear(token_width + len(STATISTICS), width)
         self.latent_out = nn.Linear(width, config.latent_width)
         self.latent_in = nn.Linear(config.latent_width, width)
         self.token_out = nn.Linear(width, token_width)
@@ -62,10 +63,16 @@ class SANE(nn.Module):
         self,
         tokens: Float[Tensor, "batch window width"],
         positions: Int[Tensor, "batch window 4"],
+        entries: Entries,
         present: Bool[Tensor, "batch window"] | None = None,
     ) -> Float[Tensor, "batch window latent"]:
-        """Latents of windows of tokens."""
-        x = self.token_in(tokens) + self.positions(positions)
+        """Latents of windows of tokens.
+
+        Deviation: beside each token the encoder sees its statistics (see `statistics`), which a linear map of its
+        entries cannot tell it.
+        """
+        seen = torch.cat([tokens, token_statistics(tokens, entries)], dim=-1)
+        x = self.token_in(seen) + self.positions(positions)
         return self.latent_out(self.encoder(x, present))
 
     def decode(

@@ -1,4 +1,4 @@
-"""Statistics of single tokens, which the latents are trained to hold in a linear way.
+"""Statistics of single tokens, which the encoder sees and the latents are trained to hold in a linear way.
 
 Ours, not the paper's. A mean over token latents can only tell what single latents tell linearly, and
 reconstruction alone stores values, not sizes: how large the weights and biases of a layer are is lost in the
@@ -10,29 +10,37 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from weightspace.tokens.patterns import Entries
+
 SMALLEST_SIZE = 0.01
 # Shares of the weights below so many standard deviations: their mean over tokens is that of the whole layer, which
 # no quantile's mean is. A weight counts in part within a quarter of a standard deviation of a level.
 LEVELS = (-2.0, -1.0, -0.4, 0.4, 1.0, 2.0)
 SOFTNESS = 0.25
 MOMENTS = ("mean", "mean size", "mean logarithm of the size", "mean logarithm of 1 + square", "root mean square")
+ROOT = MOMENTS.index("root mean square")
 OF_A_PART = (*MOMENTS, *(f"share below {level:g}" for level in LEVELS))
 STATISTICS = tuple(f"{statistic} of the {part}" for part in ("weights", "biases") for statistic in OF_A_PART)
 SMALLEST_SPREAD = 0.02
 
 
-def token_statistics(
-    values: Float[Tensor, "*batch width"], mask: Bool[Tensor, "*batch width"], bias: Bool[Tensor, "*batch width"]
-) -> Float[Tensor, "*batch 22"]:
+def token_statistics(values: Float[Tensor, "*batch width"], entries: Entries) -> Float[Tensor, "*batch 22"]:
     """`STATISTICS` of every token.
 
     Args:
         values: standardised weights; 0 in the padding.
-        mask: which entries are real.
-        bias: which of them are biases. Half of the statistics are of these, half of the others; they are 0
-            where there are none.
+        entries: which are real, and which of them biases. Half of the statistics are of these, half of the others;
+            they are 0 where there are none.
     """
-    return torch.cat([_of_part(values, mask & ~bias), _of_part(values, mask & bias)], dim=-1)
+    mask, bias = (own.expand_as(values) for own in entries)
+    size = values.abs()
+    kinds = [values, size, (size + SMALLEST_SIZE).log(), values.square().log1p(), values.square()]
+    kinds += [((level - values) / (2 * SOFTNESS) + 0.5).clamp(0, 1) for level in LEVELS]
+    among = torch.stack([mask & ~bias, mask & bias], dim=-1).to(values.dtype)
+    counts = among.sum(-2)[..., None, :].clamp_min(1)
+    means = torch.stack(kinds, dim=-2) @ among / counts
+    roots = means[..., ROOT : ROOT + 1, :].sqrt()
+    return torch.cat([means[..., :ROOT, :], roots, means[..., ROOT + 1 :, :]], dim=-2).transpose(-1, -2).flatten(-2)
 
 
 def statistics_loss(
@@ -47,17 +55,3 @@ def statistics_loss(
     variance = ((true - mean).square() * real).sum((0, 1)) / count
     error = (predicted - true) / variance.sqrt().clamp_min(SMALLEST_SPREAD)
     return (error.square() * real).sum() / (count * true.shape[-1])
-
-
-def _of_part(
-    values: Float[Tensor, "*batch width"], among: Bool[Tensor, "*batch width"]
-) -> Float[Tensor, "*batch statistics"]:
-    size, square = values.abs(), values.square()
-    kinds = (values, size, (size + SMALLEST_SIZE).log(), square.log1p(), square)
-    shares = [((level - values) / (2 * SOFTNESS) + 0.5).clamp(0, 1) for level in LEVELS]
-    means = [_mean(kind, among) for kind in kinds]
-    return torch.stack([*means[:-1], means[-1].sqrt(), *(_mean(share, among) for share in shares)], dim=-1)
-
-
-def _mean(values: Float[Tensor, "*batch width"], among: Bool[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
-    return (values * among).sum(-1) / among.sum(-1).clamp_min(1)

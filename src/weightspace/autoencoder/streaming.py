@@ -16,7 +16,7 @@ from weightspace.corpus.preparation import Frame, Preparation
 from weightspace.corpus.reading import InMemory, TokenReader
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.tokens.patterns import largest_positions, positions_of
+from weightspace.tokens.patterns import Entries, entries_of, largest_positions, positions_of
 from weightspace.weights import (
     INDEX_FILES,
     SINGLE_FILES,
@@ -149,7 +149,9 @@ def encode_stream(
         start, stop = cut.seen(first, count)
         index, present = cut.index(first, count)
         positions = positions_of(reader.frame.layout, start, stop)
-        encoded = encode_windows(sane, reader.read(start, stop)[index - start], positions[index - start], present)
+        own, tokens = index - start, reader.read(start, stop)
+        entries = Entries(*(kind[own] for kind in entries_of(reader.frame.layout, start, stop)))
+        encoded = encode_windows(sane, tokens[own], positions[own], entries, present)
         yield cut.kept(first, count)[0], cut.merge(encoded, first, count)
 
 

@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from weightspace import __version__
 from weightspace.autoencoder.presets import PRESETS, preset_options
-from weightspace.cli import models, networks, reports, symmetries, zoos
+from weightspace.cli import models, networks, reading, reports, symmetries, zoos
 from weightspace.errors import InputError
 
 LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
@@ -23,7 +23,7 @@ app = App(
 )
 for command in (
     *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, symmetries.symmetry, symmetries.align),
-    *(models.pretrain, models.card, models.embed, models.probe, networks.generate, networks.evaluate, reports.report),
+    *(models.pretrain, models.card, models.embed, reading.probe, networks.generate, networks.evaluate, reports.report),
 ):
     app.command(command)
 app.command(zoos.import_, name="import")

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.presets import PresetName
 from weightspace.cli.shared import (
     THIRDS,
     Flat,
+    Fold,
     Force,
     Json,
     Out,
@@ -19,9 +18,7 @@ from weightspace.cli.shared import (
     Split,
     chosen_mode,
     open_card_zoos,
-    open_split,
     prepare_torch,
-    print_json,
     print_result,
 )
 from weightspace.corpus.config import PreparationConfig
@@ -36,6 +33,7 @@ def pretrain(
     training: Annotated[TrainConfig, Flat] = TrainConfig(),
     preparation: Annotated[PreparationConfig, Flat] = PreparationConfig(),
     split: Split = THIRDS,
+    fold: Fold = 0,
     data: str | None = None,
     observe_every: int = 0,
     resume: Resume = False,
@@ -66,7 +64,7 @@ def pretrain(
     from weightspace.zoo.concatenating import concatenate
 
     require_between("observe every", observe_every, 0)
-    zoos = open_card_zoos(folders, split, training.seed, data)
+    zoos = open_card_zoos(folders, split, training.seed, data, fold)
     train = concatenate([zoo.parts[0] for zoo in zoos]) if len(zoos) > 1 else zoos[0].parts[0]
     observer = FidelityObserver([(held_out_networks(zoo.parts[1]), zoo.images) for zoo in zoos])
     every = observe_every or max(1, training.steps // 4)
@@ -87,6 +85,7 @@ def card(
     /,
     *folders: Path,
     split: Split = THIRDS,
+    fold: Fold = 0,
     seed: int = 0,
     data: str | None = None,
     as_json: Json = False,
@@ -107,7 +106,7 @@ def card(
     prepare_torch()
     from weightspace.report.model_card import CARD_FILE, write_model_card
 
-    numbers = write_model_card(model, open_card_zoos(folders, split, seed, data))
+    numbers = write_model_card(model, open_card_zoos(folders, split, seed, data, fold))
     kept = [f"{own['zoo']} R² {own['r2']:.3f}" for own in numbers["fidelity"]]
     print_result(model / CARD_FILE, ", ".join(kept), numbers, as_json)
 
@@ -170,48 +169,3 @@ def embed(
     assumed = sorted({own for own in embeddings.table.get("assumed", []) if own})
     line = f"{count} embeddings of width {width}" + (f"; assumed: {'; '.join(assumed)}" if assumed else "")
     print_result(out, line, {"checkpoints": count, "width": width, "assumed": assumed}, as_json)
-
-
-def probe(
-    folder: Path,
-    /,
-    *,
-    sane: Path | None = None,
-    targets: str = "test_accuracy,epoch,generalization_gap",
-    split: Split = THIRDS,
-    seed: int = 0,
-    allow_overlap: Annotated[bool, Parameter(negative="")] = False,
-    as_json: Json = False,
-) -> None:
-    """Probe representations for properties, baselines beside each other.
-
-    Parameters
-    ----------
-    folder
-        A zoo.
-    sane
-        A trained SANE; without it only the baselines are probed.
-    targets
-        Properties to predict, separated by commas.
-    seed
-        Seed of the split: the one the SANE was trained with, so that it has not seen the test members.
-    allow_overlap
-        Probe all the same if the SANE was trained on test members.
-    """
-    prepare_torch()
-    from weightspace.analysis.comparing import compare_representations
-    from weightspace.analysis.representations import standard_representations
-    from weightspace.autoencoder.sane import SANE
-    from weightspace.report.tables import print_table, reading_tables
-
-    parts = open_split(folder, split, seed)
-    representations = standard_representations(SANE.open(sane) if sane is not None else None)
-    names = [target.strip() for target in targets.split(",")]
-    rows = compare_representations(parts, representations, names, seed=seed, allow_overlap=allow_overlap).rows
-    if as_json:
-        print_json(rows)
-        return
-    for table in reading_tables(rows):
-        print_table(table)
-        print()
-    print(f"{folder}: probes trained on {len(parts[0].members)} members, tested on {len(parts[2].members)}")

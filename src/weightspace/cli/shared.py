@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weightspace.errors import InputError
+from weightspace.errors import InputError, require_between
 
 if TYPE_CHECKING:
     from weightspace.report.model_card import CardZoo
@@ -29,6 +29,7 @@ Ray = Annotated[
 ]
 PLOTS = (".png", ".svg", ".pdf")
 Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.")]
+Fold = Annotated[int, Parameter(help="Other members for each part: those of fold 0, moved on by so many test parts.")]
 
 
 def prepare_torch() -> None:
@@ -51,14 +52,17 @@ def chosen_mode(resume: bool, force: bool) -> list[str]:
     return [name for name, on in (("resume", resume), ("force", force)) if on]
 
 
-def open_split(folder: Path, shares: Shares, seed: int) -> "tuple[Zoo, ...]":
+def open_split(folder: Path, shares: Shares, seed: int, fold: int = 0) -> "tuple[Zoo, ...]":
     """A zoo's training, validation and test members."""
     from weightspace.zoo.zoo import Zoo
 
-    return Zoo.open(folder).split(*shares, seed=seed)
+    require_between("fold", fold, 0)
+    return Zoo.open(folder).split(*shares, seed=seed, fold=fold)
 
 
-def open_card_zoos(folders: Sequence[Path], shares: Shares, seed: int, data: str | None) -> "list[CardZoo]":
+def open_card_zoos(
+    folders: Sequence[Path], shares: Shares, seed: int, data: str | None, fold: int = 0
+) -> "list[CardZoo]":
     """Zoos in three parts each, with the images to score their networks on: those given, or those that they name."""
     from weightspace.images import open_images
     from weightspace.report.model_card import CardZoo
@@ -70,7 +74,7 @@ def open_card_zoos(folders: Sequence[Path], shares: Shares, seed: int, data: str
     given = open_images(data) if data is not None else None
     zoos = []
     for folder in folders:
-        parts = open_split(folder, shares, seed)
+        parts = open_split(folder, shares, seed, fold)
         for part in parts[1:]:
             require_finite_zoo(part)
         images = given or recorded_images(parts[0])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weightspace.analysis.comparing import Comparison as Read
-from weightspace.analysis.comparing import compare_representations
-from weightspace.analysis.representations import standard_representations
+from weightspace.analysis.comparing import Fold, compare_representations
+from weightspace.analysis.representations import choose_representations
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruction_r2
 from weightspace.autoencoder.inference import embed
@@ -111,9 +111,8 @@ def _pretrain(folder: Path, train: Zoo, config: DemoConfig) -> SANE:
 
 def _read(sane: SANE, split: Split, config: DemoConfig) -> Read:
     log.info("[3/5] read       probes, tested on %d members that SANE never saw", len(split.test.members))
-    return compare_representations(
-        split, standard_representations(sane), TARGETS, hyper_parameters=HYPER_PARAMETERS, seed=config.seed
-    )
+    fold = Fold(split, choose_representations(sane=sane))
+    return compare_representations([fold], TARGETS, hyper_parameters=HYPER_PARAMETERS, seed=config.seed)
 
 
 def _write(

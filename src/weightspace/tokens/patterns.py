@@ -53,6 +53,20 @@ def locate_tokens(layout: TokenLayout, token: Int[np.ndarray, "*tokens"]) -> Loc
     return Located(positions, 2 * layer + final)
 
 
+class Entries(NamedTuple):
+    """What the entries of tokens are: real or padding, and which of the real ones are biases."""
+
+    mask: Bool[torch.Tensor, "*tokens width"]
+    bias: Bool[torch.Tensor, "*tokens width"]
+
+
+def entries_of(layout: TokenLayout, start: int = 0, stop: int | None = None) -> Entries:
+    """The entries of the tokens `start:stop` of a network (all by default)."""
+    patterns = token_patterns(layout)
+    place = locate_tokens(layout, np.arange(start, len(layout) if stop is None else stop)).pattern
+    return Entries(torch.from_numpy(patterns.mask[place]), torch.from_numpy(patterns.bias[place]))
+
+
 def positions_of(layout: TokenLayout, start: int = 0, stop: int | None = None) -> Int[torch.Tensor, "tokens 4"]:
     """The positions of the tokens `start:stop` of a network (all by default)."""
     stop = len(layout) if stop is None else stop

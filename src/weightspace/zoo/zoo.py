@@ -139,11 +139,12 @@ class Zoo:
             raise InputError(f"expected between 1 and {len(ranked)} members to choose by {by}, found {count}")
         return replace(self, table=self.table.loc[ranked.index[:count]])
 
-    def split(self, *shares: float, seed: int) -> tuple["Zoo", ...]:
+    def split(self, *shares: float, seed: int, fold: int = 0) -> tuple["Zoo", ...]:
         """Split by member: all epochs of a member fall into one part.
 
-        A member's part depends on its name and `seed` only, never on the order of files, so sizes are
-        approximate.
+        A member's part depends on its name, `seed` and `fold` only, never on the order of files, so sizes are
+        approximate. From fold to fold the parts move on by the last share, so that the last parts of so many folds
+        as it goes into 1 have no member in common.
 
         Raises:
             InputError: shares that are not positive or do not sum to 1, or a part that stays empty.
@@ -152,7 +153,8 @@ class Zoo:
             raise InputError(f"expected positive shares that sum to 1, found {', '.join(map(str, shares))}")
         bounds = [sum(shares[: number + 1]) for number in range(len(shares))]
         bounds[-1] = 1.0
-        place = {member: derive_share(seed, "split", member) for member in self.members}
+        moved = fold * shares[-1]
+        place = {member: (derive_share(seed, "split", member) + moved) % 1 for member in self.members}
         part_of = {member: sum(share >= bound for bound in bounds) for member, share in place.items()}
         parts = self.table["member"].map(part_of)
         empty = [str(share) for number, share in enumerate(shares) if not (parts == number).any()]

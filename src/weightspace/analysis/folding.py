@@ -1,0 +1,81 @@
+"""Which members are tested together, and by which model that has not seen them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pandas.api.types import is_numeric_dtype
+
+from weightspace.analysis.comparing import Fold
+from weightspace.analysis.representations import choose_representations
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.zoo.zoo import Zoo
+
+MOST_CATEGORIES = 20
+
+
+class Targets(NamedTuple):
+    """Numeric properties that change over training, and hyper-parameters, which do not."""
+
+    results: list[str]
+    hyper_parameters: list[str]
+
+
+def make_folds(
+    zoo: Zoo,
+    shares: Sequence[float],
+    sanes: Sequence[SANE] = (),
+    names: Sequence[str] = ("standard",),
+    *,
+    folds: int = 0,
+    seed: int = 0,
+    allow_overlap: bool = False,
+) -> list[Fold]:
+    """Splits of a zoo by member with representations for each.
+
+    Args:
+        zoo: all of its members.
+        shares: of members for training, validation and test.
+        sanes: trained models. Each fold takes the first that has seen none of its test members; folds that all
+            models have seen members of are left out.
+        names: see `choose_representations`.
+        folds: how many; 0 for as many as test every member at most once.
+        seed: of the splits: the models' own, so that they have not seen the test members.
+        allow_overlap: take the first model for every fold, whatever it has seen.
+
+    Raises:
+        InputError: no fold whose test members some model has not seen.
+    """
+    count = folds or max(1, int(1 / shares[-1] + 1e-9))
+    made, seen = [], 0
+    for fold in range(count):
+        parts = zoo.split(*shares, seed=seed, fold=fold)
+        fresh = [sane for sane in sanes if allow_overlap or not sane.trained_on(parts[-1])]
+        if fresh or not sanes:
+            made.append(Fold(parts, choose_representations(names, fresh[0] if fresh else None)))
+        elif not fold:
+            seen = len(sanes[0].trained_on(parts[-1]))
+    if not made:
+        raise InputError(
+            f"expected test members that the SANE was not trained on, found {seen} of "
+            f"{len(zoo.split(*shares, seed=seed)[-1].members)} among its training members in the first fold, and some "
+            "in every other: give the shares and the seed it was trained with"
+        )
+    return made
+
+
+def find_targets(zoo: Zoo) -> Targets:
+    """Every property of a zoo that can be probed for: those that vary."""
+    results, hyper_parameters = [], []
+    table = zoo.table
+    for name in zoo.properties:
+        values = table[name].dropna()
+        if values.nunique() < 2:
+            continue
+        constant = values.groupby(table["member"]).nunique().max() == 1
+        numeric = is_numeric_dtype(values)
+        if constant and (numeric or values.nunique() <= MOST_CATEGORIES):
+            hyper_parameters.append(name)
+        elif numeric:
+            results.append(name)
+    return Targets(results, hyper_parameters)

@@ -1,0 +1,49 @@
+"""The models that read properties from representations: linear ones, and gradient-boosted trees.
+
+All representations are read by the same models; of each kind a few settings are fitted on training members, and
+validation members choose.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from scipy.linalg import LinAlgWarning
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+ProbeModel = Literal["linear", "trees"]
+RIDGE_STRENGTHS = tuple(10.0**power for power in range(-4, 6))
+LOGISTIC_STRENGTHS = (1e-3, 1e-1, 1e1)
+ITERATIONS = 200
+LEAVES = (3, 8, 24)
+TREES: dict[str, Any] = {"max_iter": ITERATIONS, "learning_rate": 0.05, "min_samples_leaf": 5, "random_state": 0}
+
+
+def regressors(model: ProbeModel) -> Mapping[float, Any]:
+    """Unfitted regressions by their setting: ridge by its strength, or trees by their leaves."""
+    if model == "trees":
+        return {leaves: HistGradientBoostingRegressor(max_leaf_nodes=leaves, **TREES) for leaves in LEAVES}
+    return {strength: make_pipeline(StandardScaler(), Ridge(strength)) for strength in RIDGE_STRENGTHS}
+
+
+def classifiers(model: ProbeModel) -> Mapping[float, Any]:
+    """Unfitted classifiers by their setting: logistic regression by its strength, or trees by their leaves."""
+    if model == "trees":
+        return {leaves: HistGradientBoostingClassifier(max_leaf_nodes=leaves, **TREES) for leaves in LEAVES}
+    return {
+        strength: make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
+        for strength in LOGISTIC_STRENGTHS
+    }
+
+
+def fit_quietly(model: Any, features: np.ndarray, target: np.ndarray) -> Any:
+    """Fit a model; one that is ill-conditioned or has not converged is a weaker one, and validation decides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LinAlgWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(features, target)

@@ -1,0 +1,82 @@
+"""Commands that read networks: what representations of their weights tell."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from weightspace.cli.shared import THIRDS, Json, Split, prepare_torch, print_json
+from weightspace.errors import require_between
+
+TARGETS = "test_accuracy,epoch,generalization_gap"
+
+
+def probe(
+    folder: Path,
+    /,
+    *,
+    sane: tuple[Path, ...] = (),
+    representations: str = "standard",
+    targets: str = TARGETS,
+    model: Literal["linear", "trees"] = "linear",
+    split: Split = THIRDS,
+    folds: int = 0,
+    seed: int = 0,
+    allow_overlap: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Json = False,
+) -> None:
+    """Probe representations for properties, baselines beside each other, on members that nobody has seen.
+
+    Parameters
+    ----------
+    folder
+        A zoo.
+    sane
+        A trained SANE, or several that were trained on other folds: each fold takes one that has not seen its test
+        members. Without any, only the baselines are probed.
+    representations
+        Separated by commas: W, s(W), spectra, views, aligned, t(W), hyper, untrained, mean, mean+spread, readout,
+        sequence, readout+s(W); standard for all but spectra, views and hyper; or all.
+    targets
+        Properties to predict, separated by commas, or all.
+    model
+        linear (ridge regression, as in the paper) or trees (gradient boosting).
+    folds
+        So many splits, each with other test members; 0 for as many as test every member at most once. Of one SANE,
+        those that it has seen test members of are left out.
+    seed
+        Seed of the split: the one the SANE was trained with, so that it has not seen the test members.
+    allow_overlap
+        Probe all the same if the SANE was trained on test members.
+    """
+    prepare_torch()
+    from weightspace.analysis.comparing import compare_representations
+    from weightspace.analysis.folding import find_targets, make_folds
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.report.tables import print_table, reading_tables
+    from weightspace.zoo.zoo import Zoo
+
+    require_between("folds", folds, 0)
+    zoo, models = Zoo.open(folder), [SANE.open(path) for path in sane]
+    names = [name.strip() for name in representations.split(",")]
+    known = find_targets(zoo)
+    wanted = [target.strip() for target in targets.split(",")]
+    wanted = [*known.results, *known.hyper_parameters] if wanted == ["all"] else wanted
+    drawn = [target for target in wanted if target in known.hyper_parameters]
+    made = make_folds(zoo, split, models, names, folds=folds, seed=seed, allow_overlap=allow_overlap)
+    found = compare_representations(
+        made,
+        [target for target in wanted if target not in drawn],
+        hyper_parameters=drawn,
+        model=model,
+        seed=seed,
+        allow_overlap=allow_overlap,
+    )
+    if as_json:
+        print_json(found.rows)
+        return
+    for table in reading_tables(found.rows):
+        print_table(table)
+        print()
+    tested = len({member for fold in made for member in fold.parts[-1].members})
+    print(f"{folder}: {len(made)} folds, {model} probes tested on {tested} of {len(zoo.members)} members")
