@@ -10,12 +10,20 @@ from safetensors.torch import load_file, save_file
 
 from weightspace.analysis.baselines import QUANTILES, layer_statistics, raw_weights
 from weightspace.analysis.classifying import classify
-from weightspace.analysis.comparing import CHOSEN, compare_representations, last_epoch
-from weightspace.analysis.probe import bootstrap_r2, probe
-from weightspace.analysis.representations import Represent, beside, components, standard_representations
-from weightspace.autoencoder.inference import Embeddings
+from weightspace.analysis.comparing import CHOSEN, Fold, compare_representations, last_epoch
+from weightspace.analysis.folding import find_targets, make_folds
+from weightspace.analysis.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
+from weightspace.analysis.representations import Represent, beside, choose_representations, components
+from weightspace.analysis.spectra import PROBES, matrix_views, spectra
+from weightspace.analysis.token_statistics import exact_token_statistics
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.hyper_representations import embed_whole, fit_hyper_representation
+from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.statistics import token_statistics
 from weightspace.errors import InputError
+from weightspace.randomness import derive_seed
+from weightspace.tokens.patterns import entries_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
@@ -50,7 +58,7 @@ def test_ridge_is_the_normal_equations() -> None:
     x, y = train.features, train.table["quality"].to_numpy()
     mean, std = x.mean(0), x.std(0)
     scaled = (x - mean) / std
-    weights = np.linalg.solve(scaled.T @ scaled + result.strength * np.eye(4), scaled.T @ (y - y.mean()))
+    weights = np.linalg.solve(scaled.T @ scaled + result.setting * np.eye(4), scaled.T @ (y - y.mean()))
     expected = (test.features - mean) / std @ weights + y.mean()
     np.testing.assert_allclose(result.predicted, expected, rtol=1e-8)
     residual = ((result.true - expected) ** 2).sum() / ((result.true - result.true.mean()) ** 2).sum()
@@ -227,12 +235,19 @@ def test_side_by_side_remembers_what_was_trained_on() -> None:
 def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], sane_folder: Path) -> None:
     sane = SANE.open(sane_folder)
     rows = compare_representations(
-        parts,
-        standard_representations(sane),
+        [Fold(parts, choose_representations(sane=sane))],
         ["test_accuracy", "epoch"],
         hyper_parameters=["learning_rate", "activation"],
     ).rows
-    names = ["W", "s(W)", "aligned W (PCA)", "untrained SANE (mean+spread)", "SANE (mean)", "SANE (mean+spread)"]
+    names = [
+        "W",
+        "s(W)",
+        "aligned W (PCA)",
+        "t(W)",
+        "untrained SANE (mean+spread)",
+        "SANE (mean)",
+        "SANE (mean+spread)",
+    ]
     names += ["SANE (readout)", "SANE (sequence, PCA)", "SANE (readout) + s(W)", CHOSEN]
     assert list(dict.fromkeys(row["representation"] for row in rows)) == names
     assert {(row["subset"], row["target"]) for row in rows} == {
@@ -242,7 +257,7 @@ def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], san
         ("last_epoch", "learning_rate"),
         ("last_epoch", "activation"),
     }
-    assert len(rows) == 50 and json.dumps(rows)
+    assert len(rows) == 55 and json.dumps(rows)
     for row in rows:
         assert (row["r2"] is None) == (row["target"] == "activation") == ("chance" in row)
     chosen = next(row for row in rows if row["representation"] == CHOSEN)
@@ -258,6 +273,116 @@ def test_what_is_chosen_is_chosen_on_validation_members(zoo: Zoo) -> None:
         return lambda _: named
 
     representations = [represent("SANE (good here)", 0.9, 0.1), represent("SANE (good there)", 0.1, 0.9)]
-    rows = compare_representations([zoo], representations, ["test_accuracy"]).rows
+    rows = compare_representations([Fold([zoo], representations)], ["test_accuracy"]).rows
     chosen = [row["chosen"] for row in rows if row["representation"] == CHOSEN]
     assert chosen == ["SANE (good here)"] * 2
+
+
+def test_folds_are_scored_together_and_members_tested_once(zoo: Zoo) -> None:
+    folds = make_folds(zoo, (0.5, 0.25, 0.25), names=("s(W)",))
+    tested = [member for fold in folds for member in fold.parts[-1].members]
+    assert len(folds) == 4 and sorted(tested) == sorted(zoo.members)
+    for fold in folds:
+        assert sum(len(part.members) for part in fold.parts) == len(zoo.members)
+    rows = compare_representations(folds, ["test_accuracy"]).rows
+    assert {row["members"] for row in rows} == {len(zoo.members)} and rows[0]["checkpoints"] == len(zoo)
+
+
+def test_each_fold_takes_a_model_that_has_not_seen_its_test_members(zoo: Zoo, sane_folder: Path) -> None:
+    sane = SANE.open(sane_folder)
+    shares = (0.5, 0.25, 0.25)
+    sane.members = [*zoo.split(*shares, seed=0, fold=0)[0].members]
+    folds = make_folds(zoo, shares, [sane], ("mean",))
+    assert len(folds) == 2  # its validation and its test members; others it was trained on
+    for fold in folds:
+        assert not sane.trained_on(fold.parts[-1])
+    assert len(make_folds(zoo, shares, [sane], ("mean",), allow_overlap=True)) == 4
+    sane.members = zoo.members
+    with pytest.raises(InputError, match=r"expected test members that the SANE was not trained on, found \d of"):
+        make_folds(zoo, shares, [sane], ("mean",))
+
+
+def test_pooled_folds_are_one_result() -> None:
+    results = [probe(*parts(0.6, seed), target="quality") for seed in range(3)]
+    renamed = [own._replace(owners=np.char.add(own.owners.astype(str), f"-{n}")) for n, own in enumerate(results)]
+    pooled = pool_folds(renamed)
+    assert pooled.members == 240 and pooled.checkpoints == 720
+    assert min(own.r2 for own in results) < pooled.r2 < max(own.r2 for own in results)
+    assert pooled.r2_high - pooled.r2_low < results[0].r2_high - results[0].r2_low
+
+
+def test_paired_differences_are_narrower_than_intervals_apart() -> None:
+    base = probe(*parts(0.6), target="quality")
+    noise = np.random.default_rng(0).normal(size=len(base.true)) * 0.05
+    better = base._replace(predicted=base.predicted + 0.02 * (base.true - base.predicted) + 0 * noise)
+    better = better._replace(r2=1 - ((better.true - better.predicted) ** 2).sum() / base.true.var() / len(base.true))
+    found = subtract(better, base)
+    assert 0 < found.low < found.value < found.high < base.r2_high - base.r2_low
+    assert subtract(base, base) == (0, 0, 0)
+    with pytest.raises(InputError, match="expected two results of the same checkpoints"):
+        subtract(base, probe(*parts(0.6, 1), target="quality"))
+
+
+def test_trees_read_what_no_line_can() -> None:
+    curved = []
+    for part in parts(0.9):
+        table = part.table.assign(quality=part.features[:, 0] ** 2)
+        curved.append(Embeddings(part.features, table, "curved"))
+    line, trees = (probe(*curved, target="quality", model=model) for model in ("linear", "trees"))
+    assert isinstance(line, ProbeResult) and line.r2 < 0.2 < 0.8 < trees.r2
+
+
+def test_all_targets_are_those_that_vary(zoo: Zoo) -> None:
+    found = find_targets(zoo)
+    assert {"test_accuracy", "epoch", "generalization_gap"} <= set(found.results)
+    assert {"learning_rate", "activation"} <= set(found.hyper_parameters)
+    assert not {"optimizer", "dropout"} & {*found.results, *found.hyper_parameters}
+
+
+def test_unknown_representations_are_refused() -> None:
+    with pytest.raises(InputError, match=r"expected representations among standard, all, W, s\(W\), .*found other"):
+        choose_representations(["other"])
+    with pytest.raises(InputError, match="expected a trained SANE for the representation readout, found none"):
+        choose_representations(["readout"])
+    assert len(choose_representations(["all"])) == 4
+
+
+def test_spectra_are_those_of_the_matrices(zoo: Zoo) -> None:
+    features = spectra(zoo).features
+    weights = [tensor for tensor in zoo.weights(10).values() if tensor.ndim > 1]
+    assert features.shape == (len(zoo), 5 * len(weights))
+    for place, tensor in enumerate(weights):
+        values = np.linalg.svd(tensor.flatten(1).numpy(), compute_uv=False)
+        norm, largest, stable = features[10, 5 * place : 5 * place + 3]
+        expected = [np.linalg.norm(values), values[0], (values**2).sum() / values[0] ** 2]
+        np.testing.assert_allclose(np.exp([norm, largest, stable]), expected, rtol=1e-4)
+
+
+def test_matrix_views_keep_what_standardising_takes(zoo: Zoo) -> None:
+    features = matrix_views(zoo).features
+    first = next(tensor for tensor in zoo.weights(3).values() if tensor.ndim > 1)
+    rows, size = len(first), PROBES * len(first)
+    assert abs(features[3, :size].mean()) < 1e-4 and abs(features[3, :size].std(ddof=1) - 1) < 1e-4
+    generator = torch.Generator().manual_seed(derive_seed(0, "views", rows, first[0].numel()))
+    view = first.flatten(1) @ torch.randn(first[0].numel(), PROBES, generator=generator)
+    np.testing.assert_allclose(features[3, size], view.std().log(), rtol=1e-4)
+
+
+def test_exact_token_statistics_are_what_the_readout_learns(zoo: Zoo, sane_folder: Path) -> None:
+    sane = SANE.open(sane_folder)
+    exact, learned = exact_token_statistics(zoo, sane.preparation), embed(sane, zoo, "readout")
+    assert exact.features.shape == learned.features.shape
+    layout = next(iter(sane.preparation.frames.values())).layout
+    prepared = sane.preparation.prepare(zoo.weights(5))
+    found = token_statistics(prepared.tokens, entries_of(layout))
+    np.testing.assert_allclose(exact.features[5, :22], found[: layout.blocks[0].count].mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_hyper_representation_reads_whole_networks(zoo: Zoo, sane_folder: Path) -> None:
+    sane = SANE.open(sane_folder)
+    config = SANEConfig(latent_width=6, model_width=16, layers=1, heads=2)
+    model = fit_hyper_representation(zoo, sane.preparation, config, TrainConfig(steps=3, batch_size=4))
+    made = embed_whole(model, zoo, sane.preparation)
+    assert made.features.shape == (len(zoo), 6) and np.isfinite(made.features).all()
+    again = embed_whole(model, zoo.where(lambda table: table["epoch"] == 1), sane.preparation)
+    np.testing.assert_allclose(again.features, made.features[made.table["epoch"] == 1], rtol=1e-4, atol=1e-5)

@@ -20,21 +20,21 @@ ProbeModel = Literal["linear", "trees"]
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 LOGISTIC_STRENGTHS = (1e-3, 1e-1, 1e1)
 ITERATIONS = 200
-LEAVES = (3, 8, 24)
+LEAVES = (3.0, 8.0, 24.0)
 TREES: dict[str, Any] = {"max_iter": ITERATIONS, "learning_rate": 0.05, "min_samples_leaf": 5, "random_state": 0}
 
 
 def regressors(model: ProbeModel) -> Mapping[float, Any]:
     """Unfitted regressions by their setting: ridge by its strength, or trees by their leaves."""
     if model == "trees":
-        return {leaves: HistGradientBoostingRegressor(max_leaf_nodes=leaves, **TREES) for leaves in LEAVES}
+        return {leaves: HistGradientBoostingRegressor(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
     return {strength: make_pipeline(StandardScaler(), Ridge(strength)) for strength in RIDGE_STRENGTHS}
 
 
 def classifiers(model: ProbeModel) -> Mapping[float, Any]:
     """Unfitted classifiers by their setting: logistic regression by its strength, or trees by their leaves."""
     if model == "trees":
-        return {leaves: HistGradientBoostingClassifier(max_leaf_nodes=leaves, **TREES) for leaves in LEAVES}
+        return {leaves: HistGradientBoostingClassifier(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
     return {
         strength: make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
         for strength in LOGISTIC_STRENGTHS

@@ -101,7 +101,7 @@ def fit_hyper_representation(
 
 
 def embed_whole(
-    model: HyperRepresentation, zoo: Zoo, preparation: Preparation, trained_on: frozenset[str]
+    model: HyperRepresentation, zoo: Zoo, preparation: Preparation, trained_on: frozenset[str] = frozenset()
 ) -> Embeddings:
     """The latent of every checkpoint of a zoo."""
     rows, tables = [], []
