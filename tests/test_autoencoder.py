@@ -407,8 +407,21 @@ def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
     found = token_statistics(values, Entries(mask, bias))
     logarithm = (np.log(1.01) + np.log(3.01)) / 2
     squares = (np.log(2) + np.log(10)) / 2
-    weights = [-1.0, 2.0, logarithm, squares, np.sqrt(5), 0.5, 0.5, 0.5, 0.5, 0.75, 1.0]
-    own = [0.5, 0.5, np.log(0.51), np.log(1.25), 0.5, 0.0, 0.0, 0.0, 0.3, 1.0, 1.0]
+    weights = [
+        np.arcsinh(-1.0),
+        np.arcsinh(2.0),
+        logarithm,
+        squares,
+        np.arcsinh(np.sqrt(5)),
+        0.5,
+        0.5,
+        0.5,
+        0.5,
+        0.75,
+        1.0,
+    ]
+    half = np.arcsinh(0.5)
+    own = [half, half, np.log(0.51), np.log(1.25), half, 0.0, 0.0, 0.0, 0.3, 1.0, 1.0]
     np.testing.assert_allclose(found[0], [*weights, *own], rtol=1e-5, atol=1e-6)
     assert found[1, len(OF_A_PART) :].abs().max() == 0
     changed = torch.where(mask, values, 99.0)

@@ -17,8 +17,8 @@ SMALLEST_SIZE = 0.01
 # no quantile's mean is. A weight counts in part within a quarter of a standard deviation of a level.
 LEVELS = (-2.0, -1.0, -0.4, 0.4, 1.0, 2.0)
 SOFTNESS = 0.25
+# Those without bound are compressed (asinh): in every zoo a few networks have weights far from everyone's.
 MOMENTS = ("mean", "mean size", "mean logarithm of the size", "mean logarithm of 1 + square", "root mean square")
-ROOT = MOMENTS.index("root mean square")
 OF_A_PART = (*MOMENTS, *(f"share below {level:g}" for level in LEVELS))
 STATISTICS = tuple(f"{statistic} of the {part}" for part in ("weights", "biases") for statistic in OF_A_PART)
 SMALLEST_SPREAD = 0.02
@@ -38,9 +38,10 @@ def token_statistics(values: Float[Tensor, "*batch width"], entries: Entries) ->
     kinds += [((level - values) / (2 * SOFTNESS) + 0.5).clamp(0, 1) for level in LEVELS]
     among = torch.stack([mask & ~bias, mask & bias], dim=-1).to(values.dtype)
     counts = among.sum(-2)[..., None, :].clamp_min(1)
-    means = torch.stack(kinds, dim=-2) @ among / counts
-    roots = means[..., ROOT : ROOT + 1, :].sqrt()
-    return torch.cat([means[..., :ROOT, :], roots, means[..., ROOT + 1 :, :]], dim=-2).transpose(-1, -2).flatten(-2)
+    found = (torch.stack(kinds, dim=-2) @ among / counts).unbind(-2)
+    mean, mean_size, log_size, log_square, square = found[: len(MOMENTS)]
+    moments = [mean.asinh(), mean_size.asinh(), log_size, log_square, square.sqrt().asinh()]
+    return torch.stack([*moments, *found[len(MOMENTS) :]], dim=-2).transpose(-1, -2).flatten(-2)
 
 
 def statistics_loss(
