@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
+from weightspace.outputs import partial_path
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.zoo import Zoo
 
@@ -56,7 +57,8 @@ class Setting(NamedTuple):
         out = self.models / name
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
-            pretrain(members(), SANEConfig(), training, out=out, mode=["resume"])
+            mode = ["resume"] if partial_path(out).exists() else []
+            pretrain(members(), SANEConfig(), training, out=out, mode=mode)
         return SANE.open(out)
 
 

@@ -18,17 +18,14 @@ from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.tokens.patterns import Entries, entries_of, largest_positions, positions_of
 from weightspace.weights import (
-    INDEX_FILES,
-    SINGLE_FILES,
     StoredWeights,
     Weights,
-    natural_key,
     open_weights,
     require_finite,
 )
+from weightspace.zoo.addressing import naming, network_files
 from weightspace.zoo.architecture import Architecture
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Numbers in the tokens that are encoded at once: 16 MiB.
 NUMBERS_AT_ONCE = 4 * 2**20
 
@@ -103,7 +100,7 @@ def embed_files(sane: SANE, paths: Sequence[Path], aggregation: str = "mean") ->
     Raises:
         InputError: no networks there, or of different layers where that matters.
     """
-    files = [file for path in paths for file in _network_files(path)]
+    files = [file for path in paths for file in network_files(path)]
     found = [_embed_file(sane, file, aggregation) for file in files]
     if len({len(own.vector) for own in found}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
@@ -121,21 +118,8 @@ def embed_files(sane: SANE, paths: Sequence[Path], aggregation: str = "mean") ->
 
 def _embed_file(sane: SANE, file: Path, aggregation: str) -> NetworkEmbedding:
     """`embed_network` of a file, which a refusal names."""
-    weights = open_weights(file)
-    try:
-        return embed_network(sane, weights, aggregation)
-    except InputError as refusal:
-        raise InputError(f"{file}: {refusal}") from refusal
-
-
-def _network_files(path: Path) -> list[Path]:
-    """One network, or all weight files of a folder that is not a model by itself, in natural order."""
-    if not path.is_dir() or any((path / name).is_file() for name in (*INDEX_FILES, *SINGLE_FILES)):
-        return [path]
-    files = [file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
-    if not files:
-        raise InputError(f"expected weight files ({', '.join(WEIGHT_SUFFIXES)}) in {path}, found none")
-    return sorted(files, key=lambda file: natural_key(file.name))
+    with naming(file):
+        return embed_network(sane, open_weights(file), aggregation)
 
 
 def encode_stream(

@@ -6,9 +6,42 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from weightspace.cli.shared import THIRDS, Json, Split, prepare_torch, print_json
-from weightspace.errors import require_between
+from weightspace.errors import InputError, require_between
 
 TARGETS = "test_accuracy,epoch,generalization_gap"
+
+
+def predict(model: Path, /, *networks: str, as_json: Json = False) -> None:
+    """Predict properties of networks with intervals, or say that a network is unlike those the model knows.
+
+    Parameters
+    ----------
+    model
+        A trained SANE with its predictor, which pretrain and card fit.
+    networks
+        Files or folders of weights, folders of such files, or ZOO:MEMBER.
+    """
+    prepare_torch()
+    from weightspace.analysis.predicting import Predictor
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.zoo.addressing import naming, open_networks
+
+    if not networks:
+        raise InputError("expected networks to predict properties of, found none")
+    sane, predictor = SANE.open(model), Predictor.open(model)
+    found = {}
+    for name, weights in open_networks(networks):
+        with naming(name):
+            found[name] = predictor.predict(sane, weights)
+        if not as_json:
+            print(f"{name}: {found[name]}")
+    if as_json:
+        networks_found = {name: own.to_json() for name, own in found.items()}
+        print_json({"level": predictor.level, "networks": networks_found})
+        return
+    held = ", ".join(f"{own.target.replace('_', ' ')} {own.coverage:.0%}" for own in predictor.properties)
+    tested = predictor.members[2]
+    print(f"Intervals are for {predictor.level:.0%} of networks; of {tested} members held out they hold {held}.")
 
 
 def probe(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weightspace.analysis.baselines import layer_statistics
+from weightspace.analysis.calibrating import fit_predictor
 from weightspace.analysis.probe import probe
 from weightspace.analysis.representations import Represent, rename
 from weightspace.autoencoder.fidelity import Fidelity, measure_fidelity, measure_layers
@@ -18,6 +19,7 @@ from weightspace.autoencoder.squeezing import PrincipalLatents
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.outputs import called_as, installed_versions, write_json
+from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.zoo import Zoo
 
 CARD_FILE, NUMBERS_FILE = "README.md", "card.json"
@@ -35,13 +37,16 @@ class CardZoo(NamedTuple):
 
 
 def write_model_card(folder: str | Path, zoos: Sequence[CardZoo], *, command: str = "") -> dict[str, Any]:
-    """Measure a trained model and write `README.md` and `card.json` into its folder; returns what is in `card.json`.
+    """Measure a trained model, fit its predictor, and write `README.md` and `card.json` into its folder.
 
     Args:
         folder: of the model.
         zoos: what it was trained on the first parts of; the last parts are what it is measured on, at most 24
             networks of each, at their last epoch.
         command: what made the model; this process's command line by default.
+
+    Returns:
+        What is in `card.json`.
 
     Raises:
         InputError: no model there, or test members that it was trained on.
@@ -63,6 +68,7 @@ def write_model_card(folder: str | Path, zoos: Sequence[CardZoo], *, command: st
         "parameters": sum(parameter.numel() for parameter in sane.parameters()),
         "fidelity": [_fidelity(sane, zoo) for zoo in zoos],
         "reading": [_reading(sane, zoo) for zoo in zoos],
+        "predicting": _predicting(sane, folder, zoos),
     }
     write_json(folder / NUMBERS_FILE, numbers)
     (folder / CARD_FILE).write_text(render_card(folder.absolute().name, numbers), encoding="utf-8")
@@ -146,6 +152,24 @@ def _reading(sane: SANE, zoo: CardZoo) -> dict[str, Any]:
     return {"zoo": zoo.name, "rows": rows, "note": "; ".join(notes)}
 
 
+def _predicting(sane: SANE, folder: Path, zoos: Sequence[CardZoo]) -> dict[str, Any]:
+    """Fit the predictor, save it with the model, and say how well its intervals hold."""
+    parts = [_together([zoo.parts[number] for zoo in zoos]) for number in range(3)]
+    try:
+        predictor = fit_predictor(sane, parts)
+    except InputError as refusal:
+        return {"rows": [], "note": str(refusal)}
+    predictor.save(folder)
+    fields = ("target", "r2", "usual_radius", "coverage")
+    rows = [{name: getattr(own, name) for name in fields} for own in predictor.properties]
+    about = {name: getattr(predictor, name) for name in ("level", "strangers", "members")}
+    return {"rows": rows, "note": "", **about}
+
+
+def _together(zoos: Sequence[Zoo]) -> Zoo:
+    return concatenate(zoos) if len(zoos) > 1 else zoos[0]
+
+
 def render_card(name: str, numbers: Mapping[str, Any]) -> str:
     """The card as Markdown, with the header that Hugging Face reads."""
     trained = numbers["trained_on"]
@@ -176,6 +200,7 @@ def render_card(name: str, numbers: Mapping[str, Any]) -> str:
     lines += ["## What can be read", "", "R² of linear probes on test members, all kept epochs, 95 % interval.", ""]
     for zoo in numbers["reading"]:
         lines += _reading_lines(zoo)
+    lines += ["## What it predicts", "", *_predicting_lines(numbers["predicting"])]
     versions = ", ".join(f"{package} {version}" for package, version in numbers["versions"].items())
     lines += ["## How it was made", "", f"    {numbers['command']}", "", f"Seed {numbers['seed']}; {versions}."]
     return "\n".join(lines) + "\n"
@@ -229,6 +254,24 @@ def _reading_lines(zoo: Mapping[str, Any]) -> list[str]:
         shown = [f"{row['r2']:.3f} [{_number(row['r2_low'], 2)}, {_number(row['r2_high'], 2)}]" for row in own]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     return [*lines, "", *([zoo["note"], ""] if zoo["note"] else [])]
+
+
+def _predicting_lines(found: Mapping[str, Any]) -> list[str]:
+    if not found["rows"]:
+        return [f"Nothing: {found['note']}.", ""]
+    train, validation, test = found["members"]
+    lines = [
+        f"`weightspace predict` says so much of a network like these, with intervals for {found['level']:.0%} of "
+        f"networks: fitted on {train} members, calibrated on {validation}, checked on {test}. It takes "
+        f"{found['strangers']:.1%} of the checkpoints of the last for unlike the zoo.",
+        "",
+        "| property | R² | usual interval | true values in it |",
+        "|---|---|---|---|",
+    ]
+    for own in found["rows"]:
+        name, radius = own["target"].replace("_", " "), _number(own["usual_radius"])
+        lines.append(f"| {name} | {_number(own['r2'])} | ± {radius} | {own['coverage']:.0%} |")
+    return [*lines, ""]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -1,0 +1,148 @@
+"""Fit a predictor on the members a SANE was trained on, calibrate it on others, and check it on yet others."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
+
+from weightspace.analysis.conformal import conformal_radius, coverage
+from weightspace.analysis.predicting import Predicted, Predictor
+from weightspace.analysis.probing_models import RIDGE_STRENGTHS, fit_quietly
+from weightspace.analysis.surroundings import Surroundings
+from weightspace.autoencoder.inference import Embeddings, embed
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.zoo.zoo import Zoo
+
+TARGETS = ("test_accuracy", "epoch", "generalization_gap")
+LEVEL = 0.9
+AGGREGATIONS = ("readout", "mean")
+MOST_KNOWN = 4_096
+GROUPS = 5
+SMALLEST_SPREAD = 1e-6
+
+
+def fit_predictor(
+    sane: SANE, parts: Sequence[Zoo], targets: Sequence[str] = TARGETS, *, level: float = LEVEL
+) -> Predictor:
+    """Fit on training members, calibrate on validation members, check on test members.
+
+    The embedding is the readout where all networks have the same layers, else the mean. Ridge strengths are chosen by
+    cross-validation over training members. Intervals are as wide as validation members need, times how far off
+    predictions are for the training networks nearest to a network.
+
+    Args:
+        sane: a trained model.
+        parts: its training members; validation and test members that it has not seen.
+        targets: numeric properties; those that the zoo does not have, or that do not vary, are left out.
+        level: the share of true values that intervals should hold.
+
+    Raises:
+        InputError: no such property, or validation or test members that the model was trained on.
+    """
+    seen = max(len(sane.trained_on(part)) for part in parts[1:])
+    if seen:
+        raise InputError(f"expected validation and test members that the SANE was not trained on, found {seen}")
+    embedded = _embed_alike(sane, parts)
+    names = [name for name in targets if all(_varies(part, name) for part in embedded)]
+    if not names:
+        raise InputError(f"expected a numeric property that varies among {', '.join(targets)}, found none")
+    train = embedded[0].features.astype(np.float64)
+    mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
+    scaled = [(part.features - mean) / spread for part in embedded]
+    chosen = np.random.default_rng(0).permutation(len(train))[:MOST_KNOWN]
+    surroundings = Surroundings(scaled[0][chosen])
+    fitted = [_Task(embedded, scaled, chosen, surroundings, level).fit(name) for name in names]
+    factors = [surroundings.outlier_factors(own) for own in scaled[1:]]
+    reach = conformal_radius(factors[0], embedded[1].table["member"].to_numpy(), level)
+    reach = reach if math.isfinite(reach) else float(factors[0].max())
+    train_members, validation_members, test_members = (len(part.members) for part in parts)
+    return Predictor(
+        aggregation=embedded[0].representation,
+        level=level,
+        properties=[own.predicted for own in fitted],
+        slopes=np.stack([own.slopes for own in fitted]),
+        mean=mean,
+        spread=spread,
+        known=scaled[0][chosen].astype(np.float32),
+        misses=np.stack([own.misses for own in fitted]),
+        reach=reach,
+        members=(train_members, validation_members, test_members),
+        strangers=float((factors[1] > reach).mean()),
+    )
+
+
+class _Fitted(NamedTuple):
+    predicted: Predicted
+    slopes: Float[np.ndarray, "features"]
+    misses: Float[np.ndarray, "known"]
+
+
+class _Task(NamedTuple):
+    """What properties are fitted from: embeddings of three parts, standardised, and which of the first are kept."""
+
+    parts: Sequence[Embeddings]
+    scaled: Sequence[np.ndarray]
+    chosen: np.ndarray
+    surroundings: Surroundings
+    level: float
+
+    def fit(self, name: str) -> _Fitted:
+        """A ridge regression of one property with its scores, its slopes, and its misses on known networks."""
+        values = [part.table[name].to_numpy(np.float64) for part in self.parts]
+        has = [np.isfinite(own) for own in values]
+        x, y = ([own[keep] for own, keep in zip(these, has, strict=True)] for these in (self.scaled, values))
+        owners = [part.table["member"].to_numpy()[keep] for part, keep in zip(self.parts, has, strict=True)]
+        folds = list(GroupKFold(min(GROUPS, len(set(owners[0])))).split(x[0], y[0], owners[0]))
+        search = GridSearchCV(Ridge(), {"alpha": RIDGE_STRENGTHS}, cv=folds, scoring="r2")
+        model = fit_quietly(search, x[0], y[0]).best_estimator_
+        missed = np.full(len(has[0]), np.nan)
+        missed[has[0]] = np.abs(cross_val_predict(clone(model), x[0], y[0], cv=folds) - y[0])
+        misses = np.nan_to_num(missed, nan=float(np.nanmean(missed)))[self.chosen]
+        errors = [np.abs(model.predict(own) - true) for own, true in zip(x[1:], y[1:], strict=True)]
+        scales = [self.surroundings.difficulty(own, misses) for own in x[1:]]
+        factor = conformal_radius(errors[0] / scales[0], owners[1], self.level)
+        lowest, highest = _possible(name)
+        predicted = Predicted(
+            target=name,
+            shift=float(model.intercept_),
+            factor=factor,
+            usual_radius=float(np.median(factor * scales[1])),
+            lowest=lowest,
+            highest=highest,
+            r2=float(r2_score(y[2], model.predict(x[2]))),
+            coverage=coverage(errors[1] / scales[1], owners[2], factor),
+        )
+        return _Fitted(predicted, model.coef_, misses)
+
+
+def _embed_alike(sane: SANE, parts: Sequence[Zoo]) -> list[Embeddings]:
+    """Embeddings of all parts by the first aggregation that all networks allow, which they are named after."""
+    for aggregation in AGGREGATIONS[:-1]:
+        try:
+            made = [embed(sane, part, aggregation) for part in parts]
+        except InputError:
+            continue
+        if len({own.features.shape[1] for own in made}) == 1:
+            return [Embeddings(own.features, own.table, aggregation) for own in made]
+    last = AGGREGATIONS[-1]
+    return [Embeddings(embed(sane, part, last).features, part.table, last) for part in parts]
+
+
+def _possible(name: str) -> tuple[float, float]:
+    """Accuracies are shares and epochs are counted; what has no such bounds is not cut."""
+    if name.endswith("accuracy"):
+        return 0.0, 1.0
+    return (0.0, math.inf) if name == "epoch" else (-math.inf, math.inf)
+
+
+def _varies(part: Embeddings, name: str) -> bool:
+    if name not in part.table or part.table[name].dtype.kind not in "fiub":
+        return False
+    return part.table[name].nunique() > 1

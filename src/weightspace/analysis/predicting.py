@@ -1,0 +1,183 @@
+"""Predict the properties of a network from its embedding, with intervals, and say when it is like none of the zoo."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from weightspace.analysis.surroundings import Surroundings
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.streaming import embed_network
+from weightspace.errors import InputError
+from weightspace.outputs import write_json
+
+PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
+ABOUT = ("aggregation", "level", "reach", "members", "strangers")
+ARRAYS = ("slopes", "mean", "spread", "known", "misses")
+
+
+class Interval(NamedTuple):
+    """A predicted value, and the interval that holds the true one as often as the predictor's level says."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """0.71 [0.64, 0.77]."""
+        if math.isinf(self.high - self.low):
+            return f"{self.value:.2f} (too few members were held out for an interval)"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+class Prediction(NamedTuple):
+    """What is predicted of a network, or why nothing is.
+
+    Attributes:
+        intervals: by property; empty if the network is unlike the zoo.
+        strangeness: local outlier factor among the networks known from training, over what calibration members stay
+            below; above 1 is unlike the zoo. Infinite for another architecture.
+        reason: why there is no prediction, or nothing.
+    """
+
+    intervals: Mapping[str, Interval]
+    strangeness: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """One line: test accuracy 0.71 [0.64, 0.77]."""
+        if self.reason:
+            return f"this network is unlike the zoo: no prediction ({self.reason})"
+        return ", ".join(f"{name.replace('_', ' ')} {own}" for name, own in self.intervals.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value with everything."""
+        intervals = {name: own._asdict() for name, own in self.intervals.items()}
+        return {"intervals": intervals, "strangeness": self.strangeness, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One property that can be predicted.
+
+    Attributes:
+        shift: what is predicted for the mean embedding.
+        factor: half the width of an interval over how far off predictions are for similar training networks; from
+            calibration members. `usual_radius` is the median half width on test members.
+        lowest, highest: of what is possible.
+        r2, coverage: measured on test members: of the prediction, and the share of true values in their intervals.
+    """
+
+    target: str
+    shift: float
+    factor: float
+    usual_radius: float
+    lowest: float
+    highest: float
+    r2: float
+    coverage: float
+
+    def interval(self, value: float, difficulty: float) -> Interval:
+        """An interval around a value, cut to what is possible."""
+        radius = self.factor * difficulty
+        return Interval(*(min(max(one, self.lowest), self.highest) for one in (value, value - radius, value + radius)))
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Predicts properties from embeddings of one kind; `fit_predictor` makes one.
+
+    Attributes:
+        aggregation: which embedding it takes.
+        level: the share of true values that intervals should hold.
+        properties: what it predicts; `slopes` has a row for each.
+        mean, spread: of the embeddings of training checkpoints.
+        known: standardised embeddings of training checkpoints.
+        misses: how far off cross-validated predictions of these are, a row for each property.
+        reach: the local outlier factor that calibration members stay below.
+        members: how many members it was fitted on, calibrated with and tested on.
+        strangers: the share of test members' checkpoints that it takes for unlike the zoo.
+    """
+
+    aggregation: str
+    level: float
+    properties: Sequence[Predicted]
+    slopes: Float[np.ndarray, "properties features"]
+    mean: Float[np.ndarray, "features"]
+    spread: Float[np.ndarray, "features"]
+    known: Float[np.ndarray, "checkpoints features"]
+    misses: Float[np.ndarray, "properties checkpoints"]
+    reach: float
+    members: tuple[int, int, int]
+    strangers: float
+
+    def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
+        """What is predicted of one raw network of any architecture."""
+        found = embed_network(sane, weights, self.aggregation)
+        if found.architecture not in sane.preparation.architectures:
+            return Prediction({}, math.inf, "no network of its architecture was in the zoo")
+        (prediction,) = self.predict_many(found.vector.numpy()[None])
+        return prediction
+
+    def predict_many(self, features: Float[np.ndarray, "networks features"]) -> list[Prediction]:
+        """What is predicted of networks given by their embeddings."""
+        scaled = (features.astype(np.float64) - self.mean) / self.spread
+        strangeness = (self._surroundings.outlier_factors(scaled) / self.reach).tolist()
+        values = scaled @ self.slopes.T
+        difficulties = [self._surroundings.difficulty(scaled, own) for own in self.misses]
+        return [
+            self._prediction(values[row], [own[row] for own in difficulties], strange)
+            for row, strange in enumerate(strangeness)
+        ]
+
+    def _prediction(self, values: np.ndarray, difficulties: Sequence[float], strangeness: float) -> Prediction:
+        if strangeness > 1:
+            return Prediction({}, strangeness, f"{strangeness:.3g} times the outlier that members held out are")
+        together = zip(self.properties, values.tolist(), difficulties, strict=True)
+        intervals = {own.target: own.interval(own.shift + value, far) for own, value, far in together}
+        return Prediction(intervals, strangeness)
+
+    @cached_property
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(self.known)
+
+    def save(self, folder: Path) -> None:
+        """Write `predictor.json` and `predictor.safetensors` into a model's folder."""
+        about = {name: getattr(self, name) for name in ABOUT}
+        write_json(folder / PREDICTOR_FILE, {**about, "properties": [asdict(own) for own in self.properties]})
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
+        save_file(arrays, folder / ARRAYS_FILE)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Predictor":
+        """The predictor in a model's folder.
+
+        Raises:
+            InputError: none there, or a damaged one.
+        """
+        try:
+            about = json.loads((Path(folder) / PREDICTOR_FILE).read_text())
+            about["properties"] = [Predicted(**_with_infinity(own)) for own in about["properties"]]
+            about["members"] = tuple(about["members"])
+            arrays: dict[str, Any] = load_file(Path(folder) / ARRAYS_FILE)
+            return cls(**about, **arrays)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"expected a predictor ({PREDICTOR_FILE}, {ARRAYS_FILE}) in {folder}, found none: "
+                "`weightspace card SANE ZOO` fits one"
+            ) from error
+
+
+def _with_infinity(value: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: what is not bounded was written as null."""
+    unbounded = {"factor": math.inf, "usual_radius": math.inf, "lowest": -math.inf, "highest": math.inf}
+    return {name: unbounded.get(name, math.nan) if own is None else own for name, own in value.items()}
