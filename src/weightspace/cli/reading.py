@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from weightspace.cli.shared import THIRDS, Json, Split, prepare_torch, print_json
+from weightspace.cli.shared import (
+    THIRDS,
+    Force,
+    Json,
+    Out,
+    Split,
+    prepare_torch,
+    print_json,
+    print_result,
+    require_plot,
+)
 from weightspace.errors import InputError, require_between
 
 TARGETS = "test_accuracy,epoch,generalization_gap"
@@ -42,6 +52,67 @@ def predict(model: Path, /, *networks: str, as_json: Json = False) -> None:
     held = ", ".join(f"{own.target.replace('_', ' ')} {own.coverage:.0%}" for own in predictor.properties)
     tested = predictor.members[2]
     print(f"Intervals are for {predictor.level:.0%} of networks; of {tested} members held out they hold {held}.")
+
+
+def layers(
+    model: Path,
+    /,
+    *networks: str,
+    out: Out,
+    accuracy: Path | None = None,
+    similarity: Path | None = None,
+    weightwatcher: bool = True,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Draw features of layers over depth for networks of any size, SANE's beside WeightWatcher's.
+
+    Parameters
+    ----------
+    model
+        A trained SANE.
+    networks
+        Files or folders of weights, such as a transformers folder, folders of such files, ZOO:MEMBER, or names of
+        installed libraries' pretrained models: timm:resnet18, torchvision:resnet18, pytorchcv:resnet20_cifar10.
+    out
+        Where the figure goes: .png, .svg or .pdf; must not exist yet.
+    accuracy
+        A JSON file with the accuracy of networks by name (that of the file without its ending): accuracy is drawn
+        over the mean of every feature, with a line. Members of zoos bring their own.
+    similarity
+        Draw how alike the layers of the first and the last network are into this .png, .svg or .pdf.
+    weightwatcher
+        Read WeightWatcher's values too (needs the extra weightspace[weightwatcher]).
+    """
+    prepare_torch()
+    from weightspace.analysis.layers import FEATURES, average, layers_of
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.outputs import new_file
+    from weightspace.report.layer_plot import save_layers, save_similarity
+    from weightspace.zoo.addressing import known_accuracies, naming, open_networks, short_names
+
+    if not networks:
+        raise InputError("expected networks to look into, found none")
+    for plot in filter(None, (out, similarity)):
+        require_plot(plot)
+    sane, found = SANE.open(model), {}
+    for name, weights in open_networks(networks):
+        with naming(name):
+            found[name] = layers_of(sane, weights, watch=weightwatcher)
+    if similarity is not None and len(found) < 2:
+        raise InputError("expected two networks for their similarity, found one")
+    short = short_names(found)
+    shown = {short[name]: own for name, own in found.items()}
+    accuracies = known_accuracies(short, accuracy)
+    with new_file(out, force=force) as path:
+        save_layers(shown, accuracies, path)
+    if similarity is not None:
+        with new_file(similarity, force=force) as path:
+            save_similarity(shown, path)
+    means = {name: {feature: average(own, feature) for feature in FEATURES} for name, own in shown.items()}
+    rows = {name: [{"name": o.name, "depth": o.depth, **o.features} for o in own] for name, own in shown.items()}
+    result = {"layers": rows, "means": means, "accuracy": accuracies}
+    print_result(out, f"{len(shown)} networks, {sum(map(len, shown.values()))} layers", result, as_json)
 
 
 def probe(

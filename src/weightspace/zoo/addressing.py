@@ -1,9 +1,11 @@
 """Networks, named on a command line: files or folders of weights, or members of zoos."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -20,6 +22,12 @@ from weightspace.weights import (
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
+# Where libraries of pretrained models make one by its name.
+LIBRARIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "timm": ("timm", "create_model", {"pretrained": True}),
+    "torchvision": ("torchvision.models", "get_model", {"weights": "DEFAULT"}),
+    "pytorchcv": ("pytorchcv.model_provider", "get_model", {"pretrained": True}),
+}
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -48,11 +56,63 @@ def open_networks(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Tens
         InputError: there is no such network.
     """
     for name in names:
+        library, _, model = name.partition(":")
         if Path(name).exists():
             for file in network_files(Path(name)):
                 yield str(file), open_weights(file)
+        elif library in LIBRARIES and model:
+            yield name, _pretrained(library, model)
         else:
             yield name, _member(name).weights
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of files without folders and endings, as long as they stay apart."""
+    short = {name: Path(name).stem if Path(name).is_file() else Path(name).name for name in names}
+    again = {own for own in short.values() if list(short.values()).count(own) > 1}
+    return {name: name if own in again else own for name, own in short.items()}
+
+
+def known_accuracies(names: Mapping[str, str], file: Path | None) -> dict[str, float]:
+    """Accuracies of networks by their short names: of members from their zoo, of others from a JSON file.
+
+    Raises:
+        InputError: a file that is no JSON object of numbers.
+    """
+    found = {}
+    if file is not None:
+        try:
+            given = {str(name): _accuracy(value) for name, value in json.loads(file.read_text()).items()}
+        except (OSError, ValueError, TypeError, AttributeError, StopIteration) as error:
+            raise InputError(f"expected accuracies by network as a JSON object in {file}, found none") from error
+        found = {short: given[key] for name, short in names.items() for key in (name, short) if key in given}
+    for name, short in names.items():
+        if ":" in name and Path(name.rpartition(":")[0]).is_dir():
+            value = _rows(name).table.get("test_accuracy")
+            if value is not None:
+                found.setdefault(short, float(value.iloc[0]))
+    return found
+
+
+def _accuracy(value: Any) -> float:
+    """A number, or that of an object that has one of the usual names for it."""
+    if isinstance(value, Mapping):
+        value = next(value[name] for name in ("test_accuracy", "accuracy", "test_acc", "acc") if name in value)
+    return float(value)
+
+
+def _pretrained(library: str, model: str) -> Weights:
+    """The weights of a pretrained model that an installed library offers under a name."""
+    module, function, arguments = LIBRARIES[library]
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except ImportError as error:
+        raise InputError(f"expected {library} to be installed for {library}:{model}, found it missing") from error
+    try:
+        built = make(model, **arguments)
+    except Exception as error:  # of any kind: each library has its own for unknown names and failed downloads
+        raise InputError(f"expected a pretrained model of {library}, found '{model}' ({error})") from error
+    return {name: tensor.detach() for name, tensor in built.state_dict().items()}
 
 
 @contextlib.contextmanager
@@ -79,10 +139,16 @@ def network_files(path: Path) -> list[Path]:
 
 
 def _member(name: str) -> Network:
+    own = _rows(name)
+    return Network(own.weights(0), own.architectures[str(own.table["architecture"].iloc[0])])
+
+
+def _rows(name: str) -> Zoo:
+    """The last checkpoint of `ZOO:MEMBER`."""
     folder, _, member = name.rpartition(":")
     if not folder or not Path(folder).is_dir():
         raise InputError(f"expected a file of weights or ZOO:MEMBER, found '{name}', which is neither")
     own = Zoo.open(folder).where(member=member).last()
     if len(own) == 0:
         raise InputError(f"expected a member of {folder}, found '{member}'")
-    return Network(own.weights(0), own.architectures[str(own.table["architecture"].iloc[0])])
+    return own

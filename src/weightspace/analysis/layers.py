@@ -1,0 +1,151 @@
+"""Networks layer by layer: what SANE sees of every matrix, beside WeightWatcher's values.
+
+Paper, section 4 and figures 3, 4 and 7 to 11: the spread of a layer is the standard deviation over its tokens'
+latents, here averaged over the latent's numbers.
+"""
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import linregress
+from torch import Tensor, nn
+
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.streaming import embed_network
+from weightspace.errors import InputError
+from weightspace.weights import StoredWeights
+
+WATCHED = ("alpha", "stable_rank", "log_norm")
+FEATURES = ("spread", "size", *WATCHED)
+
+
+class Layer(NamedTuple):
+    """One matrix of a network (convolutions count as matrices).
+
+    Attributes:
+        name: of the tensor.
+        depth: 0 for the first matrix of the network, 1 for the last; of an architecture that is not known in the
+            natural order of its names.
+        features: `spread` (of the tokens' latents), `size` (norm of their mean) and, where WeightWatcher has a value,
+            `alpha`, `stable_rank` and `log_norm`.
+        code: mean and spread of the tokens' latents, side by side.
+    """
+
+    name: str
+    depth: float
+    features: dict[str, float]
+    code: Float[np.ndarray, "twice_latent"]
+
+
+class Fit(NamedTuple):
+    """A straight line through networks: `accuracy = intercept + slope * value`, and its R²."""
+
+    slope: float
+    intercept: float
+    r2: float
+
+
+def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False) -> list[Layer]:
+    """The matrices of a network of any architecture, in order.
+
+    Args:
+        sane: a trained model.
+        weights: raw weights; only what is needed is read.
+        watch: read WeightWatcher's values too (needs the extra weightspace[weightwatcher]).
+
+    Raises:
+        InputError: no matrices, NaN weights, or WeightWatcher is not installed.
+    """
+    shapes = weights.meta() if isinstance(weights, StoredWeights) else weights
+    layout = sane.preparation.frame_of(sane.preparation.architecture_for(dict(shapes))).layout
+    vector = embed_network(sane, weights, "mean+spread").vector.numpy()
+    codes = vector.reshape(len(layout.blocks), 2, -1)
+    places = [place for place, block in enumerate(layout.blocks) if len(layout.shapes[block.name]) > 1]
+    if not places:
+        raise InputError("expected matrices in a network, found none")
+    names = [layout.blocks[place].name for place in places]
+    watched = watch_layers({name: weights[name] for name in names}) if watch else {}
+    layers = []
+    for number, (place, name) in enumerate(zip(places, names, strict=True)):
+        mean, spread = codes[place]
+        features = {"spread": float(spread.mean()), "size": float(np.linalg.norm(mean)), **watched.get(name, {})}
+        layers.append(Layer(name, number / max(1, len(places) - 1), features, codes[place].flatten()))
+    return layers
+
+
+def watch_layers(weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """WeightWatcher's α, stable rank and log-norm of matrices and convolutions by name; those that it has no α for
+    are left out.
+
+    Raises:
+        InputError: WeightWatcher is not installed.
+    """
+    shell, names = nn.Module(), list[str]()
+    for name, tensor in weights.items():
+        layer = _layer_for(tensor)
+        if layer is not None:
+            shell.add_module(f"layer{len(names)}", layer)
+            names.append(name)
+    if not names:
+        return {}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it says a lot
+        try:
+            from weightwatcher import WeightWatcher
+        except ImportError as error:
+            raise InputError(
+                "expected WeightWatcher, found it not installed: pip install 'weightspace[weightwatcher]'"
+            ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own, of what newer releases of pandas and numpy advise
+            found = WeightWatcher(model=shell, log_level="ERROR").analyze()
+    values: dict[str, dict[str, float]] = {}
+    for row in found.to_dict("records"):
+        own = {feature: float(row[feature]) for feature in WATCHED}
+        if math.isfinite(own["alpha"]) and own["alpha"] > 0:
+            values[names[int(str(row["longname"]).removeprefix("layer"))]] = own
+    return values
+
+
+def _layer_for(tensor: Tensor) -> nn.Module | None:
+    """A layer that holds a matrix or a convolution, for a tool that reads layers."""
+    if tensor.ndim not in (2, 4):
+        return None
+    rows, columns, *kernel = tensor.shape
+    layer: nn.Module
+    with torch.device("meta"):
+        if kernel:
+            layer = nn.Conv2d(columns, rows, (kernel[0], kernel[1]), bias=False)
+        else:
+            layer = nn.Linear(columns, rows, bias=False)
+    layer.weight = nn.Parameter(tensor.detach().to(torch.float32), requires_grad=False)
+    return layer
+
+
+def average(layers: list[Layer], feature: str) -> float:
+    """The mean of a feature over the layers that have it; NaN if none has."""
+    known = [layer.features[feature] for layer in layers if feature in layer.features]
+    return float(np.mean(known)) if known else math.nan
+
+
+def layer_similarity(first: list[Layer], second: list[Layer]) -> Float[np.ndarray, "first second"]:
+    """Cosine between the codes of two networks' layers, standardised over the layers of both."""
+    codes = np.stack([layer.code for layer in (*first, *second)]).astype(np.float64)
+    codes = (codes - codes.mean(0)) / np.maximum(codes.std(0), 1e-9)
+    codes /= np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-9)
+    return codes[: len(first)] @ codes[len(first) :].T
+
+
+def fit_line(values: list[float], accuracies: list[float]) -> Fit | None:
+    """The least-squares line of accuracy over an aggregated feature; None for fewer than 3 networks that have both."""
+    known = [(x, y) for x, y in zip(values, accuracies, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    if len(known) < 3 or len({x for x, _ in known}) < 2:
+        return None
+    found: Any = linregress(*zip(*known, strict=True))
+    return Fit(float(found.slope), float(found.intercept), float(found.rvalue**2))
