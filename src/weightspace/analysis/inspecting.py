@@ -47,6 +47,7 @@ class Inspected:
         zero_units: `tensor -> how many` rows that are all zero.
         duplicate_units: `tensor -> how many` rows that repeat another row.
         outlying_layers: `tensor -> root mean square over what is usual`.
+        fingerprint: the same for networks whose tensors hold the same numbers in any order.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Inspected:
     zero_units: dict[str, int] = field(default_factory=dict)
     duplicate_units: dict[str, int] = field(default_factory=dict)
     outlying_layers: dict[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
 
     def remarks(self) -> list[str]:
         """What deserves attention, in words."""
@@ -154,7 +156,7 @@ def _read(found: Inspected, place: Path, kind: Kind) -> tuple[str, dict[str, flo
 
 
 def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Kind) -> tuple[str, dict[str, float]]:
-    digest, shapes, sizes = hashlib.sha256(), {}, {}
+    digest, unordered, shapes, sizes = hashlib.sha256(), hashlib.sha256(), {}, {}
     for full_name in stored:
         tensor, name = stored[full_name], full_name.removeprefix(prefix)
         if tensor.is_quantized or tensor.is_complex():
@@ -163,12 +165,13 @@ def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Ki
         found.parameters += tensor.numel()
         found.dtypes[dtype] = found.dtypes.get(dtype, 0) + tensor.numel()
         shapes[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        digest.update(f"{name} {dtype} {list(tensor.shape)}".encode())
-        for part in _bytes_of(tensor).split(CHUNK):
-            digest.update(part.numpy().tobytes())
+        for own, values in ((digest, tensor), (unordered, _sorted(tensor))):
+            own.update(f"{name} {dtype} {list(tensor.shape)}".encode())
+            for part in _bytes_of(values).split(CHUNK):
+                own.update(part.numpy().tobytes())
         if tensor.is_floating_point() and tensor.numel():
             sizes[name] = _look_at(found, name, tensor)
-    found.architecture = identify(kind, shapes).id
+    found.architecture, found.fingerprint = identify(kind, shapes).id, unordered.hexdigest()
     return digest.hexdigest(), sizes
 
 
@@ -197,6 +200,14 @@ def _count_repeated(rows: Tensor) -> int:
         return 0
     seen = {row.numpy().tobytes() for row in _bytes_of(rows).reshape(len(rows), -1)}
     return len(rows) - len(seen)
+
+
+def _sorted(tensor: Tensor) -> Tensor:
+    """All values in order of size: what no permutation of axes changes."""
+    flat = tensor.flatten()
+    if tensor.element_size() == 1:  # 8-bit types are not all sorted; their bytes are
+        flat = flat.view(torch.uint8)
+    return flat.sort().values
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

@@ -64,13 +64,15 @@ def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False)
         InputError: no matrices, NaN weights, or WeightWatcher is not installed.
     """
     shapes = weights.meta() if isinstance(weights, StoredWeights) else weights
-    layout = sane.preparation.frame_of(sane.preparation.architecture_for(dict(shapes))).layout
+    architecture = sane.preparation.architecture_for(dict(shapes))
+    frame = sane.preparation.frame_of(architecture)
+    layout, own_name = frame.layout, dict(zip(frame.names, architecture.shapes, strict=True))
     vector = embed_network(sane, weights, "mean+spread").vector.numpy()
     codes = vector.reshape(len(layout.blocks), 2, -1)
     places = [place for place, block in enumerate(layout.blocks) if len(layout.shapes[block.name]) > 1]
     if not places:
         raise InputError("expected matrices in a network, found none")
-    names = [layout.blocks[place].name for place in places]
+    names = [own_name[layout.blocks[place].name] for place in places]
     watched = watch_layers({name: weights[name] for name in names}) if watch else {}
     layers = []
     for number, (place, name) in enumerate(zip(places, names, strict=True)):

@@ -115,6 +115,63 @@ def layers(
     print_result(out, f"{len(shown)} networks, {sum(map(len, shown.values()))} layers", result, as_json)
 
 
+def similar(
+    model: Path,
+    folder: Path,
+    network: str,
+    /,
+    *,
+    count: Annotated[int, Parameter(alias="-k")] = 10,
+    aggregation: str = "mean",
+    search: Literal["exact", "index"] = "exact",
+    as_json: Json = False,
+) -> None:
+    """Find the networks of a zoo whose embeddings are nearest to a network's.
+
+    Parameters
+    ----------
+    model
+        A trained SANE.
+    folder
+        A zoo, or the table of its embeddings that embed wrote, with the same aggregation.
+    network
+        A file or folder of weights, ZOO:MEMBER, or library:name (see layers). A member does not find itself.
+    count
+        So many checkpoints.
+    aggregation
+        See embed.
+    search
+        exact compares with all; index builds a usearch index, for very many (needs the extra weightspace[index]).
+    """
+    prepare_torch()
+    from weightspace.analysis.retrieving import find_nearest, read_embeddings
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.autoencoder.streaming import embed_network
+    from weightspace.report.tables import neighbor_table, print_table
+    from weightspace.zoo.addressing import naming, open_networks
+    from weightspace.zoo.zoo import Zoo
+
+    require_between("k", count, 1)
+    sane = SANE.open(model)
+    known = read_embeddings(folder) if folder.suffix == ".parquet" else sane.embed(Zoo.open(folder), aggregation)
+    networks = list(open_networks([network]))
+    if len(networks) != 1:
+        raise InputError(f"expected one network, found {len(networks)} in {network}")
+    with naming(network):
+        vector = embed_network(sane, networks[0][1], aggregation).vector.numpy()[None]
+    zoo, _, member = network.rpartition(":")
+    others = known.table
+    if zoo and Path(zoo).absolute() == folder.absolute():
+        others = known.table[known.table["member"] != member]
+    places = known.table.index.get_indexer(others.index)
+    nearest = find_nearest(known.features[places], vector, count, search=search)
+    rows = others.iloc[nearest.rows[0]].assign(distance=nearest.distances[0]).to_dict("records")
+    if as_json:
+        print_json(rows)
+        return
+    print_table(neighbor_table(network, rows))
+
+
 def probe(
     folder: Path,
     /,

@@ -152,34 +152,68 @@ def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_j
     print(f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes")
 
 
-def inspect(folder: str, /, *, rows: int = 40, as_json: Json = False) -> None:
-    """Say what is in a folder of checkpoints: formats, architectures, broken weights, duplicates. Runs none of it.
+def inspect(
+    folder: str,
+    /,
+    *,
+    sane: Path | None = None,
+    architecture: str = "",
+    example: str = "",
+    integers: int = 0,
+    out: Path | None = None,
+    rows: int = 40,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is in a folder of checkpoints: broken weights, duplicates, families. Runs none of it.
 
     Parameters
     ----------
     folder
         A folder of .safetensors, .pt, .pth, .bin or .ckpt files, a .zip or .tar of one, or an fsspec URL.
+    sane
+        A trained SANE: says which checkpoints are nearest in its space, and predicts properties of each.
+    architecture
+        module:callable that builds the networks: they are aligned before they are compared.
+    example
+        Shape of an input of that module, batch first, such as 2,3,32,32.
+    integers
+        Its inputs are whole numbers below this one, as token ids are; 0 for real numbers.
+    out
+        Write all of it into this .html page too; must not exist yet.
     rows
         So many checkpoints are listed, those with remarks first.
     """
     prepare_torch()
+    from weightspace.analysis.between import known_symmetries, look_at_folder, relate_folder
     from weightspace.analysis.inspecting import inspect_folder
-    from weightspace.report.tables import inspection_tables, print_table
+    from weightspace.analysis.predicting import PREDICTOR_FILE, Predictor
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.outputs import new_file
+    from weightspace.report.inspection_page import Inspected, render_inspection
+    from weightspace.report.tables import print_table
 
     require_between("rows", rows, 1)
+    given = [describe_given(architecture, example, integers)] if architecture else []
+    model = SANE.open(sane) if sane is not None else None
+    predictor = Predictor.open(sane) if sane is not None and (sane / PREDICTOR_FILE).exists() else None
     inspection = inspect_folder(folder)
+    related = relate_folder(folder, inspection, known_symmetries(model, given))
+    seen = look_at_folder(folder, inspection, model, predictor) if model is not None else []
+    found = Inspected(folder, inspection, related, seen)
+    if out is not None:
+        with new_file(out, force=force) as path:
+            path.write_text(render_inspection(found), encoding="utf-8")
     if as_json:
-        print_json(inspection.to_json())
+        relations = {name: own.to_json() for name, own in related.items()}
+        print_json({**inspection.to_json(), "related": relations, "seen": [own._asdict() for own in seen]})
         return
-    remarks = {found.path: found.remarks() for found in inspection.checkpoints}
-    for table in inspection_tables(inspection.to_json(), remarks, rows):
+    for table in found.tables(rows):
         print_table(table)
         print()
-    remarked = sum(1 for own in remarks.values() if own)
-    twice = len(inspection.equal_files) + len(inspection.equal_tensors)
-    line = f"{len(remarks):,} checkpoints, {remarked:,} with remarks, {twice:,} groups of duplicates"
-    left_out = f", {len(inspection.left_out):,} other files left out" if inspection.left_out else ""
-    print(f"{folder}: {line}{left_out}")
+    for note in found.notes():
+        print(f"  {note}")
+    print(f"{out or folder}: {found.summary()}")
 
 
 def publish(

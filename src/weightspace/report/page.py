@@ -1,15 +1,15 @@
 """One self-contained HTML page from the results of a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from weightspace.errors import InputError
-from weightspace.report.figures import draw_figures
-from weightspace.report.tables import reading_tables, writing_table
+from weightspace.report.figures import Drawn, draw_figures
+from weightspace.report.tables import Table, reading_tables, writing_table
 
 RESULT_KEYS = ("title", "summary", "findings", "reading", "writing", "made")
 RESULTS_FILE, FIGURES_FILE, REPORT_FILE = "results.json", "figures.json", "report.html"
@@ -25,6 +25,12 @@ def render_report(run: str | Path) -> str:
     missing = [name for name in RESULT_KEYS if name not in results]
     if missing:
         raise InputError(f"expected {', '.join(RESULT_KEYS)} in {Path(run) / RESULTS_FILE}, found no {missing[0]}")
+    tables = [*reading_tables(results["reading"]), writing_table(results["writing"])]
+    return render_page(results, tables, draw_figures(figures))
+
+
+def render_page(about: Mapping[str, Any], tables: Sequence[Table], figures: Sequence[Drawn] = ()) -> str:
+    """One self-contained page: `title`, `summary`, `findings` and `made` of `about`, then figures, then tables."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("weightspace.report", "."),
         autoescape=True,
@@ -32,11 +38,7 @@ def render_report(run: str | Path) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("page.html.jinja").render(
-        results=results,
-        tables=[*reading_tables(results["reading"]), writing_table(results["writing"])],
-        figures=draw_figures(figures),
-    )
+    return environment.get_template("page.html.jinja").render(results=about, tables=tables, figures=figures)
 
 
 def read_results(run: Path) -> Mapping[str, Any]:

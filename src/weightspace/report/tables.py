@@ -7,8 +7,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from weightspace.analysis.relating import rooted
+
 Row = Mapping[str, Any]
 WIDTH = 160
+NEIGHBOR_COLUMNS = (
+    *("member", "network", "epoch", "architecture", "test_accuracy", "generalization_gap", "learning_rate"),
+    "activation",
+)
 
 
 class Table(NamedTuple):
@@ -112,6 +118,19 @@ def writing_table(rows: Sequence[Row]) -> Table:
     )
 
 
+def neighbor_table(network: str, rows: Sequence[Row]) -> Table:
+    """The nearest networks, nearest first, with what is known of them."""
+    shown = [name for name in NEIGHBOR_COLUMNS if rows and name in rows[0]]
+    body = [[f"{row['distance']:.3g}", *(_shown(row[name]) for name in shown)] for row in rows]
+    columns = ["distance", *(name.replace("_", " ") for name in shown)]
+    words = tuple(name for name in columns if name in ("member", "network", "architecture"))
+    return Table(f"Nearest to {network}", "Distance between standardised embeddings.", columns, body, words)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def zoo_tables(summary: Mapping[str, Any]) -> list[Table]:
     """The architectures and the properties of a zoo's summary."""
     architectures = [
@@ -197,3 +216,35 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
         Table("There more than once", "", ["", "files"], twice[:limit]),
     ]
     return [table for table in tables if table.rows]
+
+
+def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
+    """Checkpoints with the same numbers in another order, and families as indented trees."""
+    reordered, families = [], []
+    for architecture, relations in related.items():
+        for group in relations.reordered:
+            reordered.append([architecture, "yes" if group.confirmed else "not confirmed", ", ".join(group.paths)])
+        for tree in relations.trees:
+            for depth, path, edge in rooted(tree):
+                distance = "" if edge is None else f"{edge.distance:.3g}{' aligned' if edge.aligned else ''}"
+                families.append(["  " * depth + path, distance])
+    note = "The same numbers in another order; it computes the same if an alignment makes it equal."
+    near = (
+        "Each below the one it is nearest to, with the distance relative to their norms: 0 is equal, 1.4 has nothing "
+        "in common. Which came first the weights do not tell."
+    )
+    tables = [
+        Table("Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered[:limit]),
+        Table("Trained from one another", near, ["file", "distance"], families[:limit]),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def seen_table(seen: Sequence[Any], limit: int) -> Table:
+    """What a SANE says of checkpoints: the nearest other, and its prediction."""
+    rows = [
+        [own.path, own.nearest or "–", "–" if own.distance is None else f"{own.distance:.3g}", own.prediction or "–"]
+        for own in seen
+    ]
+    columns = ["file", "nearest", "distance", "prediction"]
+    return Table("What SANE says", "Distance between standardised embeddings.", columns, rows[:limit], ("nearest",))

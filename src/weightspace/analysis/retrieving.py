@@ -1,0 +1,85 @@
+"""Find the networks whose embeddings are nearest to a network's: exactly, or by an index for very many."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from sklearn.neighbors import NearestNeighbors
+
+from weightspace.autoencoder.inference import Embeddings
+from weightspace.errors import InputError
+
+Search = Literal["exact", "index"]
+SMALLEST_SPREAD = 1e-9
+
+
+class Nearest(NamedTuple):
+    """The nearest networks to each of several: their rows, nearest first, and how far they are."""
+
+    rows: Int[np.ndarray, "queries k"]
+    distances: Float[np.ndarray, "queries k"]
+
+
+def find_nearest(
+    known: Float[np.ndarray, "networks features"],
+    queries: Float[np.ndarray, "queries width"],
+    k: int,
+    *,
+    search: Search = "exact",
+) -> Nearest:
+    """The `k` nearest networks by Euclidean distance between embeddings, standardised over the known ones.
+
+    Args:
+        known: embeddings of the networks to search.
+        queries: embeddings to search with.
+        k: how many; all if there are fewer.
+        search: `exact` compares with all; `index` builds a graph (usearch, the extra weightspace[index]) that finds
+            nearly all of the nearest in a fraction of the time, from some hundred thousand networks on.
+
+    Raises:
+        InputError: no networks, embeddings of different widths, or usearch is not installed.
+    """
+    if len(known) == 0 or known.shape[1] != queries.shape[1]:
+        raise InputError(
+            f"expected networks with embeddings of width {queries.shape[1]}, found {len(known)} of width "
+            f"{known.shape[1]}"
+        )
+    mean, spread = known.mean(0), np.maximum(known.std(0), SMALLEST_SPREAD)
+    scaled, asked = ((own - mean) / spread for own in (known, queries))
+    k = min(k, len(known))
+    if search == "index":
+        return _by_index(scaled.astype(np.float32), asked.astype(np.float32), k)
+    distances, rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(scaled).kneighbors(asked)
+    return Nearest(rows, distances)
+
+
+def _by_index(scaled: Float[np.ndarray, "n d"], asked: Float[np.ndarray, "q d"], k: int) -> Nearest:
+    try:
+        from usearch.index import Index
+    except ImportError as error:
+        raise InputError(
+            "expected usearch for an index, found it not installed: pip install 'weightspace[index]'"
+        ) from error
+    index = Index(ndim=scaled.shape[1], metric="l2sq", dtype="f32")
+    index.add(np.arange(len(scaled)), scaled)
+    found = index.search(asked, k, threads=1)
+    rows, squares = (np.atleast_2d(own)[:, :k] for own in (found.keys, found.distances))
+    return Nearest(rows.astype(np.int64), np.sqrt(squares.astype(np.float64)))
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Embeddings as `weightspace embed` writes them.
+
+    Raises:
+        InputError: no such table.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected a table that `weightspace embed` wrote in {path}, found none") from error
+    columns = [name for name in table.columns if name[:1] == "z" and name[1:].isdigit()]
+    if not columns:
+        raise InputError(f"expected columns z0, z1, ... in {path}, found {', '.join(map(str, table.columns[:5]))}")
+    return Embeddings(table[columns].to_numpy(np.float32), table.drop(columns=columns), path.stem)

@@ -1,0 +1,165 @@
+"""What checkpoints of a folder have to do with each other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from weightspace.analysis.between import known_symmetries, look_at_folder, relate_folder
+from weightspace.analysis.inspecting import inspect_folder
+from weightspace.analysis.relating import aligned_distance, relate, relative_distances, rooted
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.symmetry.axes import Symmetry, permute, random_permutations
+from weightspace.symmetry.tracing import trace_symmetry
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.networks import mlp
+
+FACTORY = "weightspace.zoo.networks:mlp"
+
+
+def near(weights: dict[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
+    """A fine-tuned network, as it were: moved by so much of its norm."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = {}
+    for name, tensor in weights.items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        moved[name] = tensor + noise / noise.norm() * tensor.norm() * share
+    return moved
+
+
+@pytest.fixture
+def symmetry() -> Symmetry:
+    return trace_symmetry(mlp([6, 9, 7, 4]), torch.randn(3, 6))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, symmetry: Symmetry) -> Path:
+    """A network, two fine-tuned from it, one of them from the other, a permuted one, and a stranger with a child."""
+    torch.manual_seed(0)
+    base, stranger = (dict(mlp([6, 9, 7, 4]).state_dict()) for _ in range(2))
+    child = near(base, 0.2, 1)
+    permutations = random_permutations(symmetry, generator=torch.Generator().manual_seed(1))
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    networks = {
+        "base": base,
+        "child": child,
+        "grandchild": near(child, 0.2, 2),
+        "mixed": permute(base, symmetry, permutations),
+        "stranger": stranger,
+        "stranger-child": permute(near(stranger, 0.1, 3), symmetry, permutations),
+    }
+    for name, weights in networks.items():
+        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / f"{name}.safetensors")
+    return folder
+
+
+def architecture(symmetry: Symmetry) -> Architecture:
+    described = Architecture.of_module(
+        mlp([6, 9, 7, 4]), id="mlp", factory=FACTORY, arguments={"widths": [6, 9, 7, 4]}, example_shape=(3, 6)
+    )
+    return Architecture(**{**vars(described), "symmetry": symmetry.to_json()})
+
+
+def test_distances_are_relative_to_norms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = {"a": torch.randn(40, 50, generator=generator), "count": torch.tensor(3)}
+    networks = [first, first, near({"a": first["a"]}, 0.1, 1), {"a": torch.randn(40, 50, generator=generator)}]
+    found = relative_distances(networks)
+    assert found[0, 1] == 0 and found[0, 2] == pytest.approx(0.1, rel=0.02)
+    assert found[0, 3] == pytest.approx(2**0.5, rel=0.05) and np.array_equal(found, found.T)
+
+
+def test_families_are_found_and_reordered_networks_named(folder: Path, symmetry: Symmetry) -> None:
+    inspection = inspect_folder(folder)
+    known = known_symmetries(None, [architecture(symmetry)])
+    (found,) = relate_folder(folder, inspection, known).values()
+    (group,) = found.reordered
+    assert group.paths == ["base.safetensors", "mixed.safetensors"] and group.confirmed
+    edges = [{(edge.first.split(".")[0], edge.second.split(".")[0]) for edge in tree} for tree in found.trees]
+    assert [{frozenset(edge) for edge in tree} for tree in edges] == [
+        {frozenset({"base", "child"}), frozenset({"child", "grandchild"})},
+        {frozenset({"stranger", "stranger-child"})},
+    ]
+    assert [edge.aligned for tree in found.trees for edge in tree] == [False, False, True]
+    assert found.alone == 0 and not found.notes
+    lines = rooted(found.trees[0])
+    assert lines[0][:2] == (0, "child.safetensors") and {depth for depth, _, _ in lines[1:]} == {1}
+
+
+def test_without_an_architecture_nothing_is_aligned(folder: Path) -> None:
+    (found,) = relate_folder(folder, inspect_folder(folder)).values()
+    assert [group.confirmed for group in found.reordered] == [False]
+    assert len(found.trees) == 1 and found.alone == 2 and "nothing is aligned" in found.notes[0]
+
+
+def test_the_same_numbers_in_another_order_need_not_be_the_same_network(symmetry: Symmetry) -> None:
+    torch.manual_seed(1)
+    base = dict(mlp([6, 9, 7, 4]).state_dict())
+    mixed = {name: tensor.flatten()[torch.randperm(tensor.numel())].view_as(tensor) for name, tensor in base.items()}
+    found = relate({"a": base, "b": mixed}, symmetry, {"a": "same", "b": "same"})
+    assert [group.confirmed for group in found.reordered] == [False]
+    assert aligned_distance(mixed, base, symmetry) > 0.1
+
+
+def test_fingerprints_do_not_depend_on_order_but_on_every_number(folder: Path) -> None:
+    prints = {found.path: found.fingerprint for found in inspect_folder(folder).checkpoints}
+    assert prints["base.safetensors"] == prints["mixed.safetensors"] and len(set(prints.values())) == 5
+
+
+def test_a_sane_names_neighbours_and_leaves_broken_checkpoints_out(folder: Path, sane_folder: Path) -> None:
+    broken = dict(mlp([6, 9, 7, 4]).state_dict())
+    broken["module_list.1.bias"] = torch.full((9,), float("nan"))
+    save_file(broken, folder / "broken.safetensors")
+    inspection = inspect_folder(folder)
+    seen = look_at_folder(folder, inspection, SANE.open(sane_folder), None)
+    assert len(seen) == 6 and all(own.path != "broken.safetensors" for own in seen)
+    by_path = {own.path: own for own in seen}
+    for own in seen:
+        assert own.nearest != own.path and own.distance is not None and own.distance >= 0
+    assert by_path["mixed.safetensors"].nearest == "base.safetensors"
+
+
+def test_inspect_writes_a_page(folder: Path, sane_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from weightspace.cli import main
+
+    page = tmp_path / "page.html"
+    words = ["inspect", str(folder), "--sane", str(sane_folder), "--out", str(page)]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and "1 groups equal up to order, 1 families" in out and "nothing is aligned" in out
+    text = page.read_text()
+    assert "<svg" in text and "Trained from one another" in text and "What SANE says" in text and str(folder) in text
+    with pytest.raises(SystemExit) as end:
+        main([*words[:2], "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert end.value.code == 0 and len(next(iter(found["related"].values()))["trees"]) == 1
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2 and "found something: choose another --out" in capsys.readouterr().err
+
+
+def test_inspect_aligns_networks_of_a_given_architecture(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from weightspace.cli import main
+
+    (tmp_path / "own_nets.py").write_text(
+        "from weightspace.zoo.networks import mlp\n\ndef net():\n    return mlp([6, 9, 7, 4])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(folder), "--architecture", "own_nets:net", "--example", "3,6"])
+    assert end.value.code == 0 and "1 groups equal up to order, 2 families" in capsys.readouterr().out
+
+
+def test_networks_that_cannot_be_read_are_named(folder: Path, sane_folder: Path) -> None:
+    save_file({"whole": torch.arange(4)}, folder / "integers.safetensors")
+    with pytest.raises(InputError, match=r"integers.safetensors: expected 16- or 32-bit floating-point weights"):
+        look_at_folder(folder, inspect_folder(folder), SANE.open(sane_folder), None)
