@@ -4,27 +4,41 @@ A SANE is pre-trained for every zoo and fold on the fold's training members alon
 Each table is a file of rows with the command, the seed, the date and the hashes of the zoos it was made from.
 """
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from weightspace.analysis.baselines import layer_statistics
+from weightspace.analysis.comparing import Comparison, Fold, compare_representations, last_epoch
+from weightspace.analysis.folding import find_targets, make_folds
+from weightspace.analysis.probe import ProbeResult, pool_folds, probe, subtract
+from weightspace.analysis.representations import REPRESENTATIONS
+from weightspace.analysis.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
-from weightspace.outputs import partial_path
+from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
 ZOOS = (*SMALL, "mnist-raytune", "cifar10-cnn-l", "cifar10-resnet18w8")
-TOO_LONG = ("cifar10-resnet18w8",)  # for a hyper-representation, which attends over all tokens at once
+WITH_HYPER = ("mnist-cnn-s", "cifar10-cnn-s")  # trained anew in every fold
+WITH_TREES = ("mnist-cnn-s", "cifar10-cnn-s")
 SHARES, FOLDS, SEED = (0.6, 0.15, 0.25), 4, 0
 TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 TRAINING = TrainConfig(steps=300, batch_size=32, statistics_weight=1.0, seed=SEED)
 MULTI = TrainConfig(steps=900, batch_size=32, statistics_weight=1.0, seed=SEED)
 EARLY = 0.5
-FEW = (10, 30, 60)
+FEW = (10, 30, 100)
 Row = dict[str, Any]
+COMMAND = "benchmarks/tables_reading.sh"
 
 
 class Setting(NamedTuple):
@@ -68,3 +82,192 @@ def first_epochs(zoo: Zoo) -> Zoo:
 
 def late_epochs(zoo: Zoo) -> Zoo:
     return zoo.where(lambda table: table["epoch"] > EARLY * table["epoch"].max())
+
+
+def properties(setting: Setting, name: str) -> list[Row]:
+    """Every representation, every target, pooled and at the last epoch: tables 1, 2 and 9 to 12 of the paper."""
+    zoo, sanes = setting.zoo(name), [setting.sane(name, fold) for fold in range(FOLDS)]
+    names = [own for own in REPRESENTATIONS if own != "hyper" or name in WITH_HYPER]
+    folds = make_folds(zoo, SHARES, sanes, names, folds=FOLDS, seed=SEED)
+    found = compare_representations(folds, TARGETS, hyper_parameters=find_targets(zoo).hyper_parameters, seed=SEED)
+    return named(found, name, zoo)
+
+
+def trees(setting: Setting, name: str) -> list[Row]:
+    """Gradient-boosted trees in the place of linear probes."""
+    zoo, sanes = setting.zoo(name), [setting.sane(name, fold) for fold in range(FOLDS)]
+    folds = make_folds(zoo, SHARES, sanes, ("s(W)", "t(W)", "mean", "readout"), folds=FOLDS, seed=SEED)
+    return named(compare_representations(folds, TARGETS, model="trees", seed=SEED), name, zoo)
+
+
+def named(found: Comparison, name: str, zoo: Zoo) -> list[Row]:
+    """Rows with the name of their zoo, and the epoch they are of."""
+    last = int(zoo.table["epoch"].max())
+    return [{"zoo": name, "epoch": "all" if row["subset"] == "pooled" else last, **row} for row in found.rows]
+
+
+def control(setting: Setting, name: str) -> list[Row]:
+    """Labels shuffled over the checkpoints of every part: nothing can be read."""
+
+    def shuffled(represent: Callable[[Zoo], Embeddings]) -> Callable[[Sequence[Zoo]], list[Embeddings]]:
+        return lambda parts: [mix(represent(part), number) for number, part in enumerate(parts)]
+
+    def mix(part: Embeddings, number: int) -> Embeddings:
+        order = np.random.default_rng([SEED, number]).permutation(len(part.table))
+        labels = {target: part.table[target].to_numpy()[order] for target in TARGETS}
+        return Embeddings(part.features, part.table.assign(**labels), part.representation, part.trained_on)
+
+    folds = []
+    for fold in range(FOLDS):
+        sane = setting.sane(name, fold)
+        both = [shuffled(layer_statistics), shuffled(lambda zoo, sane=sane: embed(sane, zoo, "readout"))]
+        folds.append(Fold(setting.parts(name, fold), both))
+    rows = named(compare_representations(folds, TARGETS, seed=SEED), name, setting.zoo(name))
+    return [{**row, "labels": "shuffled"} for row in rows if "chosen" not in row]
+
+
+class Read(NamedTuple):
+    """The parts of one fold in every representation that the smaller tables compare."""
+
+    statistics: list[Embeddings]
+    exact: list[Embeddings]
+    mean: list[Embeddings]
+    readout: list[Embeddings]
+
+
+def read(sane: SANE, parts: Sequence[Zoo]) -> Read:
+    return Read(
+        [layer_statistics(part) for part in parts],
+        [exact_token_statistics(part, sane.preparation) for part in parts],
+        [embed(sane, part, "mean") for part in parts],
+        [embed(sane, part, "readout") for part in parts],
+    )
+
+
+def rows_of(results: dict[str, list[ProbeResult]], **about: Any) -> list[Row]:
+    """Pooled folds of several representations of one task, s(W) first."""
+    pooled = {name: pool_folds(own, SEED) for name, own in results.items()}
+    rows = []
+    for name, own in pooled.items():
+        fields = ("target", "r2", "r2_low", "r2_high", "tau", "members")
+        row = {**about, "representation": name, **{field: getattr(own, field) for field in fields}}
+        if name != "s(W)":
+            difference = subtract(own, pooled["s(W)"], SEED)
+            row |= {f"over_statistics{end}": v for end, v in zip(("", "_low", "_high"), difference, strict=True)}
+        rows.append(row)
+    return rows
+
+
+def few(setting: Setting, name: str) -> list[Row]:
+    """Probes trained on 10, 30 or all training members; the SANE has seen all of them without labels."""
+    rows, last = [], int(setting.zoo(name).table["epoch"].max())
+    embedded = [read(setting.sane(name, fold), setting.parts(name, fold)) for fold in range(FOLDS)]
+    for target in TARGETS:
+        for epoch in ("all", last) if target != "epoch" else ("all",):
+            for count in FEW:
+                results: dict[str, list[ProbeResult]] = {}
+                for own in embedded:
+                    for parts in own:
+                        cut = parts if epoch == "all" else [last_epoch(part) for part in parts]
+                        result = probe(first_members(cut[0], count), *cut[1:], target=target, seed=SEED)
+                        results.setdefault(result.representation, []).append(result)
+                most = len(embedded[0].mean[0].table["member"].unique())
+                rows += rows_of(results, zoo=name, epoch=epoch, labels=min(count, most))
+    return rows
+
+
+def first_members(part: Embeddings, count: int) -> Embeddings:
+    chosen = sorted(part.table["member"].unique())[:count]
+    keep = part.table["member"].isin(chosen).to_numpy()
+    return Embeddings(part.features[keep], part.table[keep], part.representation, part.trained_on)
+
+
+def epochs(setting: Setting, name: str) -> list[Row]:
+    """Checkpoints of epochs that pre-training never saw: probes trained and tested on the second half of training."""
+    rows = []
+    for target in TARGETS:
+        results: dict[str, list[ProbeResult]] = {}
+        for fold in range(FOLDS):
+            parts = [late_epochs(part) for part in setting.parts(name, fold)]
+            whole, early = read(setting.sane(name, fold), parts), setting.early(name, fold)
+            unseen = {f"SANE of early epochs ({kind})": kind for kind in ("mean", "readout")}
+            named_parts = [(own[-1].representation, own) for own in whole]
+            named_parts += [(name, [embed(early, part, kind) for part in parts]) for name, kind in unseen.items()]
+            for representation, own in named_parts:
+                results.setdefault(representation, []).append(probe(*own, target=target, seed=SEED))
+        rows += rows_of(results, zoo=name, epoch="second half")
+    return rows
+
+
+def across(setting: Setting) -> list[Row]:
+    """Probes trained on one zoo and tested on another; one SANE of four zoos."""
+    sane = setting.multi(0)
+    embedded = {name: [of_zoo(own, name) for own in read(sane, setting.parts(name, 0))] for name in SMALL}
+    rows = []
+    for target in TARGETS:
+        for source in SMALL:
+            for tested in SMALL:
+                results = {}
+                for trained, other in zip(embedded[source], embedded[tested], strict=True):
+                    result = probe(*trained[:2], other[2], target=target, seed=SEED)
+                    results[result.representation] = [result]
+                rows += rows_of(results, zoo=tested, trained_on=source, epoch="all")
+    return rows
+
+
+def of_zoo(parts: list[Embeddings], name: str) -> list[Embeddings]:
+    """Members by the names of zoo and member, as zoos share names."""
+    return [
+        Embeddings(part.features, part.table.assign(member=name + "/" + part.table["member"]), part.representation)
+        for part in parts
+    ]
+
+
+TABLES: dict[str, tuple[Callable[..., list[Row]], tuple[str, ...]]] = {
+    "properties": (properties, ZOOS),
+    "few": (few, ZOOS),
+    "control": (control, ("mnist-cnn-s", "cifar10-resnet18w8")),
+    "trees": (trees, WITH_TREES),
+    "epochs": (epochs, ("mnist-cnn-s",)),
+}
+
+
+def write(path: Path, rows: list[Row], setting: Setting, zoos: Sequence[str], table: str) -> None:
+    about = {
+        "table": table,
+        "command": f"{COMMAND} {table}",
+        "seed": SEED,
+        "date": date.today().isoformat(),
+        "folds": FOLDS,
+        "shares": SHARES,
+        "zoos": {name: hash_input(setting.zoos / name) for name in zoos},
+    }
+    path.write_text(to_json({**about, "rows": rows}, indent=1) + "\n")
+    print(f"{path}: {len(rows)} rows", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", help=f"{', '.join(TABLES)}, across; all if none is named")
+    parser.add_argument("--zoos", type=Path, required=True)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="these zoos alone")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = Setting(options.zoos, options.models)
+    for table in options.tables or [*TABLES, "across"]:
+        if table == "across":
+            path = options.out / "reading-across.json"
+            if not path.exists():
+                write(path, across(setting), setting, SMALL, table)
+            continue
+        compute, zoos = TABLES[table]
+        for name in zoos:
+            path = options.out / f"reading-{table}-{name}.json"
+            if not path.exists() and (not options.only or name in options.only):
+                write(path, compute(setting, name), setting, [name], table)
+
+
+if __name__ == "__main__":
+    main()

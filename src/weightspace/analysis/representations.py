@@ -32,7 +32,7 @@ COMPONENTS = 128
 WIDE = 4_096
 SMALLEST_SHARE = 1e-6
 LEARNED = "SANE ("
-HYPER_STEPS = 300
+HYPER_STEPS, HYPER_BATCH = 300, 32
 
 
 class Representation(NamedTuple):
@@ -67,7 +67,9 @@ def _untrained(sane: SANE, parts: Parts) -> list[Embeddings]:
 def _hyper(sane: SANE, parts: Parts) -> list[Embeddings]:
     """Trained here and now on the first part, as wide as the model."""
     config = SANEConfig(latent_width=2 * sane.config.latent_width, model_width=sane.config.model_width)
-    training = TrainConfig(steps=HYPER_STEPS, seed=sane.about.get("training", {}).get("seed", 0))
+    training = TrainConfig(
+        steps=HYPER_STEPS, batch_size=HYPER_BATCH, seed=sane.about.get("training", {}).get("seed", 0)
+    )
     model = fit_hyper_representation(parts[0], sane.preparation, config, training)
     return [embed_whole(model, part, sane.preparation, frozenset(parts[0].members)) for part in parts]
 

@@ -63,7 +63,7 @@ def render_inspection(found: Inspected, limit: int = 1_000) -> str:
         figures.append(Drawn("Families", sentence, to_svg(draw_lineage(trees), "lineage")))
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     about = {
-        "title": f"What is in {found.folder}",
+        "title": f"What is in {found.folder.rstrip('/').rpartition('/')[2]}",
         "summary": f"{found.summary()}.",
         "findings": found.notes(),
         "made": {"command": called_as(), "versions": versions},

@@ -11,6 +11,8 @@ from weightspace.analysis.relating import rooted
 
 Row = Mapping[str, Any]
 WIDTH = 160
+REORDERED = ("architecture", "aligned", "files")
+NARROW = "\u00a0\u00a0"  # blanks that a page keeps
 NEIGHBOR_COLUMNS = (
     *("member", "network", "epoch", "architecture", "test_accuracy", "generalization_gap", "learning_rate"),
     "activation",
@@ -212,8 +214,8 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
         Table(
             "Architectures by names and shapes", "", ["architecture", "numbers", "types", "checkpoints"], architectures
         ),
-        Table("Checkpoints", note, ["file", "format", "bytes", "wrapped in", "remarks"], rows),
-        Table("There more than once", "", ["", "files"], twice[:limit]),
+        Table("Checkpoints", note, ["file", "format", "bytes", "wrapped in", "remarks"], rows, ("remarks",)),
+        Table("There more than once", "", ["", "files"], twice[:limit], ("files",)),
     ]
     return [table for table in tables if table.rows]
 
@@ -227,14 +229,16 @@ def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
         for tree in relations.trees:
             for depth, path, edge in rooted(tree):
                 distance = "" if edge is None else f"{edge.distance:.3g}{' aligned' if edge.aligned else ''}"
-                families.append(["  " * depth + path, distance])
+                families.append([f"{NARROW * depth}└ {path}" if depth else path, distance])
     note = "The same numbers in another order; it computes the same if an alignment makes it equal."
     near = (
         "Each below the one it is nearest to, with the distance relative to their norms: 0 is equal, 1.4 has nothing "
         "in common. Which came first the weights do not tell."
     )
     tables = [
-        Table("Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered[:limit]),
+        Table(
+            "Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered[:limit], ("files",)
+        ),
         Table("Trained from one another", near, ["file", "distance"], families[:limit]),
     ]
     return [table for table in tables if table.rows]
@@ -247,4 +251,5 @@ def seen_table(seen: Sequence[Any], limit: int) -> Table:
         for own in seen
     ]
     columns = ["file", "nearest", "distance", "prediction"]
-    return Table("What SANE says", "Distance between standardised embeddings.", columns, rows[:limit], ("nearest",))
+    words = ("nearest", "prediction")
+    return Table("What SANE says", "Distance between standardised embeddings.", columns, rows[:limit], words)
