@@ -13,4 +13,4 @@ benchmarks/zoos.sh
 # A zoo that others trained, in their layout.
 [[ -d $zoos/mnist-raytune ]] || .venv/bin/weightspace import ../shared/zoos/mnist-cnn-s-raytune --out "$zoos/mnist-raytune"
 .venv/bin/python benchmarks/tables_reading.py --zoos "$zoos" --models runs/reading --out docs/tables "$@"
-.venv/bin/python docs/update_tables.py
+.venv/bin/python docs/update_reading.py
