@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from weightspace.analysis.probe import probe
+from weightspace.analysis.probing.probe import probe
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import measure_fidelity
 from weightspace.autoencoder.inference import embed

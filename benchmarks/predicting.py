@@ -16,8 +16,8 @@ import torch
 from tables_reading import FOLDS, SMALL, ZOOS, Setting
 from torch import Tensor
 
-from weightspace.analysis.calibrating import fit_predictor
-from weightspace.analysis.predicting import Predictor
+from weightspace.analysis.predicting.calibrating import fit_predictor
+from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.outputs import to_json

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from weightspace.analysis.baselines import layer_statistics
-from weightspace.analysis.comparing import Comparison, Fold, compare_representations, last_epoch
-from weightspace.analysis.folding import find_targets, make_folds
-from weightspace.analysis.probe import ProbeResult, pool_folds, probe, subtract
-from weightspace.analysis.representations import REPRESENTATIONS
-from weightspace.analysis.token_statistics import exact_token_statistics
+from weightspace.analysis.probing.comparing import Comparison, Fold, compare_representations, last_epoch
+from weightspace.analysis.probing.folding import find_targets, make_folds
+from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, subtract
+from weightspace.analysis.representations.baselines import layer_statistics
+from weightspace.analysis.representations.named import REPRESENTATIONS
+from weightspace.analysis.representations.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.pretraining import pretrain

@@ -71,7 +71,7 @@ def file_tree() -> str:
     rooms = [PACKAGE / name for name in order]
     lines = ["src/weightspace/"]
     for room in [path if path.is_dir() else path.with_suffix(".py") for path in rooms]:
-        lines.append(f"  {room.name + ('/' if room.is_dir() else ''):24}{purpose(room)}")
+        lines.append(f"  {room.name + ('/' if room.is_dir() else ''):28}{purpose(room)}")
         if room.is_dir():
             lines += describe_room(room, "    ")
     return "\n".join([*lines, "tests/  examples/  docs/  benchmarks/  LOG.md"])
@@ -80,9 +80,9 @@ def file_tree() -> str:
 def describe_room(room: Path, indent: str) -> list[str]:
     """The modules of a folder, then its folders with theirs."""
     modules = sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
-    lines = [f"{indent}{module.name:{26 - len(indent)}}{purpose(module)}" for module in modules]
+    lines = [f"{indent}{module.name:{30 - len(indent)}}{purpose(module)}" for module in modules]
     for folder in sorted(path for path in room.iterdir() if (path / "__init__.py").exists()):
-        lines.append(f"{indent}{folder.name + '/':{26 - len(indent)}}{purpose(folder)}")
+        lines.append(f"{indent}{folder.name + '/':{30 - len(indent)}}{purpose(folder)}")
         lines += describe_room(folder, indent + "  ")
     return lines
 

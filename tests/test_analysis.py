@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from weightspace.analysis.baselines import QUANTILES, layer_statistics, raw_weights
-from weightspace.analysis.classifying import classify
-from weightspace.analysis.comparing import CHOSEN, Fold, compare_representations, last_epoch
-from weightspace.analysis.folding import find_targets, make_folds
-from weightspace.analysis.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
-from weightspace.analysis.representations import Represent, beside, choose_representations, components
-from weightspace.analysis.spectra import PROBES, matrix_views, spectra
-from weightspace.analysis.token_statistics import exact_token_statistics
+from weightspace.analysis.probing.classifying import classify
+from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_representations, last_epoch
+from weightspace.analysis.probing.folding import find_targets, make_folds
+from weightspace.analysis.probing.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
+from weightspace.analysis.representations.baselines import QUANTILES, layer_statistics, raw_weights
+from weightspace.analysis.representations.named import Represent, beside, choose_representations, components
+from weightspace.analysis.representations.spectra import PROBES, matrix_views, spectra
+from weightspace.analysis.representations.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.hyper_representations import embed_whole, fit_hyper_representation
 from weightspace.autoencoder.inference import Embeddings, embed

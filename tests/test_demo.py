@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from weightspace.analysis.comparing import CHOSEN
+from weightspace.analysis.probing.comparing import CHOSEN
 from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
 from weightspace.demo.story import run_demo

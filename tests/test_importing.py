@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from weightspace.analysis.inspecting import inspect_folder
+from weightspace.analysis.inspecting.checkpoints import inspect_folder
 from weightspace.errors import InputError
 from weightspace.outputs import partial_path
 from weightspace.supervised import score

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from weightspace.analysis.inspecting import Inspected, Inspection, inspect_folder
+from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
 from weightspace.errors import InputError
 from weightspace.report.zoo_plot import draw_zoo
 from weightspace.weights import write_weights
@@ -97,7 +97,7 @@ def test_inspecting_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
         write_weights(tmp_path / "nets" / f"{number}.safetensors", tensors)
     code = (
         "import resource, torch, sys\n"
-        "from weightspace.analysis.inspecting import inspect_folder\n"
+        "from weightspace.analysis.inspecting.checkpoints import inspect_folder\n"
         "import weightspace.zoo.identifying, weightspace.progress\n"
         "torch.randn(1024, 1024).square().mean()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

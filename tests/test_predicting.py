@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from weightspace.analysis.calibrating import fit_predictor
-from weightspace.analysis.conformal import conformal_radius, coverage
-from weightspace.analysis.predicting import Interval, Predicted, Predictor
+from weightspace.analysis.predicting.calibrating import fit_predictor
+from weightspace.analysis.predicting.conformal import conformal_radius, coverage
+from weightspace.analysis.predicting.predictor import Interval, Predicted, Predictor
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weightspace.analysis.between import known_symmetries, look_at_folder, relate_folder
-from weightspace.analysis.inspecting import inspect_folder
-from weightspace.analysis.relating import aligned_distance, relate, relative_distances, rooted
+from weightspace.analysis.inspecting.between import known_symmetries, look_at_folder, relate_folder
+from weightspace.analysis.inspecting.checkpoints import inspect_folder
+from weightspace.analysis.inspecting.relating import aligned_distance, relate, relative_distances, rooted
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations

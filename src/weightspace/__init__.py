@@ -12,23 +12,23 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from weightspace.analysis.aligning import align as align
-    from weightspace.analysis.baselines import layer_statistics as layer_statistics
-    from weightspace.analysis.baselines import raw_weights as raw_weights
-    from weightspace.analysis.between import relate_folder as relate_folder
-    from weightspace.analysis.calibrating import fit_predictor as fit_predictor
-    from weightspace.analysis.comparing import compare_representations as compare_representations
-    from weightspace.analysis.folding import make_folds as make_folds
-    from weightspace.analysis.inspecting import inspect_folder as inspect_folder
+    from weightspace.analysis.inspecting.between import relate_folder as relate_folder
+    from weightspace.analysis.inspecting.checkpoints import inspect_folder as inspect_folder
     from weightspace.analysis.layers import layer_similarity as layer_similarity
     from weightspace.analysis.layers import layers_of as layers_of
-    from weightspace.analysis.predicting import Predictor as Predictor
-    from weightspace.analysis.probe import pool_folds as pool_folds
-    from weightspace.analysis.probe import probe as probe
-    from weightspace.analysis.probe import subtract as subtract
-    from weightspace.analysis.representations import choose_representations as choose_representations
+    from weightspace.analysis.predicting.calibrating import fit_predictor as fit_predictor
+    from weightspace.analysis.predicting.predictor import Predictor as Predictor
+    from weightspace.analysis.probing.comparing import compare_representations as compare_representations
+    from weightspace.analysis.probing.folding import make_folds as make_folds
+    from weightspace.analysis.probing.probe import pool_folds as pool_folds
+    from weightspace.analysis.probing.probe import probe as probe
+    from weightspace.analysis.probing.probe import subtract as subtract
+    from weightspace.analysis.representations.baselines import layer_statistics as layer_statistics
+    from weightspace.analysis.representations.baselines import raw_weights as raw_weights
+    from weightspace.analysis.representations.named import choose_representations as choose_representations
+    from weightspace.analysis.representations.spectra import matrix_views as matrix_views
+    from weightspace.analysis.representations.spectra import spectra as spectra
     from weightspace.analysis.retrieving import find_nearest as find_nearest
-    from weightspace.analysis.spectra import matrix_views as matrix_views
-    from weightspace.analysis.spectra import spectra as spectra
     from weightspace.autoencoder.config import SANEConfig as SANEConfig
     from weightspace.autoencoder.config import TrainConfig as TrainConfig
     from weightspace.autoencoder.fidelity import FidelityObserver as FidelityObserver
@@ -73,21 +73,21 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "weightspace.analysis.aligning": ("align",),
-    "weightspace.analysis.baselines": ("layer_statistics", "raw_weights"),
-    "weightspace.analysis.between": ("relate_folder",),
-    "weightspace.analysis.calibrating": ("fit_predictor",),
-    "weightspace.analysis.comparing": ("compare_representations",),
-    "weightspace.analysis.folding": ("make_folds",),
-    "weightspace.analysis.inspecting": ("inspect_folder",),
+    "weightspace.analysis.representations.baselines": ("layer_statistics", "raw_weights"),
+    "weightspace.analysis.inspecting.between": ("relate_folder",),
+    "weightspace.analysis.predicting.calibrating": ("fit_predictor",),
+    "weightspace.analysis.probing.comparing": ("compare_representations",),
+    "weightspace.analysis.probing.folding": ("make_folds",),
+    "weightspace.analysis.inspecting.checkpoints": ("inspect_folder",),
     "weightspace.analysis.layers": (
         "layer_similarity",
         "layers_of",
     ),
-    "weightspace.analysis.predicting": ("Predictor",),
-    "weightspace.analysis.probe": ("pool_folds", "probe", "subtract"),
-    "weightspace.analysis.representations": ("choose_representations",),
+    "weightspace.analysis.predicting.predictor": ("Predictor",),
+    "weightspace.analysis.probing.probe": ("pool_folds", "probe", "subtract"),
+    "weightspace.analysis.representations.named": ("choose_representations",),
     "weightspace.analysis.retrieving": ("find_nearest",),
-    "weightspace.analysis.spectra": (
+    "weightspace.analysis.representations.spectra": (
         "matrix_views",
         "spectra",
     ),

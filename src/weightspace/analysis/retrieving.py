@@ -1,4 +1,4 @@
-"""Find the networks whose embeddings are nearest to a network's: exactly, or by an index for very many."""
+"""The networks whose embeddings are nearest: exactly, or by an index for very many."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Hyper-representations: the whole-model autoencoders that came before SANE, as baselines.
+"""Hyper-representations: the whole-model autoencoders before SANE, as baselines.
 
 Schürholt, Kostadinov and Borth (2021): a transformer reads all tokens of a network and compresses them into one
 vector, trained to reconstruct them and, by contrast, to tell networks apart. Schürholt et al. (2022): every layer

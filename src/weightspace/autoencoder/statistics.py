@@ -1,4 +1,4 @@
-"""Statistics of single tokens, which the encoder sees and the latents are trained to hold in a linear way.
+"""Statistics of single tokens, which the encoder sees and the latents hold in a linear way.
 
 Ours, not the paper's. A mean over token latents can only tell what single latents tell linearly, and
 reconstruction alone stores values, not sizes: how large the weights and biases of a layer are is lost in the

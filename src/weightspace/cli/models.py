@@ -1,4 +1,4 @@
-"""Commands that train autoencoders and read networks with them."""
+"""Commands that train autoencoders, and embed networks with them."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

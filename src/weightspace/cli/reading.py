@@ -32,7 +32,7 @@ def predict(model: Path, /, *networks: str, as_json: Json = False) -> None:
         Files or folders of weights, folders of such files, or ZOO:MEMBER.
     """
     prepare_torch()
-    from weightspace.analysis.predicting import Predictor
+    from weightspace.analysis.predicting.predictor import Predictor
     from weightspace.autoencoder.sane import SANE
     from weightspace.zoo.addressing import naming, open_networks
 
@@ -211,8 +211,8 @@ def probe(
         Probe all the same if the SANE was trained on test members.
     """
     prepare_torch()
-    from weightspace.analysis.comparing import compare_representations
-    from weightspace.analysis.folding import find_targets, make_folds
+    from weightspace.analysis.probing.comparing import compare_representations
+    from weightspace.analysis.probing.folding import find_targets, make_folds
     from weightspace.autoencoder.sane import SANE
     from weightspace.report.tables import print_table, reading_tables
     from weightspace.zoo.zoo import Zoo

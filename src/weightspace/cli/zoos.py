@@ -185,9 +185,9 @@ def inspect(
         So many checkpoints are listed, those with remarks first.
     """
     prepare_torch()
-    from weightspace.analysis.between import known_symmetries, look_at_folder, relate_folder
-    from weightspace.analysis.inspecting import inspect_folder
-    from weightspace.analysis.predicting import PREDICTOR_FILE, Predictor
+    from weightspace.analysis.inspecting.between import known_symmetries, look_at_folder, relate_folder
+    from weightspace.analysis.inspecting.checkpoints import inspect_folder
+    from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
     from weightspace.autoencoder.sane import SANE
     from weightspace.outputs import new_file
     from weightspace.report.inspection_page import Inspected, render_inspection

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from weightspace.analysis.comparing import CHOSEN, Comparison, Task, principal_map
+from weightspace.analysis.probing.comparing import CHOSEN, Comparison, Task, principal_map
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.generation.comparing import Comparison as Written
 from weightspace.generation.generating import Generated

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from weightspace.analysis.comparing import CHOSEN
+from weightspace.analysis.probing.comparing import CHOSEN
 from weightspace.generation.comparing import ANCHORS, GENERATED, NOISE, SCRATCH
 
 READABLE = 0.1

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weightspace.analysis.comparing import Comparison as Read
-from weightspace.analysis.comparing import Fold, compare_representations
-from weightspace.analysis.representations import choose_representations
+from weightspace.analysis.probing.comparing import Comparison as Read
+from weightspace.analysis.probing.comparing import Fold, compare_representations
+from weightspace.analysis.representations.named import choose_representations
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruction_r2
 from weightspace.autoencoder.inference import embed

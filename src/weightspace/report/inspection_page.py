@@ -1,11 +1,11 @@
-"""What is in a folder of checkpoints, as tables for the terminal and as one page."""
+"""What is in a folder of checkpoints, as tables and as one page."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from weightspace.analysis.between import Seen
-from weightspace.analysis.inspecting import Inspection
-from weightspace.analysis.relating import Relations
+from weightspace.analysis.inspecting.between import Seen
+from weightspace.analysis.inspecting.checkpoints import Inspection
+from weightspace.analysis.inspecting.relating import Relations
 from weightspace.outputs import called_as, installed_versions
 from weightspace.report.figures import Drawn, to_svg
 from weightspace.report.lineage_plot import draw_lineage

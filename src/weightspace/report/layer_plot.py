@@ -1,4 +1,4 @@
-"""Features over depth, accuracy over their mean, and how alike the layers of two networks are."""
+"""Features of layers over depth, and how alike the layers of two networks are."""
 
 from collections.abc import Mapping
 from pathlib import Path

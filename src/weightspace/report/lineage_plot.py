@@ -1,11 +1,11 @@
-"""Families of checkpoints as trees whose branches are as long as the distances."""
+"""Families of checkpoints as trees with branches as long as distances."""
 
 from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from weightspace.analysis.relating import Kinship, rooted
+from weightspace.analysis.inspecting.relating import Kinship, rooted
 from weightspace.report.figures import COLORS, INK, STYLE
 
 MOST_LEAVES = 60

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weightspace.analysis.baselines import layer_statistics
-from weightspace.analysis.calibrating import fit_predictor
-from weightspace.analysis.probe import probe
-from weightspace.analysis.representations import Represent, rename
+from weightspace.analysis.predicting.calibrating import fit_predictor
+from weightspace.analysis.probing.probe import probe
+from weightspace.analysis.representations.baselines import layer_statistics
+from weightspace.analysis.representations.named import Represent, rename
 from weightspace.autoencoder.fidelity import Fidelity, measure_fidelity, measure_layers
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE

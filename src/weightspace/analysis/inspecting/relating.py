@@ -1,4 +1,4 @@
-"""How checkpoints of one architecture are related: the same up to an order of units, or trained from one another.
+"""How checkpoints are related: equal up to an order of units, or trained from one another.
 
 Distances are relative: 0 for equal weights, about 1.4 (the root of 2) for networks from different starts, which have
 nothing in common. Of a known architecture, pairs that are far apart are aligned first.

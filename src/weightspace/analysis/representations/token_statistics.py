@@ -1,4 +1,4 @@
-"""The statistics that a SANE's readout predicts, computed exactly: what the learned embedding is worth beside them."""
+"""The statistics that a SANE's readout learns, computed exactly."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

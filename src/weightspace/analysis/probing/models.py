@@ -1,4 +1,4 @@
-"""The models that read properties from representations: linear ones, and gradient-boosted trees.
+"""Models that read properties from representations: linear ones, and boosted trees.
 
 All representations are read by the same models; of each kind a few settings are fitted on training members, and
 validation members choose.

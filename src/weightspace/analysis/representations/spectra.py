@@ -1,4 +1,4 @@
-"""Representations from matrices: spectra of layers, and four views through random probes. Neither needs training."""
+"""Representations from matrices: spectra, and four views through random probes."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.analysis.baselines import represent_stacks
+from weightspace.analysis.representations.baselines import represent_stacks
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.randomness import derive_seed
 from weightspace.zoo.zoo import Checkpoints, Zoo

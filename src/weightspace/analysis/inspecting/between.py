@@ -1,4 +1,4 @@
-"""What checkpoints of a folder have to do with each other, and what a trained SANE says of each."""
+"""What checkpoints have to do with each other, and what a SANE says of each."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from weightspace.analysis.inspecting import Inspected, Inspection
-from weightspace.analysis.predicting import Predictor
-from weightspace.analysis.relating import Relations, relate
+from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection
+from weightspace.analysis.inspecting.relating import Relations, relate
+from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.analysis.retrieving import find_nearest
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network

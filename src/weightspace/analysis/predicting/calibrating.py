@@ -1,4 +1,4 @@
-"""Fit a predictor on the members a SANE was trained on, calibrate it on others, and check it on yet others."""
+"""Fit a predictor on training members, calibrate it on others, check it on yet others."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 
-from weightspace.analysis.conformal import conformal_radius, coverage
-from weightspace.analysis.predicting import Predicted, Predictor
-from weightspace.analysis.probing_models import RIDGE_STRENGTHS, fit_quietly
-from weightspace.analysis.surroundings import Surroundings
+from weightspace.analysis.predicting.conformal import conformal_radius, coverage
+from weightspace.analysis.predicting.predictor import Predicted, Predictor
+from weightspace.analysis.predicting.surroundings import Surroundings
+from weightspace.analysis.probing.models import RIDGE_STRENGTHS, fit_quietly
 from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError

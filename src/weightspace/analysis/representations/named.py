@@ -1,4 +1,4 @@
-"""The representations that can be compared, by name: each turns the parts of a zoo into embeddings.
+"""Representations by name: each turns the parts of a zoo into embeddings.
 
 Whatever has to be fitted (principal components, a hyper-representation) is fitted on the training members.
 """
@@ -14,9 +14,9 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from weightspace.analysis.baselines import layer_statistics, raw_weights
-from weightspace.analysis.spectra import matrix_views, spectra
-from weightspace.analysis.token_statistics import exact_token_statistics
+from weightspace.analysis.representations.baselines import layer_statistics, raw_weights
+from weightspace.analysis.representations.spectra import matrix_views, spectra
+from weightspace.analysis.representations.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.hyper_representations import embed_whole, fit_hyper_representation
 from weightspace.autoencoder.inference import Embeddings, embed

@@ -1,4 +1,4 @@
-"""Predict the properties of a network from its embedding, with intervals, and say when it is like none of the zoo."""
+"""Predicts properties of a network with intervals, or says that it is unlike the zoo."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from weightspace.analysis.surroundings import Surroundings
+from weightspace.analysis.predicting.surroundings import Surroundings
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError

@@ -1,4 +1,4 @@
-"""The networks known from training, around a new one: is it like them, and how well are such networks predicted?"""
+"""The networks known from training, around a new one: is it like them?"""
 
 import numpy as np
 from jaxtyping import Float
