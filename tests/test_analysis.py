@@ -13,7 +13,14 @@ from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_represe
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
 from weightspace.analysis.representations.baselines import QUANTILES, layer_statistics, raw_weights
-from weightspace.analysis.representations.named import Represent, beside, choose_representations, components
+from weightspace.analysis.representations.named import (
+    REPRESENTATIONS,
+    Represent,
+    beside,
+    choose_representations,
+    components,
+    represent,
+)
 from weightspace.analysis.representations.spectra import PROBES, matrix_views, spectra
 from weightspace.analysis.representations.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
@@ -144,9 +151,9 @@ def test_nan_weights_are_named(zoo_folder: Path, tmp_path: Path) -> None:
     stack = load_file(shard)
     next(iter(stack.values()))[3].view(-1)[0] = torch.nan
     save_file(stack, shard)
-    for represent in (raw_weights, layer_statistics):
+    for compute in (raw_weights, layer_statistics):
         with pytest.raises(InputError, match=r"in 1 checkpoints, first in member-\d+ at epoch \d"):
-            represent(Zoo.open(folder))
+            compute(Zoo.open(folder))
 
 
 def test_few_test_members_have_no_interval() -> None:
@@ -345,6 +352,19 @@ def test_unknown_representations_are_refused() -> None:
     with pytest.raises(InputError, match="expected a trained SANE for the representation readout, found none"):
         choose_representations(["readout"])
     assert len(choose_representations(["all"])) == 4
+    with pytest.raises(InputError, match="expected a representation among W, .*found 'other'"):
+        represent([], "other")
+
+
+def test_one_call_for_every_representation(parts: tuple[Zoo, ...], sane_folder: Path) -> None:
+    sane = SANE.open(sane_folder)
+    for name in REPRESENTATIONS:
+        if name == "hyper":  # has a test of its own, as it is trained
+            continue
+        made = represent(parts, name, sane)
+        assert len(made) == 3 and len({part.features.shape[1] for part in made}) == 1
+        for part, own in zip(parts, made, strict=True):
+            assert len(own.features) == len(part) and np.isfinite(own.features).all()
 
 
 def test_spectra_are_those_of_the_matrices(zoo: Zoo) -> None:

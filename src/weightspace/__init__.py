@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weightspace.analysis.representations.baselines import layer_statistics as layer_statistics
     from weightspace.analysis.representations.baselines import raw_weights as raw_weights
     from weightspace.analysis.representations.named import choose_representations as choose_representations
+    from weightspace.analysis.representations.named import represent as represent
     from weightspace.analysis.representations.spectra import matrix_views as matrix_views
     from weightspace.analysis.representations.spectra import spectra as spectra
     from weightspace.analysis.retrieving import find_nearest as find_nearest
@@ -85,7 +86,7 @@ _HOMES = {
     ),
     "weightspace.analysis.predicting.predictor": ("Predictor",),
     "weightspace.analysis.probing.probe": ("pool_folds", "probe", "subtract"),
-    "weightspace.analysis.representations.named": ("choose_representations",),
+    "weightspace.analysis.representations.named": ("choose_representations", "represent"),
     "weightspace.analysis.retrieving": ("find_nearest",),
     "weightspace.analysis.representations.spectra": (
         "matrix_views",

@@ -142,6 +142,22 @@ def choose_representations(names: Sequence[str] = ("standard",), sane: SANE | No
     return chosen
 
 
+def represent(parts: Parts, name: str, sane: SANE | None = None) -> list[Embeddings]:
+    """The parts of a zoo in one representation; what has to be fitted is fitted on the first.
+
+    Args:
+        parts: training members first; `[zoo]` for one zoo as a whole.
+        name: of `REPRESENTATIONS`, such as `s(W)`, `aligned` or `readout`.
+        sane: a trained model, for those that need one.
+
+    Raises:
+        InputError: an unknown name, or one that needs a model where there is none.
+    """
+    if name not in REPRESENTATIONS:
+        raise InputError(f"expected a representation among {', '.join(REPRESENTATIONS)}, found '{name}'")
+    return choose_representations([name], sane)[0](parts)
+
+
 def _with_model(compute: Callable[[SANE, Parts], list[Embeddings]], sane: SANE) -> Represent:
     return lambda parts: compute(sane, parts)
 
