@@ -12,6 +12,7 @@ from weightspace.analysis.inspecting.relating import rooted
 Row = Mapping[str, Any]
 WIDTH = 160
 REORDERED = ("architecture", "aligned", "files")
+MOST_COLUMNS = 7
 NARROW = "\u00a0\u00a0"  # blanks that a page keeps
 NEIGHBOR_COLUMNS = (
     *("member", "network", "epoch", "architecture", "test_accuracy", "generalization_gap", "learning_rate"),
@@ -50,25 +51,61 @@ def reading_tables(rows: Sequence[Row]) -> list[Table]:
             drawn,
         ),
     ]
+    tables.append(_difference_table(scored))
     if drawn:
         tables.append(_rank_table(scored))
     for subset, where in (("pooled", "all kept epochs"), ("last_epoch", "last epoch only")):
         own = [row for row in rows if "chance" in row and row["subset"] == subset]
         tables.append(_reading_table(f"Categories: share guessed right, {where}", _chances(own), own))
-    return [table for table in tables if table.rows]
+    return [part for table in tables if table.rows for part in _narrow(table)]
+
+
+def _narrow(table: Table) -> list[Table]:
+    """A table in several of at most seven columns after the first, so that it fits a terminal."""
+    columns = range(1, len(table.columns), MOST_COLUMNS)
+    return [
+        table._replace(
+            title=f"{table.title}{' (continued)' if start > 1 else ''}",
+            columns=[table.columns[0], *table.columns[start : start + MOST_COLUMNS]],
+            rows=[[row[0], *row[start : start + MOST_COLUMNS]] for row in table.rows],
+        )
+        for start in columns
+    ]
+
+
+def _difference_table(rows: Sequence[Row]) -> Table:
+    """R² minus that of layer statistics, which is what an embedding has to beat."""
+    known = [row for row in rows if row.get("over_statistics") is not None]
+    tasks = list(dict.fromkeys((row["target"], row["subset"]) for row in known))
+    body = []
+    for name in dict.fromkeys(row["representation"] for row in known):
+        own = {(row["target"], row["subset"]): row for row in known if row["representation"] == name}
+        body.append([name, *(_difference(own.get(task)) for task in tasks)])
+    note = "Above s(W) if the interval is above 0: a paired bootstrap over members."
+    return Table("Reading networks: R² minus that of s(W)", note, ["representation", *map(_task, tasks)], body)
+
+
+def _difference(row: Row | None) -> str:
+    if row is None or _unknown(row["over_statistics_low"]):
+        return "–" if row is None else f"{row['over_statistics']:+.2f}"
+    low, high = row["over_statistics_low"], row["over_statistics_high"]
+    return f"{row['over_statistics']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _task(task: tuple[str, str]) -> str:
+    places = {"pooled": "all epochs", "last_epoch": "last epoch"}
+    return f"{task[0].replace('_', ' ')}, {places[task[1]]}"
 
 
 def _rank_table(rows: Sequence[Row]) -> Table:
     """Kendall's tau of the same probes, compactly."""
-    places = {"pooled": "all epochs", "last_epoch": "last epoch"}
     tasks = list(dict.fromkeys((row["target"], row["subset"]) for row in rows))
     body = []
     for name in dict.fromkeys(row["representation"] for row in rows):
         own = {(row["target"], row["subset"]): row["tau"] for row in rows if row["representation"] == name}
         body.append([name, *(_number(own.get(task)) for task in tasks)])
-    columns = [f"{target.replace('_', ' ')}, {places[subset]}" for target, subset in tasks]
     note = "Kendall's τ between predicted and true: 1 is the right order, 0 a random one."
-    return Table("Reading networks: rank correlation", note, ["representation", *columns], body)
+    return Table("Reading networks: rank correlation", note, ["representation", *map(_task, tasks)], body)
 
 
 def _reading_table(title: str, note: str, rows: Sequence[Row]) -> Table:
