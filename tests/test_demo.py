@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import markupsafe
 import pytest
 
 from weightspace.analysis.probing.comparing import CHOSEN
@@ -98,7 +99,9 @@ def test_the_page_is_rendered_from_the_results(demo: Path, tmp_path: Path) -> No
     assert render_report(demo) == text
     results = results_of(demo)
     shown = results["writing"][0]["accuracy"]
-    assert f"{shown:.3f}" in text and all(finding.split(":")[0] in text for finding in results["findings"])
+    assert f"{shown:.3f}" in text
+    missing = [own for own in results["findings"] if str(markupsafe.escape(own)).split(":")[0] not in text]
+    assert not missing
     for name in ("results.json", "figures.json"):
         (tmp_path / name).write_text((demo / name).read_text())
     changed = json.loads((tmp_path / "results.json").read_text())
