@@ -151,7 +151,12 @@ def beside_the_paper(files: Sequence[dict[str, Any]]) -> str:
     return f"{paper['source']}\n\n{markdown(columns, body)}"
 
 
-def labelled(rows: Sequence[Row], by: str) -> str:
+def ranked(row: Row | None) -> str:
+    """Kendall's τ, and R²."""
+    return "–" if row is None else f"{row['tau']:.2f} ({row['r2']:.2f})"
+
+
+def labelled(rows: Sequence[Row], by: str, cell: Callable[[Row | None], str] = with_interval) -> str:
     """Small tables: zoo, target and one more column down, representations across."""
     names = list(dict.fromkeys(row["representation"] for row in rows))
     body = []
@@ -161,7 +166,7 @@ def labelled(rows: Sequence[Row], by: str) -> str:
             for row in rows
             if (row["zoo"], row["target"], row["epoch"], row.get(by)) == place
         }
-        body.append([place[0], heading(place[1:3]), str(place[3]), *(with_interval(own.get(name)) for name in names)])
+        body.append([place[0], heading(place[1:3]), str(place[3]), *(cell(own.get(name)) for name in names)])
     return markdown(["zoo", "target", by.replace("_", " "), *names], body)
 
 
@@ -180,7 +185,7 @@ def draw(files: Sequence[dict[str, Any]]) -> None:
                 draw_panel(axes, files, target, pooled)
                 axes.set_title(f"{TARGETS[target]}, {'all epochs' if pooled else 'last epoch'}", fontsize=10)
                 axes.set_xticks(range(len(zoos)), zoos, rotation=30, ha="right", fontsize=8)
-                axes.tick_params(labelbottom=row == 2 or (row == 1 and not pooled) or (row == 0 and not pooled))
+                axes.tick_params(labelbottom=row == len(TARGETS) - 1)
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(DRAWN))
         figure.savefig(FIGURE, facecolor="white", metadata={"Date": None})
@@ -251,7 +256,7 @@ def main() -> None:
         "paper": beside_the_paper(files),
         "zoos": "\n\n".join(map(zoo_table, files)),
         "few": labelled([row for found in load("few") for row in found["rows"]], "labels"),
-        "across": labelled([row for found in load("across") for row in found["rows"]], "trained_on"),
+        "across": labelled([row for found in load("across") for row in found["rows"]], "trained_on", ranked),
         "epochs": labelled([row for found in load("epochs") for row in found["rows"]], "epoch"),
         "control": labelled([row for found in load("control") for row in found["rows"]], "labels"),
         "trees": "\n\n".join(f"{next(iter(f['zoos']))}:\n\n{cross(f['rows'])}" for f in load("trees")),
