@@ -68,6 +68,15 @@ def test_inspecting_finds_what_was_planted(folder: Path) -> None:
     assert found["net0.pt"].architecture != found["other.safetensors"].architecture
 
 
+def test_zero_rows_of_either_sign_are_no_duplicates(tmp_path: Path) -> None:
+    rows = torch.randn(6, 5)
+    rows[:3] *= torch.zeros(3, 1)  # some are -0
+    rows[5] = rows[4]
+    save_file({"w": rows, "thin": torch.zeros(4, 1)}, tmp_path / "pruned.safetensors")
+    (found,) = inspect_folder(tmp_path).checkpoints
+    assert found.zero_units == {"w": 3, "thin": 4} and found.duplicate_units == {"w": 1}
+
+
 def test_inspecting_finds_duplicates_by_bytes_and_by_tensors(folder: Path) -> None:
     inspection = inspect_folder(folder)
     assert inspection.equal_files == [["copy of net0.pt", "net0.pt"]]

@@ -1,6 +1,7 @@
 """Predictions with intervals, and when there is none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,8 @@ def test_intervals_stop_at_what_is_possible() -> None:
     own = Predicted("test_accuracy", 0.5, 2.0, 0.1, 0.0, 1.0, 0.9, 0.9)
     assert own.interval(0.95, 0.1) == Interval(0.95, 0.75, 1.0)
     assert str(own.interval(0.5, 0.05)) == "0.50 [0.40, 0.60]"
-    assert "too few members" in str(Interval(0.5, -np.inf, np.inf))
+    few = replace(own, factor=np.inf).interval(0.95, 0.1)
+    assert str(few) == "0.95 (too few members were held out for an interval)"
 
 
 def test_a_predictor_comes_back_from_its_folder(predictor: Predictor, tmp_path: Path, sane: SANE, zoo: Zoo) -> None:
@@ -79,9 +81,12 @@ def test_one_network_is_predicted_as_in_its_zoo(predictor: Predictor, sane: SANE
 
 def test_networks_unlike_the_zoo_are_not_predicted(predictor: Predictor, sane: SANE, zoo: Zoo) -> None:
     other = predictor.predict(sane, {"layer.weight": torch.randn(5, 7)})
-    assert other.reason == "no network of its architecture was in the zoo" and not other.intervals
+    assert other.reason == "no network of its names, shapes and types was in the zoo" and not other.intervals
     wild = {name: 50 * torch.randn(tensor.shape) for name, tensor in zoo.weights(0).items()}
     found = predictor.predict(sane, wild)
+    huge = {name: 1e30 * tensor for name, tensor in zoo.weights(0).items()}
+    with pytest.raises(InputError, match="expected weights of ordinary size"):
+        predictor.predict(sane, huge)
     assert found.strangeness > 1 and str(found).startswith("this network is unlike the zoo: no prediction (")
 
 

@@ -13,7 +13,6 @@ from weightspace.analysis.inspecting.between import known_symmetries, look_at_fo
 from weightspace.analysis.inspecting.checkpoints import inspect_folder
 from weightspace.analysis.inspecting.relating import aligned_distance, relate, relative_distances, rooted
 from weightspace.autoencoder.sane import SANE
-from weightspace.errors import InputError
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.zoo.architecture import Architecture
@@ -135,7 +134,12 @@ def test_inspect_writes_a_page(folder: Path, sane_folder: Path, tmp_path: Path, 
     out = capsys.readouterr().out
     assert end.value.code == 0 and "1 groups equal up to order, 1 families" in out and "nothing is aligned" in out
     text = page.read_text()
-    assert "<svg" in text and "Trained from one another" in text and "What SANE says" in text and str(folder) in text
+    assert (
+        "<svg" in text
+        and "Related checkpoints" in text
+        and "What SANE says" in text
+        and f"<h1>What is in {folder.name}</h1>" in text
+    )
     with pytest.raises(SystemExit) as end:
         main([*words[:2], "--json"])
     found = json.loads(capsys.readouterr().out)
@@ -159,7 +163,12 @@ def test_inspect_aligns_networks_of_a_given_architecture(
     assert end.value.code == 0 and "1 groups equal up to order, 2 families" in capsys.readouterr().out
 
 
-def test_networks_that_cannot_be_read_are_named(folder: Path, sane_folder: Path) -> None:
+def test_networks_that_cannot_be_read_are_named_and_the_others_seen(folder: Path, sane_folder: Path) -> None:
     save_file({"whole": torch.arange(4)}, folder / "integers.safetensors")
-    with pytest.raises(InputError, match=r"integers.safetensors: expected 16- or 32-bit floating-point weights"):
-        look_at_folder(folder, inspect_folder(folder), SANE.open(sane_folder), None)
+    save_file({"whole": torch.arange(4) + 1}, folder / "others.safetensors")
+    inspection = inspect_folder(folder)
+    seen = {own.path: own for own in look_at_folder(folder, inspection, SANE.open(sane_folder), None)}
+    assert "floating-point weights" in seen["integers.safetensors"].prediction
+    assert seen["integers.safetensors"].nearest == "" and seen["base.safetensors"].nearest != ""
+    related = relate_folder(folder, inspection)
+    assert [own.notes for own in related.values() if "no floating-point" in " ".join(own.notes)] != []

@@ -72,7 +72,8 @@ def embed_network(
     architecture = sane.preparation.architecture_for(meta)
     frame = sane.preparation.frame_of(architecture)
     if len(frame.layout) == 0:
-        raise InputError("expected 16- or 32-bit floating-point weights in a network, found none")
+        types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in meta.values()})
+        raise InputError(f"expected 16- or 32-bit floating-point weights in a network, found {', '.join(types)}")
     sane.positions.check(largest_positions(frame.layout))
     reader = _open(sane, weights, architecture, frame)
     with progress_bar("embedding", len(reader)) as advance:
@@ -80,8 +81,11 @@ def embed_network(
             layers = positions_of(frame.layout, start, start + len(latents))[:, 1]
             aggregator.add(latents[None], layers)
             advance(len(latents))
+    vector = aggregator.result()[0]
+    if not vector.isfinite().all():
+        raise InputError("expected weights of ordinary size, found some so large that their embedding is not finite")
     return NetworkEmbedding(
-        vector=aggregator.result()[0],
+        vector=vector,
         architecture=architecture.id,
         tokens=len(reader),
         weights=frame.layout.size,

@@ -135,7 +135,8 @@ def similar(
     folder
         A zoo, or the table of its embeddings that embed wrote, with the same aggregation.
     network
-        A file or folder of weights, ZOO:MEMBER, or library:name (see layers). A member does not find itself.
+        A file or folder of weights, ZOO:MEMBER, or library:name (see layers). A member does not find itself in its
+        zoo.
     count
         So many checkpoints.
     aggregation
@@ -161,7 +162,7 @@ def similar(
         vector = embed_network(sane, networks[0][1], aggregation).vector.numpy()[None]
     zoo, _, member = network.rpartition(":")
     others = known.table
-    if zoo and Path(zoo).absolute() == folder.absolute():
+    if zoo and Path(zoo).resolve() == folder.resolve():
         others = known.table[known.table["member"] != member]
     places = known.table.index.get_indexer(others.index)
     nearest = find_nearest(known.features[places], vector, count, search=search)
@@ -221,8 +222,13 @@ def probe(
     zoo, models = Zoo.open(folder), [SANE.open(path) for path in sane]
     names = [name.strip() for name in representations.split(",")]
     known = find_targets(zoo)
-    wanted = [target.strip() for target in targets.split(",")]
-    wanted = [*known.results, *known.hyper_parameters] if wanted == ["all"] else wanted
+    everything = [*known.results, *known.hyper_parameters]
+    wanted = [target.strip() for target in targets.split(",") if target.strip()]
+    wanted = everything if wanted == ["all"] else wanted
+    if targets == TARGETS:  # of the usual ones those that this zoo has
+        wanted = [target for target in wanted if target in everything]
+    if not wanted:
+        raise InputError(f"expected properties that vary in {folder} to probe for, found none of {targets}")
     drawn = [target for target in wanted if target in known.hyper_parameters]
     made = make_folds(zoo, split, models, names, folds=folds, seed=seed, allow_overlap=allow_overlap)
     found = compare_representations(

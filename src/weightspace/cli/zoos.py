@@ -190,7 +190,7 @@ def inspect(
     from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
     from weightspace.autoencoder.sane import SANE
     from weightspace.outputs import new_file
-    from weightspace.report.inspection_page import Inspected, render_inspection
+    from weightspace.report.inspection_page import InspectedFolder, render_inspection
     from weightspace.report.tables import print_table
 
     require_between("rows", rows, 1)
@@ -200,7 +200,7 @@ def inspect(
     inspection = inspect_folder(folder)
     related = relate_folder(folder, inspection, known_symmetries(model, given))
     seen = look_at_folder(folder, inspection, model, predictor) if model is not None else []
-    found = Inspected(folder, inspection, related, seen)
+    found = InspectedFolder(folder, inspection, related, seen)
     if out is not None:
         with new_file(out, force=force) as path:
             path.write_text(render_inspection(found), encoding="utf-8")

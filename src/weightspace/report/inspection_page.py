@@ -13,7 +13,7 @@ from weightspace.report.page import render_page
 from weightspace.report.tables import Table, inspection_tables, relation_tables, seen_table
 
 
-class Inspected(NamedTuple):
+class InspectedFolder(NamedTuple):
     """A folder's checkpoints one by one, between each other, and in the eyes of a SANE."""
 
     folder: str
@@ -51,7 +51,7 @@ class Inspected(NamedTuple):
         return [*tables, seen_table(self.seen, limit)] if self.seen else tables
 
 
-def render_inspection(found: Inspected, limit: int = 1_000) -> str:
+def render_inspection(found: InspectedFolder, limit: int = 1_000) -> str:
     """One self-contained HTML page."""
     trees = [tree for own in found.related.values() for tree in own.trees]
     figures = []

@@ -276,7 +276,7 @@ def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
         Table(
             "Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered[:limit], ("files",)
         ),
-        Table("Trained from one another", near, ["file", "distance"], families[:limit]),
+        Table("Related checkpoints", near, ["file", "distance"], families[:limit]),
     ]
     return [table for table in tables if table.rows]
 

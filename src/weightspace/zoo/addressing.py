@@ -20,7 +20,7 @@ from weightspace.weights import (
     require_finite,
 )
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.zoo import Zoo
+from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
 # Where libraries of pretrained models make one by its name.
 LIBRARIES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -132,7 +132,10 @@ def network_files(path: Path) -> list[Path]:
     """
     if not path.is_dir() or any((path / name).is_file() for name in (*INDEX_FILES, *SINGLE_FILES)):
         return [path]
-    files = [file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
+    shown = [file for file in path.iterdir() if not file.name.startswith(".")]
+    files = [file for file in shown if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
+    if not files and (path / ZOO_FILE).is_file():
+        raise InputError(f"expected a network, found the zoo {path}: {path}:MEMBER names one of its members")
     if not files:
         raise InputError(f"expected weight files ({', '.join(WEIGHT_SUFFIXES)}) in {path}, found none")
     return sorted(files, key=lambda file: natural_key(file.name))

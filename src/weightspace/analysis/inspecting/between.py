@@ -86,27 +86,38 @@ def relate_folder(address: str | Path, inspection: Inspection, known: Sequence[K
 
 def look_at_folder(address: str | Path, inspection: Inspection, sane: SANE, predictor: Predictor | None) -> list[Seen]:
     """Nearest neighbours in the space of a SANE's mean embeddings, and what its predictor says, for every checkpoint
-    that is not broken."""
+    that is not broken; of those that it cannot embed, why not."""
     found = [own for own in inspection.checkpoints if _whole(own)]
-    vectors, predictions = [], []
+    vectors: dict[str, np.ndarray] = {}
+    said: dict[str, str] = {}
     with opened(address, found) as networks, progress_bar("embedding", len(found)) as advance:
         for path, weights in networks.items():
             try:
-                vectors.append(embed_network(sane, weights).vector.numpy())
-                predictions.append(str(predictor.predict(sane, weights)) if predictor is not None else "")
+                vectors[path] = embed_network(sane, weights).vector.numpy()
+                said[path] = str(predictor.predict(sane, weights)) if predictor is not None else ""
             except InputError as refusal:
-                raise InputError(f"{path}: {refusal}") from refusal
+                said[path] = str(refusal)
             advance()
-    paths = [own.path for own in found]
-    if len(paths) < 2:
-        return [Seen(path, "", None, own) for path, own in zip(paths, predictions, strict=True)]
-    features = np.stack(vectors)
-    nearest = find_nearest(features, features, 2)
+    near = _nearest(vectors)
+    nobody: tuple[str, float | None] = ("", None)
     seen = []
-    for place, (rows, distances) in enumerate(zip(nearest.rows, nearest.distances, strict=True)):
-        other = int(rows[0] == place)  # the first is the checkpoint itself, or an equal one
-        seen.append(Seen(paths[place], paths[rows[other]], float(distances[other]), predictions[place]))
+    for path, words in said.items():
+        nearest, distance = near.get(path, nobody)
+        seen.append(Seen(path, nearest, distance, words))
     return seen
+
+
+def _nearest(vectors: Mapping[str, np.ndarray]) -> dict[str, tuple[str, float]]:
+    """For every network the nearest other one, and how far it is; for none if there is only one."""
+    paths = list(vectors)
+    if len(paths) < 2:
+        return {}
+    features = np.stack(list(vectors.values()))
+    nearest, found = find_nearest(features, features, 2), {}
+    for place, (rows, distances) in enumerate(zip(nearest.rows, nearest.distances, strict=True)):
+        other = int(rows[0] == place)  # the first is the network itself, or an equal one
+        found[paths[place]] = (paths[rows[other]], float(distances[other]))
+    return found
 
 
 @contextlib.contextmanager

@@ -185,8 +185,8 @@ def _look_at(found: Inspected, name: str, tensor: Tensor) -> float:
         return math.nan
     if tensor.ndim > 1:
         rows = tensor.reshape(len(tensor), -1)
-        zero = int((rows == 0).all(1).sum())
-        repeated = _count_repeated(rows) - max(0, zero - 1)
+        zeros = (rows == 0).all(1)
+        zero, repeated = int(zeros.sum()), _count_repeated(rows[~zeros])
         if zero:
             found.zero_units[name] = zero
         if repeated:
@@ -196,7 +196,7 @@ def _look_at(found: Inspected, name: str, tensor: Tensor) -> float:
 
 def _count_repeated(rows: Tensor) -> int:
     """How many rows are equal to an earlier one, bit for bit."""
-    if rows.shape[1] < 2:  # single numbers repeat by chance
+    if len(rows) == 0 or rows.shape[1] < 2:  # single numbers repeat by chance
         return 0
     seen = {row.numpy().tobytes() for row in _bytes_of(rows).reshape(len(rows), -1)}
     return len(rows) - len(seen)

@@ -17,7 +17,6 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
-from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry, permute
 from weightspace.symmetry.matching import match
@@ -61,7 +60,7 @@ class Relations:
         reordered: groups of the same numbers in another order.
         trees: of every family of related checkpoints the shortest tree through them, a list of its edges. Which
             came first weights do not tell.
-        alone: how many checkpoints have no relative.
+        alone: how many checkpoints have neither a relative nor a copy.
         notes: what was not compared, and why.
     """
 
@@ -87,8 +86,10 @@ def relate(
     """
     reordered, copies = _reordered(networks, symmetry, fingerprints)
     paths = [path for path in networks if path not in copies]
+    if not any(tensor.is_floating_point() for tensor in networks[paths[0]].values()):
+        return Relations(reordered, notes=["not compared: they have no floating-point numbers"])
     if len(paths) < 2:
-        return Relations(reordered, alone=len(paths) if not reordered else 0)
+        return Relations(reordered)
     distances = relative_distances([networks[path] for path in paths])
     aligned = np.zeros_like(distances, dtype=bool)
     notes = []
@@ -105,7 +106,8 @@ def relate(
                     distances[first, second] = distances[second, first] = after
                     aligned[first, second] = aligned[second, first] = True
                 advance()
-    trees, alone = _trees(paths, distances, aligned)
+    trees, strangers = _trees(paths, distances, aligned)
+    alone = sum(list(fingerprints.values()).count(fingerprints[path]) == 1 for path in strangers)
     return Relations(reordered, trees, alone, notes)
 
 
@@ -130,7 +132,7 @@ def relative_distances(networks: Sequence[Mapping[str, Tensor]]) -> Float[np.nda
 
 def aligned_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], symmetry: Symmetry) -> float:
     """The relative distance of two networks after the first was aligned to the second."""
-    one, other = _whole(first), _whole(second)
+    one, other = _read_all(first), _read_all(second)
     moved = permute(one, symmetry, match(one, other, symmetry))
     return float(relative_distances([moved, other])[0, 1])
 
@@ -156,9 +158,9 @@ def _confirmed(
 ) -> bool:
     if symmetry is None or not symmetry.groups:
         return False
-    reference = _whole(networks[first])
+    reference = _read_all(networks[first])
     for path in others:
-        own = _whole(networks[path])
+        own = _read_all(networks[path])
         if not _equal(permute(own, symmetry, match(own, reference, symmetry)), reference):
             return False
     return True
@@ -166,8 +168,8 @@ def _confirmed(
 
 def _trees(
     paths: Sequence[str], distances: Float[np.ndarray, "n n"], aligned: np.ndarray
-) -> tuple[list[list[Kinship]], int]:
-    """The shortest trees through related checkpoints, largest family first, and how many are alone."""
+) -> tuple[list[list[Kinship]], list[str]]:
+    """The shortest trees through related checkpoints, largest family first, and who has no relative."""
     # Zero means no edge to scipy: equal weights would be strangers.
     near = np.where(distances <= RELATED, np.maximum(distances, SMALLEST), 0)
     np.fill_diagonal(near, 0)
@@ -179,22 +181,15 @@ def _trees(
         edges[family[first]].append(own)
     sizes = np.bincount(family)
     trees = sorted((sorted(own, key=lambda edge: edge.distance) for own in edges if own), key=len, reverse=True)
-    return trees, int((sizes == 1).sum())
+    return trees, [path for path, own in zip(paths, family.tolist(), strict=True) if sizes[own] == 1]
 
 
-def _whole(weights: Mapping[str, Tensor]) -> Weights:
+def _read_all(weights: Mapping[str, Tensor]) -> Weights:
     return {name: weights[name] for name in weights}
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
-
-
-def require_comparable(networks: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Raise `InputError` unless all networks have the same tensors."""
-    kinds = {tuple(sorted((name, tuple(own[name].shape)) for name in own)) for own in networks.values()}
-    if len(kinds) > 1:
-        raise InputError(f"expected networks of one architecture, found {len(kinds)} kinds")
 
 
 def rooted(tree: Sequence[Kinship]) -> list[tuple[int, str, Kinship | None]]:

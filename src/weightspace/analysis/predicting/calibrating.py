@@ -25,6 +25,7 @@ LEVEL = 0.9
 AGGREGATIONS = ("readout", "mean")
 MOST_KNOWN = 4_096
 GROUPS = 5
+FEWEST_KNOWN = 10
 SMALLEST_SPREAD = 1e-6
 
 
@@ -53,6 +54,10 @@ def fit_predictor(
     names = [name for name in targets if all(_varies(part, name) for part in embedded)]
     if not names:
         raise InputError(f"expected a numeric property that varies among {', '.join(targets)}, found none")
+    if len(embedded[0].features) < FEWEST_KNOWN:
+        raise InputError(
+            f"expected {FEWEST_KNOWN} training checkpoints for a predictor, found {len(embedded[0].table)}"
+        )
     train = embedded[0].features.astype(np.float64)
     mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
     scaled = [(part.features - mean) / spread for part in embedded]
@@ -143,6 +148,8 @@ def _possible(name: str) -> tuple[float, float]:
 
 
 def _varies(part: Embeddings, name: str) -> bool:
+    """Whether it is known of two members and has two values."""
     if name not in part.table or part.table[name].dtype.kind not in "fiub":
         return False
-    return part.table[name].nunique() > 1
+    known = part.table[np.isfinite(part.table[name].to_numpy(np.float64, na_value=np.nan))]
+    return known[name].nunique() > 1 and known["member"].nunique() > 1

@@ -19,6 +19,7 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
+from weightspace.weights import StoredWeights
 
 PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
 ABOUT = ("aggregation", "level", "reach", "members", "strangers")
@@ -74,7 +75,8 @@ class Predicted:
         factor: half the width of an interval over how far off predictions are for similar training networks; from
             calibration members. `usual_radius` is the median half width on test members.
         lowest, highest: of what is possible.
-        r2, coverage: measured on test members: of the prediction, and the share of true values in their intervals.
+        r2, coverage: measured on test members: of the prediction, and the share of true values in their intervals;
+            those that would be taken for unlike the zoo are not left out.
     """
 
     target: str
@@ -88,6 +90,8 @@ class Predicted:
 
     def interval(self, value: float, difficulty: float) -> Interval:
         """An interval around a value, cut to what is possible."""
+        if math.isinf(self.factor):
+            return Interval(min(max(value, self.lowest), self.highest), -math.inf, math.inf)
         radius = self.factor * difficulty
         return Interval(*(min(max(one, self.lowest), self.highest) for one in (value, value - radius, value + radius)))
 
@@ -122,9 +126,10 @@ class Predictor:
 
     def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
         """What is predicted of one raw network of any architecture."""
+        shapes = weights.meta() if isinstance(weights, StoredWeights) else dict(weights)
+        if sane.preparation.architecture_for(shapes).id not in sane.preparation.architectures:
+            return Prediction({}, math.inf, "no network of its names, shapes and types was in the zoo")
         found = embed_network(sane, weights, self.aggregation)
-        if found.architecture not in sane.preparation.architectures:
-            return Prediction({}, math.inf, "no network of its architecture was in the zoo")
         (prediction,) = self.predict_many(found.vector.numpy()[None])
         return prediction
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from weightspace.analysis.probing.models import ProbeModel, classifiers, fit_quietly
-from weightspace.analysis.probing.probe import draw_members, require_disjoint
+from weightspace.analysis.probing.probe import FEWEST_MEMBERS, draw_members, require_disjoint
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 
@@ -80,6 +80,8 @@ def _scored(found: Classified, seed: int) -> Classified:
     draws, place = draw_members(found.owners, seed)
     counts, hits = np.bincount(place), np.bincount(place, found.right)
     low, high = np.quantile(draws @ hits / (draws @ counts), [0.025, 0.975])
+    if len(counts) < FEWEST_MEMBERS:
+        low, high = np.nan, np.nan
     _, frequent = np.unique(found.labels, return_counts=True)
     chance = float(frequent.max() / len(found.labels))
     return found._replace(accuracy=float(found.right.mean()), low=float(low), high=float(high), chance=chance)

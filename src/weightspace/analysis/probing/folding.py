@@ -46,11 +46,15 @@ def make_folds(
     Raises:
         InputError: no fold whose test members some model has not seen.
     """
-    count = folds or max(1, int(1 / shares[-1] + 1e-9))
+    most = max(1, int(1 / shares[-1] + 1e-9))
+    if folds > most:
+        raise InputError(f"expected at most {most} folds with test parts of share {shares[-1]:g}, found {folds}")
+    count = folds or most
     made, seen = [], 0
     for fold in range(count):
         parts = zoo.split(*shares, seed=seed, fold=fold)
         fresh = [sane for sane in sanes if allow_overlap or not sane.trained_on(parts[-1])]
+        fresh.sort(key=lambda sane: len(sane.trained_on(parts[1])))  # validation members seen choose badly
         if fresh or not sanes:
             made.append(Fold(parts, choose_representations(names, fresh[0] if fresh else None)))
         elif not fold:
@@ -68,12 +72,14 @@ def find_targets(zoo: Zoo) -> Targets:
     """Every property of a zoo that can be probed for: those that vary."""
     results, hyper_parameters = [], []
     table = zoo.table
+    several = bool(table["member"].duplicated().any())
     for name in zoo.properties:
         values = table[name].dropna()
         if values.nunique() < 2:
             continue
-        constant = values.groupby(table["member"]).nunique().max() == 1
         numeric = is_numeric_dtype(values)
+        # With one checkpoint a member nothing changes: numbers may be results, and are taken for such.
+        constant = values.groupby(table["member"]).nunique().max() == 1 and (several or not numeric)
         if constant and (numeric or values.nunique() <= MOST_CATEGORIES):
             hyper_parameters.append(name)
         elif numeric:

@@ -76,7 +76,7 @@ def probe(
         train: one representation of the members the probe is fitted on.
         validation: the same of the members that choose the setting.
         test: the same of the members that are scored; a zoo is split by member.
-        target: a numeric column of their tables; checkpoints without a value are left out.
+        target: a numeric column of their tables; checkpoints without a finite value are left out.
         model: `linear` (ridge regression, the paper's) or `trees` (gradient boosting).
         logarithmic: predict the logarithm of a positive property that spans more than a factor of 5, as learning
             rates do; other properties are predicted as they are.
@@ -88,8 +88,8 @@ def probe(
     """
     require_disjoint(train, validation, test)
     parts = [_features_and_target(part, target) for part in (train, validation, test)]
-    known = np.concatenate([y for _, y, _ in parts])
-    scale = "log10" if logarithmic and known.min() > 0 and known.max() > SPAN * known.min() else "linear"
+    known, least = parts[0][1], min(y.min() for _, y, _ in parts)
+    scale = "log10" if logarithmic and least > 0 and known.max() > SPAN * known.min() else "linear"
     if scale == "log10":
         parts = [(x, np.log10(y), own) for x, y, own in parts]
     (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, owners) = parts
@@ -211,7 +211,7 @@ def _features_and_target(
     values = part.table[target]
     if values.dtype.kind not in "fiub":
         raise InputError(f"expected numbers in the property {target}, found {values.dtype}")
-    known = values.notna().to_numpy()
+    known = np.isfinite(values.to_numpy(np.float64, na_value=np.nan))
     if not known.any():
         raise InputError(f"expected values of the property {target}, found none")
     members = part.table["member"].to_numpy()
