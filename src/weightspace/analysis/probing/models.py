@@ -5,7 +5,7 @@ validation members choose.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 ProbeModel = Literal["linear", "trees"]
+Predict = Callable[[np.ndarray], np.ndarray]
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 LOGISTIC_STRENGTHS = (1e-3, 1e-1, 1e1)
 ITERATIONS = 200
@@ -24,11 +25,21 @@ LEAVES = (3.0, 8.0, 24.0)
 TREES: dict[str, Any] = {"max_iter": ITERATIONS, "learning_rate": 0.05, "min_samples_leaf": 5, "random_state": 0}
 
 
-def regressors(model: ProbeModel) -> Mapping[float, Any]:
-    """Unfitted regressions by their setting: ridge by its strength, or trees by their leaves."""
+def fit_regressions(model: ProbeModel, features: np.ndarray, target: np.ndarray) -> dict[float, Predict]:
+    """Fitted regressions by their setting: ridge by its strength, or trees by their leaves.
+
+    Ridge regressions of all strengths share the products of the features.
+    """
     if model == "trees":
-        return {leaves: HistGradientBoostingRegressor(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
-    return {strength: make_pipeline(StandardScaler(), Ridge(strength)) for strength in RIDGE_STRENGTHS}
+        trees = {leaves: HistGradientBoostingRegressor(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
+        return {leaves: fit_quietly(own, features, target).predict for leaves, own in trees.items()}
+    ridge = make_pipeline(StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS)))
+    fit_quietly(ridge, features, np.tile(target[:, None], len(RIDGE_STRENGTHS)))
+    return {strength: _column(ridge, place) for place, strength in enumerate(RIDGE_STRENGTHS)}
+
+
+def _column(ridge: Any, place: int) -> Predict:
+    return lambda features: ridge.predict(features)[:, place]
 
 
 def classifiers(model: ProbeModel) -> Mapping[float, Any]:

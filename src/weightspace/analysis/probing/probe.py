@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
-from weightspace.analysis.probing.models import ProbeModel, fit_quietly, regressors
+from weightspace.analysis.probing.models import ProbeModel, fit_regressions
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
@@ -98,10 +98,10 @@ def probe(
         raise InputError(f"expected at least 2 checkpoints in every part to probe for {target}, found {counts}")
     if np.ptp(y_train) == 0 or np.ptp(y_test) == 0:
         raise InputError(f"expected a property that varies, found {target} constant")
-    fitted = {setting: fit_quietly(own, x_train, y_train) for setting, own in regressors(model).items()}
-    scores = {setting: r2_score(y_validation, own.predict(x_validation)) for setting, own in fitted.items()}
+    fitted = fit_regressions(model, x_train, y_train)
+    scores = {setting: r2_score(y_validation, predict(x_validation)) for setting, predict in fitted.items()}
     setting = max(scores, key=lambda setting: scores[setting])
-    predicted = np.asarray(fitted[setting].predict(x_test), np.float64)
+    predicted = np.asarray(fitted[setting](x_test), np.float64)
     low, high = bootstrap_r2(y_test, predicted, owners, seed)
     return ProbeResult(
         representation=test.representation,
