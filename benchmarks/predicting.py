@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables_reading import FOLDS, SMALL, ZOOS, Setting
+from tables_reading import FOLDS, SMALL, Setting
 from torch import Tensor
 
 from weightspace.analysis.predicting.calibrating import fit_predictor
@@ -24,6 +24,7 @@ from weightspace.outputs import to_json
 from weightspace.weights import Weights
 from weightspace.zoo.zoo import Zoo
 
+ZOOS = (*SMALL, "mnist-raytune")
 Disturb = Callable[[Tensor, torch.Generator], Tensor]
 DISTURBED: dict[str, Disturb] = {
     "noise of half its spread": lambda t, g: t + 0.5 * t.std(correction=0) * torch.randn(t.shape, generator=g),

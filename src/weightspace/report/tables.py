@@ -12,7 +12,7 @@ from weightspace.analysis.inspecting.relating import rooted
 Row = Mapping[str, Any]
 WIDTH = 160
 REORDERED = ("architecture", "aligned", "files")
-MOST_COLUMNS = 7
+NARROWEST = 13
 NARROW = "\u00a0\u00a0"  # blanks that a page keeps
 NEIGHBOR_COLUMNS = (
     *("member", "network", "epoch", "architecture", "test_accuracy", "generalization_gap", "learning_rate"),
@@ -61,15 +61,16 @@ def reading_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _narrow(table: Table) -> list[Table]:
-    """A table in several of at most seven columns after the first, so that it fits a terminal."""
-    columns = range(1, len(table.columns), MOST_COLUMNS)
+    """A table in several of fewer columns, if it would not fit a terminal."""
+    widest = max(NARROWEST, *(len(cell) for row in table.rows for cell in row[1:])) + len(" │ ")
+    most = (WIDTH - max(len(row[0]) for row in table.rows)) // widest
     return [
         table._replace(
             title=f"{table.title}{' (continued)' if start > 1 else ''}",
-            columns=[table.columns[0], *table.columns[start : start + MOST_COLUMNS]],
-            rows=[[row[0], *row[start : start + MOST_COLUMNS]] for row in table.rows],
+            columns=[table.columns[0], *table.columns[start : start + most]],
+            rows=[[row[0], *row[start : start + most]] for row in table.rows],
         )
-        for start in columns
+        for start in range(1, len(table.columns), most)
     ]
 
 
