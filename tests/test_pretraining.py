@@ -28,6 +28,7 @@ from weightspace.autoencoder.presets import PRESETS, preset_options
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.squeezing import PrincipalLatents
+from weightspace.autoencoder.statistics import STATISTICS
 from weightspace.autoencoder.training import train
 from weightspace.cli.app import main, written_out
 from weightspace.corpus.config import PreparationConfig
@@ -38,6 +39,7 @@ from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
 from weightspace.report.model_card import CardZoo, write_model_card
+from weightspace.tokens.patterns import positions_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.config import GrowConfig
@@ -156,7 +158,7 @@ def test_the_parts_of_a_batch_have_the_loss_of_the_whole(both: Fitted) -> None:
     whole = Feed(source, config).draw(3)
     expected = objective(whole.batch, whole.scale)
     found = [Feed(source, config, rank, 3).draw(3) for rank in range(3)]
-    parts = [objective(own.batch, own.scale, own.share) for own in found]
+    parts = [objective(own.batch, own.scale, own.share, own.spread) for own in found]
     for name in ("reconstruction", "statistics", "total"):
         mean = sum(getattr(part, name) for part in parts) / 3
         torch.testing.assert_close(mean, getattr(expected, name))
@@ -188,7 +190,7 @@ def test_dropout_is_drawn_anew_in_every_step_and_the_same_when_resumed(fitted: F
 
 @pytest.mark.parametrize("name", ["paper-cnn", "paper-resnet18"])
 def test_the_papers_presets_have_the_papers_sizes(name: str, fitted: Fitted) -> None:
-    """Parameter counts of the published models; ours have a table of chunks and a head for statistics more, and one
+    """Parameter counts of the published models; ours have a table of chunks and statistics in and out more, and one
     norm with bias less in the projection head.
     """
     published = {"paper-cnn": 202_539_421, "paper-resnet18": 865_050_012}[name]
@@ -200,7 +202,8 @@ def test_the_papers_presets_have_the_papers_sizes(name: str, fitted: Fitted) -> 
         sane = SANE.__new__(SANE)
         SANE.__init__(sane, config, preparation, window=options["window"])
     count = sum(parameter.numel() for parameter in sane.parameters())
-    chunks, statistics, norm = options["position_limits"][3] * width // 2, 10 * 129, 60
+    chunks, norm = options["position_limits"][3] * width // 2, 60
+    statistics = len(STATISTICS) * (129 + width)
     assert count == published + chunks + statistics - norm
 
 
@@ -223,7 +226,7 @@ def test_a_preset_is_written_out_behind_what_is_given() -> None:
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """An autoencoder that changes nothing."""
     for name in ("encode_tokens", "decode_latents"):
-        monkeypatch.setattr(fidelity, name, lambda sane, sequence, positions: sequence)
+        monkeypatch.setattr(fidelity, name, lambda sane, sequence, layout: sequence)
 
 
 @pytest.mark.usefixtures("identity")
@@ -242,9 +245,11 @@ def test_what_is_not_changed_is_all_there(sane_folder: Path, parts: tuple[Zoo, .
 def test_one_broken_layer_is_found(
     sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fidelity, "encode_tokens", lambda sane, sequence, positions: sequence)
+    monkeypatch.setattr(fidelity, "encode_tokens", lambda sane, sequence, layout: sequence)
     monkeypatch.setattr(
-        fidelity, "decode_latents", lambda sane, sequence, positions: sequence * (positions[:, 1] != 1)[:, None]
+        fidelity,
+        "decode_latents",
+        lambda sane, sequence, layout: sequence * (positions_of(layout)[:, 1] != 1)[:, None],
     )
     first, second = measure_layers(SANE.open(sane_folder), parts[2].last(), digits.test)
     assert first.r2 == pytest.approx(1) and first.agreement == 1

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from weightspace.autoencoder.config import TrainConfig
 from weightspace.autoencoder.losses import target_scale
+from weightspace.autoencoder.statistics import spread_of, token_statistics
 from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
+from weightspace.tokens.patterns import Entries
 
 
 class Fed(NamedTuple):
@@ -20,7 +22,7 @@ class Fed(NamedTuple):
 
     Attributes:
         batch: its part of the step's batch.
-        scale, share: see `Objective`.
+        scale, share, spread: see `Objective`.
         weights: real weights in the whole batch.
         waited: seconds for which the step waited for it.
     """
@@ -30,6 +32,7 @@ class Fed(NamedTuple):
     share: Tensor | None
     weights: int
     waited: float = 0.0
+    spread: Tensor | None = None
 
 
 class Feed:
@@ -87,4 +90,6 @@ class Feed:
         if scale is not None:
             size = len(own.mask)
             scale = scale[:, self.rank * size : (self.rank + 1) * size]
-        return Fed(own, scale, share, whole.weights)
+        true = token_statistics(whole.targets, Entries(whole.mask, whole.bias))
+        spread = spread_of(true, whole.present.expand(len(true), -1, -1))
+        return Fed(own, scale, share, whole.weights, spread=spread)

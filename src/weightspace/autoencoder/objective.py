@@ -39,6 +39,7 @@ class Objective(nn.Module):
         batch: Batch,
         scale: Float[Tensor, "views batch window 1"] | None = None,
         share: Float[Tensor, "2"] | None = None,
+        spread: Float[Tensor, "statistics"] | None = None,
     ) -> Losses:
         """The losses of a batch.
 
@@ -47,6 +48,7 @@ class Objective(nn.Module):
             scale: what errors are divided by; see `target_scale`.
             share: on several processes, what the two means over this process's part of the batch count: its
                 share of the batch's weights and of its tokens, times the number of processes.
+            spread: on several processes, that of the statistics over the whole batch.
         """
         config, sane = self.config, self.sane
         views, size = batch.inputs.shape[:2]
@@ -63,7 +65,7 @@ class Objective(nn.Module):
             first, second = (rows_of_all_processes(own) for own in projected)
             contrastive = nt_xent(first, second, config.temperature)
         if config.statistics_weight:
-            statistics = statistics_loss(sane.statistics(latents), token_statistics(targets, entries), present)
+            statistics = statistics_loss(sane.statistics(latents), token_statistics(targets, entries), present, spread)
         if share is not None:
             reconstruction, statistics = reconstruction * share[0], statistics * share[1]
         total = (1 - config.contrastive_weight) * reconstruction + config.contrastive_weight * contrastive

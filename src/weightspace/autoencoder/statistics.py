@@ -44,15 +44,25 @@ def token_statistics(values: Float[Tensor, "*batch width"], entries: Entries) ->
     return torch.stack([*moments, *found[len(MOMENTS) :]], dim=-2).transpose(-1, -2).flatten(-2)
 
 
+def spread_of(
+    true: Float[Tensor, "*views window statistics"], present: Bool[Tensor, "*views window"]
+) -> Float[Tensor, "statistics"]:
+    """The standard deviation of every statistic over the present tokens, and at least 0.02."""
+    real = present[..., None]
+    count = real.sum().clamp_min(1)
+    places = tuple(range(true.ndim - 1))
+    mean = (true * real).sum(places) / count
+    variance = ((true - mean).square() * real).sum(places) / count
+    return variance.sqrt().clamp_min(SMALLEST_SPREAD)
+
+
 def statistics_loss(
     predicted: Float[Tensor, "batch window statistics"],
     true: Float[Tensor, "batch window statistics"],
     present: Bool[Tensor, "batch window"],
+    spread: Float[Tensor, "statistics"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the present tokens, every statistic divided by its spread over them."""
+    """Mean squared error over the present tokens, every statistic divided by its spread: by default over them."""
     real = present[..., None]
-    count = real.sum().clamp_min(1)
-    mean = (true * real).sum((0, 1)) / count
-    variance = ((true - mean).square() * real).sum((0, 1)) / count
-    error = (predicted - true) / variance.sqrt().clamp_min(SMALLEST_SPREAD)
-    return (error.square() * real).sum() / (count * true.shape[-1])
+    error = (predicted - true) / (spread_of(true, present) if spread is None else spread)
+    return (error.square() * real).sum() / (real.sum().clamp_min(1) * true.shape[-1])

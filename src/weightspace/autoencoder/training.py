@@ -123,13 +123,13 @@ class _Trainer:
         """One optimiser step; measures it, which takes time on a GPU, only if asked."""
         run, config = self.run, self.config
         run.sane.train()
-        batch, scale, share = _to_device(fed, self.accelerator.device)
+        batch, *extras = _to_device(fed, self.accelerator.device)
         chance = derive_seed(config.seed, "dropout", step, self.accelerator.process_index)
         with (
             own_randomness(chance if run.sane.config.dropout else None, batch.mask.device),
             self.accelerator.autocast(),
         ):
-            result: Losses = self.objective(batch, scale, share)
+            result: Losses = self.objective(batch, *extras)
         if (measured or batch.mask.device.type == "cpu") and not torch.isfinite(result.total):
             raise InputError(f"expected a finite loss, found {result.total.item()}: lower the learning rate")
         self.accelerator.backward(result.total)
@@ -143,13 +143,13 @@ class _Trainer:
         return {**_measure(self.accelerator, result, batch), "learning_rate": rate, "gradient_norm": float(norm)}
 
 
-def _to_device(fed: Fed, device: torch.device) -> tuple[Batch, torch.Tensor | None, torch.Tensor | None]:
+def _to_device(fed: Fed, device: torch.device) -> tuple[Batch, *tuple[torch.Tensor | None, ...]]:
     """A batch and what goes with it where the model is."""
+    extras = (fed.scale, fed.share, fed.spread)
     if device.type == "cpu":
-        return fed.batch, fed.scale, fed.share
+        return fed.batch, *extras
     batch = fed.batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
-    scale, share = (own.to(device) if own is not None else None for own in (fed.scale, fed.share))
-    return batch, scale, share
+    return batch, *(own.to(device) if own is not None else None for own in extras)
 
 
 def _measure(accelerator: Accelerator, result: Losses, batch: Batch) -> Row:
