@@ -160,6 +160,13 @@ class StoredWeights(Mapping[str, Tensor]):
         return {name: weights[name] for name in self._names}
 
 
+def meta_of(weights: Mapping[str, Tensor]) -> Weights:
+    """Tensors on the `meta` device with the shapes and types of all: of weights in a file no values are read."""
+    if isinstance(weights, StoredWeights):
+        return weights.meta()
+    return {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+
+
 def open_weights(path: str | Path) -> StoredWeights:
     """Open a network's weights lazily.
 

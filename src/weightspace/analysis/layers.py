@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
-from weightspace.weights import StoredWeights
+from weightspace.weights import meta_of
 
 WATCHED = ("alpha", "stable_rank", "log_norm")
 FEATURES = ("spread", "size", *WATCHED)
@@ -63,8 +63,7 @@ def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False)
     Raises:
         InputError: no matrices, NaN weights, or WeightWatcher is not installed.
     """
-    shapes = weights.meta() if isinstance(weights, StoredWeights) else weights
-    architecture = sane.preparation.architecture_for(dict(shapes))
+    architecture = sane.preparation.architecture_for(meta_of(weights))
     frame = sane.preparation.frame_of(architecture)
     layout, own_name = frame.layout, dict(zip(frame.names, architecture.shapes, strict=True))
     vector = embed_network(sane, weights, "mean+spread").vector.numpy()

@@ -20,6 +20,7 @@ from weightspace.tokens.patterns import Entries, entries_of, largest_positions, 
 from weightspace.weights import (
     StoredWeights,
     Weights,
+    meta_of,
     open_weights,
     require_finite,
 )
@@ -68,7 +69,7 @@ def embed_network(
             learned tables.
     """
     aggregator = Aggregator(sane, aggregation)
-    meta = weights.meta() if isinstance(weights, StoredWeights) else _meta(weights)
+    meta = meta_of(weights)
     architecture = sane.preparation.architecture_for(meta)
     frame = sane.preparation.frame_of(architecture)
     if len(frame.layout) == 0:
@@ -169,7 +170,3 @@ def _open(sane: SANE, weights: Mapping[str, Tensor], architecture: Architecture,
         require_finite(whole, architecture.id)
         return TokenReader(frame, names, InMemory(frame.canonicalize(whole, architecture)))
     return TokenReader(frame, names, weights if isinstance(weights, StoredWeights) else InMemory(weights))
-
-
-def _meta(weights: Mapping[str, Tensor]) -> Weights:
-    return {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}

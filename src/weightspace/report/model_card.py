@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weightspace.analysis.predicting.calibrating import fit_predictor
+from weightspace.analysis.predicting.calibrating import TARGETS, fit_predictor
 from weightspace.analysis.probing.probe import probe
 from weightspace.analysis.representations.baselines import layer_statistics
 from weightspace.analysis.representations.named import Represent, rename
@@ -25,7 +25,6 @@ from weightspace.zoo.zoo import Zoo
 CARD_FILE, NUMBERS_FILE = "README.md", "card.json"
 SHARES = (0.1, 0.25, 0.5, 1.0)
 MOST_NETWORKS = 24
-TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 
 
 class CardZoo(NamedTuple):

@@ -17,7 +17,7 @@ from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry
-from weightspace.weights import Shapes, StoredWeights, open_weights, shapes_of
+from weightspace.weights import Shapes, StoredWeights, meta_of, open_weights, shapes_of
 from weightspace.wrappers import shared_prefix
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.readers.source import Source
@@ -150,5 +150,5 @@ def _whole(found: Inspected) -> bool:
 
 
 def _symmetry_of(weights: Mapping[str, Tensor], known: Sequence[Known]) -> Symmetry | None:
-    shapes = shapes_of(weights.meta() if isinstance(weights, StoredWeights) else weights)
+    shapes = shapes_of(meta_of(weights))
     return next((own.symmetry for own in known if own.shapes == shapes), None)

@@ -19,7 +19,7 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.weights import StoredWeights
+from weightspace.weights import meta_of
 
 PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
 ABOUT = ("aggregation", "level", "reach", "members", "strangers")
@@ -126,8 +126,7 @@ class Predictor:
 
     def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
         """What is predicted of one raw network of any architecture."""
-        shapes = weights.meta() if isinstance(weights, StoredWeights) else dict(weights)
-        if sane.preparation.architecture_for(shapes).id not in sane.preparation.architectures:
+        if sane.preparation.architecture_for(meta_of(weights)).id not in sane.preparation.architectures:
             return Prediction({}, math.inf, "no network of its names, shapes and types was in the zoo")
         found = embed_network(sane, weights, self.aggregation)
         (prediction,) = self.predict_many(found.vector.numpy()[None])
