@@ -233,18 +233,19 @@ def predictions(found: dict[str, Any]) -> str:
         line = [zoo]
         for target in TARGETS:
             rows = [row for row in own if row["target"] == target]
-            weights = [row["members"][2] for row in rows]
-            mean = {
-                name: float(np.average([row[name] for row in rows], weights=weights))
-                for name in ("coverage", "usual_radius")
-            }
-            line.append(f"{mean['coverage']:.0%}, ± {mean['usual_radius']:.2g}")
+            bounded = [row for row in rows if row["usual_radius"] is not None]
+            weights = [row["members"][2] for row in bounded]
+            held = np.average([row["coverage"] for row in bounded], weights=weights)
+            radius = np.average([row["usual_radius"] for row in bounded], weights=weights)
+            without = f" ({len(rows) - len(bounded)} folds without)" if len(bounded) < len(rows) else ""
+            line.append(f"{held:.0%}, ± {radius:.2g}{without}")
         line.append(f"{np.average([row['strangers'] for row in own]):.1%}")
         body.append(line)
-    held = markdown(["zoo", *(f"{name}: held, usual width" for name in TARGETS.values()), "unlike the zoo"], body)
+    table = markdown(["zoo", *(f"{name}: held, usual width" for name in TARGETS.values()), "unlike the zoo"], body)
     unlike = found["unlike"]
     shares = markdown(["networks", "taken for unlike the zoo"], [[k, f"{v:.0%}"] for k, v in unlike["shares"].items()])
-    return f"`{found['command']}`, four folds.\n\n{held}\n\nPredictors of `{unlike['zoo']}`:\n\n{shares}"
+    head = f"`{found['command']}`, four folds; one with fewer than nine calibration members has no interval of 90 %."
+    return f"{head}\n\n{table}\n\nPredictors of `{unlike['zoo']}`:\n\n{shares}"
 
 
 def main() -> None:
