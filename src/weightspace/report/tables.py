@@ -242,7 +242,13 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
     ]
     shown = sorted(checkpoints, key=lambda found: not remarks[found["path"]])[:limit]
     rows = [
-        [found["path"], found["format"], f"{found['bytes']:,}", found["wrapping"], "; ".join(remarks[found["path"]])]
+        [
+            found["path"] or ".",
+            found["format"],
+            f"{found['bytes']:,}",
+            found["wrapping"],
+            "; ".join(remarks[found["path"]]),
+        ]
         for found in shown
     ]
     note = f"The first {limit} of {len(checkpoints)}; --json has all." if len(checkpoints) > limit else ""
