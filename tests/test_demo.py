@@ -15,7 +15,8 @@ from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
 from weightspace.demo.story import run_demo
 from weightspace.errors import InputError
-from weightspace.generation.comparing import GENERATED, NOISE, SCRATCH
+from weightspace.generation.beside import NOISE, SCRATCH
+from weightspace.generation.comparing import GENERATED
 from weightspace.report.figures import FIGURES
 from weightspace.report.page import render_report
 from weightspace.zoo.zoo import Zoo

@@ -8,18 +8,20 @@ import torch
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
-from weightspace.generation.choosing import choose_anchors, training_members
-from weightspace.generation.comparing import (
+from weightspace.generation.beside import (
     ANCHORS,
     AVERAGE,
     DENSITY,
     GAUSSIAN,
-    GENERATED,
+    HYPER,
+    MEMBERS,
     NOISE,
     SCRATCH,
-    compare_generated,
+    WEIGHTS,
 )
-from weightspace.generation.config import EvaluateConfig
+from weightspace.generation.choosing import choose_anchors, training_members
+from weightspace.generation.comparing import GENERATED, compare_generated
+from weightspace.generation.config import EvaluateConfig, SamplerConfig
 from weightspace.generation.controls import WeightComponents, add_noise, average, from_scratch, noise_of_novelty
 from weightspace.generation.evaluating import Population, evaluate
 from weightspace.generation.flat import FlatSpace
@@ -30,8 +32,8 @@ from weightspace.generation.generating import (
     generate_networks,
     write_generated,
 )
-from weightspace.generation.kernel_density import KernelDensity
 from weightspace.generation.novelty import NoveltyReference
+from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import permute, random_permutations
@@ -78,7 +80,7 @@ def own_weights(zoo: Zoo) -> list[Weights]:
 @pytest.mark.parametrize("noise", ["shared", "independent"])
 def test_moments_match_theory(anchor: str, noise: str) -> None:
     sampler = KernelDensity(bandwidth=0.5, anchor=anchor, noise=noise)  # type: ignore[arg-type]
-    samples = sampler.sample(ANCHOR_LATENTS, 40_000, derive_generator(0))
+    samples = sampler.fit(ANCHOR_LATENTS).sample(40_000, derive_generator(0))
     mean, spread = ANCHOR_LATENTS.mean(0), ANCHOR_LATENTS.std(0)
     variance = ANCHOR_LATENTS.var(0, correction=0) + (0.5 * spread) ** 2
     torch.testing.assert_close(samples.latents.mean(0), mean, rtol=0, atol=0.04)
@@ -91,26 +93,28 @@ def test_moments_match_theory(anchor: str, noise: str) -> None:
 
 
 def test_seeds_decide_samples_and_differ_between_tokens() -> None:
-    sampler = KernelDensity()
-    first, again, other = (sampler.sample(ANCHOR_LATENTS, 6, derive_generator(seed)).latents for seed in (0, 0, 1))
+    sampler = KernelDensity().fit(ANCHOR_LATENTS)
+    first, again, other = (sampler.sample(6, derive_generator(seed)).latents for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    samples = sampler.sample(ANCHOR_LATENTS, 6, derive_generator(0))
-    noise = (samples.latents - ANCHOR_LATENTS[samples.anchors, torch.arange(4)]) / sampler.scale(ANCHOR_LATENTS)
+    samples = sampler.sample(6, derive_generator(0))
+    noise = (samples.latents - ANCHOR_LATENTS[samples.anchors, torch.arange(4)]) / sampler.scale
     assert len(noise.flatten().unique()) == noise.numel(), "every token and dimension has noise of its own"
 
 
 def test_sharing_is_what_its_name_says() -> None:
-    shared = KernelDensity(anchor="shared", noise="shared").sample(ANCHOR_LATENTS, 50, derive_generator(0))
+    shared = KernelDensity(anchor="shared", noise="shared").fit(ANCHOR_LATENTS).sample(50, derive_generator(0))
     assert (shared.anchors == shared.anchors[:, :1]).all()
-    independent = KernelDensity(anchor="independent").sample(ANCHOR_LATENTS, 50, derive_generator(0))
+    independent = KernelDensity(anchor="independent").fit(ANCHOR_LATENTS).sample(50, derive_generator(0))
     assert not (independent.anchors == independent.anchors[:, :1]).all()
 
 
 def test_bandwidths_are_relative_or_absolute() -> None:
-    assert torch.equal(KernelDensity(bandwidth=0.3).scale(ANCHOR_LATENTS), 0.3 * ANCHOR_LATENTS.std(0))
-    assert (KernelDensity(bandwidth=0.3, relative=False).scale(ANCHOR_LATENTS) == 0.3).all()
-    one = KernelDensity(bandwidth=0.0).sample(ANCHOR_LATENTS[:1], 3, derive_generator(0))
+    assert torch.equal(KernelDensity(bandwidth=0.3).fit(ANCHOR_LATENTS).scale, 0.3 * ANCHOR_LATENTS.std(0))
+    assert (KernelDensity(bandwidth=0.3, relative=False).fit(ANCHOR_LATENTS).scale == 0.3).all()
+    one = KernelDensity(bandwidth=0.0).fit(ANCHOR_LATENTS[:1]).sample(3, derive_generator(0))
     assert torch.equal(one.latents, ANCHOR_LATENTS[:1].expand(3, -1, -1))
+    with pytest.raises(InputError, match="sampler that was fitted"):
+        KernelDensity().sample(1, derive_generator(0))
     with pytest.raises(InputError, match="bandwidth to be at least 0, found -1"):
         KernelDensity(bandwidth=-1.0)
     for wrong in (float("nan"), float("inf")):
@@ -135,8 +139,8 @@ def test_every_sample_has_the_architecture_of_its_anchor(sane: SANE, zoo: Zoo) -
     mixed = training_members(sane, zoo).last()
     made = generate_networks(sane, mixed, 12, seed=0)
     assert {network.architecture.id for network in made} == {"mlp-64-8-10-relu", "mlp-64-8-10-tanh"}
-    assert all(network.coverage == {"generated": 610, "carried": 0} for network in made)
-    with pytest.raises(InputError, match="expected anchors of one architecture when tokens mix anchors"):
+    assert all(network.coverage == {"generated": 610, "conditioned": 0, "carried": 0} for network in made)
+    with pytest.raises(InputError, match="expected anchors of one architecture to blend"):
         generate_networks(sane, mixed, 2, sampler=KernelDensity(anchor="independent"))
 
 
@@ -260,15 +264,16 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     sane: SANE, sane_folder: Path, zoo: Zoo, anchors: Zoo, digits: ImageSet, tmp_path: Path
 ) -> None:
     networks = generate_networks(sane, anchors, 3, seed=0)
-    about = describe_generation(sane_folder, anchors, KernelDensity(), relative_to=tmp_path / "out")
+    about = describe_generation(sane_folder, anchors, SamplerConfig(), relative_to=tmp_path / "out")
     generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
     assert not about["sane"].startswith("/")
-    rows = compare_generated(generated, lambda **given: digits, EvaluateConfig(epochs=(0, 1)))
-    methods = [GENERATED, ANCHORS, NOISE, AVERAGE, GAUSSIAN, DENSITY, SCRATCH]
+    rows = compare_generated(generated, lambda **given: digits, EvaluateConfig(epochs=(0, 1), hyper_steps=4))
+    methods = [GENERATED, ANCHORS, MEMBERS, NOISE, WEIGHTS, AVERAGE, GAUSSIAN, DENSITY, HYPER, SCRATCH]
     assert list(dict.fromkeys(row["method"] for row in rows)) == methods
     needed = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
     assert all(needed | {"latents_per_weight"} <= set(row) for row in rows) and json.dumps(rows)
     by_method = {row["method"]: row for row in rows}
+    assert [row["epochs"] for row in rows if row["method"] == SCRATCH] == [0, 1, 2], "for as long as the zoo, too"
     assert by_method[ANCHORS]["novelty"] < 1e-3 and by_method[GENERATED]["latents_per_weight"] > 0
     assert abs(by_method[NOISE]["novelty"] - by_method[GENERATED]["novelty"]) < 0.05
     with pytest.raises(InputError, match="found a zoo that was not generated"):

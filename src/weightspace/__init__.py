@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from weightspace.analysis.representations.spectra import matrix_views as matrix_views
     from weightspace.analysis.representations.spectra import spectra as spectra
     from weightspace.analysis.retrieving import find_nearest as find_nearest
+    from weightspace.autoencoder.config import BehaviourConfig as BehaviourConfig
     from weightspace.autoencoder.config import SANEConfig as SANEConfig
     from weightspace.autoencoder.config import TrainConfig as TrainConfig
     from weightspace.autoencoder.fidelity import FidelityObserver as FidelityObserver
@@ -41,10 +42,19 @@ if TYPE_CHECKING:
     from weightspace.autoencoder.sane import SANE as SANE
     from weightspace.autoencoder.streaming import embed_files as embed_files
     from weightspace.autoencoder.streaming import embed_network as embed_network
+    from weightspace.autoencoder.tuning import tune as tune
     from weightspace.corpus.config import PreparationConfig as PreparationConfig
     from weightspace.errors import InputError as InputError
+    from weightspace.generation.config import EvaluateConfig as EvaluateConfig
+    from weightspace.generation.config import SamplerConfig as SamplerConfig
+    from weightspace.generation.config import SelectConfig as SelectConfig
     from weightspace.generation.generating import generate as generate
-    from weightspace.generation.kernel_density import KernelDensity as KernelDensity
+    from weightspace.generation.initializing import initialize as initialize
+    from weightspace.generation.samplers.gaussian import Gaussian as Gaussian
+    from weightspace.generation.samplers.interpolation import Interpolation as Interpolation
+    from weightspace.generation.samplers.kernel_density import KernelDensity as KernelDensity
+    from weightspace.generation.samplers.mixture import Mixture as Mixture
+    from weightspace.generation.samplers.published import published as published
     from weightspace.images import open_images as open_images
     from weightspace.report.model_card import CardZoo as CardZoo
     from weightspace.report.model_card import write_model_card as write_model_card
@@ -92,7 +102,8 @@ _HOMES = {
         "matrix_views",
         "spectra",
     ),
-    "weightspace.autoencoder.config": ("SANEConfig", "TrainConfig"),
+    "weightspace.autoencoder.config": ("BehaviourConfig", "SANEConfig", "TrainConfig"),
+    "weightspace.autoencoder.tuning": ("tune",),
     "weightspace.autoencoder.fidelity": ("FidelityObserver", "measure_fidelity", "measure_layers"),
     "weightspace.autoencoder.inference": ("embed",),
     "weightspace.autoencoder.presets": ("preset",),
@@ -101,8 +112,14 @@ _HOMES = {
     "weightspace.autoencoder.streaming": ("embed_files", "embed_network"),
     "weightspace.corpus.config": ("PreparationConfig",),
     "weightspace.errors": ("InputError",),
+    "weightspace.generation.config": ("EvaluateConfig", "SamplerConfig", "SelectConfig"),
     "weightspace.generation.generating": ("generate",),
-    "weightspace.generation.kernel_density": ("KernelDensity",),
+    "weightspace.generation.initializing": ("initialize",),
+    "weightspace.generation.samplers.gaussian": ("Gaussian",),
+    "weightspace.generation.samplers.interpolation": ("Interpolation",),
+    "weightspace.generation.samplers.mixture": ("Mixture",),
+    "weightspace.generation.samplers.published": ("published",),
+    "weightspace.generation.samplers.kernel_density": ("KernelDensity",),
     "weightspace.images": ("open_images",),
     "weightspace.report.model_card": ("CardZoo", "write_model_card"),
     "weightspace.symmetry.axes": ("Symmetry", "permute", "random_permutations"),

@@ -200,6 +200,25 @@ def predict_stack(
     return torch.cat(parts, dim=1)
 
 
+def answer_stack(
+    module: nn.Module, stack: Stack, inputs: Float[Tensor, "n ..."]
+) -> Float[Tensor, "networks n classes"]:
+    """Outputs of every network on the same inputs, as the module is (training or evaluation mode), with gradients.
+
+    Stacked where possible; a module with control flow that depends on values runs network by network.
+    """
+
+    def answer(weights: Weights) -> Tensor:
+        return functional_call(module, weights, (inputs,))
+
+    try:
+        return vmap(answer)(stack)
+    except RuntimeError as refusal:
+        if "vmap" not in str(refusal):
+            raise
+        return torch.stack([answer(weights) for weights in unstack_weights(stack)])
+
+
 def score_stack(module: nn.Module, stack: Stack, images: Images) -> Scores:
     """Accuracy and loss of every network on the same images."""
     outputs = predict_stack(module, stack, images.inputs)

@@ -34,6 +34,10 @@ class SANEConfig:
     projection_width: int = 30
     """Width of the projection head (the published code: 30)."""
 
+    linear_path: bool = False
+    """Latents also hold an orthogonal projection of their token, from which it is decoded; transformers add the rest.
+    Reconstructs better after few steps, for writing networks (ours; the paper has no such path)."""
+
     dropout: float = 0.0
     """Dropout in the transformer (the paper: 0)."""
 
@@ -136,3 +140,64 @@ class TrainConfig:
         for name in ("weight_decay", "clip", "noise", "statistics_weight", "rescale_second_view"):
             require_between(name.replace("_", " "), getattr(self, name), 0)
         require_between("contrastive weight", self.contrastive_weight, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourConfig:
+    """How a trained autoencoder is taught that decoded networks should compute what encoded ones did."""
+
+    steps: int = 1_000
+    """Optimiser steps."""
+
+    networks: int = 16
+    """Networks per step, all of one architecture."""
+
+    queries: int = 32
+    """Inputs per step that all its networks answer."""
+
+    query_source: Literal["data", "noise"] = "data"
+    """Queries are training images (their labels are not used), or Gaussian noise of their shape."""
+
+    mixed: float = 0.5
+    """Share of the networks that are decoded from a mixture of two networks' latents; they should answer with the same
+    mixture of the two networks' answers."""
+
+    latent_noise: float = 0.1
+    """Standard deviation of Gaussian noise on the latents, as a share of their spread over the step's networks."""
+
+    reconstruction_weight: float = 1.0
+    """Weight of the reconstruction loss, divided by its first value."""
+
+    behaviour_weight: float = 1.0
+    """Weight of the behavioural loss, divided by its first value."""
+
+    statistics_weight: float = 0.3
+    """Weight of predicting each token's statistics from its latent, divided by its first value."""
+
+    windows: int = 4
+    """Windows of a long network through which the gradient goes; the others are decoded without."""
+
+    learning_rate: float = 1e-3
+    """Peak of the one-cycle schedule."""
+
+    clip: float = 1.0
+    """Gradients are clipped to this norm; 0 does not clip."""
+
+    save_every: int = 100
+    """Steps between saved states, from which `--resume` continues."""
+
+    log_every: int = 10
+    """Steps between rows of the training history."""
+
+    seed: int = 0
+    """Decides every step's networks, queries, mixtures and noise."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        for name in ("steps", "queries", "windows", "save_every", "log_every"):
+            require_between(name.replace("_", " "), getattr(self, name), 1)
+        require_between("networks", self.networks, 2)
+        require_between("mixed", self.mixed, 0, 1)
+        require_between("learning rate", self.learning_rate, 1e-12, 1e6)
+        for name in ("latent_noise", "reconstruction_weight", "behaviour_weight", "statistics_weight", "clip"):
+            require_between(name.replace("_", " "), getattr(self, name), 0)

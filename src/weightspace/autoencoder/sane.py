@@ -57,6 +57,9 @@ class SANE(nn.Module):
         self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
         self.head = _projection_head(config, window)
         self.statistics = nn.Linear(config.latent_width, len(STATISTICS))
+        if config.linear_path:
+            self.token_to_latent = nn.Linear(token_width, config.latent_width, bias=False)
+            self.latent_to_token = nn.Linear(config.latent_width, token_width, bias=False)
         self._initialize(derive_seed(seed, "sane"))
 
     def encode(
@@ -73,7 +76,8 @@ class SANE(nn.Module):
         """
         seen = torch.cat([tokens, token_statistics(tokens, entries)], dim=-1)
         x = self.token_in(seen) + self.positions(positions)
-        return self.latent_out(self.encoder(x, present))
+        latents = self.latent_out(self.encoder(x, present))
+        return latents + self.token_to_latent(tokens) if self.config.linear_path else latents
 
     def decode(
         self,
@@ -83,7 +87,8 @@ class SANE(nn.Module):
     ) -> Float[Tensor, "batch window width"]:
         """Tokens of windows of latents."""
         x = self.latent_in(latents) + self.positions(positions)
-        return self.token_out(self.decoder(x, present))
+        tokens = self.token_out(self.decoder(x, present))
+        return tokens + self.latent_to_token(latents) if self.config.linear_path else tokens
 
     def project(
         self, latents: Float[Tensor, "batch window latent"], present: Bool[Tensor, "batch window"]
@@ -176,6 +181,11 @@ class SANE(nn.Module):
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        if self.config.linear_path:
+            nn.init.orthogonal_(self.token_to_latent.weight, generator=generator)
+            self.latent_to_token.weight.data = self.token_to_latent.weight.data.T.clone()
+            for last in (self.latent_out, self.token_out):
+                nn.init.zeros_(last.weight)
 
 
 def require_format(found: object, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from weightspace.autoencoder.config import TrainConfig
+from weightspace.autoencoder.config import BehaviourConfig, TrainConfig
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     schedule: torch.optim.lr_scheduler.LRScheduler
 
 
-def save_state(path: Path, run: Run, step: int, history: History, config: TrainConfig) -> None:
+def save_state(path: Path, run: Run, step: int, history: History, config: TrainConfig | BehaviourConfig) -> None:
     """Write the state whole: to another name first, then renamed."""
     state = {
         "model": run.sane.state_dict(),
@@ -39,7 +39,7 @@ def save_state(path: Path, run: Run, step: int, history: History, config: TrainC
     partial.replace(path)
 
 
-def load_state(path: Path, run: Run, config: TrainConfig) -> tuple[int, History]:
+def load_state(path: Path, run: Run, config: TrainConfig | BehaviourConfig) -> tuple[int, History]:
     """Bring a run to its saved state; returns the steps done and the history, which are none without a file.
 
     Raises:

@@ -24,7 +24,7 @@ app = App(
 for command in (
     *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, symmetries.symmetry, symmetries.align),
     *(models.pretrain, models.card, models.embed, reading.probe, reading.predict, reading.layers),
-    *(reading.similar, networks.generate, networks.evaluate, reports.report),
+    *(reading.similar, networks.tune, networks.generate, networks.evaluate, reports.report),
 ):
     app.command(command)
 app.command(zoos.import_, name="import")

@@ -2,10 +2,32 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_json, print_result
-from weightspace.generation.config import EvaluateConfig
+from cyclopts import Parameter
+
+from weightspace.autoencoder.config import BehaviourConfig
+from weightspace.cli.shared import (
+    THIRDS,
+    Flat,
+    Fold,
+    Force,
+    Json,
+    Out,
+    Resume,
+    Split,
+    chosen_mode,
+    open_split,
+    prepare_torch,
+    print_json,
+    print_result,
+)
+from weightspace.errors import InputError, require_between
+from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
+
+if TYPE_CHECKING:
+    from weightspace.images import ImageSet
+    from weightspace.zoo.zoo import Zoo
 
 
 def generate(
@@ -16,8 +38,13 @@ def generate(
     out: Out,
     best: int = 20,
     by: str = "validation_accuracy",
+    architecture: str | None = None,
     count: int = 10,
-    bandwidth: float = 0.2,
+    data: str | None = None,
+    sampling: Annotated[SamplerConfig, Flat] = SamplerConfig(),
+    select: Annotated[SelectConfig, Flat] = SelectConfig(),
+    choose_bandwidth: Annotated[bool, Parameter(negative="")] = False,
+    split: Split = THIRDS,
     seed: int = 0,
     force: Force = False,
     as_json: Json = False,
@@ -34,30 +61,58 @@ def generate(
         So many of the best members become anchors.
     by
         The property that says which are best; a test property would spoil the evaluation.
+    architecture
+        Take anchors of this architecture only; samplers that blend anchors need a single one.
     count
         How many networks.
-    bandwidth
-        Noise on the latents, as a share of the anchors' spread.
+    data
+        Images to select with, to condition batch norms on and to refine on; without them those that the zoo names, if
+        they are here.
+    choose_bandwidth
+        Take the bandwidth under which the zoo's validation members are likeliest.
     seed
         Two seeds give different networks.
     """
     prepare_torch()
     from weightspace.autoencoder.sane import SANE
-    from weightspace.generation.choosing import choose_anchors
-    from weightspace.generation.generating import describe_generation, generate_networks, write_generated
-    from weightspace.generation.kernel_density import KernelDensity
+    from weightspace.generation.choosing import choose_anchors, tuned_sampler
+    from weightspace.generation.coverage import describe_counts
+    from weightspace.generation.generating import describe_generation, encode_anchors, write_generated
+    from weightspace.generation.samplers.named import make_sampler
+    from weightspace.generation.selecting import generate_with
     from weightspace.outputs import require_apart
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [model, anchors])
-    sane, sampler = SANE.open(model), KernelDensity(bandwidth=bandwidth)
-    chosen = choose_anchors(sane, Zoo.open(anchors), best, by=by)
-    networks = generate_networks(sane, chosen, count, seed=seed, sampler=sampler)
-    about = describe_generation(model, chosen, sampler, relative_to=out)
+    sane, zoo = SANE.open(model), Zoo.open(anchors)
+    if architecture is not None and architecture not in zoo.architectures:
+        known = ", ".join(zoo.architectures)
+        raise InputError(f"expected one of the architectures {known}, found '{architecture}'")
+    candidates = zoo if architecture is None else zoo.where(architecture=architecture)
+    chosen = choose_anchors(sane, candidates, best, by=by)
+    sampler, encoded = make_sampler(sampling), encode_anchors(sane, chosen)
+    if choose_bandwidth:
+        validation = open_split(anchors, split, int(sane.about.get("training", {}).get("seed", 0)))[1]
+        sampling, sampler = tuned_sampler(sane, sampling, encoded, validation)
+    images = images_of(zoo, data)
+    networks = generate_with(sane, encoded, count, images, select, seed=seed, sampler=sampler)
+    about = describe_generation(model, chosen, sampling, relative_to=out, select=select)
     write_generated(networks, out, about=about, seed=seed, force=force)
-    coverage = {name: sum(network.coverage[name] for network in networks) for name in ("generated", "carried")}
-    line = f"{coverage['generated']:,} numbers generated, {coverage['carried']:,} carried over from anchors"
-    print_result(out, f"{count} networks: {line}", {"networks": count, **coverage}, as_json)
+    coverage = {name: sum(network.coverage[name] for network in networks) for name in networks[0].coverage}
+    result = {"networks": count, **coverage, "sampler": about["sampler"], "select": about["select"]}
+    print_result(out, f"{count} networks: {describe_counts(coverage)}", result, as_json)
+
+
+def images_of(zoo: "Zoo", data: str | None) -> "ImageSet | None":
+    """The images given, divided and sized as those of the zoo; else those that it names, if they are here."""
+    from weightspace.images import open_images
+    from weightspace.zoo.recorded_images import recorded_images
+
+    if data is None:
+        return recorded_images(zoo)
+    grown = zoo.about.get("images", {})
+    size = next((own.example_shape[-1] for own in zoo.architectures.values() if own.example_shape), None)
+    return open_images(data, size=size, seed=grown.get("seed", 0), limits=tuple(grown.get("limits", (None, None))))
 
 
 def evaluate(
@@ -90,3 +145,59 @@ def evaluate(
         return
     print_table(writing_table(rows))
     print(f"{folder}: {len(generated)} networks, all methods under one schedule")
+
+
+def tune(
+    model: Path,
+    zoo: Path,
+    /,
+    *,
+    out: Out,
+    data: str | None = None,
+    behaviour: Annotated[BehaviourConfig, Flat] = BehaviourConfig(),
+    split: Split = THIRDS,
+    fold: Fold = 0,
+    from_epoch: int = 0,
+    observe_every: int = 0,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Teach a trained SANE that what it decodes should compute what it encoded, and that mixtures should work.
+
+    Parameters
+    ----------
+    model
+        A trained SANE; it stays as it is.
+    zoo
+        What it was trained on.
+    data
+        Images that decoded networks are asked about; without them those that the zoo names, if they are here.
+    from_epoch
+        Use checkpoints from this epoch on only.
+    observe_every
+        Reconstruct validation members after every so many steps; 0 does so four times.
+    """
+    prepare_torch()
+    from weightspace.autoencoder.fidelity import FidelityObserver
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.autoencoder.tuning import tune as tune_sane
+    from weightspace.report.model_card import held_out_networks
+
+    require_between("observe every", observe_every, 0)
+    seed = int(SANE.open(model).about.get("training", {}).get("seed", 0))
+    train, validation, _ = open_split(zoo, split, seed, fold)
+    images = images_of(train, data)
+    if images is None:
+        raise InputError(f"expected --data, found none, nor the images that {zoo} was grown with")
+    every = observe_every or max(1, behaviour.steps // 4)
+    observer = FidelityObserver([(held_out_networks(validation), images.validation)])
+    used = train.where(lambda table: table["epoch"] >= from_epoch)
+    mode = chosen_mode(resume, force)
+    tuned = tune_sane(model, used, images.train, behaviour, out=out, mode=mode, observers=[(every, observer)])
+    final = tuned.about["final_behaviour"]
+    kept = final.get("held_out_reconstructed_accuracy")
+    line = f"decoded networks agree on {final['agreement']:.1%} of queries"
+    if kept is not None:
+        line += f"; unseen ones keep {kept:.3f} of {final['held_out_accuracy']:.3f} accuracy"
+    print_result(out, line, {"members": len(used.members), **final}, as_json)

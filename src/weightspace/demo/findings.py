@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from weightspace.analysis.probing.comparing import CHOSEN
-from weightspace.generation.comparing import ANCHORS, GENERATED, NOISE, SCRATCH
+from weightspace.generation.beside import ANCHORS, NOISE, SCRATCH
+from weightspace.generation.comparing import GENERATED
 
 READABLE = 0.1
 Rows = list[dict[str, Any]]

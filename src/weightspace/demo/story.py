@@ -24,9 +24,9 @@ from weightspace.demo.findings import describe_findings
 from weightspace.generation.choosing import choose_anchors
 from weightspace.generation.comparing import GENERATED, compare
 from weightspace.generation.comparing import Comparison as Written
-from weightspace.generation.config import EvaluateConfig
+from weightspace.generation.config import EvaluateConfig, SamplerConfig
 from weightspace.generation.generating import Generated, describe_generation, generate_networks, write_generated
-from weightspace.generation.kernel_density import KernelDensity
+from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.images import ImageSet, open_images
 from weightspace.outputs import called_as, installed_versions, new_folder, write_json, write_manifest
 from weightspace.report.page import FIGURES_FILE, REPORT_FILE, RESULTS_FILE, render_report
@@ -121,7 +121,7 @@ def _write(
     anchors = choose_anchors(sane, _one_architecture(train), config.anchors)
     log.info("[4/5] write      %d networks a method around the best %d members", config.networks, len(anchors))
     made = {method: _generate(sane, anchors, sampler, config) for method, sampler in SAMPLERS.items()}
-    about = describe_generation(folder / "sane", anchors, SAMPLERS[GENERATED], relative_to=folder / "generated")
+    about = describe_generation(folder / "sane", anchors, SamplerConfig(), relative_to=folder / "generated")
     write_generated(made[GENERATED], folder / "generated", about=about, seed=config.seed)
     written = compare(sane, train, anchors, made, images, EvaluateConfig(seed=config.seed))
     return made[GENERATED], written

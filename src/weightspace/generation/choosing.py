@@ -1,6 +1,16 @@
-"""Choose anchors: the networks that new ones are sampled around."""
+"""Choose anchors, the networks that new ones are sampled around, and the bandwidth."""
 
+from dataclasses import replace
+
+from weightspace.autoencoder.inference import encode_zoo
 from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.generation.bandwidth import choose_bandwidth
+from weightspace.generation.config import SamplerConfig
+from weightspace.generation.generating import Anchors
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.named import make_sampler
+from weightspace.generation.samplers.sampler import Sampler
 from weightspace.zoo.zoo import Zoo
 
 
@@ -19,3 +29,26 @@ def choose_anchors(sane: SANE, zoo: Zoo, count: int, *, by: str = "validation_ac
         InputError: an unknown property, or fewer members than asked for.
     """
     return training_members(sane, zoo).best(count, by=by)
+
+
+def tuned_sampler(
+    sane: SANE, config: SamplerConfig, anchors: Anchors, validation: Zoo
+) -> tuple[SamplerConfig, Sampler]:
+    """A kernel density with the bandwidth under which the last checkpoints of validation members are likeliest.
+
+    Raises:
+        InputError: another sampler, members the model was trained on, or a refusal of `choose_bandwidth`.
+    """
+    sampler = make_sampler(config)
+    if not isinstance(sampler, KernelDensity):
+        raise InputError(f"expected a kernel density to choose a bandwidth for, found {config.sampler}")
+    known = sane.trained_on(validation)
+    if known:
+        raise InputError(f"expected members that the model was not trained on, found {min(known)}")
+    size = anchors.latents.shape[1:]
+    for latents in encode_zoo(sane, validation.last()):
+        if latents.values.shape[1:] == size:
+            chosen = choose_bandwidth(sampler, anchors.latents, latents.values, anchors.layers)
+            tuned = replace(config, bandwidth=chosen)
+            return tuned, make_sampler(tuned)
+    raise InputError("expected validation members with the anchors' shapes, found none")

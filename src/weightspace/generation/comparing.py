@@ -9,21 +9,17 @@ import numpy as np
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.generation.beside import SCRATCH, Beside, controls_of
 from weightspace.generation.choosing import training_members
 from weightspace.generation.config import EvaluateConfig
-from weightspace.generation.controls import WeightComponents, average, from_scratch, noise_of_novelty
 from weightspace.generation.evaluating import Outcome, Population, evaluate
-from weightspace.generation.flat import FlatSpace
 from weightspace.generation.generating import Generated
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.images import ImageSet
-from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
-GENERATED, NOISE, ANCHORS, SCRATCH = "SANE, kernel density", "anchor + noise", "anchors as they are", "from scratch"
-AVERAGE, GAUSSIAN, DENSITY = "average of anchors", "PCA + Gaussian", "PCA + kernel density"
-DENSITY_BANDWIDTH = 0.2
+GENERATED = "SANE, kernel density"
 
 
 class Comparison(NamedTuple):
@@ -72,7 +68,9 @@ def compare_generated(
     grown = zoo.about.get("images", {})
     limits = tuple(grown.get("limits", (None, None)))
     images = open_images(size=size[-1], seed=grown.get("seed", 0), limits=limits)
-    return compare(sane, train, anchors, {GENERATED: networks}, images, config).rows
+    draws = int(made.get("select", {}).get("draws", 0))
+    method = f"SANE, {made['sampler']['sampler'].replace('-', ' ')}"
+    return compare(sane, train, anchors, {method: networks}, images, config, draws).rows
 
 
 def compare(
@@ -82,6 +80,7 @@ def compare(
     generated: Mapping[str, list[Generated]],
     images: ImageSet,
     config: EvaluateConfig,
+    draws: int = 0,
 ) -> Comparison:
     """Fine-tune generated networks beside networks made without an autoencoder.
 
@@ -91,28 +90,42 @@ def compare(
         anchors: what was sampled around.
         generated: `method -> networks`; anchors with noise get the novelty of the first method, and every
             control as many networks of an architecture as the first method has.
-        images: training images to fine-tune on, test images to score and to compare functions on.
+        images: training images to fine-tune on, test images to score and to compare functions on; validation images
+            select controls.
         config: the schedule, the same for all.
+        draws: the first method's networks are the best of so many on validation images: controls are, too.
     """
     populations: list[Population] = []
     novelty: dict[str, list[Novelty]] = {}
     first = next(iter(generated.values()))
     for architecture in {network.architecture.id: network.architecture for network in first}.values():
-        reference = NoveltyReference(train, sane.preparation, architecture)
-        space = FlatSpace(sane.preparation, architecture)
+        own = _generated_populations(generated, architecture, sane.latents_per_weight)
         near = anchors.where(architecture=architecture.id)
         canonical = [sane.preparation.canonicalize(near.weights(row), architecture) for row in range(len(near))]
-        own = _generated_populations(generated, architecture, sane.latents_per_weight)
-        own += _controls(canonical, own[0], space, reference, sane, config.seed)
+        reference = NoveltyReference(train, sane.preparation, architecture)
+        count = len(own[0].networks)
+        of_these = round(draws * count / len(first))
+        beside = Beside(sane, architecture, canonical, train, reference, images.validation, count, of_these)
+        own += controls_of(beside, own[0], config)
         for population in own:
             measured = reference.measure(population.networks, architecture, images.test)
             novelty.setdefault(population.method, []).append(measured)
         populations += own
     outcomes = evaluate(populations, images, config)
+    outcomes += _full_length(populations, train, images, config)
     joined = {method: _join(parts) for method, parts in novelty.items()}
     densities = {population.method: population.latents_per_weight for population in populations}
     rows = [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
     return Comparison(rows, outcomes, joined)
+
+
+def _full_length(populations: list[Population], train: Zoo, images: ImageSet, config: EvaluateConfig) -> list[Outcome]:
+    """Training from scratch for as long as the zoo was trained, where that is longer than the schedule."""
+    epochs = config.full_length or int(train.table["epoch"].max())
+    if epochs <= max(config.epochs):
+        return []
+    scratch = [population for population in populations if population.method == SCRATCH]
+    return evaluate(scratch, images, replace(config, epochs=(epochs,)))
 
 
 def _generated_populations(
@@ -127,44 +140,12 @@ def _generated_populations(
     return populations
 
 
-def _controls(
-    anchors: list[Weights],
-    generated: Population,
-    space: FlatSpace,
-    reference: NoveltyReference,
-    sane: SANE,
-    seed: int,
-) -> list[Population]:
-    """Networks made without an autoencoder, as many as were generated."""
-    architecture, count = generated.architecture, len(generated.networks)
-    layout = sane.preparation.frame_of(architecture).layout
-    latents = len(layout) * sane.config.latent_width
-    linear = WeightComponents(reference.flat, latents, space)
-    distance = float(reference.distances(generated.networks, architecture)[0].median())
-    per_weight = linear.size / layout.size
-    return [
-        Population(ANCHORS, architecture, anchors),
-        Population(
-            NOISE, architecture, noise_of_novelty(anchors, space, reference, novelty=distance, count=count, seed=seed)
-        ),
-        Population(AVERAGE, architecture, average(anchors, space, count=count, seed=seed)),
-        Population(GAUSSIAN, architecture, linear.sample_gaussian(anchors, count=count, seed=seed), per_weight),
-        Population(
-            DENSITY,
-            architecture,
-            linear.sample_density(anchors, bandwidth=DENSITY_BANDWIDTH, count=count, seed=seed),
-            per_weight,
-        ),
-        Population(SCRATCH, architecture, from_scratch(architecture, count, seed)),
-    ]
-
-
 def _join(parts: list[Novelty]) -> Novelty:
     return Novelty(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _row(outcome: Outcome, novelty: Novelty, latents_per_weight: float) -> dict[str, Any]:
-    """A table row; novelty is the median over the networks before fine-tuning."""
+    """A table row; novelty and diversity are medians over the networks before fine-tuning."""
     return {
         "method": outcome.method,
         "epochs": outcome.epochs,
@@ -172,7 +153,14 @@ def _row(outcome: Outcome, novelty: Novelty, latents_per_weight: float) -> dict[
         "accuracy_low": outcome.low,
         "accuracy_high": outcome.high,
         "networks": len(outcome.each),
+        "ensemble": outcome.ensemble,
+        "error_overlap": _or_none(outcome.overlap),
         "novelty": float(np.median(novelty.weights)),
         "functional_novelty": float(np.median(novelty.function)),
+        "diversity": _or_none(float(np.median(novelty.diversity))),
         "latents_per_weight": latents_per_weight,
     }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

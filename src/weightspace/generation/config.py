@@ -1,8 +1,11 @@
-"""How generated networks are evaluated."""
+"""How networks are sampled, selected and evaluated."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from weightspace.errors import require_between
+
+SamplerName = Literal["kernel-density", "published", "gaussian", "mixture", "interpolation", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +21,103 @@ class EvaluateConfig:
     batch_size: int = 64
     """Images a step."""
 
+    ensemble: int = 5
+    """Networks whose mean answer is scored beside them."""
+
+    seeds: int = 1
+    """Data orders that every network is fine-tuned with; its accuracy is their mean."""
+
+    full_length: int = 0
+    """Networks are also trained from scratch for so many epochs; 0: for as many as the zoo was."""
+
+    hyper_steps: int = 0
+    """Train a hyper-representation (2022) for so many steps and sample from it as well; 0: leave it out."""
+
     seed: int = 0
     """Decides every network's data order, the controls and the networks trained from scratch."""
 
     def check(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("learning rate", self.learning_rate, 1e-12, 1e6)
-        require_between("batch size", self.batch_size, 1)
+        for name in ("batch_size", "ensemble", "seeds"):
+            require_between(name.replace("_", " "), getattr(self, name), 1)
+        for name in ("full_length", "hyper_steps"):
+            require_between(name.replace("_", " "), getattr(self, name), 0)
         for epoch in self.epochs:
             require_between("epochs", epoch, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How latents of new networks are drawn from those of anchors."""
+
+    sampler: SamplerName = "kernel-density"
+    """kernel-density: an anchor and noise; published: one anchor and one noise vector for all tokens, as published;
+    gaussian; mixture (of Gaussians); interpolation (between anchors); random: the paper's start from nowhere."""
+
+    bandwidth: float = 0.2
+    """Noise of a kernel density, and of interpolation where it is asked for."""
+
+    bandwidth_in: Literal["spread", "latents"] = "spread"
+    """Bandwidths are shares of the anchors' spread, or in latent units (the paper; always so for `published`)."""
+
+    anchor: Literal["shared", "layer", "independent"] = "shared"
+    """One anchor for a whole sample of a kernel density, for each of its layers, or for each token (equation 7)."""
+
+    noise: Literal["shared", "independent"] = "independent"
+    """Noise of each token's own, or one noise vector for all tokens of a sample."""
+
+    mixed: int = 2
+    """Anchors that an interpolation is made of."""
+
+    neighbors: int = 0
+    """Interpolate an anchor with so many that are nearest to it; 0: with any."""
+
+    along: Literal["line", "sphere"] = "line"
+    """Interpolate along lines, or along great circles."""
+
+    noisy: bool = False
+    """Interpolations have noise too."""
+
+    components: int = 3
+    """Components of a mixture."""
+
+    scale: float = 1.0
+    """What the deviations of Gaussians and mixtures, and random latents, are multiplied by."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        for name in ("bandwidth", "scale", "neighbors"):
+            require_between(f"the {name}", getattr(self, name), 0)
+        for name in ("mixed", "components"):
+            require_between(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """How the best of many samples are kept, and what is done to them, all of it without test images."""
+
+    draws: int = 0
+    """Draw so many and keep the best on validation images (the paper's subsampling); 0: keep what is drawn first."""
+
+    rounds: int = 1
+    """Rounds of drawing; the best of a round are the anchors of the next (the paper's bootstrapping)."""
+
+    keep: int = 5
+    """Networks of a round that become anchors of the next."""
+
+    condition: int = 1_000
+    """Training images over which the running statistics of batch norms are averaged; 0: as generated."""
+
+    refine: int = 0
+    """Gradient steps on the latents of every kept network, through the decoder, on training images and labels."""
+
+    refine_rate: float = 0.03
+    """Learning rate of these steps (Adam), as a share of the latents' root mean square."""
+
+    def check(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        for name in ("draws", "condition", "refine", "refine_rate"):
+            require_between(name.replace("_", " "), getattr(self, name), 0)
+        for name in ("rounds", "keep"):
+            require_between(name, getattr(self, name), 1)

@@ -9,8 +9,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from weightspace.generation.flat import FlatSpace
-from weightspace.generation.kernel_density import KernelDensity
 from weightspace.generation.novelty import NoveltyReference
+from weightspace.generation.samplers.interpolation import Interpolation
+from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.randomness import derive_generator
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
@@ -55,6 +56,14 @@ def noise_of_novelty(
     return networks
 
 
+def interpolate(anchors: list[Weights], space: FlatSpace, *, count: int, seed: int) -> list[Weights]:
+    """Convex combinations of the weights of two anchors in random shares."""
+    flats = torch.stack([space.flatten(anchor) for anchor in anchors])
+    sampler = Interpolation().fit(flats[:, None])
+    samples = sampler.sample(count, derive_generator(seed, "interpolation")).latents[:, 0]
+    return [space.restore(flat, anchors[0]) for flat in samples]
+
+
 def average(anchors: list[Weights], space: FlatSpace, *, count: int, seed: int) -> list[Weights]:
     """Averages of the weights of a random half of the anchors (at least two, where there are two)."""
     generator = derive_generator(seed, "average")
@@ -89,8 +98,8 @@ class WeightComponents:
 
     def sample_density(self, anchors: list[Weights], *, bandwidth: float, count: int, seed: int) -> list[Weights]:
         """Networks from the same kernel density that latents are sampled from."""
-        sampler = KernelDensity(bandwidth=bandwidth)
-        samples = sampler.sample(self.codes(anchors)[:, None], count, derive_generator(seed, "components"))
+        sampler = KernelDensity(bandwidth=bandwidth).fit(self.codes(anchors)[:, None])
+        samples = sampler.sample(count, derive_generator(seed, "components"))
         return self._restore(samples.latents[:, 0], anchors)
 
     def _restore(self, codes: Float[Tensor, "networks components"], anchors: list[Weights]) -> list[Weights]:

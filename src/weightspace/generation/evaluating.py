@@ -1,17 +1,17 @@
 """Fine-tune and score populations of networks under one schedule, so that methods can be compared."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.generation.config import EvaluateConfig
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_seed
-from weightspace.supervised import FitConfig, fit_stack, score_stack, stack_weights
+from weightspace.supervised import FitConfig, fit_stack, predict_stack, stack_weights
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 
@@ -38,6 +38,9 @@ class Outcome(NamedTuple):
         accuracy: mean over the networks; `low` and `high` the 95 % interval of that mean, by bootstrap over
             the networks.
         each: every network's accuracy.
+        ensemble: accuracy of the mean answer of the first networks (`EvaluateConfig.ensemble`) of each architecture.
+        overlap: of the images that either of two networks gets wrong, the share that both do: mean over pairs; NaN
+            for one network.
     """
 
     method: str
@@ -46,6 +49,8 @@ class Outcome(NamedTuple):
     low: float
     high: float
     each: Float[np.ndarray, "networks"]
+    ensemble: float
+    overlap: float
 
 
 def evaluate(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
@@ -64,23 +69,31 @@ def evaluate(populations: list[Population], images: ImageSet, config: EvaluateCo
     by_architecture: dict[str, list[Population]] = {}
     for population in populations:
         by_architecture.setdefault(population.architecture.id, []).append(population)
-    accuracies: dict[tuple[str, int], list[float]] = {}
+    answered: dict[tuple[str, int], list[_Answered]] = {}
     for group in by_architecture.values():
-        for epoch, scored in _fine_tune(group, images, config).items():
-            for method, values in scored.items():
-                accuracies.setdefault((method, epoch), []).extend(values)
+        for number in range(config.seeds):
+            for place, found in _fine_tune(group, images, config, number).items():
+                answered.setdefault(place, []).append(found)
     order = {population.method: number for number, population in enumerate(populations)}
-    outcomes = [_outcome(method, epoch, values, config.seed) for (method, epoch), values in accuracies.items()]
+    outcomes = [_outcome(*place, parts, config) for place, parts in answered.items()]
     return sorted(outcomes, key=lambda outcome: (order[outcome.method], outcome.epochs))
 
 
+class _Answered(NamedTuple):
+    """What the networks of one population and architecture answer on the test images, with one seed."""
+
+    architecture: str
+    wrong: Bool[Tensor, "networks images"]
+    together: float
+
+
 def _fine_tune(
-    group: list[Population], images: ImageSet, config: EvaluateConfig
-) -> Mapping[int, Mapping[str, list[float]]]:
-    """`epoch -> method -> test accuracy of every network` for populations of one architecture."""
+    group: list[Population], images: ImageSet, config: EvaluateConfig, number: int
+) -> dict[tuple[str, int], _Answered]:
+    """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""
     networks = [weights for population in group for weights in population.networks]
-    owners = [population.method for population in group for _ in population.networks]
     module = group[0].architecture.build()
+    seeds = [(p.method, place) for p in group for place in range(len(p.networks))]
     fitting = fit_stack(
         module,
         stack_weights(networks),
@@ -88,21 +101,39 @@ def _fine_tune(
         FitConfig(epochs=max(config.epochs), batch_size=config.batch_size),
         learning_rates=torch.full((len(networks),), config.learning_rate),
         weight_decays=torch.zeros(len(networks)),
-        seeds=[derive_seed(config.seed, p.method, number) for p in group for number in range(len(p.networks))],
+        seeds=[derive_seed(config.seed, *name, *([number] if number else [])) for name in seeds],
     )
-    scored: dict[int, dict[str, list[float]]] = {}
+    sizes = [len(population.networks) for population in group]
+    found = {}
     for epoch, stack in fitting:
         if epoch in config.epochs:
-            accuracy = score_stack(module, stack, images.test).accuracy.tolist()
-            scored[epoch] = {method: [] for method in owners}
-            for method, value in zip(owners, accuracy, strict=True):
-                scored[epoch][method].append(value)
-    return scored
+            outputs = predict_stack(module, stack, images.test.inputs).softmax(-1)
+            for population, own in zip(group, outputs.split(sizes), strict=True):
+                mean = own[: config.ensemble].mean(0).argmax(-1)
+                together = float((mean == images.test.labels).float().mean())
+                wrong = own.argmax(-1) != images.test.labels
+                found[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
+    return found
 
 
-def _outcome(method: str, epoch: int, values: list[float], seed: int) -> Outcome:
-    each = np.array(values)
-    generator = np.random.default_rng(derive_seed(seed, "bootstrap", method, epoch))
+def _outcome(method: str, epoch: int, parts: list[_Answered], config: EvaluateConfig) -> Outcome:
+    """A population's figures: networks of several architectures side by side, seeds averaged."""
+    names = list(dict.fromkeys(part.architecture for part in parts))
+    runs = [[part for part in parts if part.architecture == name] for name in names]
+    each = torch.cat([1 - torch.stack([part.wrong.float().mean(1) for part in own]).mean(0) for own in runs]).numpy()
+    generator = np.random.default_rng(derive_seed(config.seed, "bootstrap", method, epoch))
     means = generator.choice(each, size=(BOOTSTRAPS, len(each))).mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Outcome(method, epoch, float(each.mean()), float(low), float(high), each)
+    ensemble = float(np.mean([part.together for part in parts]))
+    wrong = torch.cat([own[0].wrong for own in runs])
+    return Outcome(method, epoch, float(each.mean()), float(low), float(high), each, ensemble, _overlap(wrong))
+
+
+def _overlap(wrong: Bool[Tensor, "networks images"]) -> float:
+    """Jaccard index of the mispredicted images, mean over pairs of networks."""
+    if len(wrong) < 2:
+        return float("nan")
+    shared = wrong.float() @ wrong.float().T
+    either = (wrong.sum(1)[:, None] + wrong.sum(1)[None] - shared).clamp_min(1)
+    apart = ~torch.eye(len(wrong), dtype=torch.bool)
+    return float((shared / either)[apart].mean())

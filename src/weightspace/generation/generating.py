@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.autoencoder.inference import encode_zoo, restore
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
-from weightspace.generation.kernel_density import KernelDensity
+from weightspace.generation.config import SamplerConfig, SelectConfig
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.sampler import Sampler
 from weightspace.outputs import new_folder, write_manifest
 from weightspace.randomness import derive_generator
 from weightspace.supervised import stack_weights
@@ -29,27 +32,28 @@ class Generated(NamedTuple):
     Attributes:
         architecture: of its anchor.
         weights: complete: they load strictly.
-        coverage: how many numbers were `generated`, and how many `carried` over from the anchor.
+        coverage: how many numbers were `generated`, `conditioned` (batch-norm statistics averaged over images) and
+            `carried` over from an anchor.
+        latents: what it was decoded from, if it was just now.
     """
 
     architecture: Architecture
     weights: Weights
     coverage: dict[str, int]
+    latents: Float[Tensor, "tokens latent"] | None = None
 
 
 class Anchors(NamedTuple):
-    """Encoded anchors: latents, and what the latents do not hold."""
+    """Encoded anchors: latents, which layer their tokens are of, and what the latents do not hold."""
 
     latents: Float[Tensor, "anchors tokens latent"]
+    layers: Int[Tensor, "tokens"]
     architectures: list[Architecture]
     carried: list[Weights]
-    table: pd.DataFrame
 
 
-def generate(
-    sane: SANE, *, anchors: Zoo, count: int, seed: int = 0, sampler: KernelDensity | None = None
-) -> list[Weights]:
-    """Unseen networks near a set of anchors (paper, section 3.3).
+def generate(sane: SANE, anchors: Zoo, count: int, *, seed: int = 0, sampler: Sampler | None = None) -> list[Weights]:
+    """Sample unseen networks around anchors.
 
     Args:
         sane: a trained model.
@@ -63,35 +67,44 @@ def generate(
         (counters) are those of the sample's anchor.
 
     Raises:
-        InputError: no anchors, anchors of different layouts, or of different architectures when tokens of one
-            sample come from several anchors.
+        InputError: no anchors, anchors of different layouts, or of different architectures with a sampler that blends
+            them.
     """
     return [network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)]
 
 
 def generate_networks(
-    sane: SANE, anchors: Zoo, count: int, *, seed: int = 0, sampler: KernelDensity | None = None
+    sane: SANE, anchors: Zoo, count: int, *, seed: int = 0, sampler: Sampler | None = None
 ) -> list[Generated]:
-    """`generate`, with the architecture and coverage of every network."""
+    """`generate`, with the architecture, coverage and latents of every network."""
+    return sample_networks(sane, encode_anchors(sane, anchors), count, seed=seed, sampler=sampler)
+
+
+def sample_networks(
+    sane: SANE, anchors: Anchors, count: int, *, seed: int = 0, sampler: Sampler | None = None
+) -> list[Generated]:
+    """`generate_networks` around anchors that have been encoded."""
     sampler = sampler or KernelDensity()
     if count < 1:
         raise InputError(f"expected at least 1 network to generate, found {count}")
-    encoded = encode_anchors(sane, anchors)
-    names = {architecture.id for architecture in encoded.architectures}
-    if sampler.anchor == "independent" and len(names) > 1:
-        raise InputError(
-            f"expected anchors of one architecture when tokens mix anchors, found {', '.join(sorted(names))}"
-        )
-    samples = sampler.sample(encoded.latents, count, derive_generator(seed, "generate"))
+    names = {architecture.id for architecture in anchors.architectures}
+    if not sampler.keeps_anchor and len(names) > 1:
+        raise InputError(f"expected anchors of one architecture to blend, found {', '.join(sorted(names))}")
+    fitted = sampler.fit(anchors.latents, anchors.layers)
+    samples = fitted.sample(count, derive_generator(seed, "generate"))
     networks = []
     for latents, chosen in zip(samples.latents, samples.anchors, strict=True):
-        anchor = int(chosen[0])
-        networks.append(_restore(sane, latents, encoded.architectures[anchor], encoded.carried[anchor]))
+        anchor = max(0, int(chosen[0]))
+        networks.append(decode_network(sane, latents, anchors.architectures[anchor], anchors.carried[anchor]))
     return networks
 
 
 def encode_anchors(sane: SANE, anchors: Zoo) -> Anchors:
-    """Latents of the anchors, in haloed windows where they are long."""
+    """Latents of the anchors, in haloed windows where they are long.
+
+    Raises:
+        InputError: no anchors, or anchors with different shapes.
+    """
     if len(anchors) == 0:
         raise InputError("expected at least 1 anchor, found none")
     parts = list(encode_zoo(sane, anchors))
@@ -105,7 +118,22 @@ def encode_anchors(sane: SANE, anchors: Zoo) -> Anchors:
         names = dict(zip(part.frame.names, weights, strict=True)) if weights else {}
         carried.append({name: weights[names[name]] for name in part.frame.layout.carried})
     architectures = [anchors.architectures[str(name)] for name in part.table["architecture"]]
-    return Anchors(parts[0].values, architectures, carried, part.table)
+    return Anchors(parts[0].values, part.positions[:, 1], architectures, carried)
+
+
+def decode_network(
+    sane: SANE, latents: Float[Tensor, "tokens latent"], architecture: Architecture, carried: Weights
+) -> Generated:
+    """A whole network from its latents, and what is carried beside them."""
+    weights = restore(sane, latents, architecture, carried)
+    layout = sane.preparation.frame_of(architecture).layout
+    kept = sum(tensor.numel() for tensor in carried.values())
+    return Generated(architecture, weights, {"generated": layout.size, "conditioned": 0, "carried": kept}, latents)
+
+
+def latents_of(networks: list[Generated]) -> Float[Tensor, "networks tokens latent"]:
+    """What networks were decoded from."""
+    return torch.stack([network.latents for network in networks if network.latents is not None])
 
 
 def write_generated(
@@ -128,7 +156,7 @@ def write_generated(
 
 
 def describe_generation(
-    sane_folder: Path, anchors: Zoo, sampler: KernelDensity, *, relative_to: Path
+    sane_folder: Path, anchors: Zoo, sampler: SamplerConfig, *, relative_to: Path, select: SelectConfig | None = None
 ) -> dict[str, Any]:
     """What `zoo.json` of a generated folder records, so that it can be evaluated beside its anchors.
 
@@ -136,7 +164,8 @@ def describe_generation(
     """
     return {
         "sane": os.path.relpath(sane_folder, relative_to),
-        "sampler": {"name": "kernel density", **asdict(sampler)},
+        "sampler": asdict(sampler),
+        "select": asdict(select or SelectConfig()),
         "anchors": {
             "zoo": os.path.relpath(anchors.folder, relative_to),
             "checkpoints": [
@@ -144,10 +173,3 @@ def describe_generation(
             ],
         },
     }
-
-
-def _restore(sane: SANE, latents: Tensor, architecture: Architecture, carried: Weights) -> Generated:
-    weights = restore(sane, latents, architecture, carried)
-    layout = sane.preparation.frame_of(architecture).layout
-    kept = sum(tensor.numel() for tensor in carried.values())
-    return Generated(architecture, weights, {"generated": layout.size, "carried": kept})

@@ -32,11 +32,13 @@ class Novelty(NamedTuple):
         function: share of images on which predictions differ from that nearest checkpoint's, over the median
             share on which two members differ.
         nearest: that checkpoint's place in the zoo (for `zoo.weights`).
+        diversity: median distance to the other networks, over the median distance of two members; NaN for one alone.
     """
 
     weights: Float[np.ndarray, "networks"]
     function: Float[np.ndarray, "networks"]
     nearest: Int[np.ndarray, "networks"]
+    diversity: Float[np.ndarray, "networks"]
 
 
 class NoveltyReference:
@@ -99,7 +101,18 @@ class NoveltyReference:
         other = torch.stack([self._predictions(row, images) for row in rows])
         typical = self._typical_disagreement(images)
         function = (own != other).float().mean(1) / max(typical, 1e-9)
-        return Novelty(distances.numpy(), function.numpy(), np.array([self._place(row) for row in rows]))
+        places = np.array([self._place(row) for row in rows])
+        return Novelty(distances.numpy(), function.numpy(), places, self._diversity(networks, architecture))
+
+    def _diversity(self, networks: list[Weights], architecture: Architecture) -> Float[np.ndarray, "networks"]:
+        """How far every network is from the others, all matched to the preparation's reference."""
+        space = replace(self._space, architecture=architecture)
+        matched = torch.stack([space.flatten(self._permute(weights, None, architecture)) for weights in networks])
+        count = len(matched)
+        if count < 2:
+            return np.full(count, np.nan, dtype=np.float32)
+        others = torch.cdist(matched, matched)[~torch.eye(count, dtype=torch.bool)].view(count, count - 1)
+        return (others.median(dim=1).values / self.typical_distance).numpy()
 
     def _typical_disagreement(self, images: Images) -> float:
         pairs = _pairs(len(self._last))

@@ -1,0 +1,117 @@
+"""The populations that generated networks are shown beside: everything honest that needs no SANE."""
+
+from dataclasses import dataclass
+
+import torch
+
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.hyper_representations import fit_hyper_representation
+from weightspace.autoencoder.sane import SANE
+from weightspace.generation.config import EvaluateConfig
+from weightspace.generation.controls import WeightComponents, average, from_scratch, interpolate, noise_of_novelty
+from weightspace.generation.evaluating import Population
+from weightspace.generation.flat import FlatSpace
+from weightspace.generation.novelty import NoveltyReference
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.images import Images
+from weightspace.randomness import derive_generator
+from weightspace.supervised import score_stack, stack_weights
+from weightspace.tokens.patterns import positions_of
+from weightspace.tokens.tokenizing import gather_tokens
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.zoo import Zoo
+
+ANCHORS, MEMBERS, SCRATCH = "anchors as they are", "random zoo members", "from scratch"
+NOISE, WEIGHTS, AVERAGE = "anchor + noise", "anchors, interpolated", "average of anchors"
+GAUSSIAN, DENSITY, HYPER = "PCA + Gaussian", "PCA + kernel density", "hyper-representation, kernel density"
+DENSITY_BANDWIDTH = 0.2
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What controls are made of, for one architecture.
+
+    Attributes:
+        anchors: in canonical form.
+        train: all members that the model was trained on.
+        draws: so many networks are drawn by every sampling control, of which validation images keep the best; 0: as
+            many as are kept, unseen.
+        count: how many are kept.
+    """
+
+    sane: SANE
+    architecture: Architecture
+    anchors: list[Weights]
+    train: Zoo
+    reference: NoveltyReference
+    validation: Images
+    count: int
+    draws: int
+
+    @property
+    def space(self) -> FlatSpace:
+        """Where weights are mixed."""
+        return FlatSpace(self.sane.preparation, self.architecture)
+
+    def best(self, networks: list[Weights]) -> list[Weights]:
+        """The best on validation images, or all in order if no more were drawn than are kept."""
+        if len(networks) <= self.count:
+            return networks
+        accuracy = score_stack(self.architecture.build(), stack_weights(networks), self.validation).accuracy
+        return [networks[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
+
+
+def controls_of(beside: Beside, generated: Population, config: EvaluateConfig) -> list[Population]:
+    """Networks made without SANE, as many as were generated, drawn and selected alike."""
+    architecture, anchors, space, seed = beside.architecture, beside.anchors, beside.space, config.seed
+    layout = space.preparation.frame_of(architecture).layout
+    linear = WeightComponents(beside.reference.flat, len(layout) * beside.sane.config.latent_width, space)
+    distance = float(beside.reference.distances(generated.networks, architecture)[0].median())
+    per_weight = linear.size / layout.size
+    many = {"count": max(beside.count, beside.draws), "seed": seed}
+    noisy = noise_of_novelty(anchors, space, beside.reference, novelty=distance, **many)
+    density = linear.sample_density(anchors, bandwidth=DENSITY_BANDWIDTH, **many)
+    made = [
+        Population(ANCHORS, architecture, anchors),
+        Population(MEMBERS, architecture, random_members(beside, seed)),
+        Population(NOISE, architecture, beside.best(noisy)),
+        Population(WEIGHTS, architecture, beside.best(interpolate(anchors, space, **many))),
+        Population(AVERAGE, architecture, average(anchors, space, count=beside.count, seed=seed)),
+        Population(GAUSSIAN, architecture, beside.best(linear.sample_gaussian(anchors, **many)), per_weight),
+        Population(DENSITY, architecture, beside.best(density), per_weight),
+    ]
+    if config.hyper_steps:
+        made.append(hyper_population(beside, config, many["count"]))
+    return [*made, Population(SCRATCH, architecture, from_scratch(architecture, beside.count, seed))]
+
+
+def random_members(beside: Beside, seed: int) -> list[Weights]:
+    """The last checkpoints of random training members of the architecture."""
+    last = beside.train.last().where(architecture=beside.architecture.id)
+    order = torch.randperm(len(last), generator=derive_generator(seed, "members"))[: beside.count].tolist()
+    return [beside.sane.preparation.canonicalize(last.weights(row), beside.architecture) for row in order]
+
+
+def hyper_population(beside: Beside, config: EvaluateConfig, draws: int) -> Population:
+    """Networks sampled around the anchors in a hyper-representation (S_KDE30 of 2022), trained on the same members.
+
+    Its latent is that of a whole network: as wide as SANE's model, whatever the network's size.
+    """
+    preparation, architecture = beside.sane.preparation, beside.architecture
+    frame = preparation.frame_of(architecture)
+    key = preparation.key_of(architecture)
+    alike = {name for name, known in beside.train.architectures.items() if preparation.key_of(known) == key}
+    own = beside.train.where(lambda table: table["architecture"].isin(alike))
+    shape = SANEConfig(latent_width=beside.sane.config.model_width, model_width=beside.sane.config.model_width)
+    model = fit_hyper_representation(own, preparation, shape, TrainConfig(steps=config.hyper_steps, seed=config.seed))
+    flats = torch.stack([beside.space.flatten(anchor) for anchor in beside.anchors])
+    positions = positions_of(frame.layout)
+    with torch.inference_mode():
+        codes = model.encode(gather_tokens(flats, frame.layout), positions.expand(len(flats), -1, -1))
+        sampler = KernelDensity(bandwidth=DENSITY_BANDWIDTH).fit(codes[:, None].clone())
+        samples = sampler.sample(draws, derive_generator(config.seed, "hyper-representation")).latents[:, 0]
+        tokens = model.decode(samples, positions.expand(len(samples), -1, -1)).clone()
+    carried = {name: beside.anchors[0][name] for name in frame.layout.carried}
+    networks = [preparation.restore(one, architecture, carried) for one in tokens]
+    return Population(HYPER, architecture, beside.best(networks), shape.latent_width / frame.layout.size)

@@ -1,0 +1,36 @@
+"""Samplers by name, from options."""
+
+from weightspace.generation.config import SamplerConfig
+from weightspace.generation.samplers.gaussian import Gaussian
+from weightspace.generation.samplers.interpolation import Interpolation
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.mixture import Mixture
+from weightspace.generation.samplers.published import published
+from weightspace.generation.samplers.random_latents import RandomLatents
+from weightspace.generation.samplers.sampler import Sampler
+
+
+def make_sampler(config: SamplerConfig) -> Sampler:
+    """The sampler that a configuration names.
+
+    Raises:
+        InputError: an option out of range.
+    """
+    config.check()
+    name, absolute = config.sampler, config.bandwidth_in == "latents"
+    if name == "published":
+        return published(config.bandwidth)
+    if name == "gaussian":
+        return Gaussian(scale=config.scale)
+    if name == "mixture":
+        return Mixture(components=config.components, scale=config.scale)
+    if name == "interpolation":
+        return Interpolation(
+            mixed=config.mixed,
+            neighbors=config.neighbors,
+            along=config.along,
+            bandwidth=config.bandwidth if config.noisy else 0.0,
+        )
+    if name == "random":
+        return RandomLatents(scale=config.scale)
+    return KernelDensity(bandwidth=config.bandwidth, relative=not absolute, anchor=config.anchor, noise=config.noise)

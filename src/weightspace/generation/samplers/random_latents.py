@@ -1,0 +1,41 @@
+"""Latents from nowhere: the paper's GAUSS start of bootstrapping."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightspace.errors import require_between
+from weightspace.generation.samplers.sampler import Samples, fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLatents:
+    """Gaussian numbers that know nothing of the anchors but their shape and architecture.
+
+    Attributes:
+        scale: their standard deviation (the published code: 10, in its latent units).
+        relative: `scale` is a share of the root mean square of all anchors' latents.
+    """
+
+    scale: float = 1.0
+    relative: bool = True
+    latents: Tensor | None = field(default=None, repr=False, compare=False)
+    keeps_anchor: bool = field(default=True, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_between("the scale", self.scale, 0)
+
+    def fit(
+        self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
+    ) -> "RandomLatents":
+        """A copy that knows the shape."""
+        return replace(self, latents=latents)
+
+    def sample(self, count: int, generator: torch.Generator) -> Samples:
+        """Draw `count` latent sequences; each takes the architecture of a random anchor."""
+        anchors = fitted(self.latents)
+        size = anchors.square().mean().sqrt() if self.relative else 1.0
+        chosen = torch.randint(len(anchors), (count, 1), generator=generator).expand(-1, anchors.shape[1])
+        return Samples(self.scale * size * torch.randn(count, *anchors.shape[1:], generator=generator), chosen)

@@ -1,0 +1,114 @@
+"""Many samples, of which validation images keep the best.
+
+Paper, section 3.4 and appendix: subsampling draws many networks and keeps the best; bootstrapping makes the best the
+anchors of another round. Deviations: rankings are made on validation images only (the successor's code falls back to
+test images), and what is returned is the best of the last round (the published code returns the first that were drawn).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.generation.conditioning import condition
+from weightspace.generation.config import SelectConfig
+from weightspace.generation.generating import Anchors, Generated, latents_of, sample_networks
+from weightspace.generation.refining import refine
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.random_latents import RandomLatents
+from weightspace.generation.samplers.sampler import Sampler
+from weightspace.images import ImageSet
+from weightspace.randomness import derive_seed
+from weightspace.supervised import score_stack, stack_weights
+
+
+class Ranked(NamedTuple):
+    """Networks, best first, with their accuracy on validation images."""
+
+    networks: list[Generated]
+    accuracies: list[float]
+
+
+def generate_selected(
+    sane: SANE,
+    anchors: Anchors,
+    count: int,
+    images: ImageSet,
+    config: SelectConfig,
+    *,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+) -> Ranked:
+    """Sample networks, condition them, and keep those that are best on validation images.
+
+    Args:
+        sane: a trained model.
+        anchors: encoded.
+        count: how many networks are kept.
+        images: the training images condition (and refine), the validation images rank; test images are not used.
+        config: how many are drawn, in how many rounds.
+        seed: decides all that is random.
+        sampler: kernel density with its default choices without it. From the second round on, a start from random
+            latents goes on with it as well.
+
+    Raises:
+        InputError: fewer draws than networks to keep, or a refusal of `generate`.
+    """
+    config.check()
+    draws = config.draws or count
+    if draws < count:
+        raise InputError(f"expected at least {count} draws to keep {count} networks, found {draws}")
+    sampler = sampler or KernelDensity()
+    ranked = Ranked([], [])
+    for number in range(config.rounds):
+        made = sample_networks(sane, anchors, draws, seed=derive_seed(seed, "round", number), sampler=sampler)
+        ranked = rank([condition(network, images, config.condition) for network in made], images)
+        if number + 1 < config.rounds:
+            anchors = _anchors_from(ranked.networks[: config.keep], anchors)
+            sampler = KernelDensity() if isinstance(sampler, RandomLatents) else sampler
+    if not config.refine:
+        return Ranked(ranked.networks[:count], ranked.accuracies[:count])
+    kept = refine(sane, ranked.networks[:count], images.train, config, seed=seed)
+    return rank([condition(network, images, config.condition) for network in kept], images)
+
+
+def _anchors_from(networks: list[Generated], before: Anchors) -> Anchors:
+    """The best networks of a round as the anchors of the next."""
+    carried = [{name: network.weights[name] for name in before.carried[0]} for network in networks]
+    return Anchors(latents_of(networks), before.layers, [network.architecture for network in networks], carried)
+
+
+def generate_with(
+    sane: SANE,
+    anchors: Anchors,
+    count: int,
+    images: ImageSet | None,
+    config: SelectConfig,
+    *,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+) -> list[Generated]:
+    """`generate_selected` where there are images; plain sampling where there are none and none are needed.
+
+    Raises:
+        InputError: networks are to be selected or refined without images, or batch norms to be conditioned.
+    """
+    config.check()
+    wanted = [name for name in ("draws", "refine") if getattr(config, name)] + (["rounds"] if config.rounds > 1 else [])
+    if images is not None:
+        return generate_selected(sane, anchors, count, images, config, seed=seed, sampler=sampler).networks
+    if wanted:
+        raise InputError(f"expected images (--data) for --{wanted[0]}, found none, nor those of the anchors' zoo")
+    return sample_networks(sane, anchors, count, seed=seed, sampler=sampler)
+
+
+def rank(networks: list[Generated], images: ImageSet) -> Ranked:
+    """Networks by their accuracy on validation images, best first; ties stay in order."""
+    accuracies = torch.zeros(len(networks))
+    for name in dict.fromkeys(network.architecture.id for network in networks):
+        own = [place for place, network in enumerate(networks) if network.architecture.id == name]
+        stack = stack_weights([networks[place].weights for place in own])
+        accuracies[own] = score_stack(networks[own[0]].architecture.build(), stack, images.validation).accuracy
+    order = accuracies.argsort(descending=True, stable=True).tolist()
+    return Ranked([networks[place] for place in order], accuracies[order].tolist())
