@@ -17,7 +17,8 @@ from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.networks import initialize
 
-SEARCH_STEPS = 12
+SEARCH_STEPS = 10
+MEASURED = 10
 MOST_NOISE = 4.0
 
 
@@ -46,14 +47,14 @@ def add_noise(anchors: list[Weights], space: FlatSpace, *, level: float, count: 
 def noise_of_novelty(
     anchors: list[Weights], space: FlatSpace, reference: NoveltyReference, *, novelty: float, count: int, seed: int
 ) -> list[Weights]:
-    """Anchors with as much noise as gives a median novelty in weights, found by bisection."""
+    """Anchors with as much noise as gives a median novelty in weights, found by bisection on the first few."""
     low, high = 0.0, MOST_NOISE
     for _ in range(SEARCH_STEPS):
         level = (low + high) / 2
-        networks = add_noise(anchors, space, level=level, count=count, seed=seed)
+        networks = add_noise(anchors, space, level=level, count=min(count, MEASURED), seed=seed)
         distance, _ = reference.distances(networks, space.architecture)
         low, high = (level, high) if float(distance.median()) < novelty else (low, level)
-    return networks
+    return add_noise(anchors, space, level=level, count=count, seed=seed)
 
 
 def interpolate(anchors: list[Weights], space: FlatSpace, *, count: int, seed: int) -> list[Weights]:

@@ -1,0 +1,285 @@
+"""The tables of writing networks; see tables_writing.sh, which runs this.
+
+Every SANE is trained on the training members of one zoo (70 %); anchors are training members, ranked on validation
+images; novelty is measured against all their checkpoints. Each table is a file of rows with the command, the seed, the
+date and the hashes of the zoos it was made from.
+"""
+
+import argparse
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
+from weightspace.autoencoder.fidelity import measure_fidelity
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.tuning import tune
+from weightspace.corpus.config import PreparationConfig
+from weightspace.generation.comparing import compare
+from weightspace.generation.config import EvaluateConfig, SelectConfig
+from weightspace.generation.generating import Anchors, Generated, encode_anchors
+from weightspace.generation.samplers.gaussian import Gaussian
+from weightspace.generation.samplers.interpolation import Interpolation
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.mixture import Mixture
+from weightspace.generation.samplers.published import published
+from weightspace.generation.samplers.random_latents import RandomLatents
+from weightspace.generation.samplers.sampler import Sampler
+from weightspace.generation.selecting import generate_selected
+from weightspace.images import ImageSet
+from weightspace.outputs import hash_input, partial_path, to_json
+from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.zoo import Zoo
+
+SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
+TRANSFERS = (
+    ("scene_digits-cnn-s", "mnist-cnn-s"),
+    ("mnist-cnn-s", "usps-cnn-s"),
+    ("usps-cnn-s", "mnist-cnn-s"),
+    ("mnist-cnn-s", "scene_digits-cnn-s"),
+)
+SHARES, SEED = (0.7, 0.15, 0.15), 0
+SHAPE = SANEConfig(latent_width=32, linear_path=True)
+TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0, seed=SEED)
+PREPARATION = PreparationConfig(token_width=51)
+BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
+SAMPLER = KernelDensity(bandwidth=0.1)
+DRAWS, KEPT, ANCHORS = 50, 5, 10
+Row = dict[str, Any]
+COMMAND = "benchmarks/tables_writing.sh"
+
+
+class Setting(NamedTuple):
+    """Where zoos are, and where trained models are kept."""
+
+    zoos: Path
+    models: Path
+
+    def zoo(self, name: str) -> Zoo:
+        return Zoo.open(self.zoos / name)
+
+    def parts(self, name: str) -> tuple[Zoo, ...]:
+        return self.zoo(name).split(*SHARES, seed=SEED)
+
+    def images(self, name: str) -> ImageSet:
+        found = recorded_images(self.zoo(name))
+        if found is None:
+            raise SystemExit(f"the images of {name} are not here: see zoos.sh")
+        return found
+
+    def plain(self, name: str, half: bool = False) -> SANE:
+        """Pre-trained on training members, or on the first half of their epochs (the protocol of table 3)."""
+        out = self.models / f"{name}{'-half' if half else ''}"
+        if not out.exists():
+            self.models.mkdir(parents=True, exist_ok=True)
+            mode = ["resume"] if partial_path(out).exists() else []
+            pretrain(epochs_of(self.parts(name)[0], half), SHAPE, TRAINING, PREPARATION, out=out, mode=mode)
+        return SANE.open(out)
+
+    def tuned(self, name: str, half: bool = False) -> SANE:
+        """The same after the behavioural stage."""
+        self.plain(name, half)
+        before = self.models / f"{name}{'-half' if half else ''}"
+        out = before.with_name(f"{before.name}-tuned")
+        if not out.exists():
+            members = trained(epochs_of(self.parts(name)[0], half))
+            mode = ["resume"] if partial_path(out).exists() else []
+            tune(before, members, self.images(name).train, BEHAVIOUR, out=out, mode=mode)
+        return SANE.open(out)
+
+
+def epochs_of(zoo: Zoo, half: bool) -> Zoo:
+    return zoo.where(lambda table: table["epoch"] <= table["epoch"].max() // 2) if half else zoo
+
+
+def trained(zoo: Zoo) -> Zoo:
+    """The later half of the checkpoints: those worth imitating."""
+    return zoo.where(lambda table: table["epoch"] >= table["epoch"].max() // 2)
+
+
+def best_architecture(train: Zoo) -> str:
+    """The architecture whose better members are best, by validation accuracy."""
+    return str(train.last().table.groupby("architecture")["validation_accuracy"].quantile(0.8).idxmax())
+
+
+def anchors_of(train: Zoo, count: int = ANCHORS, epoch: int | None = None) -> Zoo:
+    """The best training members of one architecture, by validation accuracy, at one epoch or at their last."""
+    own = train.where(architecture=best_architecture(train))
+    own = own.last() if epoch is None else own.where(epoch=epoch)
+    return own.best(count, by="validation_accuracy")
+
+
+class Method(NamedTuple):
+    """A model, a sampler, and how networks are selected."""
+
+    sane: SANE
+    sampler: Sampler
+    select: SelectConfig
+
+    def make(self, anchors: Zoo, images: ImageSet, count: int = KEPT) -> list[Generated]:
+        encoded: Anchors = encode_anchors(self.sane, anchors)
+        return generate_selected(
+            self.sane, encoded, count, images, self.select, seed=SEED, sampler=self.sampler
+        ).networks
+
+
+PLAIN, SUBSAMPLED = SelectConfig(), SelectConfig(draws=DRAWS)
+BOOTSTRAPPED = SelectConfig(draws=DRAWS, rounds=3)
+REFINED = SelectConfig(draws=DRAWS, refine=50)
+
+
+def same(setting: Setting, name: str) -> list[Row]:
+    """Table 3: pre-train on the first half of the epochs, prompt with the last; every baseline beside it."""
+    plain, sane = setting.plain(name, half=True), setting.tuned(name, half=True)
+    methods = {
+        "SANE, subsampled": Method(sane, SAMPLER, SUBSAMPLED),
+        "SANE, kernel density": Method(sane, SAMPLER, PLAIN),
+        "SANE, bootstrapped": Method(sane, SAMPLER, BOOTSTRAPPED),
+        "SANE, refined": Method(sane, SAMPLER, REFINED),
+        "SANE, interpolation, subsampled": Method(sane, Interpolation(), SUBSAMPLED),
+        "SANE, published sampler": Method(sane, published(), PLAIN),
+        "SANE, random start, bootstrapped": Method(sane, RandomLatents(), SelectConfig(draws=DRAWS, rounds=5)),
+        "SANE before tuning, subsampled": Method(plain, SAMPLER, SUBSAMPLED),
+    }
+    config = EvaluateConfig(epochs=(0, 1, 5, 25), hyper_steps=300, seed=SEED)
+    return rows_of(setting, name, sane, methods, anchors_of(setting.parts(name)[0]), config)
+
+
+def samplers(setting: Setting, name: str) -> list[Row]:
+    """Choices of the sampler, without fine-tuning; all subsampled alike."""
+    sane = setting.tuned(name)
+    kinds: dict[str, Sampler] = {
+        f"kernel density {width:g}": KernelDensity(bandwidth=width) for width in (0.05, 0.1, 0.2, 0.4)
+    }
+    kinds |= {
+        "kernel density, an anchor for each layer": KernelDensity(bandwidth=0.1, anchor="layer"),
+        "kernel density, an anchor for each token": KernelDensity(bandwidth=0.1, anchor="independent"),
+        "kernel density, shared noise": KernelDensity(bandwidth=0.1, noise="shared"),
+        "published": published(),
+        "Gaussian": Gaussian(),
+        "Gaussian, half as wide": Gaussian(scale=0.5),
+        "mixture of 3": Mixture(components=3),
+        "interpolation": Interpolation(),
+        "interpolation, 2 neighbours": Interpolation(neighbors=2),
+        "interpolation on the sphere": Interpolation(along="sphere"),
+        "random": RandomLatents(),
+    }
+    methods = {f"SANE, {kind}": Method(sane, sampler, SUBSAMPLED) for kind, sampler in kinds.items()}
+    return rows_of(
+        setting, name, sane, methods, anchors_of(setting.parts(name)[0]), EvaluateConfig(epochs=(0,), full_length=1)
+    )
+
+
+def anchors(setting: Setting, name: str) -> list[Row]:
+    """How many anchors: 1, 3, 5, 20."""
+    sane, found = setting.tuned(name), []
+    for count in (1, 3, 5, 20):
+        chosen = anchors_of(setting.parts(name)[0], count)
+        sampler = (
+            SAMPLER if count > 1 else KernelDensity(bandwidth=latent_bandwidth(sane, setting, name), relative=False)
+        )
+        methods = {"SANE, subsampled": Method(sane, sampler, SUBSAMPLED)}
+        config = EvaluateConfig(epochs=(0, 1), full_length=1, seed=SEED)
+        found += [{**row, "anchors": count} for row in rows_of(setting, name, sane, methods, chosen, config)]
+    return found
+
+
+def latent_bandwidth(sane: SANE, setting: Setting, name: str) -> float:
+    """For one anchor, which has no spread: the usual noise in latent units."""
+    encoded = encode_anchors(sane, anchors_of(setting.parts(name)[0]))
+    return SAMPLER.bandwidth * float(encoded.latents.std(0).mean())
+
+
+def transfer(setting: Setting, pair: str) -> list[Row]:
+    """Table 13: a SANE of one task, anchors trained for 2 epochs on another, networks for that other task."""
+    source, target = pair.split("->")
+    sane = setting.tuned(source)
+    chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
+    methods = {
+        "SANE, subsampled": Method(sane, SAMPLER, SUBSAMPLED),
+        "SANE, kernel density": Method(sane, SAMPLER, PLAIN),
+        "SANE, refined": Method(sane, SAMPLER, REFINED),
+    }
+    config = EvaluateConfig(epochs=(0, 1, 5), seed=SEED)
+    return [{**row, "source": source} for row in rows_of(setting, target, sane, methods, chosen, config)]
+
+
+def architectures(setting: Setting, pair: str) -> list[Row]:
+    """Figure 5: a SANE that never saw the architecture of its anchors (2 epochs of training)."""
+    return transfer(setting, pair)
+
+
+def fidelity(setting: Setting, name: str) -> list[Row]:
+    """What held-out members keep when they are encoded and decoded, before and after the behavioural stage."""
+    held_out, images = setting.parts(name)[2].last(), setting.images(name)
+    found = []
+    for label, sane in (("pre-trained", setting.plain(name)), ("tuned", setting.tuned(name))):
+        measured = measure_fidelity(sane, held_out, images.test)
+        found.append({"zoo": name, "method": label, **{k: v for k, v in measured._asdict().items() if k != "r2"}})
+    return found
+
+
+def rows_of(
+    setting: Setting, name: str, sane: SANE, methods: dict[str, Method], anchors: Zoo, config: EvaluateConfig
+) -> list[Row]:
+    """Networks of every method beside the controls; the first method's draws are everybody's."""
+    images = setting.images(name)
+    generated = {label: method.make(anchors, images) for label, method in methods.items()}
+    train = setting.parts(name)[0]
+    found = compare(sane, train, anchors, generated, images, config, next(iter(methods.values())).select.draws)
+    return [{"zoo": name, **row} for row in found.rows]
+
+
+TABLES: dict[str, tuple[Callable[[Setting, str], list[Row]], tuple[str, ...]]] = {
+    "same": (same, SMALL),
+    "samplers": (samplers, ("mnist-cnn-s",)),
+    "anchors": (anchors, ("mnist-cnn-s",)),
+    "transfer": (transfer, tuple("->".join(pair) for pair in TRANSFERS)),
+    "architectures": (architectures, ("cifar10-cnn-s->cifar10-cnn-l",)),
+    "fidelity": (fidelity, SMALL),
+}
+
+
+def write(out: Path, table: str, subject: str, rows: list[Row], zoos: list[Path]) -> None:
+    """One file of rows, with what they were made from."""
+    value = {
+        "table": table,
+        "command": f"{COMMAND} {table}",
+        "seed": SEED,
+        "date": date.today().isoformat(),
+        "zoos": {zoo.name: hash_input(zoo) for zoo in zoos},
+        "rows": rows,
+    }
+    (out / f"writing-{table}-{subject.replace('->', '-to-')}.json").write_text(to_json(value, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--zoos", type=Path, required=True)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", help="one zoo, or one pair of zoos")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    setting = Setting(given.zoos, given.models)
+    unknown = [table for table in given.tables if table not in TABLES]
+    if unknown:
+        parser.error(f"expected {', '.join(TABLES)}, found {unknown[0]}")
+    for table in given.tables or TABLES:
+        make, subjects = TABLES[table]
+        for subject in subjects:
+            target = given.out / f"writing-{table}-{subject.replace('->', '-to-')}.json"
+            if target.exists() or (given.only and subject != given.only):
+                continue
+            print(f"{table}: {subject}", flush=True)
+            rows = make(setting, subject)
+            write(given.out, table, subject, rows, [given.zoos / name for name in subject.split("->")])
+
+
+if __name__ == "__main__":
+    main()

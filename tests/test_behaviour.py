@@ -1,0 +1,155 @@
+"""The behavioural stage: its loss, its windows, its folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from weightspace.autoencoder.behaviour import (
+    Drawn,
+    WindowCoder,
+    behaviour_losses,
+    draw_networks,
+    group_networks,
+    stack_tokens,
+)
+from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
+from weightspace.autoencoder.fidelity import measure_fidelity
+from weightspace.autoencoder.inference import decode_latents, encode_tokens
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.tuning import tune
+from weightspace.corpus.corpus import Corpus, build_corpus
+from weightspace.errors import InputError
+from weightspace.images import ImageSet
+from weightspace.randomness import derive_generator
+from weightspace.supervised import answer_stack, predict_stack, stack_weights
+from weightspace.zoo.zoo import Zoo
+
+TINY = BehaviourConfig(steps=6, networks=4, queries=8, save_every=2, log_every=2)
+
+
+@pytest.fixture
+def sane(sane_folder: Path) -> SANE:
+    return SANE.open(sane_folder)
+
+
+@pytest.fixture
+def corpus(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> Corpus:
+    return build_corpus(parts[0], sane.preparation, tmp_path / "corpus")
+
+
+def draw(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], images: ImageSet, config: BehaviourConfig) -> Drawn:
+    groups = group_networks(corpus, parts[0].architectures, images.train.inputs.shape[1:])
+    return draw_networks(groups, images.train.inputs, sane, config, derive_generator(0))
+
+
+def test_stacked_tokens_compute_what_the_networks_do(
+    sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet
+) -> None:
+    drawn = draw(sane, corpus, parts, digits, TINY)
+    group = drawn.group
+    stack = stack_tokens(drawn.tokens, group.part.frame, group.architecture)
+    prepared = [sane.preparation.restore(own, group.architecture, {}) for own in drawn.tokens]
+    expected = predict_stack(group.module, stack_weights(prepared), drawn.queries)
+    torch.testing.assert_close(answer_stack(group.module, stack, drawn.queries), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_perfect_reconstruction_has_no_loss_but_that_of_its_mixtures(
+    sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WindowCoder, "encode", lambda self, tokens: tokens)
+    monkeypatch.setattr(WindowCoder, "decode", lambda self, latents: latents)
+    sane.statistics = torch.nn.Linear(sane.preparation.config.token_width, 22)
+    exact = replace(TINY, mixed=0.0, latent_noise=0.0)
+    drawn = draw(sane, corpus, parts, digits, exact)
+    assert (drawn.share == 1).all()
+    losses = behaviour_losses(sane, drawn._replace(noise=torch.zeros(1)))
+    assert losses.reconstruction < 1e-9 and abs(losses.behaviour) < 1e-5 and losses.agreement == 1
+    mixed = draw(sane, corpus, parts, digits, replace(exact, mixed=1.0))
+    assert (mixed.share < 1).all()
+    losses = behaviour_losses(sane, mixed._replace(noise=torch.zeros(1)))
+    assert losses.reconstruction == 0 and losses.behaviour > 1e-3, "mixed weights do not compute mixed answers"
+
+
+def test_windows_without_gradient_decode_alike(sane: SANE, parts: tuple[Zoo, ...]) -> None:
+    architecture = parts[0].architectures["mlp-64-8-10-tanh"]
+    prepared = sane.preparation.prepare(parts[0].where(architecture=architecture.id).weights(0), architecture)
+    layout = prepared.frame.layout
+    sane.window = 4  # several haloed windows
+    latents = encode_tokens(sane, prepared.tokens[None], layout)
+    coder = WindowCoder(sane, layout, torch.tensor([1]))
+    own = latents.clone().requires_grad_()
+    decoded = coder.decode(own)
+    torch.testing.assert_close(decoded.detach(), decode_latents(sane, latents, layout), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(coder.encode(prepared.tokens[None]).detach(), latents, rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(decoded.sum(), own)
+    seen = gradient[0].abs().sum(-1) > 0
+    assert seen.any() and not seen.all(), "only the chosen window and what it sees has a gradient"
+
+
+def test_the_stage_brings_functions_back(parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path) -> None:
+    shape = SANEConfig(latent_width=12, model_width=32, layers=1, heads=2, linear_path=True)
+    pretrain(parts[0], shape, TrainConfig(steps=30, contrastive_weight=0.0), out=tmp_path / "sane")
+    before = measure_fidelity(SANE.open(tmp_path / "sane"), parts[0].last(), digits.test)
+    config = BehaviourConfig(steps=60, networks=12, mixed=0.0, latent_noise=0.05, learning_rate=3e-3)
+    tuned = tune(tmp_path / "sane", parts[0], digits.train, config, out=tmp_path / "tuned")
+    after = measure_fidelity(tuned, parts[0].last(), digits.test)
+    assert after.agreement > before.agreement + 0.02
+    assert tuned.about["behaviour"]["steps"] == 60 and SANE.open(tmp_path / "tuned").trained_on(parts[0])
+
+
+def test_interrupted_and_resumed_it_ends_with_the_same_weights(
+    sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int, sane: SANE) -> dict[str, float]:
+        if step == 3:
+            raise Stop
+        return {}
+
+    with pytest.raises(Stop):
+        tune(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", observers=[(1, stop)])
+    assert not (tmp_path / "cut").exists()
+    again = tune(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", mode={"resume"})
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_noise_can_be_asked(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
+    drawn = draw(sane, corpus, parts, digits, replace(TINY, query_source="noise"))
+    assert drawn.queries.shape[1:] == digits.train.inputs.shape[1:] and abs(float(drawn.queries.std()) - 1) < 0.2
+    assert torch.isfinite(behaviour_losses(sane, drawn).behaviour)
+
+
+def test_what_cannot_be_taught_is_refused(
+    sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="expected members that the model was trained on, found others"):
+        tune(sane_folder, parts[2], digits.train, TINY, out=tmp_path / "x")
+    small = digits.train._replace(inputs=digits.train.inputs[..., :4])
+    with pytest.raises(InputError, match=r"inputs of shape \[1, 8, 4\], found none"):
+        tune(sane_folder, parts[0], small, TINY, out=tmp_path / "x")
+    with pytest.raises(InputError, match="expected networks to be at least 2"):
+        tune(sane_folder, parts[0], digits.train, replace(TINY, networks=1), out=tmp_path / "x")
+
+
+def test_a_module_that_cannot_be_stacked_answers_one_by_one() -> None:
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x) if self.linear.weight.sum() > 0 else -self.linear(x)
+
+    modules = [Branching() for _ in range(4)]
+    stack = stack_weights([module.state_dict() for module in modules])
+    inputs = torch.randn(5, 3)
+    expected = torch.stack([module(inputs) for module in modules])
+    torch.testing.assert_close(answer_stack(Branching(), stack, inputs), expected)

@@ -1,0 +1,260 @@
+"""Selecting, conditioning, refining and initialising: what becomes of generated networks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from test_cli import refused, run
+from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.generation.choosing import choose_anchors
+from weightspace.generation.conditioning import condition
+from weightspace.generation.config import EvaluateConfig, SelectConfig
+from weightspace.generation.evaluating import Population, evaluate
+from weightspace.generation.generating import Anchors, Generated, encode_anchors, sample_networks
+from weightspace.generation.initializing import initialize
+from weightspace.generation.refining import refine
+from weightspace.generation.samplers.interpolation import Interpolation
+from weightspace.generation.samplers.random_latents import RandomLatents
+from weightspace.generation.selecting import generate_selected, generate_with, rank
+from weightspace.images import Images, ImageSet
+from weightspace.supervised import predict, score
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
+from weightspace.zoo.zoo import Zoo
+
+
+@pytest.fixture
+def sane(sane_folder: Path) -> SANE:
+    return SANE.open(sane_folder)
+
+
+@pytest.fixture
+def anchors(sane: SANE, zoo: Zoo) -> Anchors:
+    return encode_anchors(sane, choose_anchors(sane, zoo.where(activation="tanh"), 4))
+
+
+@pytest.fixture(scope="session")
+def residual(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SANE, Zoo]:
+    """A model and a zoo of networks with batch norms."""
+    folder = tmp_path_factory.mktemp("residual")
+    config = GrowConfig(members=4, epochs=1, learning_rate="3e-3", plan="stacked", workers=1)
+    zoo = grow("resnet18:4", digits, config, folder / "zoo")
+    shape = SANEConfig(latent_width=16, model_width=32, layers=1, heads=2, linear_path=True)
+    return pretrain(zoo, shape, TrainConfig(steps=20, window=64, batch_size=4), out=folder / "sane"), zoo
+
+
+# Selecting
+
+
+def test_what_is_good_on_test_images_and_bad_on_validation_images_loses(zoo: Zoo, digits: ImageSet, sane: SANE) -> None:
+    """Labels of the validation images are wrong for the best network, so that validation and test disagree."""
+    row = int(np.argmax(zoo.where(activation="tanh").table["test_accuracy"]))
+    good = zoo.where(activation="tanh").weights(row)
+    architecture = zoo.architectures["mlp-64-8-10-tanh"]
+    module = architecture.build()
+    module.load_state_dict(good)
+    shifted = (predict(module, digits.validation.inputs).argmax(-1) + 1) % 10
+    planted = digits._replace(validation=Images(digits.validation.inputs, shifted))
+    other = architecture.build().state_dict()
+    made = [Generated(architecture, good, {}), Generated(architecture, other, {})]
+    ranked = rank(made, planted)
+    assert score(module, digits.test).accuracy > 0.3 and ranked.accuracies[1] == 0
+    assert ranked.networks[0].weights is other and ranked.networks[1].weights is good
+    assert rank(made, digits).networks[0].weights is good
+
+
+def test_subsampling_keeps_the_best_of_what_is_drawn(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
+    kept = generate_selected(sane, anchors, 3, digits, SelectConfig(draws=12), seed=0)
+    all_of_them = generate_selected(sane, anchors, 12, digits, SelectConfig(), seed=0)
+    assert kept.accuracies == all_of_them.accuracies[:3] and kept.accuracies == sorted(kept.accuracies, reverse=True)
+    with pytest.raises(InputError, match="expected at least 3 draws to keep 3 networks, found 2"):
+        generate_selected(sane, anchors, 3, digits, SelectConfig(draws=2))
+
+
+def test_bootstrapping_returns_the_best_of_the_last_round(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
+    config = SelectConfig(draws=10, rounds=4, keep=3)
+    found = generate_selected(sane, anchors, 3, digits, config, seed=0, sampler=RandomLatents())
+    once = generate_selected(sane, anchors, 3, digits, SelectConfig(draws=10), seed=0, sampler=RandomLatents())
+    assert found.accuracies == sorted(found.accuracies, reverse=True)
+    assert np.mean(found.accuracies) > np.mean(once.accuracies), "keepers are better anchors than random latents"
+
+
+def test_without_images_nothing_is_selected(sane: SANE, anchors: Anchors) -> None:
+    assert len(generate_with(sane, anchors, 2, None, SelectConfig())) == 2
+    with pytest.raises(InputError, match=r"expected images \(--data\) for --draws, found none"):
+        generate_with(sane, anchors, 2, None, SelectConfig(draws=4))
+    with pytest.raises(InputError, match="for --rounds"):
+        generate_with(sane, anchors, 2, None, SelectConfig(rounds=2))
+
+
+def test_refining_moves_latents_and_lowers_the_loss(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
+    made = sample_networks(sane, anchors, 3, seed=0)
+    refined = refine(sane, made, digits.train, SelectConfig(refine=40, refine_rate=0.1), seed=0)
+
+    def loss(networks: Sequence[Generated]) -> float:
+        module, losses = networks[0].architecture.build(), []
+        for network in networks:
+            module.load_state_dict(network.weights)
+            losses.append(float(score(module, digits.validation).loss))
+        return float(np.mean(losses))
+
+    assert loss(refined) < loss(made) - 0.05
+    assert refined[0].latents is not None and made[0].latents is not None
+    assert not torch.equal(refined[0].latents, made[0].latents)
+    assert all(parameter.grad is None for parameter in sane.parameters()), "the model itself stays as it is"
+
+
+# Batch norms
+
+
+def test_conditioned_statistics_are_exact_averages(residual: tuple[SANE, Zoo], digits: ImageSet) -> None:
+    sane, zoo = residual
+    (made,) = sample_networks(sane, encode_anchors(sane, zoo.last()), 1)
+    conditioned = condition(made, digits, 100)
+    module = made.architecture.build()
+    module.load_state_dict(conditioned.weights)
+    first = next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    first.register_forward_hook(lambda part, inputs, output: seen.append(inputs[0]))
+    predict(module, digits.train.inputs[:100])
+    mean = torch.cat(seen).mean(dim=(0, 2, 3))
+    assert first.running_mean is not None
+    torch.testing.assert_close(first.running_mean, mean, rtol=1e-3, atol=1e-4)
+    assert condition(made, digits, 0) is made
+    counts, size = conditioned.coverage, made.architecture.parameters
+    assert counts["conditioned"] > 0 and sum(counts.values()) == size == sum(made.coverage.values())
+
+
+def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], digits: ImageSet) -> None:
+    sane, zoo = residual
+    made = sample_networks(sane, encode_anchors(sane, zoo.last()), 2)
+    refined = refine(sane, made, digits.train, SelectConfig(refine=2))
+    assert all(set(network.weights) == set(network.architecture.shapes) for network in refined)
+
+
+# Initialising
+
+
+class Own(nn.Module):
+    """A user's own network, with a batch norm and a head."""
+
+    def __init__(self, classes: int = 10, width: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten())
+        self.head = nn.Linear(width * 36, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def test_a_module_is_filled_in_place_and_told_how(sane: SANE, digits: ImageSet) -> None:
+    prompts = [Own() for _ in range(3)]
+    model = Own()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    coverage = initialize(model, sane, anchors=prompts, data=digits.train.inputs[:64])
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"body.0.weight", "head.weight", "body.1.running_mean"} <= changed
+    assert coverage.tensors["body.1.running_mean"] == "conditioned"
+    assert coverage.tensors["body.1.num_batches_tracked"] == "carried"
+    assert coverage.share("reinitialized") == 0
+    assert sum(coverage.counts.values()) == sum(tensor.numel() for tensor in before.values())
+    assert "numbers generated" in str(coverage) and "averaged over images" in str(coverage)
+    again = Own()
+    initialize(again, sane, anchors=[prompt.state_dict() for prompt in prompts], data=digits.train.inputs[:64])
+    assert torch.equal(again.head.weight, model.head.weight), "one seed, one network"
+
+
+def test_a_head_of_another_size_is_generated_or_left(sane: SANE) -> None:
+    prompts = [Own() for _ in range(2)]
+    generated, fresh = Own(classes=13), Own(classes=13)
+    kept = fresh.head.weight.detach().clone()
+    coverage = initialize(generated, sane, anchors=prompts)
+    assert coverage.tensors["head.weight"] == coverage.tensors["head.bias"] == "copied"
+    rows = generated.head.weight.detach()
+    for extra in rows[10:]:
+        assert any(torch.equal(extra, row) for row in rows[:10])
+    coverage = initialize(fresh, sane, anchors=prompts, head="fresh")
+    assert coverage.tensors["head.weight"] == "reinitialized" and torch.equal(fresh.head.weight, kept)
+    with pytest.raises(InputError, match="no name and shape in common"):
+        initialize(nn.Conv2d(2, 3, 5), sane, anchors=prompts)
+    with pytest.raises(InputError, match="at least 1 anchor, found none"):
+        initialize(generated, sane, anchors=[])
+    with pytest.raises(InputError, match="anchors with the same tensors, found 2 different kinds"):
+        initialize(generated, sane, anchors=[Own(), Own(classes=3)])
+
+
+def test_the_anchors_of_a_zoo_start_a_training(sane: SANE, zoo: Zoo, digits: ImageSet) -> None:
+    chosen = choose_anchors(sane, zoo.where(activation="tanh"), 3)
+    model = zoo.architectures["mlp-64-8-10-tanh"].build()
+    initialize(model, sane, anchors=chosen, sampler=Interpolation(), seed=3)
+    assert torch.isfinite(score(model, digits.test).loss).all()
+
+
+# Evaluating
+
+
+def test_ensembles_and_overlaps_are_what_they_say(zoo: Zoo, digits: ImageSet) -> None:
+    architecture: Architecture = zoo.architectures["mlp-64-8-10-tanh"]
+    one = zoo.where(activation="tanh").last().weights(0)
+    two = zoo.where(activation="tanh").last().weights(1)
+    same, different = (
+        evaluate([Population("p", architecture, networks)], digits, EvaluateConfig(epochs=(0,)))[0]
+        for networks in ([one, one], [one, two])
+    )
+    assert same.overlap == 1 and same.ensemble == pytest.approx(same.accuracy, abs=1e-6)
+    assert 0 < different.overlap < 1
+    alone = evaluate([Population("p", architecture, [one])], digits, EvaluateConfig(epochs=(0,)))[0]
+    assert np.isnan(alone.overlap)
+
+
+def test_several_seeds_are_several_data_orders(zoo: Zoo, digits: ImageSet) -> None:
+    architecture = zoo.architectures["mlp-64-8-10-tanh"]
+    networks = [zoo.where(activation="tanh").weights(row) for row in range(3)]
+    population = Population("p", architecture, networks)
+    one, two = (evaluate([population], digits, EvaluateConfig(epochs=(0, 1), seeds=seeds))[1].each for seeds in (1, 2))
+    assert len(one) == len(two) == 3 and not np.allclose(one, two)
+
+
+# The command line
+
+
+def test_the_commands_of_writing(
+    sane_folder: Path, zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = ("--split", "0.6,0.2,0.2")
+    tuned = tmp_path / "tuned"
+    options = ("--steps", 4, "--networks", 4, "--queries", 8, "--log-every", 2)
+    model = tmp_path / "sane"
+    assert run(capsys, "pretrain", zoo_folder, "--out", model, "--steps", 4, *split)[0] == 0
+    status, out, _ = run(capsys, "tune", model, zoo_folder, *options, *split, "--out", tuned)
+    assert status == 0 and out.startswith(f"{tuned}: decoded networks agree on") and "unseen ones keep" in out
+    made = tmp_path / "made"
+    chosen = ("--architecture", "mlp-64-8-10-tanh", "--sampler", "interpolation", "--draws", 6, "--rounds", 2)
+    common = ("generate", tuned, "--anchors", zoo_folder, "--best", 3, "--count", 2)
+    status, out, _ = run(capsys, *common, *chosen, "--refine", 2, "--out", made, "--json")
+    assert status == 0 and json.loads(out)["select"]["draws"] == 6 and json.loads(out)["conditioned"] == 0
+    status, out, _ = run(capsys, "evaluate", made, "--data", "digits", "--epochs", "0,1", "--json")
+    rows = json.loads(out)
+    assert status == 0 and rows[0]["method"] == "SANE, interpolation"
+    needed = {"ensemble", "error_overlap", "diversity", "novelty", "functional_novelty", "latents_per_weight"}
+    assert all(needed <= set(row) for row in rows)
+    assert "expected anchors of one architecture to blend" in refused(
+        capsys, *common[:-4], "--best", 12, "--count", 2, "--sampler", "gaussian", "--out", tmp_path / "x"
+    )
+    known = refused(capsys, *common, "--architecture", "resnet", "--out", tmp_path / "x")
+    assert "expected one of the architectures" in known and "found 'resnet'" in known
+    status, out, _ = run(capsys, *common, *split, "--choose-bandwidth", "--out", tmp_path / "chosen", "--json")
+    assert status == 0 and json.loads(out)["sampler"]["bandwidth"] != 0.2
+    assert "expected a kernel density to choose a bandwidth for" in refused(
+        capsys, *common, *split, *chosen, "--choose-bandwidth", "--out", tmp_path / "x"
+    )
+    assert not (tmp_path / "x").exists()
