@@ -7,9 +7,11 @@ date and the hashes of the zoos it was made from.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -49,6 +51,11 @@ TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0,
 PREPARATION = PreparationConfig(token_width=51)
 BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
 SAMPLER = KernelDensity(bandwidth=0.1)
+RESNET_SHAPE = SANEConfig(latent_width=72, model_width=96, linear_path=True)
+RESNET_PREPARATION = PreparationConfig(token_width=145)
+RESNET_TRAINING = TrainConfig(steps=600, window=256, batch_size=16, contrastive_weight=0.0, noise=0.0, seed=SEED)
+RESNET_BEHAVIOUR = BehaviourConfig(steps=150, networks=4, mixed=0.0, latent_noise=0.1, windows=3, seed=SEED)
+RESNET_SAMPLER = KernelDensity(bandwidth=0.1)
 DRAWS, KEPT, ANCHORS = 50, 5, 10
 Row = dict[str, Any]
 COMMAND = "benchmarks/tables_writing.sh"
@@ -79,6 +86,16 @@ class Setting(NamedTuple):
             self.models.mkdir(parents=True, exist_ok=True)
             mode = ["resume"] if partial_path(out).exists() else []
             pretrain(epochs_of(self.parts(name)[0], half), SHAPE, TRAINING, PREPARATION, out=out, mode=mode)
+        return SANE.open(out)
+
+    def residual(self, name: str) -> SANE:
+        """Pre-trained on residual networks, and tuned a little."""
+        plain, out = self.models / name, self.models / f"{name}-tuned"
+        train = self.parts(name)[0]
+        if not plain.exists():
+            pretrain(train, RESNET_SHAPE, RESNET_TRAINING, RESNET_PREPARATION, out=plain)
+        if not out.exists():
+            tune(plain, trained(train), self.images(name).train, RESNET_BEHAVIOUR, out=out)
         return SANE.open(out)
 
     def tuned(self, name: str, half: bool = False) -> SANE:
@@ -215,6 +232,29 @@ def architectures(setting: Setting, pair: str) -> list[Row]:
     return transfer(setting, pair)
 
 
+def resnet(setting: Setting, name: str) -> list[Row]:
+    """Tables 4 and 7: residual networks, with batch norms conditioned or as generated, with and without halo."""
+    sane, images = setting.residual(name), setting.images(name)
+    chosen = anchors_of(setting.parts(name)[0], 5)
+    draws = SelectConfig(draws=20)
+    methods = {
+        "SANE, subsampled": Method(sane, RESNET_SAMPLER, draws),
+        "SANE, bootstrapped": Method(sane, RESNET_SAMPLER, replace(draws, rounds=3)),
+        "SANE, halo and conditioning": Method(sane, RESNET_SAMPLER, PLAIN),
+        "SANE, halo, statistics as generated": Method(sane, RESNET_SAMPLER, SelectConfig(condition=0)),
+    }
+    without = {
+        "SANE, conditioning, no halo": methods["SANE, halo and conditioning"],
+        "SANE, neither": methods["SANE, halo, statistics as generated"],
+    }
+    generated = {label: method.make(chosen, images) for label, method in methods.items()}
+    with patch("weightspace.autoencoder.inference.halo_of", lambda window: 0):
+        generated |= {label: method.make(chosen, images) for label, method in without.items()}
+    config = EvaluateConfig(epochs=(0, 1, 5), seed=SEED)
+    found = compare(sane, setting.parts(name)[0], chosen, generated, images, config, draws.draws)
+    return [{"zoo": name, **row} for row in found.rows]
+
+
 def fidelity(setting: Setting, name: str) -> list[Row]:
     """What held-out members keep when they are encoded and decoded, before and after the behavioural stage."""
     held_out, images = setting.parts(name)[2].last(), setting.images(name)
@@ -243,6 +283,7 @@ TABLES: dict[str, tuple[Callable[[Setting, str], list[Row]], tuple[str, ...]]] =
     "transfer": (transfer, tuple("->".join(pair) for pair in TRANSFERS)),
     "architectures": (architectures, ("cifar10-cnn-s->cifar10-cnn-l",)),
     "fidelity": (fidelity, SMALL),
+    "resnet": (resnet, ("cifar10-resnet18w8",)),
 }
 
 

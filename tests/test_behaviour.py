@@ -27,7 +27,7 @@ from weightspace.randomness import derive_generator
 from weightspace.supervised import answer_stack, predict_stack, stack_weights
 from weightspace.zoo.zoo import Zoo
 
-TINY = BehaviourConfig(steps=6, networks=4, queries=8, save_every=2, log_every=2)
+TINY = BehaviourConfig(steps=6, networks=4, queries=8, mixed=0.5, save_every=2, log_every=2)
 
 
 @pytest.fixture

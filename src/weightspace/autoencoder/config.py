@@ -158,7 +158,7 @@ class BehaviourConfig:
     query_source: Literal["data", "noise"] = "data"
     """Queries are training images (their labels are not used), or Gaussian noise of their shape."""
 
-    mixed: float = 0.5
+    mixed: float = 0.0
     """Share of the networks that are decoded from a mixture of two networks' latents; they should answer with the same
     mixture of the two networks' answers."""
 

@@ -50,7 +50,7 @@ def _verdict(ours: tuple[float, float, float], other: tuple[float, float, float]
 def _writing_sentences(rows: Rows) -> list[str]:
     cells = {(row["method"], row["epochs"]): row for row in rows}
     accuracy = {place: row["accuracy"] for place, row in cells.items()}
-    first, last = min(epoch for _, epoch in accuracy), max(epoch for _, epoch in accuracy)
+    first, last = (end(epoch for method, epoch in accuracy if method == GENERATED) for end in (min, max))
     ours, noise = (_interval(cells[method, first], "accuracy") for method in (GENERATED, NOISE))
     sentences = [
         f"Writing: generated networks reach {accuracy[GENERATED, first]:.1%} test accuracy untrained, random ones "

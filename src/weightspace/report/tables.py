@@ -127,35 +127,33 @@ def _logarithms(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(row["target"].replace("_", " ") for row in rows if row["scale"] == "log10"))
 
 
+WRITING_NOTE = (
+    "Mean over networks with its 95 % interval. Novelty: distance to the nearest training checkpoint over the median "
+    "distance of two members, in standardised, aligned weights, and the same for predictions. Diversity: median "
+    "distance to the other networks, on the same scale. Together: accuracy of the first networks' mean answer, "
+    "untrained. Shared errors: of the images that either of two networks gets wrong, the share that both do."
+)
+
+
 def writing_table(rows: Sequence[Row]) -> Table:
-    """Methods down, epochs of fine-tuning across, with novelty."""
-    epochs = list(dict.fromkeys(row["epochs"] for row in rows))
+    """Methods down, epochs of fine-tuning across, with novelty, diversity and ensembles."""
+    epochs = sorted({row["epochs"] for row in rows})
     body = []
     for method in dict.fromkeys(row["method"] for row in rows):
         cells = {row["epochs"]: row for row in rows if row["method"] == method}
-        first = next(iter(cells.values()))
+        first = cells[min(cells)]
+        measured = ("novelty", "functional_novelty", "diversity", "ensemble", "error_overlap")
         body.append(
             [
                 method,
                 *(_accuracy(cells.get(epoch)) for epoch in epochs),
-                _number(first["novelty"]),
-                _number(first["functional_novelty"]),
+                *("–" if first.get(name) is None else _number(first[name]) for name in measured),
                 _number(first["latents_per_weight"]) if first["latents_per_weight"] else "–",
             ]
         )
-    return Table(
-        "Writing networks: test accuracy after fine-tuning",
-        "Mean over networks with its 95 % interval. Novelty: distance to the nearest training checkpoint over the "
-        "median distance of two members, in standardised, aligned weights, and the same for predictions.",
-        [
-            "method",
-            *(f"epoch {epoch}" for epoch in epochs),
-            "novelty",
-            "functional novelty",
-            "latents per weight",
-        ],
-        body,
-    )
+    names = ("novelty", "functional novelty", "diversity", "together", "shared errors", "latents per weight")
+    columns = ["method", *(f"epoch {epoch}" for epoch in epochs), *names]
+    return Table("Writing networks: test accuracy after fine-tuning", WRITING_NOTE, columns, body)
 
 
 def neighbor_table(network: str, rows: Sequence[Row]) -> Table:
