@@ -16,8 +16,10 @@ from weightspace.generation.beside import (
     HYPER,
     MEMBERS,
     NOISE,
+    NOISE_FUNCTION,
     SCRATCH,
     WEIGHTS,
+    WEIGHTS_NEW,
 )
 from weightspace.generation.choosing import choose_anchors, training_members
 from weightspace.generation.comparing import GENERATED, compare_generated
@@ -201,8 +203,13 @@ def test_novelty_grows_with_noise_and_is_about_1_between_members(
 def test_noise_is_found_for_a_wanted_novelty(
     space: FlatSpace, reference: NoveltyReference, anchors: Zoo, architecture: Architecture
 ) -> None:
-    noisy = noise_of_novelty(own_weights(anchors), space, reference, novelty=0.3, count=6, seed=0)
-    assert abs(float(reference.distances(noisy, architecture)[0].median()) - 0.3) < 0.02
+    near = own_weights(anchors)
+
+    def measure(networks: list[Weights]) -> float:
+        return float(reference.distances(networks, architecture)[0].median())
+
+    level = noise_of_novelty(near, space, measure, novelty=0.3, seed=0)
+    assert abs(measure(add_noise(near, space, level=level, count=10, seed=0)) - 0.3) < 0.02
 
 
 def test_the_flat_space_has_an_inverse(space: FlatSpace, anchors: Zoo) -> None:
@@ -268,7 +275,20 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
     assert not about["sane"].startswith("/")
     rows = compare_generated(generated, lambda **given: digits, EvaluateConfig(epochs=(0, 1), hyper_steps=4))
-    methods = [GENERATED, ANCHORS, MEMBERS, NOISE, WEIGHTS, AVERAGE, GAUSSIAN, DENSITY, HYPER, SCRATCH]
+    methods = [
+        GENERATED,
+        ANCHORS,
+        MEMBERS,
+        NOISE,
+        NOISE_FUNCTION,
+        WEIGHTS,
+        WEIGHTS_NEW,
+        AVERAGE,
+        GAUSSIAN,
+        DENSITY,
+        HYPER,
+        SCRATCH,
+    ]
     assert list(dict.fromkeys(row["method"] for row in rows)) == methods
     needed = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
     assert all(needed | {"latents_per_weight"} <= set(row) for row in rows) and json.dumps(rows)

@@ -2,16 +2,24 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.hyper_representations import fit_hyper_representation
 from weightspace.autoencoder.sane import SANE
 from weightspace.generation.config import EvaluateConfig
-from weightspace.generation.controls import WeightComponents, average, from_scratch, interpolate, noise_of_novelty
+from weightspace.generation.controls import (
+    WeightComponents,
+    add_noise,
+    average,
+    from_scratch,
+    interpolate,
+    noise_of_novelty,
+)
 from weightspace.generation.evaluating import Population
 from weightspace.generation.flat import FlatSpace
-from weightspace.generation.novelty import NoveltyReference
+from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.images import Images
 from weightspace.randomness import derive_generator
@@ -23,9 +31,11 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 ANCHORS, MEMBERS, SCRATCH = "anchors as they are", "random zoo members", "from scratch"
-NOISE, WEIGHTS, AVERAGE = "anchor + noise", "anchors, interpolated", "average of anchors"
+NOISE, NOISE_FUNCTION = "anchor + noise", "anchor + noise, same functional novelty"
+WEIGHTS, WEIGHTS_NEW, AVERAGE = "anchors, interpolated", "anchors, interpolated, as new", "average of anchors"
 GAUSSIAN, DENSITY, HYPER = "PCA + Gaussian", "PCA + kernel density", "hyper-representation, kernel density"
 DENSITY_BANDWIDTH = 0.2
+FEWEST_BETWEEN = 30
 
 
 @dataclass(frozen=True)
@@ -62,28 +72,63 @@ class Beside:
         return [networks[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
 
 
-def controls_of(beside: Beside, generated: Population, config: EvaluateConfig) -> list[Population]:
-    """Networks made without SANE, as many as were generated, drawn and selected alike."""
+def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> list[Population]:
+    """Networks made without SANE, as many as were generated, drawn and selected alike.
+
+    Args:
+        beside: what they are made of.
+        novelty: of the generated networks; noise is chosen to give as much, in weights or in function.
+        config: the schedule.
+    """
     architecture, anchors, space, seed = beside.architecture, beside.anchors, beside.space, config.seed
     layout = space.preparation.frame_of(architecture).layout
     linear = WeightComponents(beside.reference.flat, len(layout) * beside.sane.config.latent_width, space)
-    distance = float(beside.reference.distances(generated.networks, architecture)[0].median())
     per_weight = linear.size / layout.size
-    many = {"count": max(beside.count, beside.draws), "seed": seed}
-    noisy = noise_of_novelty(anchors, space, beside.reference, novelty=distance, **many)
-    density = linear.sample_density(anchors, bandwidth=DENSITY_BANDWIDTH, **many)
+    draws = max(beside.count, beside.draws)
+    between = interpolate(anchors, space, count=max(draws, FEWEST_BETWEEN), seed=seed)
+    gaussian = linear.sample_gaussian(anchors, count=draws, seed=seed)
+    density = linear.sample_density(anchors, bandwidth=DENSITY_BANDWIDTH, count=draws, seed=seed)
     made = [
         Population(ANCHORS, architecture, anchors),
         Population(MEMBERS, architecture, random_members(beside, seed)),
-        Population(NOISE, architecture, beside.best(noisy)),
-        Population(WEIGHTS, architecture, beside.best(interpolate(anchors, space, **many))),
+        *_noisy(beside, novelty, draws, seed),
+        Population(WEIGHTS, architecture, beside.best(between[:draws])),
+        Population(WEIGHTS_NEW, architecture, beside.best(_as_new(beside, between, float(np.median(novelty.weights))))),
         Population(AVERAGE, architecture, average(anchors, space, count=beside.count, seed=seed)),
-        Population(GAUSSIAN, architecture, beside.best(linear.sample_gaussian(anchors, **many)), per_weight),
+        Population(GAUSSIAN, architecture, beside.best(gaussian), per_weight),
         Population(DENSITY, architecture, beside.best(density), per_weight),
     ]
     if config.hyper_steps:
-        made.append(hyper_population(beside, config, many["count"]))
+        made.append(hyper_population(beside, config, draws))
     return [*made, Population(SCRATCH, architecture, from_scratch(architecture, beside.count, seed))]
+
+
+def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Population]:
+    """Anchors with noise that are as new in weights, and others that are as new in function."""
+    architecture, anchors, space = beside.architecture, beside.anchors, beside.space
+
+    def in_weights(networks: list[Weights]) -> float:
+        return float(beside.reference.distances(networks, architecture)[0].median())
+
+    def in_function(networks: list[Weights]) -> float:
+        return float(np.median(beside.reference.measure(networks, architecture, beside.validation).function))
+
+    populations = []
+    wanted = {NOISE: (in_weights, novelty.weights), NOISE_FUNCTION: (in_function, novelty.function)}
+    for method, (measure, values) in wanted.items():
+        level = noise_of_novelty(anchors, space, measure, novelty=float(np.median(values)), seed=seed)
+        networks = add_noise(anchors, space, level=level, count=draws, seed=seed)
+        populations.append(Population(method, architecture, beside.best(networks)))
+    return populations
+
+
+def _as_new(beside: Beside, networks: list[Weights], novelty: float) -> list[Weights]:
+    """Those with at least a novelty in weights; the newest of all where too few have it."""
+    distances = beside.reference.distances(networks, beside.architecture)[0]
+    enough = [place for place, distance in enumerate(distances.tolist()) if distance >= novelty]
+    if len(enough) < beside.count:
+        enough = distances.argsort(descending=True)[: beside.count].tolist()
+    return [networks[place] for place in enough]
 
 
 def random_members(beside: Beside, seed: int) -> list[Weights]:

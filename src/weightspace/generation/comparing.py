@@ -106,11 +106,12 @@ def compare(
         count = len(own[0].networks)
         of_these = round(draws * count / len(first))
         beside = Beside(sane, architecture, canonical, train, reference, images.validation, count, of_these)
-        own += controls_of(beside, own[0], config)
-        for population in own:
-            measured = reference.measure(population.networks, architecture, images.test)
-            novelty.setdefault(population.method, []).append(measured)
-        populations += own
+        measured = [reference.measure(population.networks, architecture, images.test) for population in own]
+        controls = controls_of(beside, measured[0], config)
+        measured += [reference.measure(population.networks, architecture, images.test) for population in controls]
+        for population, found in zip([*own, *controls], measured, strict=True):
+            novelty.setdefault(population.method, []).append(found)
+            populations.append(population)
     outcomes = evaluate(populations, images, config)
     outcomes += _full_length(populations, train, images, config)
     joined = {method: _join(parts) for method, parts in novelty.items()}

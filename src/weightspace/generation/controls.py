@@ -3,13 +3,14 @@
 Anchors are expected in canonical form, so that their weights can be averaged and mixed.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 from weightspace.generation.flat import FlatSpace
-from weightspace.generation.novelty import NoveltyReference
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.randomness import derive_generator
@@ -45,16 +46,23 @@ def add_noise(anchors: list[Weights], space: FlatSpace, *, level: float, count: 
 
 
 def noise_of_novelty(
-    anchors: list[Weights], space: FlatSpace, reference: NoveltyReference, *, novelty: float, count: int, seed: int
-) -> list[Weights]:
-    """Anchors with as much noise as gives a median novelty in weights, found by bisection on the first few."""
+    anchors: list[Weights], space: FlatSpace, measure: Callable[[list[Weights]], float], *, novelty: float, seed: int
+) -> float:
+    """The level of noise on anchors that gives a novelty, found by bisection.
+
+    Args:
+        anchors: in canonical form.
+        space: where noise is added.
+        measure: the novelty of a few networks; it grows with the noise.
+        novelty: what it should be.
+        seed: of the noise; the same as for the networks made with the level.
+    """
     low, high = 0.0, MOST_NOISE
     for _ in range(SEARCH_STEPS):
         level = (low + high) / 2
-        networks = add_noise(anchors, space, level=level, count=min(count, MEASURED), seed=seed)
-        distance, _ = reference.distances(networks, space.architecture)
-        low, high = (level, high) if float(distance.median()) < novelty else (low, level)
-    return add_noise(anchors, space, level=level, count=count, seed=seed)
+        found = measure(add_noise(anchors, space, level=level, count=MEASURED, seed=seed))
+        low, high = (level, high) if found < novelty else (low, level)
+    return level
 
 
 def interpolate(anchors: list[Weights], space: FlatSpace, *, count: int, seed: int) -> list[Weights]:

@@ -65,6 +65,7 @@ class NoveltyReference:
             self.flat = self._space.standardize(self._part.flat)
             self._sorted = self._sort(self.flat)
         self._last = self._last_rows()
+        self._disagreements: dict[int, float] = {}
         self.typical_distance = float(np.median(_pair_distances(self.flat[self._last])))
 
     def distances(self, networks: list[Weights], architecture: Architecture) -> tuple[Tensor, Tensor]:
@@ -115,6 +116,13 @@ class NoveltyReference:
         return (others.median(dim=1).values / self.typical_distance).numpy()
 
     def _typical_disagreement(self, images: Images) -> float:
+        """Median share of images on which two members differ; kept, as many populations are measured on one set."""
+        known = self._disagreements.get(images.inputs.data_ptr())
+        if known is None:
+            known = self._disagreements[images.inputs.data_ptr()] = self._disagreement_of_pairs(images)
+        return known
+
+    def _disagreement_of_pairs(self, images: Images) -> float:
         pairs = _pairs(len(self._last))
         rows = sorted({row for pair in pairs for row in pair})
         predictions = {row: self._predictions(int(self._last[row]), images) for row in rows}
