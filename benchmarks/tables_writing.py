@@ -128,7 +128,7 @@ def anchors_of(train: Zoo, count: int = ANCHORS, epoch: int | None = None) -> Zo
     """The best training members of one architecture, by validation accuracy, at one epoch or at their last."""
     own = train.where(architecture=best_architecture(train))
     own = own.last() if epoch is None else own.where(epoch=epoch)
-    return own.best(count, by="validation_accuracy")
+    return own.best(min(count, len(own.members)), by="validation_accuracy")
 
 
 class Method(NamedTuple):
