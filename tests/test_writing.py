@@ -1,7 +1,7 @@
 """Selecting, conditioning, refining and initialising: what becomes of generated networks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from garden.small import OddOnes, TiedTransformer
+from garden.vision import convnext, densenet
 from test_cli import refused, run
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.pretraining import pretrain
@@ -190,6 +192,20 @@ def test_a_head_of_another_size_is_generated_or_left(sane: SANE) -> None:
         initialize(generated, sane, anchors=[])
     with pytest.raises(InputError, match="anchors with the same tensors, found 2 different kinds"):
         initialize(generated, sane, anchors=[Own(), Own(classes=3)])
+
+
+@pytest.mark.parametrize("build", [densenet, TiedTransformer, convnext, OddOnes])
+def test_architectures_that_the_model_never_saw_are_filled(sane: SANE, build: Callable[[], nn.Module]) -> None:
+    prompts, model = [build(), build()], build()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    coverage = initialize(model, sane, anchors=prompts, seed=1)
+    assert set(coverage.tensors) == set(before) and coverage.share("reinitialized") == 0
+    assert coverage.share("generated") > 0.9
+    for name, tensor in model.state_dict().items():
+        if coverage.tensors[name] == "carried":
+            assert torch.equal(tensor, prompts[0].state_dict()[name])
+        else:
+            assert tensor.isfinite().all() and not torch.equal(tensor, before[name])
 
 
 def test_the_anchors_of_a_zoo_start_a_training(sane: SANE, zoo: Zoo, digits: ImageSet) -> None:

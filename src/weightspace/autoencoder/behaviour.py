@@ -2,9 +2,8 @@
 
 Not in the paper. A reconstruction loss counts all weights alike, and a network loses its function through the few that
 matter. Here decoded networks answer queries, and the answers are compared with the encoded networks' own (as in
-knowledge distillation). Two things are new to the field: latents have noise, so that their neighbourhood decodes to
-working networks too; and a mixture of two networks' latents should answer with the mixture of their answers, so that
-what lies between networks works as well as they do, and differs from both. No labels are used.
+knowledge distillation). Latents have noise, so that their neighbourhood decodes to working networks too; and a mixture
+of two networks' latents can be taught to answer with the mixture of their answers. No labels are used.
 """
 
 from collections.abc import Callable, Sequence

@@ -42,8 +42,8 @@ def initialize(
             anchors are not aligned with each other).
         anchors: a zoo, or modules or state dicts, all with the same shapes.
         data: training inputs, to average batch-norm statistics over; without it they are generated.
-        head: tensors with the anchors' shape but for their first size, as the head of a task with more classes:
-            `generated` draws their rows from the generated ones, `fresh` leaves them as initialised.
+        head: what becomes of the last layer where it has another number of rows than the anchors', as for a task with
+            more classes: `generated` draws its rows from the generated ones, `fresh` leaves it as initialised.
         sampler: kernel density with its default choices without it.
         seed: decides all that is random.
 
@@ -91,17 +91,16 @@ def _sample(sane: SANE, networks: list[Weights], sampler: Sampler, seed: int) ->
 def _fill(model: nn.Module, made: tuple[Weights, frozenset[str]], head: str, seed: int) -> dict[str, str]:
     """Copy what fits into a module; returns where every tensor of it comes from."""
     weights, carried = made
-    rows: dict[int, Tensor] = {}
-    sources = {}
-    for name, tensor in model.state_dict().items():
+    state, sources = model.state_dict(), {}
+    last = next(reversed(state)).rpartition(".")[0]
+    for name, tensor in state.items():
         other = weights.get(name)
         if other is not None and other.shape == tensor.shape:
             tensor.copy_(other)
             sources[name] = "carried" if name in carried else "generated"
-        elif head == "generated" and other is not None and _is_head(tensor, other):
-            # A bias moves with the rows of its weight: both are drawn by the same choice.
-            place = rows.setdefault(len(tensor), _draw_rows(len(other), len(tensor), seed))
-            tensor.copy_(other[place])
+        elif head == "generated" and other is not None and name.rpartition(".")[0] == last and _longer(tensor, other):
+            # By one seed, so that a bias moves with the rows of its weight.
+            tensor.copy_(other[_draw_rows(len(other), len(tensor), seed)])
             sources[name] = "copied"
         else:
             sources[name] = "reinitialized"
@@ -110,7 +109,8 @@ def _fill(model: nn.Module, made: tuple[Weights, frozenset[str]], head: str, see
     return sources
 
 
-def _is_head(tensor: Tensor, other: Tensor) -> bool:
+def _longer(tensor: Tensor, other: Tensor) -> bool:
+    """Whether only the number of rows differs."""
     return tensor.ndim == other.ndim > 0 and tensor.shape[1:] == other.shape[1:] and tensor.is_floating_point()
 
 

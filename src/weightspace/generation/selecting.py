@@ -92,7 +92,7 @@ def generate_with(
     """`generate_selected` where there are images; plain sampling where there are none and none are needed.
 
     Raises:
-        InputError: networks are to be selected or refined without images, or batch norms to be conditioned.
+        InputError: networks are to be selected or refined without images.
     """
     config.check()
     wanted = [name for name in ("draws", "refine") if getattr(config, name)] + (["rounds"] if config.rounds > 1 else [])
