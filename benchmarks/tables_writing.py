@@ -38,7 +38,7 @@ from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
-LONG = ("mnist-cnn-s",)  # half an hour of a core for 25 epochs
+LONG = ("mnist-cnn-s",)  # 25 epochs and a hyper-representation take most of an hour of a core
 TRANSFERS = (
     ("scene_digits-cnn-s", "mnist-cnn-s"),
     ("mnist-cnn-s", "usps-cnn-s"),
@@ -163,8 +163,8 @@ def same(setting: Setting, name: str) -> list[Row]:
         "SANE, random start, bootstrapped": Method(sane, RandomLatents(), SelectConfig(draws=DRAWS, rounds=5)),
         "SANE before tuning, subsampled": Method(plain, SAMPLER, SUBSAMPLED),
     }
-    epochs = (0, 1, 5, 25) if name in LONG else (0, 1, 5)
-    config = EvaluateConfig(epochs=epochs, hyper_steps=300, seed=SEED)
+    long = name in LONG
+    config = EvaluateConfig(epochs=(0, 1, 5, 25) if long else (0, 1, 5), hyper_steps=300 if long else 0, seed=SEED)
     return rows_of(setting, name, sane, methods, anchors_of(setting.parts(name)[0]), config)
 
 
