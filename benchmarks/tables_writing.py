@@ -38,7 +38,8 @@ from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
-LONG = ("mnist-cnn-s",)  # 25 epochs and a hyper-representation take most of an hour of a core
+EPOCHS: dict[str, tuple[int, ...]] = {}  # of other zoos than the usual; 25 epochs take half an hour of a core
+HYPER_STEPS = {"mnist-cnn-s": 300}
 TRANSFERS = (
     ("scene_digits-cnn-s", "mnist-cnn-s"),
     ("mnist-cnn-s", "usps-cnn-s"),
@@ -163,8 +164,7 @@ def same(setting: Setting, name: str) -> list[Row]:
         "SANE, random start, bootstrapped": Method(sane, RandomLatents(), SelectConfig(draws=DRAWS, rounds=5)),
         "SANE before tuning, subsampled": Method(plain, SAMPLER, SUBSAMPLED),
     }
-    long = name in LONG
-    config = EvaluateConfig(epochs=(0, 1, 5, 25) if long else (0, 1, 5), hyper_steps=300 if long else 0, seed=SEED)
+    config = EvaluateConfig(epochs=EPOCHS.get(name, (0, 1, 5)), hyper_steps=HYPER_STEPS.get(name, 0), seed=SEED)
     return rows_of(setting, name, sane, methods, anchors_of(setting.parts(name)[0]), config)
 
 
@@ -251,7 +251,7 @@ def resnet(setting: Setting, name: str) -> list[Row]:
     with patch("weightspace.autoencoder.inference.halo_of", lambda window: 0):
         generated |= {label: method.make(chosen, images) for label, method in without.items()}
     config = EvaluateConfig(epochs=(0, 1, 5), seed=SEED)
-    found = compare(sane, setting.parts(name)[0], chosen, generated, images, config, draws.draws)
+    found = compare(sane, setting.parts(name)[0], chosen, generated, images, config, draws)
     return [{"zoo": name, **row} for row in found.rows]
 
 
@@ -272,7 +272,7 @@ def rows_of(
     images = setting.images(name)
     generated = {label: method.make(anchors, images) for label, method in methods.items()}
     train = setting.parts(name)[0]
-    found = compare(sane, train, anchors, generated, images, config, next(iter(methods.values())).select.draws)
+    found = compare(sane, train, anchors, generated, images, config, next(iter(methods.values())).select)
     return [{"zoo": name, **row} for row in found.rows]
 
 

@@ -60,6 +60,7 @@ def file_tree() -> str:
         "outputs",
         "images",
         "spreading",
+        "batch_norms",
         "supervised",
         "symmetry",
         "tokens",

@@ -233,7 +233,7 @@ def test_components_hold_what_they_were_fitted_on(
     canonical = [space.preparation.canonicalize(own.weights(row), architecture) for row in range(len(own))]
     linear = WeightComponents(reference.flat, 10_000, space)
     assert linear.size <= min(reference.flat.shape)
-    exact = linear.sample_density(canonical[:1], bandwidth=0.0, count=1, seed=0)[0]
+    exact = linear.sample_density(canonical[:1], bandwidths=[0.0], count=1, seed=0)[0]
     for name, tensor in canonical[0].items():
         torch.testing.assert_close(exact[name], tensor, rtol=1e-2, atol=2e-2)
     few = WeightComponents(reference.flat, 3, space)

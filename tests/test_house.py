@@ -12,7 +12,7 @@ import weightspace
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
     {"errors", "randomness", "progress", "wrappers", "interrupting"},
-    {"weights", "outputs", "images", "spreading"},
+    {"weights", "outputs", "images", "spreading", "batch_norms"},
     {"supervised"},
     {"symmetry", "tokens", "zoo"},
     {"corpus"},

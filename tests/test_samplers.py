@@ -38,7 +38,8 @@ def test_one_seed_one_sample_and_another_another(sampler: Sampler) -> None:
     assert first.latents.shape == (7, 4, 3) and first.anchors.shape == (7, 4)
     assert torch.equal(first.latents, again.latents) and not torch.equal(first.latents, other.latents)
     assert sampler.fit(ANCHORS[:1], LAYERS).sample(2, derive_generator(0)).latents.isfinite().all()
-    assert (first.anchors[:, 0] >= 0).all() == sampler.keeps_anchor or not sampler.keeps_anchor
+    mixes = isinstance(sampler, KernelDensity)
+    assert (first.anchors >= 0).all() if sampler.keeps_anchor or mixes else (first.anchors == -1).all()
     with pytest.raises(InputError, match="sampler that was fitted"):
         sampler.sample(1, derive_generator(0))
 
@@ -87,7 +88,7 @@ def test_interpolations_are_between_anchors() -> None:
     gaps = [(sums[:, a] + sums[:, b] - (ANCHORS[a] - ANCHORS[b]).norm()).abs() for a in range(6) for b in range(a)]
     assert torch.stack(gaps).amin(0).max() < 1e-3 * float(pairs.max())
     near = Interpolation(mixed=2, neighbors=1).fit(torch.tensor([0.0, 1.0, 100.0]).view(3, 1, 1))
-    assert (near.sample(80, derive_generator(0)).latents.flatten().sub(30).abs() > 28).float().mean() > 0.6
+    assert (near.sample(80, derive_generator(0)).latents.flatten().sub(30).abs() > 28).float().mean() > 0.72
 
 
 def test_slerp_keeps_lengths_and_ends() -> None:

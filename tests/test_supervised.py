@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import nn
 
+from weightspace.batch_norms import recalibrate_batch_norm
 from weightspace.errors import InputError
 from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.supervised import (
     FitConfig,
+    Stack,
     fit_one,
     fit_stack,
     predict_stack,
-    recalibrate_batch_norm,
     score,
     score_stack,
     stack_weights,
@@ -129,9 +130,48 @@ def test_recalibration_gives_exact_averages() -> None:
     inputs = 5 + 2 * torch.randn(512, 3)
     recalibrate_batch_norm(module, inputs, batch_size=128)
     torch.testing.assert_close(module[0].running_mean, inputs.mean(0))
-    expected = torch.stack([part.var(0) for part in inputs.split(128)]).mean(0)
-    torch.testing.assert_close(module[0].running_var, expected)
+    torch.testing.assert_close(module[0].running_var, inputs.var(0))
     assert module[0].momentum == 0.1 and module.training
+    drifting = torch.arange(4.0).repeat_interleave(64)[:, None] + 0.1 * torch.randn(256, 3)
+    recalibrate_batch_norm(module, drifting, batch_size=64)
+    torch.testing.assert_close(module[0].running_var, drifting.var(0)), "what differs between batches counts"
+
+
+def test_recalibration_drops_nothing_and_leaves_modes_alone() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    module.train()
+    module[3].eval()
+    inputs = torch.randn(64, 3)
+    first = recalibrate_batch_norm(module, inputs)[2].running_var.clone()
+    assert torch.equal(recalibrate_batch_norm(module, inputs)[2].running_var, first)
+    assert module.training and module[1].training and not module[3].training
+    with pytest.raises(RuntimeError):
+        recalibrate_batch_norm(module, torch.randn(64, 7))
+    assert torch.equal(module[2].running_var, first) and module[1].training and not module[3].training
+
+
+def test_networks_that_are_scored_on_the_way_are_trained_alike(digits: ImageSet) -> None:
+    modules = [with_batch_norm() for _ in range(2)]
+    stack, images = (
+        stack_weights([module.state_dict() for module in modules]),
+        Images(*(own[:256] for own in digits.train)),
+    )
+
+    def trained(scored: bool) -> Stack:
+        rates, decays = torch.full((2,), 0.01), torch.zeros(2)
+        fitting = fit_stack(
+            modules[0], stack, images, FitConfig(epochs=2), learning_rates=rates, weight_decays=decays, seeds=[0, 1]
+        )
+        for _, found in fitting:
+            if scored:
+                score_stack(modules[0], found, digits.test)
+        return {name: tensor.clone() for name, tensor in found.items()}
+
+    alone, scored = trained(False), trained(True)
+    for name, tensor in alone.items():
+        assert torch.equal(tensor, scored[name]), name
+    counters = [tensor for name, tensor in alone.items() if name.endswith("num_batches_tracked")]
+    assert counters and all((counter == 8).all() for counter in counters), "two epochs of four batches"
 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:

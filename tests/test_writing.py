@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,26 +13,33 @@ from torch import nn
 from garden.small import OddOnes, TiedTransformer
 from garden.vision import convnext, densenet
 from test_cli import refused, run
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.tuning import tune
 from weightspace.errors import InputError
 from weightspace.generation.choosing import choose_anchors
-from weightspace.generation.conditioning import condition
+from weightspace.generation.conditioning import condition, conditioning_images
 from weightspace.generation.config import EvaluateConfig, SelectConfig
 from weightspace.generation.evaluating import Population, evaluate
 from weightspace.generation.generating import Anchors, Generated, encode_anchors, sample_networks
-from weightspace.generation.initializing import initialize
+from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.refining import refine
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.selecting import generate_selected, generate_with, rank
 from weightspace.images import Images, ImageSet
 from weightspace.supervised import predict, score
+from weightspace.weights import find_aliases
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.config import GrowConfig
 from weightspace.zoo.growing import grow
 from weightspace.zoo.zoo import Zoo
+
+
+def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as users call it, without the shape and type checks of test runs."""
+    return getattr(function, "__wrapped__", function)
 
 
 @pytest.fixture
@@ -121,26 +129,35 @@ def test_refining_moves_latents_and_lowers_the_loss(sane: SANE, anchors: Anchors
 def test_conditioned_statistics_are_exact_averages(residual: tuple[SANE, Zoo], digits: ImageSet) -> None:
     sane, zoo = residual
     (made,) = sample_networks(sane, encode_anchors(sane, zoo.last()), 1)
-    conditioned = condition(made, digits, 100)
+    inputs = conditioning_images(digits.train, 300, seed=0)
+    conditioned = condition(made, inputs)
     module = made.architecture.build()
     module.load_state_dict(conditioned.weights)
     first = next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
     seen: list[torch.Tensor] = []
     first.register_forward_hook(lambda part, inputs, output: seen.append(inputs[0]))
-    predict(module, digits.train.inputs[:100])
-    mean = torch.cat(seen).mean(dim=(0, 2, 3))
-    assert first.running_mean is not None
-    torch.testing.assert_close(first.running_mean, mean, rtol=1e-3, atol=1e-4)
-    assert condition(made, digits, 0) is made
+    predict(module, inputs)
+    values = torch.cat(seen).transpose(0, 1).flatten(1)
+    assert first.running_mean is not None and first.running_var is not None
+    torch.testing.assert_close(first.running_mean, values.mean(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(first.running_var, values.var(1), rtol=1e-3, atol=1e-4)
+    assert condition(made, inputs[:0]) is made
+    assert all(made.weights[name].min() > 0 for name in made.weights if name.endswith("running_var"))
     counts, size = conditioned.coverage, made.architecture.parameters
     assert counts["conditioned"] > 0 and sum(counts.values()) == size == sum(made.coverage.values())
 
 
-def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], digits: ImageSet) -> None:
+def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], digits: ImageSet, tmp_path: Path) -> None:
     sane, zoo = residual
+    folder = zoo.folder.parent
     made = sample_networks(sane, encode_anchors(sane, zoo.last()), 2)
     refined = refine(sane, made, digits.train, SelectConfig(refine=2))
     assert all(set(network.weights) == set(network.architecture.shapes) for network in refined)
+    with pytest.raises(InputError, match=r"images \(--data\) to condition batch norms on, or --condition 0"):
+        generate_with(sane, encode_anchors(sane, zoo.last()), 1, None, SelectConfig())
+    config = BehaviourConfig(steps=2, networks=2, queries=8)
+    tuned = tune(folder / "sane", zoo, digits.train, config, out=tmp_path / "tuned")
+    assert tuned.about["final_behaviour"]["behaviour"] > 0
 
 
 # Initialising
@@ -166,7 +183,9 @@ def test_a_module_is_filled_in_place_and_told_how(sane: SANE, digits: ImageSet) 
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {"body.0.weight", "head.weight", "body.1.running_mean"} <= changed
     assert coverage.tensors["body.1.running_mean"] == "conditioned"
-    assert coverage.tensors["body.1.num_batches_tracked"] == "carried"
+    assert coverage.tensors["body.1.num_batches_tracked"] == "conditioned"
+    untouched = initialize(Own(), sane, anchors=prompts)
+    assert untouched.tensors["body.1.num_batches_tracked"] == "carried"
     assert coverage.share("reinitialized") == 0
     assert sum(coverage.counts.values()) == sum(tensor.numel() for tensor in before.values())
     assert "numbers generated" in str(coverage) and "averaged over images" in str(coverage)
@@ -194,15 +213,49 @@ def test_a_head_of_another_size_is_generated_or_left(sane: SANE) -> None:
         initialize(generated, sane, anchors=[Own(), Own(classes=3)])
 
 
+def test_what_cannot_be_filled_is_refused_and_left_alone(sane: SANE, zoo: Zoo, digits: ImageSet) -> None:
+    prompts, model = [Own(), Own()], Own()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    broken = {name: tensor * float("nan") for name, tensor in Own().state_dict().items()}
+    refusals: list[tuple[str, dict[str, Any]]] = [
+        ("a tensor of at least 2 inputs, found 1", {"anchors": prompts, "data": digits.train.inputs[:1]}),
+        ("data that the module takes", {"anchors": prompts, "data": torch.randn(4, 3, 8, 8)}),
+        ("a list of modules or state dicts as anchors, found one Own", {"anchors": prompts[0]}),
+        ("found int without one", {"anchors": [3]}),
+        ("finite weights", {"anchors": [broken, broken]}),
+        ("head to be generated or fresh, found 'genrated'", {"anchors": prompts, "head": "genrated"}),
+        ("anchors of one architecture, found mlp", {"anchors": zoo.last()}),
+    ]
+    for message, given in refusals:
+        with pytest.raises(InputError, match=message):
+            unchecked(initialize)(model, sane, **given)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    wrapped = [{"state_dict": {f"module.{k}": v for k, v in own.state_dict().items()}, "epoch": 3} for own in prompts]
+    assert unchecked(initialize)(model, sane, anchors=wrapped).share("generated") > 0.9
+
+
+def test_prompts_are_aligned_only_where_that_changes_nothing(sane: SANE, zoo: Zoo, digits: ImageSet) -> None:
+    module = zoo.architectures["mlp-64-8-10-tanh"].build()
+    prompts = [zoo.where(activation="tanh").last().weights(row) for row in range(3)]
+    plain, aligned = (_prompts(module, sane, prompts, data).weights for data in (None, digits.train.inputs[:16]))
+    assert all(torch.equal(plain[0][name], prompts[0][name]) for name in prompts[0]), "without inputs nobody knows"
+    assert any(not torch.equal(aligned[row][name], prompts[row][name]) for row in range(3) for name in prompts[0])
+
+
 @pytest.mark.parametrize("build", [densenet, TiedTransformer, convnext, OddOnes])
 def test_architectures_that_the_model_never_saw_are_filled(sane: SANE, build: Callable[[], nn.Module]) -> None:
     prompts, model = [build(), build()], build()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     coverage = initialize(model, sane, anchors=prompts, seed=1)
-    assert set(coverage.tensors) == set(before) and coverage.share("reinitialized") == 0
+    assert (
+        set(coverage.tensors) == set(before) - set(find_aliases(model.state_dict()))
+        and coverage.share("reinitialized") == 0
+    )
     assert coverage.share("generated") > 0.9
+    aliases = find_aliases(model.state_dict())
     for name, tensor in model.state_dict().items():
-        if coverage.tensors[name] == "carried":
+        if coverage.tensors[aliases.get(name, name)] == "carried":
             assert torch.equal(tensor, prompts[0].state_dict()[name])
         else:
             assert tensor.isfinite().all() and not torch.equal(tensor, before[name])
@@ -260,7 +313,7 @@ def test_the_commands_of_writing(
     assert status == 0 and json.loads(out)["select"]["draws"] == 6 and json.loads(out)["conditioned"] == 0
     status, out, _ = run(capsys, "evaluate", made, "--data", "digits", "--epochs", "0,1", "--json")
     rows = json.loads(out)
-    assert status == 0 and rows[0]["method"] == "SANE, interpolation"
+    assert status == 0 and rows[0]["method"] == "SANE, interpolation, best of 6, 2 rounds, refined 2 steps"
     needed = {"ensemble", "error_overlap", "diversity", "novelty", "functional_novelty", "latents_per_weight"}
     assert all(needed <= set(row) for row in rows)
     assert "expected anchors of one architecture to blend" in refused(

@@ -6,7 +6,6 @@ decay, and the arithmetic is that of training it alone, which `fit_one` does. Bo
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -91,10 +90,11 @@ def fit_stack(
     buffers = {name: tensor.clone() for name, tensor in stack.items() if name not in trained and name not in aliases}
     # At rate 1; `_move` then takes each network's own share of the step.
     optimizer = _make_optimizer(list(parameters.values()), config, 1.0, 0.0)
-    gradient = vmap(grad(_loss_of(module.train())), in_dims=0, randomness="different")
+    gradient = vmap(grad(_loss_of(module)), in_dims=0, randomness="different")
     generators = [derive_generator(seed, "order") for seed in seeds]
     yield 0, _with_aliases({**parameters, **buffers}, aliases)
     for epoch in range(1, config.epochs + 1):
+        module.train()  # whoever was given the stack may have scored it
         orders = torch.stack([torch.randperm(len(images.labels), generator=generator) for generator in generators])
         orders = orders.to(device)
         for step in range(steps):
@@ -236,32 +236,6 @@ def score_outputs(outputs: Float[Tensor, "networks n classes"], labels: Int[Tens
 def score(module: nn.Module, images: Images) -> Scores:
     """Accuracy and loss of one module, as a stack of one."""
     return score_outputs(predict(module, images.inputs)[None], images.labels)
-
-
-def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], batch_size: int = 256) -> nn.Module:
-    """Set every batch norm's running statistics to exact averages over `inputs`, in place; returns the module.
-
-    Deviates from the paper's conditioning (200 momentum steps, which keep a share of the old statistics):
-    the old statistics are dropped. All batches are of equal size up to one image, and count the same.
-
-    Raises:
-        InputError: fewer than two inputs.
-    """
-    if len(inputs) < 2:
-        raise InputError(f"expected at least 2 inputs to recalibrate batch norms with, found {len(inputs)}")
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    was_training = module.training
-    module.train()
-    with torch.no_grad():
-        for batch in inputs.tensor_split(max(1, min(len(inputs) // 2, math.ceil(len(inputs) / batch_size)))):
-            module(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return module.train(was_training)
 
 
 def _with_aliases(stack: Stack, aliases: dict[str, str]) -> Stack:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from weightspace.analysis.interpolating import Line, has_batch_norm, walk_line
+from weightspace.analysis.interpolating import Line, walk_line
+from weightspace.batch_norms import batch_norms
 from weightspace.errors import InputError, require_between
 from weightspace.images import ImageSet
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
@@ -72,7 +73,7 @@ def walk_lines(
     require_between("points", points, 3)
     lines = {}
     for suffix, batch in (("", None), (RECALIBRATED, images.train)):
-        if batch is not None and not has_batch_norm(module):
+        if batch is not None and not batch_norms(module):
             continue
         for name, own in ((AS_GIVEN, weights), (ALIGNED, alignment.weights)):
             lines[name + suffix] = walk_line(module, reference, own, images.test, points=points, recalibrate_on=batch)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from weightspace.batch_norms import recalibrate_batch_norm
 from weightspace.images import Images
 from weightspace.progress import progress_bar
-from weightspace.supervised import recalibrate_batch_norm, score
+from weightspace.supervised import score
 from weightspace.weights import Weights
 
 
@@ -73,10 +74,3 @@ def walk_line(
             line.accuracies.append(float(found.accuracy[0]))
             advance()
     return line
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a module keeps running statistics."""
-    return any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats for part in module.modules()
-    )

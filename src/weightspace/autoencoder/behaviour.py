@@ -19,6 +19,7 @@ from weightspace.autoencoder.inference import cut_windows
 from weightspace.autoencoder.losses import masked_mse
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.statistics import statistics_loss, token_statistics
+from weightspace.batch_norms import norms_in_training
 from weightspace.corpus.corpus import Corpus, CorpusPart
 from weightspace.corpus.preparation import Frame
 from weightspace.corpus.views import whole_networks
@@ -135,10 +136,24 @@ def behaviour_losses(sane: SANE, drawn: Drawn) -> BehaviourLosses:
         taught = answer_stack(group.module, stack_tokens(drawn.tokens, frame, group.architecture), drawn.queries)
         taught = taught.softmax(-1)
         taught = share * taught + (1 - share) * taught[drawn.partner]
-    answers = answer_stack(group.module, stack_tokens(decoded, frame, group.architecture), drawn.queries)
+    answers = answer_decoded(group.module, stack_tokens(decoded, frame, group.architecture), drawn.queries)
     behaviour = functional.kl_div(answers.log_softmax(-1), taught, reduction="none").sum(-1).mean()
     agreement = (answers.argmax(-1) == taught.argmax(-1)).float().mean()
     return BehaviourLosses(reconstruction, behaviour, statistics, agreement)
+
+
+def answer_decoded(
+    module: nn.Module, stack: Stack, queries: Float[Tensor, "queries ..."]
+) -> Float[Tensor, "networks queries outputs"]:
+    """Outputs of decoded networks with gradients.
+
+    Batch norms take the queries' own statistics, as conditioning will give them theirs: no gradient goes through
+    decoded running statistics. The module is left in evaluation mode.
+    """
+    buffers = {name: stack[name].detach().clone() for name, _ in module.named_buffers() if name in stack}
+    answers = answer_stack(norms_in_training(module), {**stack, **buffers}, queries)
+    module.eval()
+    return answers
 
 
 def stack_tokens(tokens: Float[Tensor, "networks tokens width"], frame: Frame, architecture: Architecture) -> Stack:

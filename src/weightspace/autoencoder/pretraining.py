@@ -66,7 +66,7 @@ def pretrain(
     processes = team()
     with _new_folder(Path(out), mode, processes) as folder:
         if processes.is_main_process:
-            _check_run(folder, _describe_run(zoo, sane, preparation), "resume" in mode)
+            check_run(folder, _describe_run(zoo, sane, preparation), "resume" in mode)
         fitted, corpus = _prepare(zoo, preparation, folder, processes)
         longest = max(len(part.frame.layout) for part in corpus.parts)
         training = replace(training, window=min(training.window, longest))
@@ -127,8 +127,8 @@ def _describe_run(zoo: Zoo, sane: SANEConfig, preparation: PreparationConfig) ->
     }
 
 
-def _check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:
-    """A resumed run must be the run that was begun."""
+def check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:
+    """Raise `InputError` if a resumed run is not the run that was begun; a new one is written down."""
     path = folder / RUN_FILE
     if not resume or not path.exists():
         write_json(path, run)

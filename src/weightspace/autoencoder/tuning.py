@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from weightspace.autoencoder.behaviour import BehaviourLosses, Drawn, behaviour_losses, draw_networks, group_networks
 from weightspace.autoencoder.config import BehaviourConfig
-from weightspace.autoencoder.pretraining import CORPUS_FOLDER, HISTORY_FILE
+from weightspace.autoencoder.pretraining import CORPUS_FOLDER, HISTORY_FILE, RUN_FILE, check_run
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.states import STATE_FILE, History, Row, Run, load_state, save_state
 from weightspace.autoencoder.training import Observer, TrainingStopped
@@ -17,12 +18,14 @@ from weightspace.corpus.corpus import build_corpus
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.interrupting import deferred_interrupt
-from weightspace.outputs import new_folder, require_apart, write_json, write_manifest
+from weightspace.outputs import hash_input, new_folder, require_apart, write_json, write_manifest
 from weightspace.progress import progress_bar
-from weightspace.randomness import derive_generator
+from weightspace.randomness import derive_generator, derive_seed
+from weightspace.supervised import own_randomness
 from weightspace.zoo.zoo import Zoo
 
 DRAWS_FOR_SCALES = 8
+CPU = torch.device("cpu")
 TERMS = ("reconstruction", "behaviour", "statistics")
 
 
@@ -63,6 +66,7 @@ def tune(
     if strangers:
         raise InputError(f"expected members that the model was trained on, found others, as {strangers[0]}")
     with new_folder(Path(out), force="force" in mode, resume="resume" in mode, resumable=STATE_FILE) as made:
+        check_run(made, _describe_run(Path(folder), zoo, images), "resume" in mode)
         corpus = build_corpus(zoo, sane.preparation, made / CORPUS_FOLDER)
         groups = group_networks(corpus, zoo.architectures, images.inputs.shape[1:])
 
@@ -74,11 +78,22 @@ def tune(
         del corpus, groups
         shutil.rmtree(made / CORPUS_FOLDER)
         (made / STATE_FILE).unlink(missing_ok=True)
+        (made / RUN_FILE).unlink()
         sane.about = {**sane.about, "behaviour": asdict(config), "final_behaviour": history[-1] if history else {}}
         sane.eval().save(made)
         write_json(made / HISTORY_FILE, history)
         write_manifest(made, configuration=asdict(config), seed=config.seed, inputs=[Path(folder), *zoo.folders])
     return sane
+
+
+def _describe_run(folder: Path, zoo: Zoo, images: Images) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was begun."""
+    return {
+        "model": hash_input(folder),
+        "zoo": [hash_input(own) for own in zoo.folders],
+        "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
+        "images": [len(images.inputs), float(images.inputs.double().sum()), int(images.labels.sum())],
+    }
 
 
 def _scales(sane: SANE, draws: Sequence[Drawn]) -> dict[str, float]:
@@ -100,12 +115,13 @@ def _train(
 ) -> History:
     optimizer = torch.optim.AdamW(sane.parameters(), lr=config.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
-    run = Run(sane, optimizer, schedule)
+    run, dropout = Run(sane, optimizer, schedule), sane.config.dropout
     done, history = load_state(folder / STATE_FILE, run, config) if resume else (0, [])
     with deferred_interrupt() as interrupted, progress_bar("tuning", config.steps, done=done) as advance:
         for step in range(done + 1, config.steps + 1):
             last = step == config.steps
-            losses = _step(run, draw("step", step), config, scales)
+            with own_randomness(derive_seed(config.seed, "dropout", step) if dropout else None, CPU):
+                losses = _step(run, draw("step", step), config, scales)
             due = [observer for every, observer in observers if step % every == 0 or last]
             if due or step % config.log_every == 0 or last:
                 history.append({"step": step, **_row(losses)})

@@ -84,12 +84,12 @@ def generate(
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [model, anchors])
+    require_between("count", count, 1)
     sane, zoo = SANE.open(model), Zoo.open(anchors)
     if architecture is not None and architecture not in zoo.architectures:
         known = ", ".join(zoo.architectures)
         raise InputError(f"expected one of the architectures {known}, found '{architecture}'")
-    candidates = zoo if architecture is None else zoo.where(architecture=architecture)
-    chosen = choose_anchors(sane, candidates, best, by=by)
+    chosen = choose_anchors(sane, zoo, best, by=by, architecture=architecture)
     sampler, encoded = make_sampler(sampling), encode_anchors(sane, chosen)
     if choose_bandwidth:
         validation = open_split(anchors, split, int(sane.about.get("training", {}).get("seed", 0)))[1]
@@ -106,12 +106,12 @@ def generate(
 def images_of(zoo: "Zoo", data: str | None) -> "ImageSet | None":
     """The images given, divided and sized as those of the zoo; else those that it names, if they are here."""
     from weightspace.images import open_images
-    from weightspace.zoo.recorded_images import recorded_images
+    from weightspace.zoo.recorded_images import recorded_images, square_size
 
     if data is None:
         return recorded_images(zoo)
     grown = zoo.about.get("images", {})
-    size = next((own.example_shape[-1] for own in zoo.architectures.values() if own.example_shape), None)
+    size = next((square_size(own.example_shape) for own in zoo.architectures.values() if own.example_shape), None)
     return open_images(data, size=size, seed=grown.get("seed", 0), limits=tuple(grown.get("limits", (None, None))))
 
 

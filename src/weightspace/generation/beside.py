@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.hyper_representations import fit_hyper_representation
 from weightspace.autoencoder.sane import SANE
+from weightspace.generation.conditioning import condition_weights
 from weightspace.generation.config import EvaluateConfig
 from weightspace.generation.controls import (
     WeightComponents,
@@ -34,7 +36,7 @@ ANCHORS, MEMBERS, SCRATCH = "anchors as they are", "random zoo members", "from s
 NOISE, NOISE_FUNCTION = "anchor + noise", "anchor + noise, same functional novelty"
 WEIGHTS, WEIGHTS_NEW, AVERAGE = "anchors, interpolated", "anchors, interpolated, as new", "average of anchors"
 GAUSSIAN, DENSITY, HYPER = "PCA + Gaussian", "PCA + kernel density", "hyper-representation, kernel density"
-DENSITY_BANDWIDTH = 0.2
+DENSITY_BANDWIDTHS, HYPER_BANDWIDTH = (0.05, 0.1, 0.2, 0.4), 0.2
 FEWEST_BETWEEN = 30
 
 
@@ -45,9 +47,10 @@ class Beside:
     Attributes:
         anchors: in canonical form.
         train: all members that the model was trained on.
-        draws: so many networks are drawn by every sampling control, of which validation images keep the best; 0: as
-            many as are kept, unseen.
-        count: how many are kept.
+        count: how many networks a control keeps.
+        draws: so many are drawn by every control that draws, of which validation images keep the best; 0: as many as
+            are kept.
+        inputs: what batch norms are conditioned on; none are, if there are none.
     """
 
     sane: SANE
@@ -58,6 +61,7 @@ class Beside:
     validation: Images
     count: int
     draws: int
+    inputs: Tensor
 
     @property
     def space(self) -> FlatSpace:
@@ -65,11 +69,10 @@ class Beside:
         return FlatSpace(self.sane.preparation, self.architecture)
 
     def best(self, networks: list[Weights]) -> list[Weights]:
-        """The best on validation images, or all in order if no more were drawn than are kept."""
-        if len(networks) <= self.count:
-            return networks
-        accuracy = score_stack(self.architecture.build(), stack_weights(networks), self.validation).accuracy
-        return [networks[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
+        """The best on validation images, best first, their batch norms conditioned."""
+        made = [condition_weights(weights, self.architecture, self.inputs) for weights in networks]
+        accuracy = score_stack(self.architecture.build(), stack_weights(made), self.validation).accuracy
+        return [made[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
 
 
 def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> list[Population]:
@@ -87,14 +90,14 @@ def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> lis
     draws = max(beside.count, beside.draws)
     between = interpolate(anchors, space, count=max(draws, FEWEST_BETWEEN), seed=seed)
     gaussian = linear.sample_gaussian(anchors, count=draws, seed=seed)
-    density = linear.sample_density(anchors, bandwidth=DENSITY_BANDWIDTH, count=draws, seed=seed)
+    density = linear.sample_density(anchors, bandwidths=DENSITY_BANDWIDTHS, count=draws, seed=seed)
     made = [
         Population(ANCHORS, architecture, anchors),
         Population(MEMBERS, architecture, random_members(beside, seed)),
         *_noisy(beside, novelty, draws, seed),
         Population(WEIGHTS, architecture, beside.best(between[:draws])),
         Population(WEIGHTS_NEW, architecture, beside.best(_as_new(beside, between, float(np.median(novelty.weights))))),
-        Population(AVERAGE, architecture, average(anchors, space, count=beside.count, seed=seed)),
+        Population(AVERAGE, architecture, beside.best(average(anchors, space, count=draws, seed=seed))),
         Population(GAUSSIAN, architecture, beside.best(gaussian), per_weight),
         Population(DENSITY, architecture, beside.best(density), per_weight),
     ]
@@ -154,9 +157,10 @@ def hyper_population(beside: Beside, config: EvaluateConfig, draws: int) -> Popu
     positions = positions_of(frame.layout)
     with torch.inference_mode():
         codes = model.encode(gather_tokens(flats, frame.layout), positions.expand(len(flats), -1, -1))
-        sampler = KernelDensity(bandwidth=DENSITY_BANDWIDTH).fit(codes[:, None].clone())
+        sampler = KernelDensity(bandwidth=HYPER_BANDWIDTH).fit(codes[:, None].clone())
         samples = sampler.sample(draws, derive_generator(config.seed, "hyper-representation")).latents[:, 0]
         tokens = model.decode(samples, positions.expand(len(samples), -1, -1)).clone()
-    carried = {name: beside.anchors[0][name] for name in frame.layout.carried}
+    names = dict(zip(frame.names, architecture.shapes, strict=True))
+    carried = {name: beside.anchors[0][names[name]] for name in frame.layout.carried}
     networks = [preparation.restore(one, architecture, carried) for one in tokens]
     return Population(HYPER, architecture, beside.best(networks), shape.latent_width / frame.layout.size)

@@ -20,15 +20,20 @@ def training_members(sane: SANE, zoo: Zoo) -> Zoo:
     return known if len(known) else zoo
 
 
-def choose_anchors(sane: SANE, zoo: Zoo, count: int, *, by: str = "validation_accuracy") -> Zoo:
-    """The best checkpoint of each of the `count` best training members.
+def choose_anchors(
+    sane: SANE, zoo: Zoo, count: int, *, by: str = "validation_accuracy", architecture: str | None = None
+) -> Zoo:
+    """The best checkpoint of each of the `count` best training members, of one architecture if it is named.
 
-    Chosen by a validation property, so that test accuracy never decides what is generated.
+    Chosen by a validation property of which more is better, so that test accuracy never decides what is generated.
 
     Raises:
-        InputError: an unknown property, or fewer members than asked for.
+        InputError: an unknown property, one of test images, a loss, or fewer members than asked for.
     """
-    return training_members(sane, zoo).best(count, by=by)
+    if by.startswith("test") or by.endswith("loss"):
+        raise InputError(f"expected a property to choose by that is no loss and not of test images, found '{by}'")
+    members = training_members(sane, zoo)
+    return (members if architecture is None else members.where(architecture=architecture)).best(count, by=by)
 
 
 def tuned_sampler(
@@ -45,10 +50,11 @@ def tuned_sampler(
     known = sane.trained_on(validation)
     if known:
         raise InputError(f"expected members that the model was not trained on, found {min(known)}")
-    size = anchors.latents.shape[1:]
-    for latents in encode_zoo(sane, validation.last()):
-        if latents.values.shape[1:] == size:
+    alike = {architecture.id for architecture in anchors.architectures}
+    own = validation.last().where(lambda table: table["architecture"].isin(alike))
+    for latents in encode_zoo(sane, own) if len(own) else ():
+        if latents.values.shape[1:] == anchors.latents.shape[1:]:
             chosen = choose_bandwidth(sampler, anchors.latents, latents.values, anchors.layers)
             tuned = replace(config, bandwidth=chosen)
             return tuned, make_sampler(tuned)
-    raise InputError("expected validation members with the anchors' shapes, found none")
+    raise InputError("expected validation members of the anchors' architectures, found none")

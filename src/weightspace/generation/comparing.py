@@ -11,12 +11,15 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.generation.beside import SCRATCH, Beside, controls_of
 from weightspace.generation.choosing import training_members
-from weightspace.generation.config import EvaluateConfig
+from weightspace.generation.conditioning import conditioning_images
+from weightspace.generation.config import EvaluateConfig, SelectConfig
 from weightspace.generation.evaluating import Outcome, Population, evaluate
 from weightspace.generation.generating import Generated
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.images import ImageSet
+from weightspace.outputs import hash_input
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.recorded_images import require_images, square_size
 from weightspace.zoo.zoo import Zoo
 
 GENERATED = "SANE, kernel density"
@@ -57,9 +60,12 @@ def compare_generated(
     if len(places) != len(wanted) or not wanted:
         raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(places)} of them")
     anchors = replace(zoo, table=zoo.table.loc[places.index])
-    size = next(iter(generated.architectures.values())).example_shape
-    if size is None:
+    shape = next(iter(generated.architectures.values())).example_shape
+    if shape is None:
         raise InputError(f"expected an architecture that can be run in {generated.folder}, found none")
+    for name, folder in (("sane", generated.folder / sane_folder), ("anchors", generated.folder / zoo_folder)):
+        if made.get("hashes", {}).get(name) != hash_input(folder):
+            raise InputError(f"expected {folder} as it was when networks were generated, found it changed")
     networks = [
         Generated(generated.architectures[str(name)], generated.weights(row), {})
         for row, name in enumerate(generated.table["architecture"])
@@ -67,10 +73,12 @@ def compare_generated(
     train = training_members(sane, zoo)
     grown = zoo.about.get("images", {})
     limits = tuple(grown.get("limits", (None, None)))
-    images = open_images(size=size[-1], seed=grown.get("seed", 0), limits=limits)
-    draws = int(made.get("select", {}).get("draws", 0))
-    method = f"SANE, {made['sampler']['sampler'].replace('-', ' ')}"
-    return compare(sane, train, anchors, {method: networks}, images, config, draws).rows
+    images = open_images(size=square_size(shape), seed=grown.get("seed", 0), limits=limits)
+    for architecture in generated.architectures.values():
+        require_images(architecture, images)
+    select = SelectConfig(**made["select"])
+    method = f"SANE, {made['sampler']['sampler'].replace('-', ' ')}{_described(select)}"
+    return compare(sane, train, anchors, {method: networks}, images, config, select).rows
 
 
 def compare(
@@ -80,7 +88,7 @@ def compare(
     generated: Mapping[str, list[Generated]],
     images: ImageSet,
     config: EvaluateConfig,
-    draws: int = 0,
+    select: SelectConfig | None = None,
 ) -> Comparison:
     """Fine-tune generated networks beside networks made without an autoencoder.
 
@@ -93,10 +101,12 @@ def compare(
         images: training images to fine-tune on, test images to score and to compare functions on; validation images
             select controls.
         config: the schedule, the same for all.
-        draws: the first method's networks are the best of so many on validation images: controls are, too.
+        select: how the first method's networks were selected; controls are drawn as often and conditioned alike.
     """
     populations: list[Population] = []
     novelty: dict[str, list[Novelty]] = {}
+    select = select or SelectConfig()
+    inputs = conditioning_images(images.train, min(select.condition, len(images.train.labels)), config.seed)
     first = next(iter(generated.values()))
     for architecture in {network.architecture.id: network.architecture for network in first}.values():
         own = _generated_populations(generated, architecture, sane.latents_per_weight)
@@ -104,8 +114,8 @@ def compare(
         canonical = [sane.preparation.canonicalize(near.weights(row), architecture) for row in range(len(near))]
         reference = NoveltyReference(train, sane.preparation, architecture)
         count = len(own[0].networks)
-        of_these = round(draws * count / len(first))
-        beside = Beside(sane, architecture, canonical, train, reference, images.validation, count, of_these)
+        draws = round(select.draws * select.rounds * count / len(first))
+        beside = Beside(sane, architecture, canonical, train, reference, images.validation, count, draws, inputs)
         measured = [reference.measure(population.networks, architecture, images.test) for population in own]
         controls = controls_of(beside, measured[0], config)
         measured += [reference.measure(population.networks, architecture, images.test) for population in controls]
@@ -118,6 +128,14 @@ def compare(
     densities = {population.method: population.latents_per_weight for population in populations}
     rows = [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
     return Comparison(rows, outcomes, joined)
+
+
+def _described(select: SelectConfig) -> str:
+    """How networks were selected, for the name of their method."""
+    parts = [f"best of {select.draws}"] if select.draws else []
+    parts += [f"{select.rounds} rounds"] if select.rounds > 1 else []
+    parts += [f"refined {select.refine} steps"] if select.refine else []
+    return "".join(f", {part}" for part in parts)
 
 
 def _full_length(populations: list[Population], train: Zoo, images: ImageSet, config: EvaluateConfig) -> list[Outcome]:

@@ -4,38 +4,50 @@ Paper, section 3.4 (table 7). Deviation: exact averages over a stated number of 
 200 momentum steps that keep a share of the old statistics.
 """
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from weightspace.batch_norms import batch_norms, norm_statistics, recalibrate_batch_norm
+from weightspace.errors import InputError
 from weightspace.generation.generating import Generated
-from weightspace.images import ImageSet
-from weightspace.supervised import recalibrate_batch_norm
+from weightspace.images import Images
+from weightspace.randomness import derive_generator
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
 
 
-def condition(network: Generated, images: ImageSet, count: int) -> Generated:
-    """A network whose batch norms have statistics of the first `count` training images.
+def conditioning_images(images: Images, count: int, seed: int) -> Float[Tensor, "n ..."]:
+    """So many training images, drawn at random: files are often sorted by class.
 
-    One without batch norms, and any with a count of 0, is returned as it is.
+    Raises:
+        InputError: there are fewer.
     """
-    if not count:
-        return network
-    module = network.architecture.build()
-    statistics = norm_statistics(module)
-    if not statistics:
-        return network
-    module.load_state_dict(network.weights)
-    recalibrate_batch_norm(module, images.train.inputs[:count])
-    weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    conditioned = sum(weights[name].numel() for name in statistics)
-    generated = network.coverage["generated"] - conditioned + network.coverage["conditioned"]
-    coverage = {**network.coverage, "generated": generated, "conditioned": conditioned}
-    return network._replace(weights=weights, coverage=coverage)
+    if count > len(images.labels):
+        raise InputError(f"expected at most {len(images.labels)} images to condition batch norms on, found {count}")
+    order = torch.randperm(len(images.labels), generator=derive_generator(seed, "conditioning"))
+    return images.inputs[order[:count].sort().values]
 
 
-def norm_statistics(module: nn.Module) -> list[str]:
-    """Names of the running means and variances of a module's batch norms."""
-    return [
-        f"{name}.{statistic}" if name else statistic
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None
-        for statistic in ("running_mean", "running_var")
-    ]
+def condition(network: Generated, inputs: Float[Tensor, "n ..."]) -> Generated:
+    """A network whose batch norms have statistics of the inputs; without batch norms or inputs the network itself."""
+    if len(inputs) == 0:
+        return network
+    weights = condition_weights(network.weights, network.architecture, inputs)
+    if weights is network.weights:
+        return network
+    counts, sizes = dict(network.coverage), {name: own.numel() for name, own in weights.items()}
+    for name in norm_statistics(network.architecture.build()):
+        counts["carried" if name in network.architecture.dtypes else "generated"] -= sizes[name]
+        counts["conditioned"] += sizes[name]
+    return network._replace(weights=weights, coverage=counts)
+
+
+def condition_weights(weights: Weights, architecture: Architecture, inputs: Float[Tensor, "n ..."]) -> Weights:
+    """The same for weights alone."""
+    module = architecture.build()
+    if not batch_norms(module) or len(inputs) == 0:
+        return weights
+    module.load_state_dict(weights)
+    recalibrate_batch_norm(module, inputs)
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -3,7 +3,7 @@
 Anchors are expected in canonical form, so that their weights can be averaged and mixed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -105,11 +105,18 @@ class WeightComponents:
         spread = codes.std(0, correction=0)
         return self._restore(codes.mean(0) + spread * noise, anchors)
 
-    def sample_density(self, anchors: list[Weights], *, bandwidth: float, count: int, seed: int) -> list[Weights]:
-        """Networks from the same kernel density that latents are sampled from."""
-        sampler = KernelDensity(bandwidth=bandwidth).fit(self.codes(anchors)[:, None])
-        samples = sampler.sample(count, derive_generator(seed, "components"))
-        return self._restore(samples.latents[:, 0], anchors)
+    def sample_density(
+        self, anchors: list[Weights], *, bandwidths: Sequence[float], count: int, seed: int
+    ) -> list[Weights]:
+        """Networks from kernel densities, as many with each bandwidth, so that selection can choose between them."""
+        codes = self.codes(anchors)[:, None]
+        drawn = []
+        for number, bandwidth in enumerate(bandwidths):
+            own = len(range(number, count, len(bandwidths)))
+            if own:
+                sampler = KernelDensity(bandwidth=bandwidth).fit(codes)
+                drawn.append(sampler.sample(own, derive_generator(seed, "components", number)).latents[:, 0])
+        return self._restore(torch.cat(drawn), anchors)
 
     def _restore(self, codes: Float[Tensor, "networks components"], anchors: list[Weights]) -> list[Weights]:
         flats = torch.from_numpy(self._pca.inverse_transform(codes.numpy()))

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from weightspace.autoencoder.inference import encode_zoo, restore
 from weightspace.autoencoder.sane import SANE
+from weightspace.batch_norms import with_positive_variances
 from weightspace.errors import InputError
 from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.outputs import new_folder, write_manifest
+from weightspace.outputs import hash_input, new_folder, write_manifest
 from weightspace.randomness import derive_generator
 from weightspace.supervised import stack_weights
 from weightspace.weights import Weights, require_finite
-from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
@@ -90,6 +91,8 @@ def sample_networks(
     names = {architecture.id for architecture in anchors.architectures}
     if not sampler.keeps_anchor and len(names) > 1:
         raise InputError(f"expected anchors of one architecture to blend, found {', '.join(sorted(names))}")
+    if not sampler.keeps_anchor and len(anchors.latents) < 2:
+        raise InputError("expected at least 2 anchors to blend, found 1")
     fitted = sampler.fit(anchors.latents, anchors.layers)
     samples = fitted.sample(count, derive_generator(seed, "generate"))
     networks = []
@@ -126,9 +129,18 @@ def decode_network(
 ) -> Generated:
     """A whole network from its latents, and what is carried beside them."""
     weights = restore(sane, latents, architecture, carried)
+    if carried and architecture.factory in OUR_FACTORIES:  # counters: there may be batch norms
+        weights = with_positive_variances(weights, architecture.build())
     layout = sane.preparation.frame_of(architecture).layout
     kept = sum(tensor.numel() for tensor in carried.values())
     return Generated(architecture, weights, {"generated": layout.size, "conditioned": 0, "carried": kept}, latents)
+
+
+def carried_of(sane: SANE, network: Generated) -> Weights:
+    """What a network's latents do not hold, under the names of its frame."""
+    frame = sane.preparation.frame_of(network.architecture)
+    names = dict(zip(frame.names, network.architecture.shapes, strict=True))
+    return {name: network.weights[names[name]] for name in frame.layout.carried}
 
 
 def latents_of(networks: list[Generated]) -> Float[Tensor, "networks tokens latent"]:
@@ -163,6 +175,7 @@ def describe_generation(
     Paths are relative to that folder, so that a run can be moved as a whole.
     """
     return {
+        "hashes": {"sane": hash_input(sane_folder), "anchors": hash_input(anchors.folder)},
         "sane": os.path.relpath(sane_folder, relative_to),
         "sampler": asdict(sampler),
         "select": asdict(select or SelectConfig()),

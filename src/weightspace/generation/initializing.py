@@ -1,25 +1,39 @@
 """Start the next training from generated weights: fill an ordinary module in place."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from weightspace.autoencoder.inference import encode_tokens, restore
 from weightspace.autoencoder.sane import SANE
+from weightspace.batch_norms import batch_norms, norm_statistics, recalibrate_batch_norm, with_positive_variances
+from weightspace.corpus.preparation import Frame
+from weightspace.corpus.standardizing import Statistics
 from weightspace.errors import InputError
-from weightspace.generation.conditioning import norm_statistics
 from weightspace.generation.coverage import Coverage
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.randomness import derive_generator, derive_seed
-from weightspace.supervised import recalibrate_batch_norm
 from weightspace.tokens.patterns import positions_of
-from weightspace.weights import Weights
+from weightspace.tokens.tokenizing import flatten_weights, gather_tokens
+from weightspace.weights import Weights, find_aliases
+from weightspace.wrappers import shared_prefix, unwrap
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 Network = nn.Module | Mapping[str, Tensor]
+INPUTS_TO_COMPARE, TOLERANCE = 8, 1e-3
+
+
+class _Prompts(NamedTuple):
+    """Anchors in the form that a sampler takes: under their own names, aligned or not."""
+
+    weights: list[Weights]
+    architecture: Architecture
+    frame: Frame
 
 
 def initialize(
@@ -38,9 +52,11 @@ def initialize(
 
     Args:
         model: any module; tensors that anchors do not have, or have in another shape, stay as it was initialised.
-        sane: a trained model; it need not have seen the architecture (statistics are then taken by layer kind, and
-            anchors are not aligned with each other).
-        anchors: a zoo, or modules or state dicts, all with the same shapes.
+        sane: a trained model; it need not have seen the architecture: statistics are then taken by layer kind, and
+            anchors are not aligned with each other. They are aligned where the model knows the architecture and,
+            on `data`, aligning changes nothing that the module computes.
+        anchors: a zoo of one architecture, or modules or state dicts, all with the same shapes; `module.` and the
+            like before all names are taken off.
         data: training inputs, to average batch-norm statistics over; without it they are generated.
         head: what becomes of the last layer where it has another number of rows than the anchors', as for a task with
             more classes: `generated` draws its rows from the generated ones, `fresh` leaves it as initialised.
@@ -48,65 +64,139 @@ def initialize(
         seed: decides all that is random.
 
     Raises:
-        InputError: no anchors or anchors that differ in shape, or no tensor in common.
+        InputError: no anchors or such that differ, one that is no state dict, a zoo of several architectures, inputs
+            that the module does not take, or no tensor in common; the module is then as it was.
     """
-    networks = _weights_of(anchors)
-    made = _sample(sane, networks, sampler or KernelDensity(), derive_seed(seed, "initialize"))
-    sources = _fill(model, made, head, derive_seed(seed, "head"))
-    if data is not None and norm_statistics(model):
+    if head not in ("generated", "fresh"):
+        raise InputError(f"expected head to be generated or fresh, found '{head}'")
+    _require_inputs(model, data)
+    prompts = _prompts(model, sane, anchors, data)
+    made, carried = _sample(sane, prompts, sampler or KernelDensity(), derive_seed(seed, "initialize"))
+    filled, sources = _fill(model, made, carried, head, derive_seed(seed, "head"))
+    filled = with_positive_variances(filled, model)
+    model.load_state_dict(filled, strict=False)
+    if data is not None and batch_norms(model):
         recalibrate_batch_norm(model, data)
-        sources |= dict.fromkeys(norm_statistics(model), "conditioned")
-    return Coverage(sources, {name: tensor.numel() for name, tensor in model.state_dict().items()})
+        sources |= {name: "conditioned" for name in norm_statistics(model) if name in sources}
+    state = model.state_dict()
+    return Coverage(sources, {name: state[name].numel() for name in sources})
 
 
-def _weights_of(anchors: Zoo | Sequence[Network]) -> list[Weights]:
-    """The weights of anchors, which must all have the same shapes."""
+def _require_inputs(model: nn.Module, data: object) -> None:
+    """Refuse inputs that the module cannot take, before anything is changed."""
+    if data is None:
+        return
+    if not isinstance(data, Tensor) or len(data) < 2:
+        found = f"{len(data)}" if isinstance(data, Tensor) else type(data).__name__
+        raise InputError(f"expected data to be a tensor of at least 2 inputs, found {found}")
+    try:
+        _answers(model, dict(model.state_dict()), data)
+    except RuntimeError as error:
+        raise InputError(f"expected data that the module takes, found inputs of shape {list(data.shape)}") from error
+
+
+def _answers(model: nn.Module, weights: Weights, data: Tensor) -> Tensor:
+    """What the module would answer with other weights, in evaluation mode; it is left as it was."""
+    modes = {part: part.training for part in model.modules()}
+    try:
+        with torch.no_grad():
+            return functional_call(model.eval(), weights, (data[:INPUTS_TO_COMPARE],))
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _prompts(model: nn.Module, sane: SANE, anchors: object, data: Tensor | None) -> _Prompts:
+    """Anchors, aligned where that is known to change nothing."""
     if isinstance(anchors, Zoo):
+        names = list(dict.fromkeys(anchors.table["architecture"]))
+        if len(names) > 1:
+            raise InputError(f"expected anchors of one architecture, found {', '.join(map(str, names))}")
         networks = [anchors.weights(row) for row in range(len(anchors))]
+        known = anchors.architectures[str(names[0])] if names else None
     else:
-        networks = [dict(own.state_dict()) if isinstance(own, nn.Module) else dict(own) for own in anchors]
+        networks, known = _weights_of(anchors), None
     if not networks:
         raise InputError("expected at least 1 anchor, found none")
+    architecture = known or sane.preparation.architecture_for(networks[0])
+    frame = sane.preparation.frame_of(architecture)
+    if frame.symmetry is None or frame.reference is None:
+        return _Prompts(networks, architecture, frame)
+    aligned = [frame.canonicalize(own, architecture) for own in networks]
+    if known is None and not _computes_the_same(model, networks[0], aligned[0], data):
+        return _Prompts(networks, architecture, frame)
+    return _Prompts(aligned, architecture, frame)
+
+
+def _computes_the_same(model: nn.Module, first: Weights, second: Weights, data: Tensor | None) -> bool:
+    """Whether a module answers alike with both weights; without inputs, or if they do not fit it, nobody knows."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if data is None or {name: tensor.shape for name, tensor in first.items()} != shapes:
+        return False
+    one, other = (_answers(model, dict(own), data) for own in (first, second))
+    return torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * float(one.abs().max().clamp_min(1)))
+
+
+def _weights_of(anchors: object) -> list[Weights]:
+    """State dicts of the same tensors, under the names that a module has."""
+    if not isinstance(anchors, Sequence) or isinstance(anchors, str):
+        raise InputError(f"expected a list of modules or state dicts as anchors, found one {type(anchors).__name__}")
+    networks: list[Weights] = []
+    for own in anchors:
+        found = unwrap(dict(own.state_dict()) if isinstance(own, nn.Module) else own)
+        if found is None:
+            raise InputError(f"expected modules or state dicts as anchors, found {type(own).__name__} without one")
+        prefix = shared_prefix(found.tensors)
+        networks.append({name.removeprefix(prefix): tensor for name, tensor in found.tensors.items()})
     kinds = {tuple((name, tuple(tensor.shape)) for name, tensor in sorted(own.items())) for own in networks}
     if len(kinds) > 1:
         raise InputError(f"expected anchors with the same tensors, found {len(kinds)} different kinds")
     return networks
 
 
-def _sample(sane: SANE, networks: list[Weights], sampler: Sampler, seed: int) -> tuple[Weights, frozenset[str]]:
+def _sample(sane: SANE, prompts: _Prompts, sampler: Sampler, seed: int) -> tuple[Weights, frozenset[str]]:
     """One generated network under the anchors' names, and which of its tensors an anchor lent it."""
-    architecture = sane.preparation.architecture_for(networks[0])
-    prepared = [sane.preparation.prepare(own, architecture) for own in networks]
-    layout = prepared[0].frame.layout
-    tokens = torch.stack([own.tokens for own in prepared])
+    frame, architecture = prompts.frame, prompts.architecture
+    layout, statistics = frame.layout, frame.statistics
+    if layout.size == 0:
+        raise InputError("expected anchors with 16- or 32-bit floating-point weights, found none")
+    renamed = [frame.rename(own, architecture.shapes) for own in prompts.weights]
+    tokens = torch.stack([_tokens(own, frame, statistics) for own in renamed])
     fitted = sampler.fit(encode_tokens(sane, tokens, layout), positions_of(layout)[:, 1])
     samples = fitted.sample(1, derive_generator(seed, "sample"))
-    carried = prepared[max(0, int(samples.anchors[0, 0]))].carried
-    weights = restore(sane, samples.latents[0], architecture, carried)
-    own_names = dict(zip(prepared[0].frame.names, architecture.shapes, strict=True))
-    return weights, frozenset(own_names[name] for name in layout.carried)
+    chosen = renamed[max(0, int(samples.anchors[0, 0]))]
+    weights = restore(sane, samples.latents[0], architecture, {name: chosen[name] for name in layout.carried})
+    names = dict(zip(frame.names, architecture.shapes, strict=True))
+    return weights, frozenset(names[name] for name in layout.carried)
 
 
-@torch.no_grad()
-def _fill(model: nn.Module, made: tuple[Weights, frozenset[str]], head: str, seed: int) -> dict[str, str]:
-    """Copy what fits into a module; returns where every tensor of it comes from."""
-    weights, carried = made
-    state, sources = model.state_dict(), {}
+def _tokens(weights: Weights, frame: Frame, statistics: Statistics) -> Tensor:
+    flat = flatten_weights(weights, frame.layout)
+    if not flat.isfinite().all():
+        raise InputError("expected anchors with finite weights, found NaN or infinity")
+    return gather_tokens(statistics.apply(flat, frame.layout), frame.layout)
+
+
+def _fill(
+    model: nn.Module, made: Weights, carried: frozenset[str], head: str, seed: int
+) -> tuple[Weights, dict[str, str]]:
+    """What a module gets, and where each of its tensors comes from; tied ones count once."""
+    state = model.state_dict()
+    state = {name: state[name] for name in state if name not in find_aliases(state)}
     last = next(reversed(state)).rpartition(".")[0]
+    filled, sources = {}, {}
     for name, tensor in state.items():
-        other = weights.get(name)
+        other = made.get(name)
         if other is not None and other.shape == tensor.shape:
-            tensor.copy_(other)
-            sources[name] = "carried" if name in carried else "generated"
+            filled[name], sources[name] = other, "carried" if name in carried else "generated"
         elif head == "generated" and other is not None and name.rpartition(".")[0] == last and _longer(tensor, other):
             # By one seed, so that a bias moves with the rows of its weight.
-            tensor.copy_(other[_draw_rows(len(other), len(tensor), seed)])
-            sources[name] = "copied"
+            filled[name], sources[name] = other[_draw_rows(len(other), len(tensor), seed)], "copied"
         else:
             sources[name] = "reinitialized"
     if not {"generated", "copied"} & set(sources.values()):
         raise InputError("expected a module that shares tensors with its anchors, found no name and shape in common")
-    return sources
+    return filled, sources
 
 
 def _longer(tensor: Tensor, other: Tensor) -> bool:

@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from weightspace.autoencoder.behaviour import WindowCoder, stack_tokens
+from weightspace.autoencoder.behaviour import WindowCoder, answer_decoded, stack_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.generation.config import SelectConfig
-from weightspace.generation.generating import Generated, decode_network, latents_of
+from weightspace.generation.generating import Generated, carried_of, decode_network, latents_of
 from weightspace.images import Images
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator
-from weightspace.supervised import answer_stack
 from weightspace.zoo.architecture import Architecture
 
 IMAGES_PER_STEP = 64
@@ -32,9 +31,7 @@ def refine(
         own = [networks[place] for place in places]
         latents = _descend(sane, own, images, config, seed)
         for place, network, found in zip(places, own, latents, strict=True):
-            layout = sane.preparation.frame_of(network.architecture).layout
-            carried = {known: network.weights[known] for known in layout.carried}
-            refined[place] = decode_network(sane, found, network.architecture, carried)
+            refined[place] = decode_network(sane, found, network.architecture, carried_of(sane, network))
     return [refined[place] for place in range(len(networks))]
 
 
@@ -43,19 +40,17 @@ def _descend(
 ) -> Float[Tensor, "networks tokens latent"]:
     architecture: Architecture = networks[0].architecture
     frame = sane.preparation.frame_of(architecture)
-    module = architecture.build().train()
+    module = architecture.build().eval()
     latents = latents_of(networks).clone().requires_grad_()
     rate = config.refine_rate * float(latents.detach().square().mean().sqrt())
     optimizer = torch.optim.Adam([latents], lr=rate)
     coder = WindowCoder(sane.eval(), frame.layout)
     generator = derive_generator(seed, "refine")
-    buffers = [name for name, _ in module.named_buffers()]
     with progress_bar("refining", config.refine) as advance:
         for _ in range(config.refine):
             chosen = torch.randint(len(images.labels), (IMAGES_PER_STEP,), generator=generator)
             stack = stack_tokens(coder.decode(latents), frame, architecture)
-            stack.update({name: stack[name].detach().clone() for name in buffers if name in stack})
-            outputs = answer_stack(module, stack, images.inputs[chosen])
+            outputs = answer_decoded(module, stack, images.inputs[chosen])
             labels = images.labels[chosen].expand(len(networks), -1)
             loss = functional.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
             (gradient,) = torch.autograd.grad(loss.view(len(networks), -1).mean(1).sum(), latents)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 
 from weightspace.autoencoder.sane import SANE
-from weightspace.errors import InputError
-from weightspace.generation.conditioning import condition
+from weightspace.batch_norms import batch_norms
+from weightspace.errors import InputError, require_between
+from weightspace.generation.conditioning import condition, conditioning_images
 from weightspace.generation.config import SelectConfig
-from weightspace.generation.generating import Anchors, Generated, latents_of, sample_networks
+from weightspace.generation.generating import Anchors, Generated, carried_of, latents_of, sample_networks
 from weightspace.generation.refining import refine
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.random_latents import RandomLatents
@@ -21,6 +22,7 @@ from weightspace.generation.samplers.sampler import Sampler
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_seed
 from weightspace.supervised import score_stack, stack_weights
+from weightspace.zoo.recorded_images import require_images
 
 
 class Ranked(NamedTuple):
@@ -50,32 +52,40 @@ def generate_selected(
         config: how many are drawn, in how many rounds.
         seed: decides all that is random.
         sampler: kernel density with its default choices without it. From the second round on, a start from random
-            latents goes on with it as well.
+            latents goes on with its `onwards`.
 
     Raises:
         InputError: fewer draws than networks to keep, or a refusal of `generate`.
     """
     config.check()
+    require_between("the number of networks", count, 1)
     draws = config.draws or count
     if draws < count:
         raise InputError(f"expected at least {count} draws to keep {count} networks, found {draws}")
-    sampler = sampler or KernelDensity()
-    ranked = Ranked([], [])
+    require_images_for(anchors, images)
+    inputs = conditioning_images(images.train, min(config.condition, len(images.train.labels)), seed)
+    sampler, ranked = sampler or KernelDensity(), Ranked([], [])
     for number in range(config.rounds):
         made = sample_networks(sane, anchors, draws, seed=derive_seed(seed, "round", number), sampler=sampler)
-        ranked = rank([condition(network, images, config.condition) for network in made], images)
+        ranked = rank([condition(network, inputs) for network in made], images)
         if number + 1 < config.rounds:
-            anchors = _anchors_from(ranked.networks[: config.keep], anchors)
-            sampler = KernelDensity() if isinstance(sampler, RandomLatents) else sampler
+            anchors = _anchors_from(sane, ranked.networks[: config.keep], anchors)
+            sampler = sampler.onwards if isinstance(sampler, RandomLatents) else sampler
     if not config.refine:
         return Ranked(ranked.networks[:count], ranked.accuracies[:count])
     kept = refine(sane, ranked.networks[:count], images.train, config, seed=seed)
-    return rank([condition(network, images, config.condition) for network in kept], images)
+    return rank([condition(network, inputs) for network in kept], images)
 
 
-def _anchors_from(networks: list[Generated], before: Anchors) -> Anchors:
+def require_images_for(anchors: Anchors, images: ImageSet) -> None:
+    """Raise `InputError` unless the anchors' networks take such images."""
+    for architecture in anchors.architectures:
+        require_images(architecture, images)
+
+
+def _anchors_from(sane: SANE, networks: list[Generated], before: Anchors) -> Anchors:
     """The best networks of a round as the anchors of the next."""
-    carried = [{name: network.weights[name] for name in before.carried[0]} for network in networks]
+    carried = [carried_of(sane, network) for network in networks]
     return Anchors(latents_of(networks), before.layers, [network.architecture for network in networks], carried)
 
 
@@ -98,6 +108,8 @@ def generate_with(
     wanted = [name for name in ("draws", "refine") if getattr(config, name)] + (["rounds"] if config.rounds > 1 else [])
     if images is not None:
         return generate_selected(sane, anchors, count, images, config, seed=seed, sampler=sampler).networks
+    if config.condition and any(anchors.carried) and any(batch_norms(own.build()) for own in anchors.architectures):
+        raise InputError("expected images (--data) to condition batch norms on, or --condition 0, found neither")
     if wanted:
         raise InputError(f"expected images (--data) for --{wanted[0]}, found none, nor those of the anchors' zoo")
     return sample_networks(sane, anchors, count, seed=seed, sampler=sampler)

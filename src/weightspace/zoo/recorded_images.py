@@ -1,9 +1,13 @@
-"""The images a zoo was trained on, as far as they can be found again."""
+"""The images a zoo was trained on, as far as they can be found again, and whether others fit its networks."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from weightspace.errors import InputError
 from weightspace.images import ImageSet, open_images
+from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
 from weightspace.zoo.zoo import Zoo
 
 
@@ -18,9 +22,28 @@ def recorded_images(zoo: Zoo) -> ImageSet | None:
     source = str(about["source"])
     if source != "digits" and not Path(source).is_file():
         return None
-    size = about.get("shape", [None])[-1]
+    size = square_size(about.get("shape", ()))
     first, second = about.get("limits", (None, None))
     try:
         return open_images(source, size=size, seed=int(about.get("seed", 0)), limits=(first, second))
     except InputError:
         return None
+
+
+def square_size(shape: Sequence[int]) -> int | None:
+    """The side of square images of a shape (channels, height, width); None for others, which are not resized."""
+    return int(shape[-1]) if len(shape) >= 2 and shape[-1] == shape[-2] else None
+
+
+def require_images(architecture: Architecture, images: ImageSet) -> None:
+    """Raise `InputError` unless networks of an architecture take such images and have an output for every class."""
+    shape, found = architecture.example_shape, list(images.train.inputs.shape[1:])
+    if shape is not None and list(shape[1:]) != found:
+        raise InputError(f"expected images of shape {list(shape[1:])} for {architecture.id}, found {found}")
+    if architecture.factory in OUR_FACTORIES and shape is not None:
+        with torch.no_grad():
+            outputs = architecture.build().eval()(architecture.example()).shape[-1]
+        if images.classes > outputs:
+            raise InputError(
+                f"expected images of at most {outputs} classes for {architecture.id}, found {images.classes}"
+            )

@@ -17,7 +17,8 @@ def make_sampler(config: SamplerConfig) -> Sampler:
         InputError: an option out of range.
     """
     config.check()
-    name, absolute = config.sampler, config.bandwidth_in == "latents"
+    name, relative = config.sampler, config.bandwidth_in == "spread"
+    density = KernelDensity(bandwidth=config.bandwidth, relative=relative, anchor=config.anchor, noise=config.noise)
     if name == "published":
         return published(config.bandwidth)
     if name == "gaussian":
@@ -32,5 +33,5 @@ def make_sampler(config: SamplerConfig) -> Sampler:
             bandwidth=config.bandwidth if config.noisy else 0.0,
         )
     if name == "random":
-        return RandomLatents(scale=config.scale)
-    return KernelDensity(bandwidth=config.bandwidth, relative=not absolute, anchor=config.anchor, noise=config.noise)
+        return RandomLatents(scale=config.scale, onwards=density)
+    return density

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.errors import require_between
+from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Samples, fitted
 
 
@@ -17,10 +18,12 @@ class RandomLatents:
     Attributes:
         scale: their standard deviation (the published code: 10, in its latent units).
         relative: `scale` is a share of the root mean square of all anchors' latents.
+        onwards: what later rounds of bootstrapping sample with.
     """
 
     scale: float = 1.0
     relative: bool = True
+    onwards: KernelDensity = field(default_factory=KernelDensity)
     latents: Tensor | None = field(default=None, repr=False, compare=False)
     keeps_anchor: bool = field(default=True, init=False, repr=False, compare=False)
 
