@@ -21,6 +21,7 @@ from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.tuning import tune
 from weightspace.corpus.config import PreparationConfig
+from weightspace.generation.acquainting import acquaint
 from weightspace.generation.comparing import compare
 from weightspace.generation.config import EvaluateConfig, SelectConfig
 from weightspace.generation.generating import Anchors, Generated, encode_anchors
@@ -216,8 +217,8 @@ def latent_bandwidth(sane: SANE, setting: Setting, name: str) -> float:
 def transfer(setting: Setting, pair: str) -> list[Row]:
     """Table 13: a SANE of one task, anchors trained for 2 epochs on another, networks for that other task."""
     source, target = pair.split("->")
-    sane = setting.tuned(source)
     chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
+    sane = acquaint(setting.tuned(source), chosen)
     methods = {
         "SANE, subsampled": Method(sane, SAMPLER, SUBSAMPLED),
         "SANE, kernel density": Method(sane, SAMPLER, PLAIN),

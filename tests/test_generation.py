@@ -8,6 +8,7 @@ import torch
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.generation.acquainting import acquaint
 from weightspace.generation.beside import (
     ANCHORS,
     AVERAGE,
@@ -41,6 +42,8 @@ from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.config import GrowConfig
+from weightspace.zoo.growing import grow
 from weightspace.zoo.zoo import Zoo
 
 ANCHOR_LATENTS = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -163,6 +166,26 @@ def test_anchors_are_training_members_chosen_by_validation(sane: SANE, zoo: Zoo,
     assert set(training_members(sane, zoo.where(lambda t: ~t["member"].isin(sane.members))).members) == set(
         parts[1].members + parts[2].members
     )
+
+
+def test_an_architecture_that_is_new_is_aligned_to_an_anchor(sane: SANE, digits: ImageSet, tmp_path: Path) -> None:
+    config = GrowConfig(members=5, epochs=1, learning_rate="1e-2", plan="stacked", workers=1)
+    wider = grow("mlp:12", digits, config, tmp_path / "wider").last()
+    one = wider.where(architecture=str(wider.table["architecture"].iloc[0]))
+    assert acquaint(sane, choose_anchors(sane, one, 1)) is not sane
+    knowing = acquaint(sane, one)
+    architecture = next(own for own in one.architectures.values() if own.id == one.table["architecture"].iloc[0])
+    frame = knowing.preparation.frame_of(architecture)
+    assert frame.symmetry is not None and "aligned to an anchor" in frame.note
+    assert sane.preparation.frame_of(architecture).symmetry is None, "the model itself stays as it is"
+    weights = one.weights(0)
+    shuffled = permute(weights, frame.symmetry, random_permutations(frame.symmetry, derive_generator(0)))
+    again = knowing.preparation.canonicalize(shuffled, architecture)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(again[name], tensor)
+    made = generate_networks(knowing, one, 2, seed=0)
+    architecture.build().load_state_dict(made[0].weights)
+    assert acquaint(knowing, one) is knowing
 
 
 def test_latents_of_anchors_are_those_of_the_zoo(sane: SANE, anchors: Zoo) -> None:

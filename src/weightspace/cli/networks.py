@@ -75,6 +75,7 @@ def generate(
     """
     prepare_torch()
     from weightspace.autoencoder.sane import SANE
+    from weightspace.generation.acquainting import acquaint
     from weightspace.generation.choosing import choose_anchors, tuned_sampler
     from weightspace.generation.coverage import describe_counts
     from weightspace.generation.generating import describe_generation, encode_anchors, write_generated
@@ -90,6 +91,7 @@ def generate(
         known = ", ".join(zoo.architectures)
         raise InputError(f"expected one of the architectures {known}, found '{architecture}'")
     chosen = choose_anchors(sane, zoo, best, by=by, architecture=architecture)
+    sane = acquaint(sane, chosen)
     sampler, encoded = make_sampler(sampling), encode_anchors(sane, chosen)
     if choose_bandwidth:
         validation = open_split(anchors, split, int(sane.about.get("training", {}).get("seed", 0)))[1]

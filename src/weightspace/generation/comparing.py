@@ -9,6 +9,7 @@ import numpy as np
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.generation.acquainting import acquaint
 from weightspace.generation.beside import SCRATCH, Beside, controls_of
 from weightspace.generation.choosing import training_members
 from weightspace.generation.conditioning import conditioning_images
@@ -60,6 +61,7 @@ def compare_generated(
     if len(places) != len(wanted) or not wanted:
         raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(places)} of them")
     anchors = replace(zoo, table=zoo.table.loc[places.index])
+    sane = acquaint(sane, anchors)
     shape = next(iter(generated.architectures.values())).example_shape
     if shape is None:
         raise InputError(f"expected an architecture that can be run in {generated.folder}, found none")
@@ -109,7 +111,8 @@ def compare(
     inputs = conditioning_images(images.train, min(select.condition, len(images.train.labels)), config.seed)
     first = next(iter(generated.values()))
     for architecture in {network.architecture.id: network.architecture for network in first}.values():
-        own = _generated_populations(generated, architecture, sane.latents_per_weight)
+        layout = sane.preparation.frame_of(architecture).layout
+        own = _generated_populations(generated, architecture, len(layout) * sane.config.latent_width / layout.size)
         near = anchors.where(architecture=architecture.id)
         canonical = [sane.preparation.canonicalize(near.weights(row), architecture) for row in range(len(near))]
         reference = NoveltyReference(train, sane.preparation, architecture)
