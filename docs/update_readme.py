@@ -28,7 +28,7 @@ def demo_output(run: Path) -> str:
     """What the demo prints after its stages."""
     results = read_results(run)
     console = Console(width=tables.WIDTH, file=io.StringIO(), record=True)
-    for table in [*tables.reading_tables(results["reading"]), tables.writing_table(results["writing"])]:
+    for table in [*tables.reading_tables(results["reading"]), *tables.writing_tables(results["writing"])]:
         console.print(tables.draw_table(table))
         console.print()
     lines = [line.rstrip() for line in console.export_text().splitlines()]

@@ -137,7 +137,7 @@ def evaluate(
     prepare_torch()
     from weightspace.generation.comparing import compare_generated
     from weightspace.images import open_images
-    from weightspace.report.tables import print_table, writing_table
+    from weightspace.report.tables import print_table, writing_tables
     from weightspace.zoo.zoo import Zoo
 
     generated = Zoo.open(folder)
@@ -145,7 +145,8 @@ def evaluate(
     if as_json:
         print_json(rows)
         return
-    print_table(writing_table(rows))
+    for table in writing_tables(rows):
+        print_table(table)
     print(f"{folder}: {len(generated)} networks, all methods under one schedule")
 
 

@@ -20,13 +20,13 @@ def demo(
     prepare_torch()
     _log_stages("weightspace.demo")
     from weightspace.demo.story import run_demo
-    from weightspace.report.tables import print_table, reading_tables, writing_table
+    from weightspace.report.tables import print_table, reading_tables, writing_tables
 
     results = run_demo(out, config, force=force)
     if as_json:
         print_json(results)
         return
-    for table in [*reading_tables(results["reading"]), writing_table(results["writing"])]:
+    for table in [*reading_tables(results["reading"]), *writing_tables(results["writing"])]:
         print()
         print_table(table)
     print()

@@ -37,7 +37,7 @@ NOISE, NOISE_FUNCTION = "anchor + noise", "anchor + noise, same functional novel
 WEIGHTS, WEIGHTS_NEW, AVERAGE = "anchors, interpolated", "anchors, interpolated, as new", "average of anchors"
 GAUSSIAN, DENSITY, HYPER = "PCA + Gaussian", "PCA + kernel density", "hyper-representation, kernel density"
 DENSITY_BANDWIDTHS, HYPER_BANDWIDTH = (0.05, 0.1, 0.2, 0.4), 0.2
-FEWEST_BETWEEN = 30
+BETWEEN = 3
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> lis
     linear = WeightComponents(beside.reference.flat, len(layout) * beside.sane.config.latent_width, space)
     per_weight = linear.size / layout.size
     draws = max(beside.count, beside.draws)
-    between = interpolate(anchors, space, count=max(draws, FEWEST_BETWEEN), seed=seed)
+    between = interpolate(anchors, space, count=max(draws, BETWEEN * beside.count), seed=seed)
+    as_new = _as_new(beside, between, float(np.median(novelty.weights)))
     gaussian = linear.sample_gaussian(anchors, count=draws, seed=seed)
     density = linear.sample_density(anchors, bandwidths=DENSITY_BANDWIDTHS, count=draws, seed=seed)
     made = [
@@ -96,7 +97,7 @@ def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> lis
         Population(MEMBERS, architecture, random_members(beside, seed)),
         *_noisy(beside, novelty, draws, seed),
         Population(WEIGHTS, architecture, beside.best(between[:draws])),
-        Population(WEIGHTS_NEW, architecture, beside.best(_as_new(beside, between, float(np.median(novelty.weights))))),
+        Population(WEIGHTS_NEW, architecture, beside.best(as_new[:draws])),
         Population(AVERAGE, architecture, beside.best(average(anchors, space, count=draws, seed=seed))),
         Population(GAUSSIAN, architecture, beside.best(gaussian), per_weight),
         Population(DENSITY, architecture, beside.best(density), per_weight),

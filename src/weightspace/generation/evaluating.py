@@ -1,5 +1,6 @@
 """Fine-tune and score populations of networks under one schedule, so that methods can be compared."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.generation.config import EvaluateConfig
 from weightspace.images import ImageSet
+from weightspace.progress import progress_bar
 from weightspace.randomness import derive_seed
 from weightspace.supervised import FitConfig, fit_stack, predict_stack, stack_weights
 from weightspace.weights import Weights
@@ -70,10 +72,12 @@ def evaluate(populations: list[Population], images: ImageSet, config: EvaluateCo
     for population in populations:
         by_architecture.setdefault(population.architecture.id, []).append(population)
     answered: dict[tuple[str, int], list[_Answered]] = {}
-    for group in by_architecture.values():
-        for number in range(config.seeds):
-            for place, found in _fine_tune(group, images, config, number).items():
-                answered.setdefault(place, []).append(found)
+    epochs = len(by_architecture) * config.seeds * (max(config.epochs) + 1)
+    with progress_bar("fine-tuning", epochs) as advance:
+        for group in by_architecture.values():
+            for number in range(config.seeds):
+                for place, found in _fine_tune(group, images, config, number, advance).items():
+                    answered.setdefault(place, []).append(found)
     order = {population.method: number for number, population in enumerate(populations)}
     outcomes = [_outcome(*place, parts, config) for place, parts in answered.items()]
     return sorted(outcomes, key=lambda outcome: (order[outcome.method], outcome.epochs))
@@ -88,7 +92,7 @@ class _Answered(NamedTuple):
 
 
 def _fine_tune(
-    group: list[Population], images: ImageSet, config: EvaluateConfig, number: int
+    group: list[Population], images: ImageSet, config: EvaluateConfig, number: int, advance: Callable[[], None]
 ) -> dict[tuple[str, int], _Answered]:
     """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""
     networks = [weights for population in group for weights in population.networks]
@@ -106,6 +110,7 @@ def _fine_tune(
     sizes = [len(population.networks) for population in group]
     found = {}
     for epoch, stack in fitting:
+        advance()
         if epoch in config.epochs:
             outputs = predict_stack(module, stack, images.test.inputs).softmax(-1)
             for population, own in zip(group, outputs.split(sizes), strict=True):

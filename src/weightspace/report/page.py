@@ -9,7 +9,7 @@ import jinja2
 
 from weightspace.errors import InputError
 from weightspace.report.figures import Drawn, draw_figures
-from weightspace.report.tables import Table, reading_tables, writing_table
+from weightspace.report.tables import Table, reading_tables, writing_tables
 
 RESULT_KEYS = ("title", "summary", "findings", "reading", "writing", "made")
 RESULTS_FILE, FIGURES_FILE, REPORT_FILE = "results.json", "figures.json", "report.html"
@@ -25,7 +25,7 @@ def render_report(run: str | Path) -> str:
     missing = [name for name in RESULT_KEYS if name not in results]
     if missing:
         raise InputError(f"expected {', '.join(RESULT_KEYS)} in {Path(run) / RESULTS_FILE}, found no {missing[0]}")
-    tables = [*reading_tables(results["reading"]), writing_table(results["writing"])]
+    tables = [*reading_tables(results["reading"]), *writing_tables(results["writing"])]
     return render_page(results, tables, draw_figures(figures))
 
 

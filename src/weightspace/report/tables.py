@@ -127,33 +127,33 @@ def _logarithms(rows: Sequence[Row]) -> str:
     return ", ".join(dict.fromkeys(row["target"].replace("_", " ") for row in rows if row["scale"] == "log10"))
 
 
-WRITING_NOTE = (
-    "Mean over networks with its 95 % interval. Novelty: distance to the nearest training checkpoint over the median "
-    "distance of two members, in standardised, aligned weights, and the same for predictions. Diversity: median "
-    "distance to the other networks, on the same scale. Together: accuracy of the first networks' mean answer, "
-    "untrained. Shared errors: of the images that either of two networks gets wrong, the share that both do."
+ACCURACY_NOTE = "Mean over networks with its 95 % interval, by epochs of fine-tuning; 0 is untrained."
+NOVELTY_NOTE = (
+    "Novelty: distance to the nearest training checkpoint over the median distance of two members, in standardised, "
+    "aligned weights, and the same for predictions. Diversity: median distance to the other networks, likewise. "
+    "Together: accuracy of the first networks' mean answer. Shared errors: of the images that either of two networks "
+    "gets wrong, the share that both do."
 )
+MEASURES = ("novelty", "functional_novelty", "diversity", "ensemble", "error_overlap", "latents_per_weight")
+HEADINGS = {"ensemble": "together", "error_overlap": "shared errors"}
 
 
-def writing_table(rows: Sequence[Row]) -> Table:
-    """Methods down, epochs of fine-tuning across, with novelty, diversity and ensembles."""
+def writing_tables(rows: Sequence[Row]) -> list[Table]:
+    """Methods down: accuracy by epochs of fine-tuning; then how new and how different networks are, untrained."""
     epochs = sorted({row["epochs"] for row in rows})
-    body = []
+    accuracies, measures = [], []
     for method in dict.fromkeys(row["method"] for row in rows):
         cells = {row["epochs"]: row for row in rows if row["method"] == method}
         first = cells[min(cells)]
-        measured = ("novelty", "functional_novelty", "diversity", "ensemble", "error_overlap")
-        body.append(
-            [
-                method,
-                *(_accuracy(cells.get(epoch)) for epoch in epochs),
-                *("–" if first.get(name) is None else _number(first[name]) for name in measured),
-                _number(first["latents_per_weight"]) if first["latents_per_weight"] else "–",
-            ]
-        )
-    names = ("novelty", "functional novelty", "diversity", "together", "shared errors", "latents per weight")
-    columns = ["method", *(f"epoch {epoch}" for epoch in epochs), *names]
-    return Table("Writing networks: test accuracy after fine-tuning", WRITING_NOTE, columns, body)
+        accuracies.append([method, *(_accuracy(cells.get(epoch)) for epoch in epochs)])
+        known = {**first, "latents_per_weight": first["latents_per_weight"] or None}
+        measures.append([method, *("–" if known.get(name) is None else _number(known[name]) for name in MEASURES)])
+    columns = ["method", *(f"epoch {epoch}" for epoch in epochs)]
+    names = ["method", *(HEADINGS.get(name, name.replace("_", " ")) for name in MEASURES)]
+    return [
+        Table("Writing networks: test accuracy", ACCURACY_NOTE, columns, accuracies),
+        Table("Writing networks: how new they are, untrained", NOVELTY_NOTE, names, measures),
+    ]
 
 
 def neighbor_table(network: str, rows: Sequence[Row]) -> Table:
