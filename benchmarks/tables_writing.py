@@ -40,7 +40,7 @@ from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
 EPOCHS: dict[str, tuple[int, ...]] = {}  # of other zoos than the usual; 25 epochs take half an hour of a core
-HYPER_STEPS = {"mnist-cnn-s": 300}
+HYPER_STEPS = {"mnist-cnn-s": 100}
 TRANSFERS = (
     ("scene_digits-cnn-s", "mnist-cnn-s"),
     ("mnist-cnn-s", "usps-cnn-s"),

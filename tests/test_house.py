@@ -12,8 +12,8 @@ import weightspace
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
     {"errors", "randomness", "progress", "wrappers", "interrupting"},
-    {"weights", "outputs", "images", "spreading", "batch_norms"},
-    {"supervised"},
+    {"weights", "outputs", "images", "spreading"},
+    {"supervised", "batch_norms"},
     {"symmetry", "tokens", "zoo"},
     {"corpus"},
     {"autoencoder"},

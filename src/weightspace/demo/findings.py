@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from weightspace.analysis.probing.comparing import CHOSEN
-from weightspace.generation.beside import ANCHORS, NOISE, SCRATCH
+from weightspace.generation.beside import ANCHORS, MEMBERS, NOISE, SCRATCH
 from weightspace.generation.comparing import GENERATED
 
 READABLE = 0.1
@@ -69,7 +69,7 @@ def _writing_sentences(rows: Rows) -> list[str]:
 
 
 def better_methods(rows: Rows) -> list[str]:
-    """Methods that are better than ours before any training, the anchors themselves apart."""
+    """Methods that are better than ours before any training, real members apart."""
     first = [row for row in rows if row["epochs"] == min(row["epochs"] for row in rows)]
     ours = next(row["accuracy"] for row in first if row["method"] == GENERATED)
-    return [row["method"] for row in first if row["accuracy"] > ours and row["method"] != ANCHORS]
+    return [row["method"] for row in first if row["accuracy"] > ours and row["method"] not in (ANCHORS, MEMBERS)]

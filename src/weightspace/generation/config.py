@@ -106,6 +106,9 @@ class SelectConfig:
     keep: int = 5
     """Networks of a round that become anchors of the next."""
 
+    spread: bool = True
+    """Keep the best network of every anchor first, so that those kept differ; otherwise the best ones (the paper)."""
+
     condition: int = 1_000
     """Training images over which the running statistics of batch norms are averaged; 0: as generated."""
 

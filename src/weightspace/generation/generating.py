@@ -36,12 +36,14 @@ class Generated(NamedTuple):
         coverage: how many numbers were `generated`, `conditioned` (batch-norm statistics averaged over images) and
             `carried` over from an anchor.
         latents: what it was decoded from, if it was just now.
+        anchor: the number of the anchor it is centred on; -1 if there is no single one.
     """
 
     architecture: Architecture
     weights: Weights
     coverage: dict[str, int]
     latents: Float[Tensor, "tokens latent"] | None = None
+    anchor: int = -1
 
 
 class Anchors(NamedTuple):
@@ -98,7 +100,8 @@ def sample_networks(
     networks = []
     for latents, chosen in zip(samples.latents, samples.anchors, strict=True):
         anchor = max(0, int(chosen[0]))
-        networks.append(decode_network(sane, latents, anchors.architectures[anchor], anchors.carried[anchor]))
+        made = decode_network(sane, latents, anchors.architectures[anchor], anchors.carried[anchor])
+        networks.append(made._replace(anchor=anchor) if sampler.keeps_anchor else made)
     return networks
 
 

@@ -26,7 +26,7 @@ from weightspace.zoo.recorded_images import require_images
 
 
 class Ranked(NamedTuple):
-    """Networks, best first, with their accuracy on validation images."""
+    """Networks with their accuracy on validation images, in the order in which they are kept."""
 
     networks: list[Generated]
     accuracies: list[float]
@@ -68,6 +68,7 @@ def generate_selected(
     for number in range(config.rounds):
         made = sample_networks(sane, anchors, draws, seed=derive_seed(seed, "round", number), sampler=sampler)
         ranked = rank([condition(network, inputs) for network in made], images)
+        ranked = spread_out(ranked) if config.spread else ranked
         if number + 1 < config.rounds:
             anchors = _anchors_from(sane, ranked.networks[: config.keep], anchors)
             sampler = sampler.onwards if isinstance(sampler, RandomLatents) else sampler
@@ -75,6 +76,18 @@ def generate_selected(
         return Ranked(ranked.networks[:count], ranked.accuracies[:count])
     kept = refine(sane, ranked.networks[:count], images.train, config, seed=seed)
     return rank([condition(network, inputs) for network in kept], images)
+
+
+def spread_out(ranked: Ranked) -> Ranked:
+    """The best of every anchor first, then the second of every anchor, and so on; blends count as an anchor each."""
+    turns: dict[int, int] = {}
+    order = []
+    for place, network in enumerate(ranked.networks):
+        turn = turns.get(network.anchor, 0) if network.anchor >= 0 else 0
+        turns[network.anchor] = turn + 1
+        order.append((turn, place))
+    places = [place for _, place in sorted(order)]
+    return Ranked([ranked.networks[place] for place in places], [ranked.accuracies[place] for place in places])
 
 
 def require_images_for(anchors: Anchors, images: ImageSet) -> None:
