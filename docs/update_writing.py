@@ -208,7 +208,7 @@ def main() -> None:
         "same": "\n\n".join(map(zoo_table, files)),
         "paper": published("3", "4", "7"),
         "samplers": "\n\n".join(map(zoo_table, load("samplers"))),
-        "fidelity": fidelity(load("fidelity")),
+        "fidelity": fidelity(load("fidelity")) if load("fidelity") else "",
         "transfer": "\n\n".join(map(zoo_table, load("transfer"))),
         "architectures": "\n\n".join(map(zoo_table, load("architectures"))),
         "resnet": "\n\n".join(map(zoo_table, load("resnet"))),
@@ -216,7 +216,7 @@ def main() -> None:
         "anchors": "\n\n".join(anchors_table(found) for found in load("anchors")),
     }
     for name, block in blocks.items():
-        text = replace_block(text, name, block)
+        text = replace_block(text, name, block or f"Not run yet: `benchmarks/tables_writing.sh {name}`.")
     PAGE.write_text(text)
     README.write_text(replace_block(README.read_text(), "writing", short(files)))
     draw(files)
