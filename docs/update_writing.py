@@ -218,8 +218,9 @@ def main() -> None:
     for name, block in blocks.items():
         text = replace_block(text, name, block or f"Not run yet: `benchmarks/tables_writing.sh {name}`.")
     PAGE.write_text(text)
-    README.write_text(replace_block(README.read_text(), "writing", short(files)))
-    draw(files)
+    if files:
+        README.write_text(replace_block(README.read_text(), "writing", short(files)))
+        draw(files)
 
 
 def anchors_table(found: dict[str, Any]) -> str:
