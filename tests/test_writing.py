@@ -111,6 +111,22 @@ def test_without_images_nothing_is_selected(sane: SANE, anchors: Anchors) -> Non
         generate_with(sane, anchors, 2, None, SelectConfig(rounds=2))
 
 
+def test_images_that_do_not_fit_the_networks_are_refused(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
+    narrow = digits._replace(train=Images(digits.train.inputs[..., :4], digits.train.labels))
+    with pytest.raises(InputError, match=r"images of shape \[1, 8, 8\] for mlp-64-8-10-tanh, found \[1, 8, 4\]"):
+        generate_selected(sane, anchors, 1, narrow, SelectConfig())
+    with pytest.raises(InputError, match="images of at most 10 classes for mlp-64-8-10-tanh, found 12"):
+        generate_selected(sane, anchors, 1, digits._replace(classes=12), SelectConfig())
+    with pytest.raises(InputError, match="number of networks to be at least 1"):
+        generate_selected(sane, anchors, 0, digits, SelectConfig(draws=5))
+
+
+def test_anchors_are_not_chosen_by_test_images_or_losses(sane: SANE, zoo: Zoo) -> None:
+    for by in ("test_accuracy", "validation_loss"):
+        with pytest.raises(InputError, match=f"no loss and not of test images, found '{by}'"):
+            choose_anchors(sane, zoo, 2, by=by)
+
+
 def test_refining_moves_latents_and_lowers_the_loss(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
     made = sample_networks(sane, anchors, 3, seed=0)
     refined = refine(sane, made, digits.train, SelectConfig(refine=40, refine_rate=0.1), seed=0)
