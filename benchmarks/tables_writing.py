@@ -39,7 +39,6 @@ from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
-EPOCHS: dict[str, tuple[int, ...]] = {}  # of other zoos than the usual; 25 epochs take half an hour of a core
 HYPER_STEPS = {"mnist-cnn-s": 100}
 TRANSFERS = (
     ("scene_digits-cnn-s", "mnist-cnn-s"),
@@ -165,7 +164,7 @@ def same(setting: Setting, name: str) -> list[Row]:
         "SANE, random start, bootstrapped": Method(sane, RandomLatents(), SelectConfig(draws=DRAWS, rounds=5)),
         "SANE before tuning, subsampled": Method(plain, SAMPLER, SUBSAMPLED),
     }
-    config = EvaluateConfig(epochs=EPOCHS.get(name, (0, 1, 5)), hyper_steps=HYPER_STEPS.get(name, 0), seed=SEED)
+    config = EvaluateConfig(epochs=(0, 1, 5), hyper_steps=HYPER_STEPS.get(name, 0), seed=SEED)
     return rows_of(setting, name, sane, methods, anchors_of(setting.parts(name)[0]), config)
 
 

@@ -297,7 +297,7 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     about = describe_generation(sane_folder, anchors, SamplerConfig(), relative_to=tmp_path / "out")
     generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
     assert not about["sane"].startswith("/")
-    rows = compare_generated(generated, lambda **given: digits, EvaluateConfig(epochs=(0, 1), hyper_steps=4))
+    rows = compare_generated(generated, "digits", EvaluateConfig(epochs=(0, 1), hyper_steps=4))
     methods = [
         GENERATED,
         ANCHORS,
@@ -320,8 +320,8 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     assert by_method[ANCHORS]["novelty"] < 1e-3 and by_method[GENERATED]["latents_per_weight"] > 0
     assert abs(by_method[NOISE]["novelty"] - by_method[GENERATED]["novelty"]) < 0.05
     with pytest.raises(InputError, match="found a zoo that was not generated"):
-        compare_generated(zoo, lambda **given: digits, EvaluateConfig())
+        compare_generated(zoo, "digits", EvaluateConfig())
     (tmp_path / "deep").mkdir()
     moved = Path(shutil.move(tmp_path / "out", tmp_path / "deep" / "er"))
     with pytest.raises(InputError, match="expected a trained SANE"):
-        compare_generated(Zoo.open(moved), lambda **given: digits, EvaluateConfig())
+        compare_generated(Zoo.open(moved), "digits", EvaluateConfig())

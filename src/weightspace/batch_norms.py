@@ -15,16 +15,19 @@ SMALLEST_VARIANCE = 1e-4
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """A module's batch norms that keep running statistics."""
-    norms = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
-    return [norm for norm in norms if norm.running_mean is not None]
+    return list(_named_norms(module).values())
+
+
+def _named_norms(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    norms = ((name, part) for name, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+    return {name: norm for name, norm in norms if norm.running_mean is not None}
 
 
 def norm_statistics(module: nn.Module) -> list[str]:
     """Names of the running means, variances and counters of a module's batch norms, as in its state dict."""
     return [
         f"{name}.{statistic}" if name else statistic
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None
+        for name in _named_norms(module)
         for statistic in ("running_mean", "running_var", "num_batches_tracked")
     ]
 

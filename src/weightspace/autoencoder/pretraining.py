@@ -123,7 +123,7 @@ def _describe_run(zoo: Zoo, sane: SANEConfig, preparation: PreparationConfig) ->
         "sane": asdict(sane),
         "preparation": asdict(preparation),
         "zoo": [hash_input(folder) for folder in zoo.folders],
-        "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
+        "checkpoints": zoo.checkpoints,
     }
 
 

@@ -91,7 +91,7 @@ def _describe_run(folder: Path, zoo: Zoo, images: Images) -> dict[str, Any]:
     return {
         "model": hash_input(folder),
         "zoo": [hash_input(own) for own in zoo.folders],
-        "checkpoints": [[str(m), int(e)] for m, e in zip(zoo.table["member"], zoo.table["epoch"], strict=True)],
+        "checkpoints": zoo.checkpoints,
         "images": [len(images.inputs), float(images.inputs.double().sum()), int(images.labels.sum())],
     }
 

@@ -1,8 +1,7 @@
 """Commands that write networks and evaluate them."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -24,10 +23,6 @@ from weightspace.cli.shared import (
 )
 from weightspace.errors import InputError, require_between
 from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
-
-if TYPE_CHECKING:
-    from weightspace.images import ImageSet
-    from weightspace.zoo.zoo import Zoo
 
 
 def generate(
@@ -82,6 +77,7 @@ def generate(
     from weightspace.generation.samplers.named import make_sampler
     from weightspace.generation.selecting import generate_with
     from weightspace.outputs import require_apart
+    from weightspace.zoo.recorded_images import images_for, recorded_images
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [model, anchors])
@@ -96,25 +92,13 @@ def generate(
     if choose_bandwidth:
         validation = open_split(anchors, split, int(sane.about.get("training", {}).get("seed", 0)))[1]
         sampling, sampler = tuned_sampler(sane, sampling, encoded, validation)
-    images = images_of(zoo, data)
+    images = images_for(zoo, data) if data is not None else recorded_images(zoo)
     networks = generate_with(sane, encoded, count, images, select, seed=seed, sampler=sampler)
     about = describe_generation(model, chosen, sampling, relative_to=out, select=select)
     write_generated(networks, out, about=about, seed=seed, force=force)
     coverage = {name: sum(network.coverage[name] for network in networks) for name in networks[0].coverage}
     result = {"networks": count, **coverage, "sampler": about["sampler"], "select": about["select"]}
     print_result(out, f"{count} networks: {describe_counts(coverage)}", result, as_json)
-
-
-def images_of(zoo: "Zoo", data: str | None) -> "ImageSet | None":
-    """The images given, divided and sized as those of the zoo; else those that it names, if they are here."""
-    from weightspace.images import open_images
-    from weightspace.zoo.recorded_images import recorded_images, square_size
-
-    if data is None:
-        return recorded_images(zoo)
-    grown = zoo.about.get("images", {})
-    size = next((square_size(own.example_shape) for own in zoo.architectures.values() if own.example_shape), None)
-    return open_images(data, size=size, seed=grown.get("seed", 0), limits=tuple(grown.get("limits", (None, None))))
 
 
 def evaluate(
@@ -136,12 +120,11 @@ def evaluate(
     """
     prepare_torch()
     from weightspace.generation.comparing import compare_generated
-    from weightspace.images import open_images
     from weightspace.report.tables import print_table, writing_tables
     from weightspace.zoo.zoo import Zoo
 
     generated = Zoo.open(folder)
-    rows = compare_generated(generated, partial(open_images, data), config)
+    rows = compare_generated(generated, data, config)
     if as_json:
         print_json(rows)
         return
@@ -186,11 +169,12 @@ def tune(
     from weightspace.autoencoder.sane import SANE
     from weightspace.autoencoder.tuning import tune as tune_sane
     from weightspace.report.model_card import held_out_networks
+    from weightspace.zoo.recorded_images import images_for, recorded_images
 
     require_between("observe every", observe_every, 0)
     seed = int(SANE.open(model).about.get("training", {}).get("seed", 0))
     train, validation, _ = open_split(zoo, split, seed, fold)
-    images = images_of(train, data)
+    images = images_for(train, data) if data is not None else recorded_images(train)
     if images is None:
         raise InputError(f"expected --data, found none, nor the images that {zoo} was grown with")
     every = observe_every or max(1, behaviour.steps // 4)

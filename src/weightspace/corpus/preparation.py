@@ -72,6 +72,11 @@ class Frame:
             renamed = permute(renamed, self.symmetry, permutations)
         return {own: renamed[name] for name, own in zip(self.names, architecture.shapes, strict=True)}
 
+    def carried_of(self, weights: Mapping[str, Tensor], names: Collection[str]) -> Weights:
+        """What of a network, with these names in the frame's order, is not tokenised; under the frame's names."""
+        renamed = self.rename(weights, names)
+        return {name: renamed[name] for name in self.layout.carried}
+
     def rescale(self, stack: Weights) -> Weights:
         """Stacked networks (under this frame's names) with the canonical scales and signs."""
         for rescaling in self.rescalings:
@@ -181,6 +186,12 @@ class Preparation:
         architectures = {**self.architectures, architecture.id: architecture}
         return replace(self, frames=frames, keys={**self.keys, architecture.id: key}, architectures=architectures)
 
+    def without_alignment(self, architecture: Architecture) -> "Preparation":
+        """A copy that leaves networks of an architecture as they are."""
+        key = self.key_of(architecture)
+        frame = replace(self.frame_of(architecture), symmetry=None, rescalings=())
+        return replace(self, frames={**self.frames, key: frame})
+
     def prepare(self, weights: Mapping[str, Tensor], architecture: Architecture | None = None) -> Prepared:
         """Canonicalise, tokenise and standardise one network.
 
@@ -193,7 +204,7 @@ class Preparation:
         frame = self.frame_of(architecture)
         renamed = frame.rename(self.canonicalize(weights, architecture), architecture.shapes)
         flat = frame.statistics.apply(flatten_weights(renamed, frame.layout), frame.layout)
-        carried = {name: renamed[name] for name in frame.layout.carried}
+        carried = frame.carried_of(weights, architecture.shapes)
         return Prepared(frame, gather_tokens(flat, frame.layout), carried)
 
     def canonicalize(self, weights: Mapping[str, Tensor], architecture: Architecture) -> Weights:

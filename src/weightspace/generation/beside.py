@@ -23,9 +23,9 @@ from weightspace.generation.evaluating import Population
 from weightspace.generation.flat import FlatSpace
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.selecting import validation_accuracy
 from weightspace.images import Images
 from weightspace.randomness import derive_generator
-from weightspace.supervised import score_stack, stack_weights
 from weightspace.tokens.patterns import positions_of
 from weightspace.tokens.tokenizing import gather_tokens
 from weightspace.weights import Weights
@@ -71,7 +71,7 @@ class Beside:
     def best(self, networks: list[Weights]) -> list[Weights]:
         """The best on validation images, best first, their batch norms conditioned."""
         made = [condition_weights(weights, self.architecture, self.inputs) for weights in networks]
-        accuracy = score_stack(self.architecture.build(), stack_weights(made), self.validation).accuracy
+        accuracy = validation_accuracy(self.architecture, made, self.validation)
         return [made[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
 
 
@@ -161,7 +161,6 @@ def hyper_population(beside: Beside, config: EvaluateConfig, draws: int) -> Popu
         sampler = KernelDensity(bandwidth=HYPER_BANDWIDTH).fit(codes[:, None].clone())
         samples = sampler.sample(draws, derive_generator(config.seed, "hyper-representation")).latents[:, 0]
         tokens = model.decode(samples, positions.expand(len(samples), -1, -1)).clone()
-    names = dict(zip(frame.names, architecture.shapes, strict=True))
-    carried = {name: beside.anchors[0][names[name]] for name in frame.layout.carried}
+    carried = frame.carried_of(beside.anchors[0], architecture.shapes)
     networks = [preparation.restore(one, architecture, carried) for one in tokens]
     return Population(HYPER, architecture, beside.best(networks), shape.latent_width / frame.layout.size)

@@ -1,6 +1,6 @@
 """Generated networks beside what they have to beat, under one schedule, with novelty."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.images import ImageSet
 from weightspace.outputs import hash_input
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.recorded_images import require_images, square_size
+from weightspace.zoo.recorded_images import images_for, require_images
 from weightspace.zoo.zoo import Zoo
 
 GENERATED = "SANE, kernel density"
@@ -34,15 +34,13 @@ class Comparison(NamedTuple):
     novelty: dict[str, Novelty]
 
 
-def compare_generated(
-    generated: Zoo, open_images: Callable[..., ImageSet], config: EvaluateConfig
-) -> list[dict[str, Any]]:
+def compare_generated(generated: Zoo, source: str, config: EvaluateConfig) -> list[dict[str, Any]]:
     """Evaluate a generated zoo beside its controls, from what its `zoo.json` records.
 
     Args:
         generated: what `write_generated` wrote.
-        open_images: images of a given `size`, `seed` of their split, and `limits`: those that the anchors' zoo was
-            grown with, so that nothing is tested on images it was trained on.
+        source: of the images; see `open_images`. They are divided as the anchors' zoo was grown with, so that nothing
+            is tested on images it was trained on.
         config: the schedule.
 
     Raises:
@@ -62,9 +60,6 @@ def compare_generated(
         raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(places)} of them")
     anchors = replace(zoo, table=zoo.table.loc[places.index])
     sane = acquaint(sane, anchors)
-    shape = next(iter(generated.architectures.values())).example_shape
-    if shape is None:
-        raise InputError(f"expected an architecture that can be run in {generated.folder}, found none")
     for name, folder in (("sane", generated.folder / sane_folder), ("anchors", generated.folder / zoo_folder)):
         if made.get("hashes", {}).get(name) != hash_input(folder):
             raise InputError(f"expected {folder} as it was when networks were generated, found it changed")
@@ -73,9 +68,7 @@ def compare_generated(
         for row, name in enumerate(generated.table["architecture"])
     ]
     train = training_members(sane, zoo)
-    grown = zoo.about.get("images", {})
-    limits = tuple(grown.get("limits", (None, None)))
-    images = open_images(size=square_size(shape), seed=grown.get("seed", 0), limits=limits)
+    images = images_for(zoo, source)
     for architecture in generated.architectures.values():
         require_images(architecture, images)
     select = SelectConfig(**made["select"])
@@ -108,7 +101,7 @@ def compare(
     populations: list[Population] = []
     novelty: dict[str, list[Novelty]] = {}
     select = select or SelectConfig()
-    inputs = conditioning_images(images.train, min(select.condition, len(images.train.labels)), config.seed)
+    inputs = conditioning_images(images.train, select.condition, config.seed)
     first = next(iter(generated.values()))
     for architecture in {network.architecture.id: network.architecture for network in first}.values():
         layout = sane.preparation.frame_of(architecture).layout

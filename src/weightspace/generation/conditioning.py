@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.batch_norms import batch_norms, norm_statistics, recalibrate_batch_norm
-from weightspace.errors import InputError
 from weightspace.generation.generating import Generated
 from weightspace.images import Images
 from weightspace.randomness import derive_generator
@@ -18,13 +17,7 @@ from weightspace.zoo.architecture import Architecture
 
 
 def conditioning_images(images: Images, count: int, seed: int) -> Float[Tensor, "n ..."]:
-    """So many training images, drawn at random: files are often sorted by class.
-
-    Raises:
-        InputError: there are fewer.
-    """
-    if count > len(images.labels):
-        raise InputError(f"expected at most {len(images.labels)} images to condition batch norms on, found {count}")
+    """At most so many training images, drawn at random: files are often sorted by class."""
     order = torch.randperm(len(images.labels), generator=derive_generator(seed, "conditioning"))
     return images.inputs[order[:count].sort().values]
 

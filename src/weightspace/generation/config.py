@@ -110,7 +110,7 @@ class SelectConfig:
     """Keep the best network of every anchor first, so that those kept differ; otherwise the best ones (the paper)."""
 
     condition: int = 1_000
-    """Training images over which the running statistics of batch norms are averaged; 0: as generated."""
+    """At most so many training images, over which statistics of batch norms are averaged; 0: as generated."""
 
     refine: int = 0
     """Gradient steps on the latents of every kept network, through the decoder, on training images and labels."""

@@ -117,13 +117,11 @@ def encode_anchors(sane: SANE, anchors: Zoo) -> Anchors:
     if len(parts) > 1:
         raise InputError(f"expected anchors with the same shapes, found {len(parts)} different kinds")
     part = parts[0].part
-    carried = []
-    for row in range(len(part.table)):
-        own = anchors.table.index.get_loc(part.table.index[row])
-        weights = anchors.weights(int(own)) if part.frame.layout.carried else {}
-        names = dict(zip(part.frame.names, weights, strict=True)) if weights else {}
-        carried.append({name: weights[names[name]] for name in part.frame.layout.carried})
     architectures = [anchors.architectures[str(name)] for name in part.table["architecture"]]
+    carried: list[Weights] = [{} for _ in architectures]
+    for number, architecture in enumerate(architectures if part.frame.layout.carried else []):
+        weights = anchors.weights(int(anchors.table.index.get_loc(part.table.index[number])))
+        carried[number] = part.frame.carried_of(weights, architecture.shapes)
     return Anchors(parts[0].values, part.positions[:, 1], architectures, carried)
 
 
@@ -141,9 +139,8 @@ def decode_network(
 
 def carried_of(sane: SANE, network: Generated) -> Weights:
     """What a network's latents do not hold, under the names of its frame."""
-    frame = sane.preparation.frame_of(network.architecture)
-    names = dict(zip(frame.names, network.architecture.shapes, strict=True))
-    return {name: network.weights[names[name]] for name in frame.layout.carried}
+    architecture = network.architecture
+    return sane.preparation.frame_of(architecture).carried_of(network.weights, architecture.shapes)
 
 
 def latents_of(networks: list[Generated]) -> Float[Tensor, "networks tokens latent"]:
@@ -184,8 +181,6 @@ def describe_generation(
         "select": asdict(select or SelectConfig()),
         "anchors": {
             "zoo": os.path.relpath(anchors.folder, relative_to),
-            "checkpoints": [
-                [str(m), int(e)] for m, e in zip(anchors.table["member"], anchors.table["epoch"], strict=True)
-            ],
+            "checkpoints": anchors.checkpoints,
         },
     }

@@ -10,15 +10,13 @@ from torch.func import functional_call
 from weightspace.autoencoder.inference import encode_tokens, restore
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms, norm_statistics, recalibrate_batch_norm, with_positive_variances
-from weightspace.corpus.preparation import Frame
-from weightspace.corpus.standardizing import Statistics
+from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
 from weightspace.generation.coverage import Coverage
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.randomness import derive_generator, derive_seed
 from weightspace.tokens.patterns import positions_of
-from weightspace.tokens.tokenizing import flatten_weights, gather_tokens
 from weightspace.weights import Weights, find_aliases
 from weightspace.wrappers import shared_prefix, unwrap
 from weightspace.zoo.architecture import Architecture
@@ -29,11 +27,11 @@ INPUTS_TO_COMPARE, TOLERANCE = 8, 1e-3
 
 
 class _Prompts(NamedTuple):
-    """Anchors in the form that a sampler takes: under their own names, aligned or not."""
+    """Anchors under their own names, and how they are prepared: aligned with each other or not."""
 
     weights: list[Weights]
     architecture: Architecture
-    frame: Frame
+    preparation: Preparation
 
 
 def initialize(
@@ -119,13 +117,11 @@ def _prompts(model: nn.Module, sane: SANE, anchors: object, data: Tensor | None)
     if not networks:
         raise InputError("expected at least 1 anchor, found none")
     architecture = known or sane.preparation.architecture_for(networks[0])
-    frame = sane.preparation.frame_of(architecture)
-    if frame.symmetry is None or frame.reference is None:
-        return _Prompts(networks, architecture, frame)
-    aligned = [frame.canonicalize(own, architecture) for own in networks]
-    if known is None and not _computes_the_same(model, networks[0], aligned[0], data):
-        return _Prompts(networks, architecture, frame)
-    return _Prompts(aligned, architecture, frame)
+    preparation = sane.preparation
+    aligned = preparation.canonicalize(networks[0], architecture)
+    if known is None and not _computes_the_same(model, networks[0], aligned, data):
+        preparation = preparation.without_alignment(architecture)
+    return _Prompts(networks, architecture, preparation)
 
 
 def _computes_the_same(model: nn.Module, first: Weights, second: Weights, data: Tensor | None) -> bool:
@@ -156,25 +152,19 @@ def _weights_of(anchors: object) -> list[Weights]:
 
 def _sample(sane: SANE, prompts: _Prompts, sampler: Sampler, seed: int) -> tuple[Weights, frozenset[str]]:
     """One generated network under the anchors' names, and which of its tensors an anchor lent it."""
-    frame, architecture = prompts.frame, prompts.architecture
-    layout, statistics = frame.layout, frame.statistics
+    architecture = prompts.architecture
+    prepared = [prompts.preparation.prepare(own, architecture) for own in prompts.weights]
+    frame = prepared[0].frame
+    layout = frame.layout
     if layout.size == 0:
         raise InputError("expected anchors with 16- or 32-bit floating-point weights, found none")
-    renamed = [frame.rename(own, architecture.shapes) for own in prompts.weights]
-    tokens = torch.stack([_tokens(own, frame, statistics) for own in renamed])
+    tokens = torch.stack([own.tokens for own in prepared])
     fitted = sampler.fit(encode_tokens(sane, tokens, layout), positions_of(layout)[:, 1])
     samples = fitted.sample(1, derive_generator(seed, "sample"))
-    chosen = renamed[max(0, int(samples.anchors[0, 0]))]
-    weights = restore(sane, samples.latents[0], architecture, {name: chosen[name] for name in layout.carried})
+    carried = prepared[max(0, int(samples.anchors[0, 0]))].carried
+    weights = restore(sane, samples.latents[0], architecture, carried)
     names = dict(zip(frame.names, architecture.shapes, strict=True))
     return weights, frozenset(names[name] for name in layout.carried)
-
-
-def _tokens(weights: Weights, frame: Frame, statistics: Statistics) -> Tensor:
-    flat = flatten_weights(weights, frame.layout)
-    if not flat.isfinite().all():
-        raise InputError("expected anchors with finite weights, found NaN or infinity")
-    return gather_tokens(statistics.apply(flat, frame.layout), frame.layout)
 
 
 def _fill(

@@ -65,7 +65,7 @@ class NoveltyReference:
             self.flat = self._space.standardize(self._part.flat)
             self._sorted = self._sort(self.flat)
         self._last = self._last_rows()
-        self._disagreements: dict[int, float] = {}
+        self._disagreements: list[tuple[Tensor, float]] = []
         self.typical_distance = float(np.median(_pair_distances(self.flat[self._last])))
 
     def distances(self, networks: list[Weights], architecture: Architecture) -> tuple[Tensor, Tensor]:
@@ -117,10 +117,11 @@ class NoveltyReference:
 
     def _typical_disagreement(self, images: Images) -> float:
         """Median share of images on which two members differ; kept, as many populations are measured on one set."""
-        known = self._disagreements.get(images.inputs.data_ptr())
-        if known is None:
-            known = self._disagreements[images.inputs.data_ptr()] = self._disagreement_of_pairs(images)
-        return known
+        for inputs, known in self._disagreements:
+            if inputs is images.inputs:
+                return known
+        self._disagreements.append((images.inputs, self._disagreement_of_pairs(images)))
+        return self._disagreements[-1][1]
 
     def _disagreement_of_pairs(self, images: Images) -> float:
         pairs = _pairs(len(self._last))

@@ -8,6 +8,8 @@ test images), and what is returned is the best of the last round (the published 
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms
@@ -19,9 +21,11 @@ from weightspace.generation.refining import refine
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.images import ImageSet
+from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_seed
 from weightspace.supervised import score_stack, stack_weights
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import require_images
 
 
@@ -63,7 +67,7 @@ def generate_selected(
     if draws < count:
         raise InputError(f"expected at least {count} draws to keep {count} networks, found {draws}")
     require_images_for(anchors, images)
-    inputs = conditioning_images(images.train, min(config.condition, len(images.train.labels)), seed)
+    inputs = conditioning_images(images.train, config.condition, seed)
     sampler, ranked = sampler or KernelDensity(), Ranked([], [])
     for number in range(config.rounds):
         made = sample_networks(sane, anchors, draws, seed=derive_seed(seed, "round", number), sampler=sampler)
@@ -128,12 +132,19 @@ def generate_with(
     return sample_networks(sane, anchors, count, seed=seed, sampler=sampler)
 
 
+def validation_accuracy(
+    architecture: Architecture, networks: list[Weights], validation: Images
+) -> Float[Tensor, "networks"]:
+    """What every choice between networks is made by."""
+    return score_stack(architecture.build(), stack_weights(networks), validation).accuracy
+
+
 def rank(networks: list[Generated], images: ImageSet) -> Ranked:
     """Networks by their accuracy on validation images, best first; ties stay in order."""
     accuracies = torch.zeros(len(networks))
     for name in dict.fromkeys(network.architecture.id for network in networks):
         own = [place for place, network in enumerate(networks) if network.architecture.id == name]
-        stack = stack_weights([networks[place].weights for place in own])
-        accuracies[own] = score_stack(networks[own[0]].architecture.build(), stack, images.validation).accuracy
+        weights = [networks[place].weights for place in own]
+        accuracies[own] = validation_accuracy(networks[own[0]].architecture, weights, images.validation)
     order = accuracies.argsort(descending=True, stable=True).tolist()
     return Ranked([networks[place] for place in order], accuracies[order].tolist())

@@ -22,12 +22,24 @@ def recorded_images(zoo: Zoo) -> ImageSet | None:
     source = str(about["source"])
     if source != "digits" and not Path(source).is_file():
         return None
-    size = square_size(about.get("shape", ()))
-    first, second = about.get("limits", (None, None))
     try:
-        return open_images(source, size=size, seed=int(about.get("seed", 0)), limits=(first, second))
+        return images_for(zoo, source)
     except InputError:
         return None
+
+
+def images_for(zoo: Zoo, source: str) -> ImageSet:
+    """Images, sized for a zoo's networks and divided as those it was grown with, so that none changes its part.
+
+    Raises:
+        InputError: no such source; see `open_images`.
+    """
+    about = zoo.about.get("images")
+    about = about if isinstance(about, dict) else {}
+    shapes = [about.get("shape"), *(own.example_shape for own in zoo.architectures.values())]
+    size = next((square_size(shape) for shape in shapes if shape), None)
+    first, second = about.get("limits", (None, None))
+    return open_images(source, size=size, seed=int(about.get("seed", 0)), limits=(first, second))
 
 
 def square_size(shape: Sequence[int]) -> int | None:

@@ -94,6 +94,11 @@ class Zoo:
         return list(dict.fromkeys(self.table["member"]))
 
     @property
+    def checkpoints(self) -> list[list[Any]]:
+        """Member and epoch of every checkpoint, in the order of the table, as JSON has them."""
+        return [[str(m), int(e)] for m, e in zip(self.table["member"], self.table["epoch"], strict=True)]
+
+    @property
     def properties(self) -> list[str]:
         """The columns that are not places: `epoch` and everything recorded about a checkpoint."""
         return ["epoch", *(name for name in self.table.columns if name not in PLACE_COLUMNS)]
