@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from update_reading import markdown
 from update_readme import replace_block
 
-from weightspace.report.figures import COLORS, PRINTED
+from weightspace.report.figures import PRINTED, look_of
 
 ROOT = Path(__file__).parent
 TABLES, PAGE, README = ROOT / "tables", ROOT / "pages" / "writing.md", ROOT.parent / "README.md"
@@ -153,6 +153,7 @@ def fidelity(files: Sequence[dict[str, Any]]) -> str:
 
 def draw(files: Sequence[dict[str, Any]]) -> None:
     """Novelty in weights against accuracy without training, a panel for every zoo."""
+    methods = list(dict.fromkeys(row["method"] for found in files for row in found["rows"]))
     with mpl.rc_context(PRINTED):
         figure = Figure(figsize=(9.6, 2.6 * ((len(files) + 1) // 2) + 0.8), layout="constrained")
         panels = figure.subplots((len(files) + 1) // 2, 2, squeeze=False).flatten()
@@ -160,24 +161,22 @@ def draw(files: Sequence[dict[str, Any]]) -> None:
             axes.axis("off")
         for axes, found in zip(panels, files, strict=False):
             rows = [row for row in found["rows"] if row["epochs"] == 0]
-            for number, row in enumerate(rows):
-                ours = row["method"].startswith("SANE")
+            for row in rows:
                 error = [[row["accuracy"] - row["accuracy_low"]], [row["accuracy_high"] - row["accuracy"]]]
                 axes.errorbar(
                     [row["novelty"]],
                     [row["accuracy"]],
                     error,
-                    fmt="o" if ours else "s",
                     markersize=5,
-                    linewidth=1,
-                    color=COLORS[number % len(COLORS)],
-                    fillstyle="full" if number < len(COLORS) else "none",
+                    elinewidth=1,
                     label=row["method"],
+                    **look_of(methods.index(row["method"])),
                 )
             axes.set(title=next(iter(found["zoos"])), xlabel="novelty in weights", ylabel="accuracy, untrained")
             axes.set_ylim(0, 1)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        drawn = [axes.get_legend_handles_labels() for axes in panels]
+        shown = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+        figure.legend([shown[method] for method in methods], methods, loc="outside lower center", ncols=3, fontsize=8)
         figure.savefig(FIGURE, facecolor="white", metadata={"Date": None})
 
 

@@ -17,7 +17,7 @@ from weightspace.demo.story import run_demo
 from weightspace.errors import InputError
 from weightspace.generation.beside import NOISE, SCRATCH
 from weightspace.generation.comparing import GENERATED
-from weightspace.report.figures import FIGURES
+from weightspace.report.figures import FIGURES, look_of
 from weightspace.report.page import render_report
 from weightspace.zoo.zoo import Zoo
 
@@ -155,6 +155,11 @@ def test_the_quickstart_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("SANE (readout): test_accuracy R²") and lines[1].startswith("s(W)")
     assert len(lines) == 5 and float(lines[-1].split()[-1]) > 0.2
+
+
+def test_no_two_methods_of_a_figure_look_alike() -> None:
+    looks = [tuple(look_of(number).values()) for number in range(36)]
+    assert len(set(looks)) == 36
 
 
 @pytest.mark.slow

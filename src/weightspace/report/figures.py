@@ -28,7 +28,14 @@ STYLE: dict[Any, Any] = {
 }
 # For pictures in files of their own, on white.
 PRINTED: dict[Any, Any] = {key: "#222222" if value == INK else value for key, value in STYLE.items()}
+MARKERS, DASHES = ("o", "^", "s", "D"), ("-", "--", ":", "-.")
 Data = Mapping[str, Any]
+
+
+def look_of(number: int) -> dict[str, Any]:
+    """Color, marker and dashes of the `number`-th of many methods: no two alike below 36."""
+    turn = number // len(COLORS) % len(MARKERS)
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[turn], "linestyle": DASHES[turn]}
 
 
 class Drawn(NamedTuple):
@@ -153,9 +160,10 @@ def _predictions(data: Data) -> Figure:
 
 def _novelty(data: Data) -> Figure:
     figure, axes = _canvas(height=3.8)
-    for method, dots in data["dots"].items():
-        x, y = np.array(dots).T
-        axes.scatter(x, y, s=14, linewidths=0, alpha=0.8, label=method, rasterized=True)
+    for number, (method, dots) in enumerate(data["dots"].items()):
+        (x, y), look = np.array(dots).T, look_of(number)
+        look.pop("linestyle")
+        axes.scatter(x, y, s=14, linewidths=0, alpha=0.8, label=method, rasterized=True, **look)
     axes.set(xlabel="novelty in weights", ylabel="test accuracy, untrained", ylim=(0, 1), xlim=(-0.03, None))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.6)
     return figure
@@ -177,10 +185,11 @@ def _filters(data: Data) -> Figure:
 
 def _fine_tuning(data: Data) -> Figure:
     figure, axes = _canvas()
-    for method, curve in data["curves"].items():
+    for number, (method, curve) in enumerate(data["curves"].items()):
         epochs, middle, low, high = np.array(curve).T
-        (line,) = axes.plot(epochs, middle, marker="o", markersize=4, label=method)
-        axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+        look = look_of(number)
+        axes.plot(epochs, middle, markersize=4, label=method, **look)
+        axes.fill_between(epochs, low, high, alpha=0.2, color=look["color"], linewidth=0)
     axes.set(xlabel="epochs of fine-tuning", ylabel="test accuracy", ylim=(0, 1))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
