@@ -12,6 +12,7 @@ from weightspace.generation.acquainting import acquaint
 from weightspace.generation.beside import (
     ANCHORS,
     AVERAGE,
+    DECODED,
     DENSITY,
     GAUSSIAN,
     HYPER,
@@ -21,6 +22,8 @@ from weightspace.generation.beside import (
     SCRATCH,
     WEIGHTS,
     WEIGHTS_NEW,
+    Beside,
+    decoded_anchors,
 )
 from weightspace.generation.choosing import choose_anchors, training_members
 from weightspace.generation.comparing import GENERATED, compare_generated
@@ -33,6 +36,7 @@ from weightspace.generation.generating import (
     encode_anchors,
     generate,
     generate_networks,
+    sample_networks,
     write_generated,
 )
 from weightspace.generation.novelty import NoveltyReference
@@ -290,6 +294,21 @@ def test_all_methods_train_under_one_schedule(anchors: Zoo, architecture: Archit
         evaluate([], digits)
 
 
+def test_decoded_anchors_are_what_a_density_without_noise_gives(
+    sane: SANE, parts: tuple[Zoo, ...], anchors: Zoo, architecture: Architecture, digits: ImageSet
+) -> None:
+    canonical = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(len(anchors))]
+    inputs = digits.train.inputs[:0]
+    reference = NoveltyReference(parts[0], sane.preparation, architecture)
+    beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 4, 0, inputs)
+    still = sample_networks(sane, encode_anchors(sane, anchors), 40, sampler=KernelDensity(bandwidth=0.0))
+    made = {network.anchor: network.weights for network in still}
+    assert len(made) == len(anchors)
+    for number, decoded in enumerate(decoded_anchors(beside)):
+        for name, tensor in decoded.items():
+            torch.testing.assert_close(tensor, made[number][name], atol=1e-4, rtol=1e-4)
+
+
 def test_a_generated_folder_is_evaluated_beside_its_controls(
     sane: SANE, sane_folder: Path, zoo: Zoo, anchors: Zoo, digits: ImageSet, tmp_path: Path
 ) -> None:
@@ -297,10 +316,11 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     about = describe_generation(sane_folder, anchors, SamplerConfig(), relative_to=tmp_path / "out")
     generated = write_generated(networks, tmp_path / "out", about=about, seed=0)
     assert not about["sane"].startswith("/")
-    rows = compare_generated(generated, "digits", EvaluateConfig(epochs=(0, 1), hyper_steps=4))
+    rows = compare_generated(generated, "digits", EvaluateConfig(epochs=(0, 1), long=3, hyper_steps=4))
     methods = [
         GENERATED,
         ANCHORS,
+        DECODED,
         MEMBERS,
         NOISE,
         NOISE_FUNCTION,
@@ -316,8 +336,11 @@ def test_a_generated_folder_is_evaluated_beside_its_controls(
     needed = {"method", "epochs", "accuracy", "accuracy_low", "accuracy_high", "novelty", "functional_novelty"}
     assert all(needed | {"latents_per_weight"} <= set(row) for row in rows) and json.dumps(rows)
     by_method = {row["method"]: row for row in rows}
-    assert [row["epochs"] for row in rows if row["method"] == SCRATCH] == [0, 1, 2], "for as long as the zoo, too"
+    epochs = {method: [row["epochs"] for row in rows if row["method"] == method] for method in methods}
+    assert epochs[SCRATCH] == [0, 1, 2, 3], "for as long as the zoo, too"
+    assert all(epochs[method] == [0, 1, 3] for method in (GENERATED, ANCHORS, NOISE)) and epochs[AVERAGE] == [0, 1]
     assert by_method[ANCHORS]["novelty"] < 1e-3 and by_method[GENERATED]["latents_per_weight"] > 0
+    assert by_method[DECODED]["novelty"] > 0.05
     assert abs(by_method[NOISE]["novelty"] - by_method[GENERATED]["novelty"]) < 0.05
     with pytest.raises(InputError, match="found a zoo that was not generated"):
         compare_generated(zoo, "digits", EvaluateConfig())

@@ -1,4 +1,4 @@
-"""The populations that generated networks are shown beside: everything honest that needs no SANE."""
+"""The populations that generated networks are shown beside: everything honest that needs no sampling from SANE."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.hyper_representations import fit_hyper_representation
+from weightspace.autoencoder.inference import encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.generation.conditioning import condition_weights
 from weightspace.generation.config import EvaluateConfig
@@ -21,6 +22,7 @@ from weightspace.generation.controls import (
 )
 from weightspace.generation.evaluating import Population
 from weightspace.generation.flat import FlatSpace
+from weightspace.generation.generating import decode_network
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.selecting import validation_accuracy
@@ -33,6 +35,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
 ANCHORS, MEMBERS, SCRATCH = "anchors as they are", "random zoo members", "from scratch"
+DECODED = "anchors, encoded and decoded"
 NOISE, NOISE_FUNCTION = "anchor + noise", "anchor + noise, same functional novelty"
 WEIGHTS, WEIGHTS_NEW, AVERAGE = "anchors, interpolated", "anchors, interpolated, as new", "average of anchors"
 GAUSSIAN, DENSITY, HYPER = "PCA + Gaussian", "PCA + kernel density", "hyper-representation, kernel density"
@@ -76,7 +79,7 @@ class Beside:
 
 
 def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> list[Population]:
-    """Networks made without SANE, as many as were generated, drawn and selected alike.
+    """Networks that SANE did not sample, as many as were generated, drawn and selected alike.
 
     Args:
         beside: what they are made of.
@@ -85,7 +88,8 @@ def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> lis
     """
     architecture, anchors, space, seed = beside.architecture, beside.anchors, beside.space, config.seed
     layout = space.preparation.frame_of(architecture).layout
-    linear = WeightComponents(beside.reference.flat, len(layout) * beside.sane.config.latent_width, space)
+    latents = len(layout) * beside.sane.config.latent_width
+    linear = WeightComponents(beside.reference.flat, latents, space)
     per_weight = linear.size / layout.size
     draws = max(beside.count, beside.draws)
     between = interpolate(anchors, space, count=max(draws, BETWEEN * beside.count), seed=seed)
@@ -94,6 +98,7 @@ def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> lis
     density = linear.sample_density(anchors, bandwidths=DENSITY_BANDWIDTHS, count=draws, seed=seed)
     made = [
         Population(ANCHORS, architecture, anchors),
+        Population(DECODED, architecture, decoded_anchors(beside), latents / layout.size),
         Population(MEMBERS, architecture, random_members(beside, seed)),
         *_noisy(beside, novelty, draws, seed),
         Population(WEIGHTS, architecture, beside.best(between[:draws])),
@@ -105,6 +110,18 @@ def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> lis
     if config.hyper_steps:
         made.append(hyper_population(beside, config, draws))
     return [*made, Population(SCRATCH, architecture, from_scratch(architecture, beside.count, seed))]
+
+
+def decoded_anchors(beside: Beside) -> list[Weights]:
+    """What comes of the anchors without sampling: all that is new in them is what the autoencoder loses."""
+    preparation, architecture = beside.sane.preparation, beside.architecture
+    networks = []
+    for anchor in beside.anchors:
+        prepared = preparation.prepare(anchor, architecture)
+        latents = encode_tokens(beside.sane, prepared.tokens[None], prepared.frame.layout)[0]
+        made = decode_network(beside.sane, latents, architecture, prepared.carried).weights
+        networks.append(condition_weights(made, architecture, beside.inputs))
+    return networks
 
 
 def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Population]:

@@ -10,7 +10,7 @@ import numpy as np
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.generation.acquainting import acquaint
-from weightspace.generation.beside import SCRATCH, Beside, controls_of
+from weightspace.generation.beside import ANCHORS, NOISE, SCRATCH, Beside, controls_of
 from weightspace.generation.choosing import training_members
 from weightspace.generation.conditioning import conditioning_images
 from weightspace.generation.config import EvaluateConfig, SelectConfig
@@ -119,7 +119,7 @@ def compare(
             novelty.setdefault(population.method, []).append(found)
             populations.append(population)
     outcomes = evaluate(populations, images, config)
-    outcomes += _full_length(populations, train, images, config)
+    outcomes += _longer(populations, train, images, config)
     joined = {method: _join(parts) for method, parts in novelty.items()}
     densities = {population.method: population.latents_per_weight for population in populations}
     rows = [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
@@ -134,13 +134,16 @@ def _described(select: SelectConfig) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def _full_length(populations: list[Population], train: Zoo, images: ImageSet, config: EvaluateConfig) -> list[Outcome]:
-    """Training from scratch for as long as the zoo was trained, where that is longer than the schedule."""
-    epochs = config.full_length or int(train.table["epoch"].max())
-    if epochs <= max(config.epochs):
-        return []
-    scratch = [population for population in populations if population.method == SCRATCH]
-    return evaluate(scratch, images, replace(config, epochs=(epochs,)))
+def _longer(populations: list[Population], train: Zoo, images: ImageSet, config: EvaluateConfig) -> list[Outcome]:
+    """What is trained for longer than the schedule: some methods as asked for, scratch for as long as the zoo was."""
+    full = config.full_length or int(train.table["epoch"].max())
+    some = {populations[0].method, ANCHORS, NOISE, SCRATCH}
+    outcomes = []
+    for epochs, methods in ({full: {SCRATCH}} | {config.long: some}).items():
+        if epochs > max(config.epochs):
+            own = [population for population in populations if population.method in methods]
+            outcomes += evaluate(own, images, replace(config, epochs=(epochs,)))
+    return outcomes
 
 
 def _generated_populations(

@@ -30,6 +30,9 @@ class EvaluateConfig:
     full_length: int = 0
     """Networks are also trained from scratch for so many epochs; 0: for as many as the zoo was."""
 
+    long: int = 0
+    """Epochs after which the first method, the anchors, those with noise and scratch are scored as well; 0: none."""
+
     hyper_steps: int = 0
     """Train a hyper-representation (2022) for so many steps and sample from it as well; 0: leave it out."""
 
@@ -41,7 +44,7 @@ class EvaluateConfig:
         require_between("learning rate", self.learning_rate, 1e-12, 1e6)
         for name in ("batch_size", "ensemble", "seeds"):
             require_between(name.replace("_", " "), getattr(self, name), 1)
-        for name in ("full_length", "hyper_steps"):
+        for name in ("full_length", "hyper_steps", "long"):
             require_between(name.replace("_", " "), getattr(self, name), 0)
         for epoch in self.epochs:
             require_between("epochs", epoch, 0)
