@@ -14,18 +14,22 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import measure_fidelity
+from weightspace.autoencoder.fidelity import reconstruct
 from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.refining import Descent
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.tuning import tune
 from weightspace.corpus.config import PreparationConfig
 from weightspace.generation.acquainting import acquaint
 from weightspace.generation.beside import DENSITY_BANDWIDTHS
-from weightspace.generation.comparing import compare
+from weightspace.generation.comparing import compare, table_rows
 from weightspace.generation.config import EvaluateConfig, SelectConfig
+from weightspace.generation.evaluating import Population, evaluate
 from weightspace.generation.generating import Anchors, Generated, encode_anchors
+from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.gaussian import Gaussian
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
@@ -34,8 +38,11 @@ from weightspace.generation.samplers.published import published
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.selecting import generate_selected
-from weightspace.images import ImageSet
+from weightspace.images import Images, ImageSet
 from weightspace.outputs import hash_input, partial_path, to_json
+from weightspace.supervised import predict_stack, stack_weights
+from weightspace.weights import Weights
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo
 
@@ -49,6 +56,7 @@ TRANSFERS = (
 )
 SHARES, SEED = (0.7, 0.15, 0.15), 0
 SHAPE = SANEConfig(latent_width=32, linear_path=True)
+NARROW = replace(SHAPE, latent_width=18)
 TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0, seed=SEED)
 PREPARATION = PreparationConfig(token_width=51)
 BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
@@ -81,13 +89,14 @@ class Setting(NamedTuple):
             raise SystemExit(f"the images of {name} are not here: see zoos.sh")
         return found
 
-    def plain(self, name: str, half: bool = False) -> SANE:
+    def plain(self, name: str, half: bool = False, narrow: bool = False) -> SANE:
         """Pre-trained on training members, or on the first half of their epochs (the protocol of table 3)."""
-        out = self.models / f"{name}{'-half' if half else ''}"
+        out = self.folder(name, half, narrow)
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
             mode = ["resume"] if partial_path(out).exists() else []
-            pretrain(epochs_of(self.parts(name)[0], half), SHAPE, TRAINING, PREPARATION, out=out, mode=mode)
+            shape = NARROW if narrow else SHAPE
+            pretrain(epochs_of(self.parts(name)[0], half), shape, TRAINING, PREPARATION, out=out, mode=mode)
         return SANE.open(out)
 
     def residual(self, name: str) -> SANE:
@@ -100,10 +109,13 @@ class Setting(NamedTuple):
             tune(plain, trained(train), self.images(name).train, RESNET_BEHAVIOUR, out=out)
         return SANE.open(out)
 
-    def tuned(self, name: str, half: bool = False) -> SANE:
+    def folder(self, name: str, half: bool, narrow: bool) -> Path:
+        return self.models / f"{name}{'-half' if half else ''}{'-narrow' if narrow else ''}"
+
+    def tuned(self, name: str, half: bool = False, narrow: bool = False) -> SANE:
         """The same after the behavioural stage."""
-        self.plain(name, half)
-        before = self.models / f"{name}{'-half' if half else ''}"
+        self.plain(name, half, narrow)
+        before = self.folder(name, half, narrow)
         out = before.with_name(f"{before.name}-tuned")
         if not out.exists():
             members = trained(epochs_of(self.parts(name)[0], half))
@@ -271,13 +283,51 @@ def resnet(setting: Setting, name: str) -> list[Row]:
 
 
 def fidelity(setting: Setting, name: str) -> list[Row]:
-    """What held-out members keep when they are encoded and decoded, before and after the behavioural stage."""
-    held_out, images = setting.parts(name)[2].last(), setting.images(name)
-    found = []
-    for label, sane in (("pre-trained", setting.plain(name)), ("tuned", setting.tuned(name))):
-        measured = measure_fidelity(sane, held_out, images.test)
-        found.append({"zoo": name, "method": label, **{k: v for k, v in measured._asdict().items() if k != "r2"}})
-    return found
+    """What held-out members keep once decoded: with many latents and few, and encoded in gradient steps."""
+    train, _, held_out = setting.parts(name)
+    images = setting.images(name)
+    narrow, descent = setting.tuned(name, narrow=True), Descent(images.train)
+    untrained = SANE(narrow.config, narrow.preparation, window=narrow.window)
+    kinds: dict[str, tuple[SANE, Descent | None]] = {
+        "pre-trained": (setting.plain(name), None),
+        "tuned": (setting.tuned(name), None),
+        "few latents, pre-trained": (setting.plain(name, narrow=True), None),
+        "few latents, tuned": (narrow, None),
+        "few latents, tuned, encoded closely": (narrow, descent),
+        "few latents, untrained, encoded closely": (untrained, descent),
+    }
+    populations: list[Population] = []
+    novelty: dict[str, list[Novelty]] = {}
+    agreement: dict[str, list[Tensor]] = {}
+    for architecture in held_out.architectures.values():
+        own = held_out.last().where(architecture=architecture.id)
+        networks = [own.weights(row) for row in range(len(own))]
+        reference = NoveltyReference(train, narrow.preparation, architecture)
+        made = {"held-out members": Decoded(networks, 0.0)}
+        for kind, (sane, closely) in kinds.items():
+            pairs = reconstruct(sane, networks, architecture, closely=closely)
+            per_weight = pairs[0].latents / sum(own.numel() for own in pairs[0].true.values())
+            made[kind] = Decoded([own.made for own in pairs], per_weight)
+        for kind, decoded in made.items():
+            populations.append(Population(kind, architecture, *decoded))
+            novelty.setdefault(kind, []).append(reference.measure(decoded.networks, architecture, images.test))
+            agreement.setdefault(kind, []).append(agreeing(architecture, decoded.networks, networks, images.test))
+    rows = table_rows(populations, evaluate(populations, images, EvaluateConfig(epochs=(0,))), novelty)
+    return [{"zoo": name, **row, "agreement": float(torch.cat(agreement[row["method"]]).mean())} for row in rows]
+
+
+class Decoded(NamedTuple):
+    """Networks that went through an autoencoder, and how many latent numbers it keeps per weight."""
+
+    networks: list[Weights]
+    latents_per_weight: float
+
+
+def agreeing(architecture: Architecture, first: list[Weights], second: list[Weights], images: Images) -> Tensor:
+    """For every pair of networks the share of images on which they give the same answer."""
+    module = architecture.build()
+    answers = [predict_stack(module, stack_weights(own), images.inputs).argmax(-1) for own in (first, second)]
+    return (answers[0] == answers[1]).float().mean(1)
 
 
 def rows_of(

@@ -18,6 +18,7 @@ from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainCon
 from weightspace.autoencoder.fidelity import measure_fidelity
 from weightspace.autoencoder.inference import decode_latents, encode_tokens
 from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.refining import Descent
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.tuning import tune
 from weightspace.corpus.corpus import Corpus, build_corpus
@@ -97,6 +98,9 @@ def test_the_stage_brings_functions_back(parts: tuple[Zoo, ...], digits: ImageSe
     tuned = tune(tmp_path / "sane", parts[0], digits.train, config, out=tmp_path / "tuned")
     after = measure_fidelity(tuned, parts[0].last(), digits.test)
     assert after.agreement > before.agreement + 0.02
+    closely = measure_fidelity(tuned, parts[0].last(), digits.test, closely=Descent(digits.train, steps=40))
+    assert closely.agreement > after.agreement + 0.02, "gradient steps on latents bring back more"
+    assert closely.latents_per_weight == after.latents_per_weight
     assert tuned.about["behaviour"]["steps"] == 60 and SANE.open(tmp_path / "tuned").trained_on(parts[0])
 
 

@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.autoencoder.inference import decode_latents, encode_tokens
+from weightspace.autoencoder.refining import Descent, encode_closely
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.states import Row
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.supervised import predict_stack, stack_weights
+from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.tokenizing import scatter_tokens
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
@@ -77,15 +79,52 @@ class FidelityObserver:
         return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
-class _Pair(NamedTuple):
-    """A network in canonical form, and what came back of it."""
+class Reconstruction(NamedTuple):
+    """A network in canonical form, and what came back of it; both as standardised tokens and as weights."""
 
     architecture: Architecture
+    true_tokens: Float[Tensor, "tokens width"]
+    made_tokens: Float[Tensor, "tokens width"]
     true: Weights
     made: Weights
+    latents: int
 
 
-def measure_fidelity(sane: SANE, zoo: Zoo, images: Images | None = None, squeeze: Squeeze | None = None) -> Fidelity:
+def reconstruct(
+    sane: SANE,
+    networks: Sequence[Weights],
+    architecture: Architecture,
+    *,
+    squeeze: Squeeze | None = None,
+    closely: Descent | None = None,
+) -> list[Reconstruction]:
+    """Encode and decode networks of one architecture; `squeeze` and `closely` as in `measure_fidelity`."""
+    prepared = [sane.preparation.prepare(weights, architecture) for weights in networks]
+    layout = prepared[0].frame.layout
+    true = [sane.preparation.restore(own.tokens, architecture, own.carried) for own in prepared]
+    if closely is None:
+        latents = encode_tokens(sane, torch.stack([own.tokens for own in prepared]), layout)
+    else:
+        latents = encode_closely(sane, true, architecture, closely)
+    latents = torch.stack([squeeze(own) for own in latents]) if squeeze is not None else latents
+    decoded = decode_latents(sane, latents, layout)
+    made = [
+        sane.preparation.restore(tokens, architecture, own.carried)
+        for own, tokens in zip(prepared, decoded, strict=True)
+    ]
+    return [
+        Reconstruction(architecture, own.tokens, tokens, before, after, latents[0].numel())
+        for own, tokens, before, after in zip(prepared, decoded, true, made, strict=True)
+    ]
+
+
+def measure_fidelity(
+    sane: SANE,
+    zoo: Zoo,
+    images: Images | None = None,
+    squeeze: Squeeze | None = None,
+    closely: Descent | None = None,
+) -> Fidelity:
     """Encode and decode every checkpoint of a zoo, and compare.
 
     Args:
@@ -94,21 +133,22 @@ def measure_fidelity(sane: SANE, zoo: Zoo, images: Images | None = None, squeeze
         images: what accuracy and agreement are taken on by the networks that take such images; others, and all
             without images, agree or not on random inputs of their example shape.
         squeeze: what is done to latents in between, to see what fewer of them would keep.
+        closely: move the latents first until decoded networks answer alike (see `encode_closely`).
 
     Raises:
         InputError: no checkpoints, or NaN weights.
     """
     if len(zoo) == 0:
         raise InputError("expected networks to reconstruct, found none")
-    errors = _Errors()
-    pairs: dict[str, list[_Pair]] = {}
-    for row in range(len(zoo)):
-        architecture = zoo.architectures[str(zoo.table["architecture"].iloc[row])]
-        pairs.setdefault(architecture.id, []).append(
-            _reconstruct(sane, zoo.weights(row), architecture, errors, squeeze)
-        )
-    outcomes = torch.cat([_compare(own, images) for own in pairs.values()])
-    agreement, original, reconstructed = outcomes.nanmean(0).tolist()
+    errors, outcomes = _Errors(), []
+    for name in zoo.table["architecture"].unique():
+        alike, architecture = zoo.where(architecture=str(name)), zoo.architectures[str(name)]
+        networks = [alike.weights(row) for row in range(len(alike))]
+        pairs = reconstruct(sane, networks, architecture, squeeze=squeeze, closely=closely)
+        for pair in pairs:
+            errors.add(pair, sane.preparation.frame_of(architecture).layout)
+        outcomes.append(_compare(pairs, images))
+    agreement, original, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
     return Fidelity(
         r2=errors.by_tensor(),
         overall_r2=errors.overall(),
@@ -145,9 +185,11 @@ def measure_layers(sane: SANE, zoo: Zoo, images: Images | None = None) -> list[L
     if len({zoo.architectures[str(name)].signature() for name in zoo.table["architecture"]}) != 1:
         raise InputError("expected networks with the same tensors to compare layer by layer, found several kinds")
     errors = _Errors()
-    pairs = [_reconstruct(sane, *one, errors, None) for one in _networks(zoo)]
-    groups = {own.architecture.id: own.architecture for own in pairs}
+    pairs = [reconstruct(sane, [weights], own)[0] for weights, own in _networks(zoo)]
     frame = sane.preparation.frame_of(pairs[0].architecture)
+    for pair in pairs:
+        errors.add(pair, frame.layout)
+    groups = {own.architecture.id: own.architecture for own in pairs}
     found = []
     for block in frame.layout.blocks:
         tensors = [name for name in (block.name, block.bias) if name is not None]
@@ -160,7 +202,7 @@ def measure_layers(sane: SANE, zoo: Zoo, images: Images | None = None) -> list[L
     return found
 
 
-def _mix(pair: _Pair, names: list[str]) -> _Pair:
+def _mix(pair: Reconstruction, names: list[str]) -> Reconstruction:
     """The network as it was, but for some tensors."""
     return pair._replace(made={**pair.true, **{name: pair.made[name] for name in names}})
 
@@ -175,26 +217,9 @@ def reconstruction_r2(sane: SANE, zoo: Zoo) -> dict[str, float]:
     """Share of the standardised weights' variance that is reconstructed, by tensor; see `Fidelity`."""
     errors = _Errors()
     for weights, architecture in _networks(zoo):
-        _reconstruct(sane, weights, architecture, errors, None)
+        layout = sane.preparation.frame_of(architecture).layout
+        errors.add(reconstruct(sane, [weights], architecture)[0], layout)
     return errors.by_tensor()
-
-
-def _reconstruct(
-    sane: SANE, weights: Weights, architecture: Architecture, errors: "_Errors", squeeze: Squeeze | None
-) -> _Pair:
-    prepared = sane.preparation.prepare(weights, architecture)
-    layout = prepared.frame.layout
-    latents = encode_tokens(sane, prepared.tokens[None], layout)[0]
-    latents = squeeze(latents) if squeeze is not None else latents
-    tokens = decode_latents(sane, latents[None], layout)[0]
-    true, made = (scatter_tokens(own, layout).split(layout.sizes.tolist()) for own in (prepared.tokens, tokens))
-    for name, one, other in zip(layout.names, true, made, strict=True):
-        errors.add(name, one.double(), other.double())
-    errors.latents += latents.numel()
-    canonical, back = (
-        sane.preparation.restore(own, architecture, prepared.carried) for own in (prepared.tokens, tokens)
-    )
-    return _Pair(architecture, canonical, back)
 
 
 class _Errors:
@@ -208,10 +233,15 @@ class _Errors:
     def weights(self) -> int:
         return int(sum(own[0] for own in self.sums.values()))
 
-    def add(self, name: str, true: Float[Tensor, "entries"], made: Float[Tensor, "entries"]) -> None:
-        count = torch.tensor(float(len(true)), dtype=torch.float64)
-        own = torch.stack([count, true.sum(), true.square().sum(), (made - true).square().sum()])
-        self.sums[name] = self.sums.get(name, torch.zeros(4, dtype=torch.float64)) + own
+    def add(self, one: Reconstruction, layout: TokenLayout) -> None:
+        """Count a network in."""
+        self.latents += one.latents
+        both = (scatter_tokens(own, layout).double() for own in (one.true_tokens, one.made_tokens))
+        parts = (own.split(layout.sizes.tolist()) for own in both)
+        for name, true, made in zip(layout.names, *parts, strict=True):
+            count = torch.tensor(float(len(true)), dtype=torch.float64)
+            own = torch.stack([count, true.sum(), true.square().sum(), (made - true).square().sum()])
+            self.sums[name] = self.sums.get(name, torch.zeros(4, dtype=torch.float64)) + own
 
     def by_tensor(self) -> dict[str, float]:
         return {name: _r2([own]) for name, own in self.sums.items()}
@@ -228,7 +258,7 @@ def _r2(parts: list[Float[Tensor, "4"]]) -> float:
     return 1 - float(sums[:, 3].sum()) / spread if varies else float("nan")
 
 
-def _compare(pairs: list[_Pair], images: Images | None) -> Float[Tensor, "networks 3"]:
+def _compare(pairs: list[Reconstruction], images: Images | None) -> Float[Tensor, "networks 3"]:
     """Agreement, accuracy and accuracy once decoded of networks of one architecture; NaN where unknown."""
     architecture = pairs[0].architecture
     unknown = torch.full((len(pairs), 3), torch.nan)

@@ -1,6 +1,6 @@
 """Generated networks beside what they have to beat, under one schedule, with novelty."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,10 +120,16 @@ def compare(
             populations.append(population)
     outcomes = evaluate(populations, images, config)
     outcomes += _longer(populations, train, images, config)
+    return Comparison(table_rows(populations, outcomes, novelty), outcomes, {m: _join(p) for m, p in novelty.items()})
+
+
+def table_rows(
+    populations: Sequence[Population], outcomes: Sequence[Outcome], novelty: Mapping[str, list[Novelty]]
+) -> list[dict[str, Any]]:
+    """A row for every outcome, with the novelty of its method's networks (a part for every architecture)."""
     joined = {method: _join(parts) for method, parts in novelty.items()}
     densities = {population.method: population.latents_per_weight for population in populations}
-    rows = [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
-    return Comparison(rows, outcomes, joined)
+    return [_row(outcome, joined[outcome.method], densities[outcome.method]) for outcome in outcomes]
 
 
 def _described(select: SelectConfig) -> str:

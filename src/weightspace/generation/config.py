@@ -119,7 +119,7 @@ class SelectConfig:
     """Gradient steps on the latents of every kept network, through the decoder, on training images and labels."""
 
     refine_rate: float = 0.03
-    """Learning rate of these steps (Adam), as a share of the latents' root mean square."""
+    """Learning rate of these steps (Adam), as a share of the latents' root mean square; it falls along a cosine."""
 
     def check(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
