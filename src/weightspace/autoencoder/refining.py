@@ -38,7 +38,7 @@ class Descent(NamedTuple):
     """
 
     images: Images
-    steps: int = 400
+    steps: int = 200
     rate: float = 0.03
     seed: int = 0
 
