@@ -61,12 +61,12 @@ TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0,
 PREPARATION = PreparationConfig(token_width=51)
 BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
 SAMPLER = KernelDensity(bandwidth=0.1)
-RESNET_SHAPE = SANEConfig(latent_width=72, model_width=96, linear_path=True)
-RESNET_PREPARATION = PreparationConfig(token_width=145)
-RESNET_TRAINING = TrainConfig(steps=600, window=256, batch_size=16, contrastive_weight=0.0, noise=0.0, seed=SEED)
+RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
+RESNET_PREPARATION = PreparationConfig(token_width=73)
+RESNET_TRAINING = TrainConfig(steps=400, window=256, batch_size=16, contrastive_weight=0.0, noise=0.0, seed=SEED)
 RESNET_BEHAVIOUR = BehaviourConfig(steps=150, networks=4, mixed=0.0, latent_noise=0.1, windows=3, seed=SEED)
-RESNET_SAMPLER = KernelDensity(bandwidth=0.1)
 DRAWS, KEPT, ANCHORS = 50, 5, 10
+RESNET_DRAWS, RESNET_KEPT = 12, 3
 Row = dict[str, Any]
 COMMAND = "benchmarks/tables_writing.sh"
 
@@ -263,21 +263,21 @@ def resnet(setting: Setting, name: str) -> list[Row]:
     """Tables 4 and 7: residual networks, with batch norms conditioned or as generated, with and without halo."""
     sane, images = setting.residual(name), setting.images(name)
     chosen = anchors_of(setting.parts(name)[0], 5)
-    draws = SelectConfig(draws=20)
+    draws = SelectConfig(draws=RESNET_DRAWS)
     methods = {
-        "SANE, subsampled": Method(sane, RESNET_SAMPLER, draws),
-        "SANE, bootstrapped": Method(sane, RESNET_SAMPLER, replace(draws, rounds=3)),
-        "SANE, halo and conditioning": Method(sane, RESNET_SAMPLER, PLAIN),
-        "SANE, halo, statistics as generated": Method(sane, RESNET_SAMPLER, SelectConfig(condition=0)),
+        "SANE, subsampled": Method(sane, SAMPLER, draws),
+        "SANE, bootstrapped": Method(sane, SAMPLER, replace(draws, rounds=3)),
+        "SANE, halo and conditioning": Method(sane, SAMPLER, PLAIN),
+        "SANE, halo, statistics as generated": Method(sane, SAMPLER, SelectConfig(condition=0)),
     }
     without = {
         "SANE, conditioning, no halo": methods["SANE, halo and conditioning"],
         "SANE, neither": methods["SANE, halo, statistics as generated"],
     }
-    generated = {label: method.make(chosen, images) for label, method in methods.items()}
+    generated = {label: method.make(chosen, images, RESNET_KEPT) for label, method in methods.items()}
     with patch("weightspace.autoencoder.inference.halo_of", lambda window: 0):
-        generated |= {label: method.make(chosen, images) for label, method in without.items()}
-    config = EvaluateConfig(epochs=(0, 1, 5), seed=SEED)
+        generated |= {label: method.make(chosen, images, RESNET_KEPT) for label, method in without.items()}
+    config = EvaluateConfig(epochs=(0, 1), long=5, seed=SEED)
     found = compare(sane, setting.parts(name)[0], chosen, generated, images, config, draws)
     return [{"zoo": name, **row} for row in found.rows]
 

@@ -66,6 +66,8 @@ def zoo_table(found: dict[str, Any]) -> str:
     """One table of one zoo, or of a pair of zoos."""
     title = " → ".join(found["zoos"])
     made = f"`{found['command']}`, {found['date']}, seed {found['seed']}."
+    widths = {row["bandwidth"] for row in found["rows"] if "bandwidth" in row}
+    made += "".join(f" Bandwidth {width:g} of the anchors' spread, chosen on validation images." for width in widths)
     return f"### {title}\n\n{made}\n\n{methods_table(found['rows'])}"
 
 
@@ -97,8 +99,8 @@ def targets(files: Sequence[dict[str, Any]]) -> str:
         if not (ours and anchors and noise and members and one and scratch):
             continue
         share = ours["accuracy"] / anchors["accuracy"]
-        length = max(row["epochs"] for row in rows if row["method"] == SCRATCH)
-        last = max(row["epochs"] for row in rows if row["method"] == OURS)
+        trained, alone = ({row["epochs"] for row in rows if row["method"] == own} for own in (OURS, SCRATCH))
+        last, length = max(trained), max(alone - trained or alone)  # what scratch alone has is the zoo's own length
         late, full = cell(rows, OURS, last), cell(rows, SCRATCH, length)
         assert late is not None and full is not None
         body.append(
@@ -134,21 +136,26 @@ def _mark(met: bool) -> str:
 
 
 def fidelity(files: Sequence[dict[str, Any]]) -> str:
-    """What held-out members keep."""
-    body = [
-        [
-            row["zoo"],
-            row["method"],
-            f"{row['original']:.3f}",
-            f"{row['reconstructed']:.3f}",
-            f"{row['agreement']:.3f}",
-            f"{row['overall_r2']:.3f}",
-            f"{row['latents_per_weight']:.2f}",
-        ]
-        for found in files
-        for row in found["rows"]
-    ]
-    return markdown(["zoo", "SANE", "accuracy", "decoded", "agreement", "R²", "latents per weight"], body)
+    """What held-out members keep, and how many points that costs."""
+    body = []
+    for found in files:
+        before = next(row for row in found["rows"] if not row["latents_per_weight"])
+        for row in found["rows"]:
+            lost = before["accuracy"] - row["accuracy"]
+            few = 0 < row["latents_per_weight"] <= 0.5
+            body.append(
+                [
+                    row["zoo"],
+                    row["method"],
+                    accuracy(row),
+                    "–" if row is before else f"{100 * lost:.1f}" + (f" {_mark(lost <= 0.05)}" if few else ""),
+                    f"{row['agreement']:.2f}",
+                    measure(row["diversity"]),
+                    measure(row["latents_per_weight"] or None),
+                ]
+            )
+    columns = ["zoo", "SANE", "accuracy", "points lost", "agreement", "diversity", "latents per weight"]
+    return markdown(columns, body)
 
 
 def draw(files: Sequence[dict[str, Any]]) -> None:
