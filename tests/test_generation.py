@@ -23,6 +23,7 @@ from weightspace.generation.beside import (
     WEIGHTS,
     WEIGHTS_NEW,
     Beside,
+    controls_of,
     decoded_anchors,
 )
 from weightspace.generation.choosing import choose_anchors, training_members
@@ -232,11 +233,27 @@ def test_noise_is_found_for_a_wanted_novelty(
 ) -> None:
     near = own_weights(anchors)
 
-    def measure(networks: list[Weights]) -> float:
-        return float(reference.distances(networks, architecture)[0].median())
+    def measure(level: float) -> float:
+        noisy = add_noise(near, space, level=level, count=10, seed=0)
+        return float(reference.distances(noisy, architecture)[0].median())
 
-    level = noise_of_novelty(near, space, measure, novelty=0.3, seed=0)
-    assert abs(measure(add_noise(near, space, level=level, count=10, seed=0)) - 0.3) < 0.02
+    assert abs(measure(noise_of_novelty(measure, novelty=0.3)) - 0.3) < 0.02
+
+
+def test_noise_is_as_new_as_what_it_stands_beside_once_the_best_are_kept(
+    sane: SANE, parts: tuple[Zoo, ...], anchors: Zoo, architecture: Architecture, digits: ImageSet
+) -> None:
+    canonical = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(len(anchors))]
+    reference = NoveltyReference(parts[0], sane.preparation, architecture)
+    inputs = digits.train.inputs[:0]
+    beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 4, 20, inputs)
+    generated = add_noise(canonical, beside.space, level=0.3, count=4, seed=1)
+    made = controls_of(beside, generated, EvaluateConfig())
+    controls = {population.method: population.networks for population in made}
+    wanted = reference.measure(generated, architecture, digits.validation)
+    for method, measure in ((NOISE, "weights"), (NOISE_FUNCTION, "function")):
+        found = reference.measure(controls[method], architecture, digits.validation)
+        assert abs(np.median(getattr(found, measure)) - np.median(getattr(wanted, measure))) < 0.08, method
 
 
 def test_the_flat_space_has_an_inverse(space: FlatSpace, anchors: Zoo) -> None:

@@ -78,15 +78,16 @@ class Beside:
         return [made[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
 
 
-def controls_of(beside: Beside, novelty: Novelty, config: EvaluateConfig) -> list[Population]:
+def controls_of(beside: Beside, generated: list[Weights], config: EvaluateConfig) -> list[Population]:
     """Networks that SANE did not sample, as many as were generated, drawn and selected alike.
 
     Args:
         beside: what they are made of.
-        novelty: of the generated networks; noise is chosen to give as much, in weights or in function.
+        generated: noise is chosen to give as much novelty as these have, in weights or in function.
         config: the schedule.
     """
     architecture, anchors, space, seed = beside.architecture, beside.anchors, beside.space, config.seed
+    novelty = beside.reference.measure(generated, architecture, beside.validation)
     layout = space.preparation.frame_of(architecture).layout
     latents = len(layout) * beside.sane.config.latent_width
     linear = WeightComponents(beside.reference.flat, latents, space)
@@ -125,22 +126,23 @@ def decoded_anchors(beside: Beside) -> list[Weights]:
 
 
 def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Population]:
-    """Anchors with noise that are as new in weights, and others that are as new in function."""
-    architecture, anchors, space = beside.architecture, beside.anchors, beside.space
+    """Anchors with noise that, once the best are kept, are as new in weights, and others as new in function."""
+    architecture = beside.architecture
 
-    def in_weights(networks: list[Weights]) -> float:
-        return float(beside.reference.distances(networks, architecture)[0].median())
+    def kept(level: float) -> list[Weights]:
+        return beside.best(add_noise(beside.anchors, beside.space, level=level, count=draws, seed=seed))
 
-    def in_function(networks: list[Weights]) -> float:
-        return float(np.median(beside.reference.measure(networks, architecture, beside.validation).function))
+    def in_weights(level: float) -> float:
+        return float(beside.reference.distances(kept(level), architecture)[0].median())
 
-    populations = []
+    def in_function(level: float) -> float:
+        return float(np.median(beside.reference.measure(kept(level), architecture, beside.validation).function))
+
     wanted = {NOISE: (in_weights, novelty.weights), NOISE_FUNCTION: (in_function, novelty.function)}
-    for method, (measure, values) in wanted.items():
-        level = noise_of_novelty(anchors, space, measure, novelty=float(np.median(values)), seed=seed)
-        networks = add_noise(anchors, space, level=level, count=draws, seed=seed)
-        populations.append(Population(method, architecture, beside.best(networks)))
-    return populations
+    return [
+        Population(method, architecture, kept(noise_of_novelty(measure, float(np.median(values)))))
+        for method, (measure, values) in wanted.items()
+    ]
 
 
 def _as_new(beside: Beside, networks: list[Weights], novelty: float) -> list[Weights]:

@@ -112,11 +112,9 @@ def compare(
         count = len(own[0].networks)
         draws = round(select.draws * select.rounds * count / len(first))
         beside = Beside(sane, architecture, canonical, train, reference, images.validation, count, draws, inputs)
-        measured = [reference.measure(population.networks, architecture, images.test) for population in own]
-        controls = controls_of(beside, measured[0], config)
-        measured += [reference.measure(population.networks, architecture, images.test) for population in controls]
-        for population, found in zip([*own, *controls], measured, strict=True):
-            novelty.setdefault(population.method, []).append(found)
+        for population in [*own, *controls_of(beside, own[0].networks, config)]:
+            measured = reference.measure(population.networks, architecture, images.test)
+            novelty.setdefault(population.method, []).append(measured)
             populations.append(population)
     outcomes = evaluate(populations, images, config)
     outcomes += _longer(populations, train, images, config)

@@ -19,7 +19,6 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.networks import initialize
 
 SEARCH_STEPS = 10
-MEASURED = 10
 MOST_NOISE = 4.0
 
 
@@ -45,23 +44,17 @@ def add_noise(anchors: list[Weights], space: FlatSpace, *, level: float, count: 
     return noisy
 
 
-def noise_of_novelty(
-    anchors: list[Weights], space: FlatSpace, measure: Callable[[list[Weights]], float], *, novelty: float, seed: int
-) -> float:
-    """The level of noise on anchors that gives a novelty, found by bisection.
+def noise_of_novelty(measure: Callable[[float], float], novelty: float) -> float:
+    """The level of noise that gives a novelty, found by bisection.
 
     Args:
-        anchors: in canonical form.
-        space: where noise is added.
-        measure: the novelty of a few networks; it grows with the noise.
+        measure: the novelty that a level gives to the networks which are kept; it grows with the level.
         novelty: what it should be.
-        seed: of the noise; the same as for the networks made with the level.
     """
     low, high = 0.0, MOST_NOISE
     for _ in range(SEARCH_STEPS):
         level = (low + high) / 2
-        found = measure(add_noise(anchors, space, level=level, count=MEASURED, seed=seed))
-        low, high = (level, high) if found < novelty else (low, level)
+        low, high = (level, high) if measure(level) < novelty else (low, level)
     return level
 
 
