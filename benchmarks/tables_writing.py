@@ -241,10 +241,10 @@ def latent_bandwidth(sane: SANE, setting: Setting, name: str) -> float:
 
 
 def transfer(setting: Setting, pair: str) -> list[Row]:
-    """Table 13: a SANE of one task, anchors trained for 2 epochs on another, networks for that other task."""
+    """Table 13: a SANE of one task (that of table 3), anchors trained for 2 epochs on another, networks for that other task."""
     source, target = pair.split("->")
     chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
-    sane = acquaint(setting.tuned(source), chosen)
+    sane = acquaint(setting.tuned(source, half=True), chosen)
     methods = {
         "SANE, subsampled": Method(sane, SAMPLER, SUBSAMPLED),
         "SANE, kernel density": Method(sane, SAMPLER, PLAIN),
@@ -283,18 +283,16 @@ def resnet(setting: Setting, name: str) -> list[Row]:
 
 
 def fidelity(setting: Setting, name: str) -> list[Row]:
-    """What held-out members keep once decoded: with many latents and few, and encoded in gradient steps."""
+    """What held-out members keep of half a latent per weight, as encoded and encoded in gradient steps."""
     train, _, held_out = setting.parts(name)
     images = setting.images(name)
     narrow, descent = setting.tuned(name, narrow=True), Descent(images.train)
     untrained = SANE(narrow.config, narrow.preparation, window=narrow.window)
     kinds: dict[str, tuple[SANE, Descent | None]] = {
-        "pre-trained": (setting.plain(name), None),
-        "tuned": (setting.tuned(name), None),
-        "few latents, pre-trained": (setting.plain(name, narrow=True), None),
-        "few latents, tuned": (narrow, None),
-        "few latents, tuned, encoded closely": (narrow, descent),
-        "few latents, untrained, encoded closely": (untrained, descent),
+        "pre-trained": (setting.plain(name, narrow=True), None),
+        "tuned": (narrow, None),
+        "tuned, encoded closely": (narrow, descent),
+        "untrained, encoded closely": (untrained, descent),
     }
     populations: list[Population] = []
     novelty: dict[str, list[Novelty]] = {}
