@@ -241,7 +241,7 @@ def latent_bandwidth(sane: SANE, setting: Setting, name: str) -> float:
 
 
 def transfer(setting: Setting, pair: str) -> list[Row]:
-    """Table 13: a SANE of one task (that of table 3), anchors trained for 2 epochs on another, networks for that other task."""
+    """Table 13: the SANE of table 3 of one task, anchors trained for 2 epochs on another, networks for that other."""
     source, target = pair.split("->")
     chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
     sane = acquaint(setting.tuned(source, half=True), chosen)
