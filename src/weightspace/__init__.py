@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from weightspace.autoencoder.fidelity import FidelityObserver as FidelityObserver
     from weightspace.autoencoder.fidelity import measure_fidelity as measure_fidelity
     from weightspace.autoencoder.fidelity import measure_layers as measure_layers
+    from weightspace.autoencoder.fidelity import reconstruct as reconstruct
     from weightspace.autoencoder.inference import embed as embed
     from weightspace.autoencoder.presets import preset as preset
     from weightspace.autoencoder.pretraining import pretrain as pretrain
+    from weightspace.autoencoder.refining import Descent as Descent
+    from weightspace.autoencoder.refining import encode_closely as encode_closely
     from weightspace.autoencoder.sane import SANE as SANE
     from weightspace.autoencoder.streaming import embed_files as embed_files
     from weightspace.autoencoder.streaming import embed_network as embed_network
@@ -104,10 +107,11 @@ _HOMES = {
     ),
     "weightspace.autoencoder.config": ("BehaviourConfig", "SANEConfig", "TrainConfig"),
     "weightspace.autoencoder.tuning": ("tune",),
-    "weightspace.autoencoder.fidelity": ("FidelityObserver", "measure_fidelity", "measure_layers"),
+    "weightspace.autoencoder.fidelity": ("FidelityObserver", "measure_fidelity", "measure_layers", "reconstruct"),
     "weightspace.autoencoder.inference": ("embed",),
     "weightspace.autoencoder.presets": ("preset",),
     "weightspace.autoencoder.pretraining": ("pretrain",),
+    "weightspace.autoencoder.refining": ("Descent", "encode_closely"),
     "weightspace.autoencoder.sane": ("SANE",),
     "weightspace.autoencoder.streaming": ("embed_files", "embed_network"),
     "weightspace.corpus.config": ("PreparationConfig",),
