@@ -135,8 +135,9 @@ def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Popu
     def kept(level: float) -> list[Weights]:
         return beside.best(noisy(level))
 
-    def in_weights(level: float) -> float:  # as new before the best are kept as after it
-        return float(beside.reference.distances(noisy(level), architecture)[0].median())
+    def in_weights(level: float) -> float:  # some are as new as the best
+        some = noisy(level)[: beside.count]
+        return float(beside.reference.distances(some, architecture)[0].median())
 
     def in_function(level: float) -> float:
         return float(np.median(beside.reference.measure(kept(level), architecture, beside.validation).function))
