@@ -63,8 +63,19 @@ BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
 RESNET_PREPARATION = PreparationConfig(token_width=73)
-RESNET_TRAINING = TrainConfig(steps=400, window=256, batch_size=16, contrastive_weight=0.0, noise=0.0, seed=SEED)
-RESNET_BEHAVIOUR = BehaviourConfig(steps=150, networks=4, mixed=0.0, latent_noise=0.1, windows=3, seed=SEED)
+RESNET_TRAINING = TrainConfig(
+    steps=400,
+    window=256,
+    batch_size=16,
+    learning_rate=1e-3,
+    contrastive_weight=0.0,
+    statistics_weight=0.0,
+    noise=0.0,
+    seed=SEED,
+)
+RESNET_BEHAVIOUR = BehaviourConfig(
+    steps=150, networks=4, mixed=0.0, latent_noise=0.1, statistics_weight=0.0, windows=3, seed=SEED
+)
 DRAWS, KEPT, ANCHORS = 50, 5, 10
 RESNET_DRAWS, RESNET_KEPT = 12, 3
 Row = dict[str, Any]
