@@ -56,10 +56,11 @@ TRANSFERS = (
 )
 SHARES, SEED = (0.7, 0.15, 0.15), 0
 SHAPE = SANEConfig(latent_width=32, linear_path=True)
-NARROW = replace(SHAPE, latent_width=18)
 TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0, seed=SEED)
 PREPARATION = PreparationConfig(token_width=51)
 BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
+NARROW = replace(SHAPE, latent_width=18)
+NARROW_TRAINING, NARROW_BEHAVIOUR = (replace(own, statistics_weight=0.0) for own in (TRAINING, BEHAVIOUR))
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
 RESNET_PREPARATION = PreparationConfig(token_width=73)
@@ -106,8 +107,8 @@ class Setting(NamedTuple):
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
             mode = ["resume"] if partial_path(out).exists() else []
-            shape = NARROW if narrow else SHAPE
-            pretrain(epochs_of(self.parts(name)[0], half), shape, TRAINING, PREPARATION, out=out, mode=mode)
+            shape, training = (NARROW, NARROW_TRAINING) if narrow else (SHAPE, TRAINING)
+            pretrain(epochs_of(self.parts(name)[0], half), shape, training, PREPARATION, out=out, mode=mode)
         return SANE.open(out)
 
     def residual(self, name: str) -> SANE:
@@ -131,7 +132,8 @@ class Setting(NamedTuple):
         if not out.exists():
             members = trained(epochs_of(self.parts(name)[0], half))
             mode = ["resume"] if partial_path(out).exists() else []
-            tune(before, members, self.images(name).train, BEHAVIOUR, out=out, mode=mode)
+            behaviour = NARROW_BEHAVIOUR if narrow else BEHAVIOUR
+            tune(before, members, self.images(name).train, behaviour, out=out, mode=mode)
         return SANE.open(out)
 
 
