@@ -60,7 +60,7 @@ TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0,
 PREPARATION = PreparationConfig(token_width=51)
 BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
 NARROW = replace(SHAPE, latent_width=18)
-NARROW_TRAINING, NARROW_BEHAVIOUR = (replace(own, statistics_weight=0.0) for own in (TRAINING, BEHAVIOUR))
+NARROW_TRAINING, NARROW_BEHAVIOUR = replace(TRAINING, statistics_weight=0.0), replace(BEHAVIOUR, statistics_weight=0.0)
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
 RESNET_PREPARATION = PreparationConfig(token_width=73)
