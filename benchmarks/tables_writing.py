@@ -255,6 +255,16 @@ def latent_bandwidth(sane: SANE, setting: Setting, name: str) -> float:
 
 def transfer(setting: Setting, pair: str) -> list[Row]:
     """Table 13: the SANE of table 3 of one task, anchors trained for 2 epochs on another, networks for that other."""
+    return prompted(setting, pair, EvaluateConfig(epochs=(0, 1, 5), seed=SEED))
+
+
+def architectures(setting: Setting, pair: str) -> list[Row]:
+    """Figure 5: a SANE that never saw the architecture of its anchors (2 epochs of training)."""
+    return prompted(setting, pair, EvaluateConfig(epochs=(0, 1), long=5, seed=SEED))
+
+
+def prompted(setting: Setting, pair: str, config: EvaluateConfig) -> list[Row]:
+    """Networks from the SANE of one zoo, with anchors of another that were trained for 2 epochs."""
     source, target = pair.split("->")
     chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
     sane = acquaint(setting.tuned(source, half=True), chosen)
@@ -263,13 +273,7 @@ def transfer(setting: Setting, pair: str) -> list[Row]:
         "SANE, kernel density": Method(sane, SAMPLER, PLAIN),
         "SANE, refined": Method(sane, SAMPLER, REFINED),
     }
-    config = EvaluateConfig(epochs=(0, 1, 5), seed=SEED)
     return [{**row, "source": source} for row in rows_of(setting, target, sane, methods, chosen, config)]
-
-
-def architectures(setting: Setting, pair: str) -> list[Row]:
-    """Figure 5: a SANE that never saw the architecture of its anchors (2 epochs of training)."""
-    return transfer(setting, pair)
 
 
 def resnet(setting: Setting, name: str) -> list[Row]:

@@ -230,6 +230,7 @@ def main() -> None:
         "transfer": "\n\n".join(map(zoo_table, load("transfer"))),
         "architectures": "\n\n".join(map(zoo_table, load("architectures"))),
         "resnet": "\n\n".join(map(zoo_table, load("resnet"))),
+        "published resnets": "\n\n".join(map(deeper_table, load("published"))),
         "transfer paper": published("13", "15"),
         "anchors": "\n\n".join(anchors_table(found) for found in load("anchors")),
     }
@@ -239,6 +240,16 @@ def main() -> None:
     if files:
         README.write_text(replace_block(README.read_text(), "writing", short(files)))
         draw(files)
+
+
+def deeper_table(found: dict[str, Any]) -> str:
+    """Networks of several depths, from a SANE of one of them."""
+    body = [
+        [row["zoo"], row["method"], accuracy(row), measure(row["relative_change"]), measure(row["latents_per_weight"])]
+        for row in found["rows"]
+    ]
+    columns = ["network", "method", "accuracy, untrained", "weights moved by", "latents per weight"]
+    return f"`{found['command']}`, {found['date']}, seed {found['seed']}.\n\n{markdown(columns, body)}"
 
 
 def anchors_table(found: dict[str, Any]) -> str:
