@@ -104,6 +104,17 @@ def test_the_stage_brings_functions_back(parts: tuple[Zoo, ...], digits: ImageSe
     assert tuned.about["behaviour"]["steps"] == 60 and SANE.open(tmp_path / "tuned").trained_on(parts[0])
 
 
+def test_close_encoding_refuses_what_it_cannot_ask(sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
+    sane, held_out = SANE.open(sane_folder), parts[2].last()
+    small = digits.train._replace(inputs=digits.train.inputs[:, :, :4, :4])
+    with pytest.raises(InputError, match="expected images of shape"):
+        measure_fidelity(sane, held_out, closely=Descent(small, steps=1))
+    with pytest.raises(InputError, match="number of steps"):
+        measure_fidelity(sane, held_out, closely=Descent(digits.train, steps=-1))
+    still = measure_fidelity(sane, held_out, digits.test, closely=Descent(digits.train, steps=0))
+    assert still.agreement == measure_fidelity(sane, held_out, digits.test).agreement, "without steps as encoded"
+
+
 def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,12 +15,14 @@ from torch.nn import functional
 from weightspace.autoencoder.behaviour import WindowCoder, answer_decoded, stack_tokens
 from weightspace.autoencoder.inference import encode_tokens
 from weightspace.autoencoder.sane import SANE
+from weightspace.errors import require_between
 from weightspace.images import Images
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator
 from weightspace.supervised import answer_stack, stack_weights
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.recorded_images import require_shape
 
 IMAGES_PER_STEP = 128
 # Outputs of decoded networks on some images, and which images these were; returns a loss for every network.
@@ -50,8 +52,16 @@ def refine_latents(
     wanted: Wanted,
     descent: Descent,
 ) -> Float[Tensor, "networks tokens latent"]:
-    """Latents of networks of one architecture after some steps down what is wanted of the decoded networks."""
+    """Latents of networks of one architecture after some steps down what is wanted of the decoded networks.
+
+    Raises:
+        InputError: an architecture that nobody knows how to build, images that it does not take, or a negative number
+            of steps or rate.
+    """
     images, steps = descent.images, descent.steps
+    require_between("the number of steps", steps, 0)
+    require_between("the rate", descent.rate, 0)
+    require_shape(architecture, images.inputs)
     frame = sane.preparation.frame_of(architecture)
     module = architecture.build().eval()
     coder = WindowCoder(sane.eval(), frame.layout)
@@ -83,6 +93,9 @@ def encode_closely(
         networks: in canonical form (`Preparation.canonicalize`), of one architecture.
         architecture: theirs.
         descent: images that the networks are asked about, and how.
+
+    Raises:
+        InputError: see `refine_latents`.
     """
     layout = sane.preparation.frame_of(architecture).layout
     tokens = torch.stack([sane.preparation.prepare(weights, architecture).tokens for weights in networks])

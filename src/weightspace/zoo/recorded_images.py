@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.images import ImageSet, open_images
@@ -47,12 +49,17 @@ def square_size(shape: Sequence[int]) -> int | None:
     return int(shape[-1]) if len(shape) >= 2 and shape[-1] == shape[-2] else None
 
 
-def require_images(architecture: Architecture, images: ImageSet) -> None:
-    """Raise `InputError` unless networks of an architecture take such images and have an output for every class."""
-    shape, found = architecture.example_shape, list(images.train.inputs.shape[1:])
+def require_shape(architecture: Architecture, inputs: Float[Tensor, "n ..."]) -> None:
+    """Raise `InputError` unless networks of an architecture take inputs of this shape, as far as is known."""
+    shape, found = architecture.example_shape, list(inputs.shape[1:])
     if shape is not None and list(shape[1:]) != found:
         raise InputError(f"expected images of shape {list(shape[1:])} for {architecture.id}, found {found}")
-    if architecture.factory in OUR_FACTORIES and shape is not None:
+
+
+def require_images(architecture: Architecture, images: ImageSet) -> None:
+    """Raise `InputError` unless networks of an architecture take such images and have an output for every class."""
+    require_shape(architecture, images.train.inputs)
+    if architecture.factory in OUR_FACTORIES and architecture.example_shape is not None:
         with torch.no_grad():
             outputs = architecture.build().eval()(architecture.example()).shape[-1]
         if images.classes > outputs:
