@@ -129,15 +129,11 @@ def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Popu
     """Anchors with noise that, once the best are kept, are as new in weights, and others as new in function."""
     architecture = beside.architecture
 
-    def noisy(level: float) -> list[Weights]:
-        return add_noise(beside.anchors, beside.space, level=level, count=draws, seed=seed)
-
     def kept(level: float) -> list[Weights]:
-        return beside.best(noisy(level))
+        return beside.best(add_noise(beside.anchors, beside.space, level=level, count=draws, seed=seed))
 
-    def in_weights(level: float) -> float:  # some are as new as the best
-        some = noisy(level)[: beside.count]
-        return float(beside.reference.distances(some, architecture)[0].median())
+    def in_weights(level: float) -> float:
+        return float(beside.reference.distances(kept(level), architecture)[0].median())
 
     def in_function(level: float) -> float:
         return float(np.median(beside.reference.measure(kept(level), architecture, beside.validation).function))
