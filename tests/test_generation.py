@@ -309,6 +309,8 @@ def test_all_methods_train_under_one_schedule(anchors: Zoo, architecture: Archit
     np.testing.assert_allclose(alone[1].each, found["scratch", 2].each, atol=0.01)  # whoever is trained beside them
     with pytest.raises(InputError, match="expected networks to evaluate"):
         evaluate([], digits)
+    with pytest.raises(InputError, match="expected long to be at least 0, found -1"):
+        evaluate(populations, digits, EvaluateConfig(long=-1))
 
 
 def test_decoded_anchors_are_what_a_density_without_noise_gives(
