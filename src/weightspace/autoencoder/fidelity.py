@@ -98,7 +98,20 @@ def reconstruct(
     squeeze: Squeeze | None = None,
     closely: Descent | None = None,
 ) -> list[Reconstruction]:
-    """Encode and decode networks of one architecture; `squeeze` and `closely` as in `measure_fidelity`."""
+    """Encode and decode networks of one architecture, all of them at once.
+
+    Args:
+        sane: a trained model.
+        networks: raw weights.
+        architecture: theirs.
+        squeeze: see `measure_fidelity`.
+        closely: likewise; batch norms are asked with the statistics of their images, and need conditioning afterwards.
+
+    Raises:
+        InputError: no networks, or a refusal of `encode_closely`.
+    """
+    if not networks:
+        raise InputError("expected networks to reconstruct, found none")
     prepared = [sane.preparation.prepare(weights, architecture) for weights in networks]
     layout = prepared[0].frame.layout
     true = [sane.preparation.restore(own.tokens, architecture, own.carried) for own in prepared]
@@ -136,7 +149,7 @@ def measure_fidelity(
         closely: move the latents first until decoded networks answer alike (see `encode_closely`).
 
     Raises:
-        InputError: no checkpoints, or NaN weights.
+        InputError: no checkpoints, NaN weights, or a refusal of `encode_closely`.
     """
     if len(zoo) == 0:
         raise InputError("expected networks to reconstruct, found none")

@@ -55,12 +55,13 @@ def refine_latents(
     """Latents of networks of one architecture after some steps down what is wanted of the decoded networks.
 
     Raises:
-        InputError: an architecture that nobody knows how to build, images that it does not take, or a negative number
-            of steps or rate.
+        InputError: an architecture that nobody knows how to build, no images or such that it does not take, or a
+            negative number of steps or rate.
     """
     images, steps = descent.images, descent.steps
     require_between("the number of steps", steps, 0)
     require_between("the rate", descent.rate, 0)
+    require_between("the number of images", len(images.labels), 1)
     require_shape(architecture, images.inputs)
     frame = sane.preparation.frame_of(architecture)
     module = architecture.build().eval()

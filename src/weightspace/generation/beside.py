@@ -79,7 +79,7 @@ class Beside:
 
 
 def controls_of(beside: Beside, generated: list[Weights], config: EvaluateConfig) -> list[Population]:
-    """Networks that SANE did not sample, as many as were generated, drawn and selected alike.
+    """Networks that SANE did not sample; what is drawn, as many as were generated and selected alike.
 
     Args:
         beside: what they are made of.

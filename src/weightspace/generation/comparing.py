@@ -146,7 +146,7 @@ def _longer(populations: list[Population], train: Zoo, images: ImageSet, config:
     for epochs, methods in ({full: {SCRATCH}} | {config.long: some}).items():
         if epochs > max(config.epochs):
             own = [population for population in populations if population.method in methods]
-            outcomes += evaluate(own, images, replace(config, epochs=(epochs,)))
+            outcomes += evaluate(own, images, replace(config, epochs=(epochs,), long=0))
     return outcomes
 
 

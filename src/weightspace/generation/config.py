@@ -48,6 +48,8 @@ class EvaluateConfig:
             require_between(name.replace("_", " "), getattr(self, name), 0)
         for epoch in self.epochs:
             require_between("epochs", epoch, 0)
+        if self.long:
+            require_between("long, as it is more than the other epochs,", self.long, max(self.epochs, default=0) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
