@@ -11,6 +11,7 @@ import argparse
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tables_writing import RESNET_PREPARATION, RESNET_TRAINING
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,15 +29,7 @@ from weightspace.outputs import hash_input, to_json
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPE = ws.SANEConfig(latent_width=64, linear_path=True)
-TRAINING = ws.TrainConfig(
-    steps=500,
-    window=128,
-    batch_size=16,
-    learning_rate=1e-3,
-    contrastive_weight=0.0,
-    statistics_weight=0.0,
-    noise=0.0,
-)
+TRAINING = replace(RESNET_TRAINING, steps=500, window=128)
 SEEN, DEPTHS = 20, (20, 32, 44)
 BANDWIDTH = 0.1
 SCORED = slice(5_000, 7_000)  # settings were tried on the first 1,000
@@ -145,8 +139,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         zoo = ws.import_zoo(given.networks, Path(folder) / "zoo").where(member=f"resnet{SEEN}")
-        preparation = ws.PreparationConfig(token_width=73)
-        sane = ws.pretrain(zoo, SHAPE, TRAINING, preparation, out=Path(folder) / "sane")
+        sane = ws.pretrain(zoo, SHAPE, TRAINING, RESNET_PREPARATION, out=Path(folder) / "sane")
         untrained = ws.SANE(sane.config, sane.preparation, window=sane.window)
         for depth in DEPTHS:
             published = load_file(given.networks / f"resnet{depth}.safetensors")

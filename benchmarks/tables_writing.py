@@ -198,7 +198,7 @@ def same(setting: Setting, name: str) -> list[Row]:
 
 
 def working_sampler(sane: SANE, anchors: Zoo, images: ImageSet) -> KernelDensity:
-    """With the bandwidth whose best networks are best on validation images, as for principal components."""
+    """With the bandwidth whose best networks are best on validation images; fifty draws for each."""
     encoded = encode_anchors(sane, anchors)
 
     def kept(sampler: KernelDensity) -> float:

@@ -91,7 +91,7 @@ def encode_closely(
 
     Args:
         sane: a trained model.
-        networks: in canonical form (`Preparation.canonicalize`), of one architecture.
+        networks: raw weights of one architecture.
         architecture: theirs.
         descent: images that the networks are asked about, and how.
 

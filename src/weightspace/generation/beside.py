@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.fidelity import reconstruct
 from weightspace.autoencoder.hyper_representations import fit_hyper_representation
-from weightspace.autoencoder.inference import encode_tokens
 from weightspace.autoencoder.sane import SANE
+from weightspace.batch_norms import with_positive_variances
 from weightspace.generation.conditioning import condition_weights
 from weightspace.generation.config import EvaluateConfig
 from weightspace.generation.controls import (
@@ -22,7 +23,6 @@ from weightspace.generation.controls import (
 )
 from weightspace.generation.evaluating import Population
 from weightspace.generation.flat import FlatSpace
-from weightspace.generation.generating import decode_network
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.selecting import validation_accuracy
@@ -115,14 +115,10 @@ def controls_of(beside: Beside, generated: list[Weights], config: EvaluateConfig
 
 def decoded_anchors(beside: Beside) -> list[Weights]:
     """What comes of the anchors without sampling: all that is new in them is what the autoencoder loses."""
-    preparation, architecture = beside.sane.preparation, beside.architecture
-    networks = []
-    for anchor in beside.anchors:
-        prepared = preparation.prepare(anchor, architecture)
-        latents = encode_tokens(beside.sane, prepared.tokens[None], prepared.frame.layout)[0]
-        made = decode_network(beside.sane, latents, architecture, prepared.carried).weights
-        networks.append(condition_weights(made, architecture, beside.inputs))
-    return networks
+    architecture = beside.architecture
+    decoded = [own.made for own in reconstruct(beside.sane, beside.anchors, architecture)]
+    networks = [with_positive_variances(weights, architecture.build()) for weights in decoded]
+    return [condition_weights(weights, architecture, beside.inputs) for weights in networks]
 
 
 def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Population]:
