@@ -24,7 +24,6 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.tuning import tune
 from weightspace.corpus.config import PreparationConfig
 from weightspace.generation.acquainting import acquaint
-from weightspace.generation.beside import DENSITY_BANDWIDTHS
 from weightspace.generation.comparing import compare, table_rows
 from weightspace.generation.config import EvaluateConfig, SelectConfig
 from weightspace.generation.evaluating import Population, evaluate
@@ -38,6 +37,7 @@ from weightspace.generation.samplers.published import published
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.selecting import generate_selected
+from weightspace.generation.widening import BANDWIDTHS, novelty_of, widen
 from weightspace.images import Images, ImageSet
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.supervised import predict_stack, stack_weights
@@ -56,11 +56,10 @@ TRANSFERS = (
 )
 SHARES, SEED = (0.7, 0.15, 0.15), 0
 SHAPE = SANEConfig(latent_width=32, linear_path=True)
-TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, noise=0.0, seed=SEED)
+TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, statistics_weight=0.0, noise=0.0, seed=SEED)
 PREPARATION = PreparationConfig(token_width=51)
-BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, seed=SEED)
+BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, statistics_weight=0.0, seed=SEED)
 NARROW = replace(SHAPE, latent_width=18)
-NARROW_TRAINING, NARROW_BEHAVIOUR = replace(TRAINING, statistics_weight=0.0), replace(BEHAVIOUR, statistics_weight=0.0)
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
 RESNET_PREPARATION = PreparationConfig(token_width=73)
@@ -77,7 +76,7 @@ RESNET_TRAINING = TrainConfig(
 RESNET_BEHAVIOUR = BehaviourConfig(
     steps=150, networks=4, mixed=0.0, latent_noise=0.1, statistics_weight=0.0, windows=3, seed=SEED
 )
-DRAWS, KEPT, ANCHORS = 50, 5, 10
+DRAWS, KEPT, ANCHORS, NOVELTY = 50, 5, 10, 0.3
 RESNET_DRAWS, RESNET_KEPT = 12, 3
 Row = dict[str, Any]
 COMMAND = "benchmarks/tables_writing.sh"
@@ -101,14 +100,14 @@ class Setting(NamedTuple):
             raise SystemExit(f"the images of {name} are not here: see zoos.sh")
         return found
 
-    def plain(self, name: str, half: bool = False, narrow: bool = False) -> SANE:
-        """Pre-trained on training members, or on the first half of their epochs (the protocol of table 3)."""
-        out = self.folder(name, half, narrow)
+    def plain(self, name: str, narrow: bool = False) -> SANE:
+        """Pre-trained on training members (see `members_of`)."""
+        out = self.folder(name, narrow)
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
             mode = ["resume"] if partial_path(out).exists() else []
-            shape, training = (NARROW, NARROW_TRAINING) if narrow else (SHAPE, TRAINING)
-            pretrain(epochs_of(self.parts(name)[0], half), shape, training, PREPARATION, out=out, mode=mode)
+            shape = NARROW if narrow else SHAPE
+            pretrain(members_of(self.parts(name)[0], narrow), shape, TRAINING, PREPARATION, out=out, mode=mode)
         return SANE.open(out)
 
     def residual(self, name: str) -> SANE:
@@ -121,24 +120,24 @@ class Setting(NamedTuple):
             tune(plain, trained(train), self.images(name).train, RESNET_BEHAVIOUR, out=out)
         return SANE.open(out)
 
-    def folder(self, name: str, half: bool, narrow: bool) -> Path:
-        return self.models / f"{name}{'-half' if half else ''}{'-narrow' if narrow else ''}"
+    def folder(self, name: str, narrow: bool) -> Path:
+        return self.models / f"{name}{'-narrow' if narrow else '-half'}"
 
-    def tuned(self, name: str, half: bool = False, narrow: bool = False) -> SANE:
+    def tuned(self, name: str, narrow: bool = False) -> SANE:
         """The same after the behavioural stage."""
-        self.plain(name, half, narrow)
-        before = self.folder(name, half, narrow)
+        self.plain(name, narrow)
+        before = self.folder(name, narrow)
         out = before.with_name(f"{before.name}-tuned")
         if not out.exists():
-            members = trained(epochs_of(self.parts(name)[0], half))
+            members = trained(members_of(self.parts(name)[0], narrow))
             mode = ["resume"] if partial_path(out).exists() else []
-            behaviour = NARROW_BEHAVIOUR if narrow else BEHAVIOUR
-            tune(before, members, self.images(name).train, behaviour, out=out, mode=mode)
+            tune(before, members, self.images(name).train, BEHAVIOUR, out=out, mode=mode)
         return SANE.open(out)
 
 
-def epochs_of(zoo: Zoo, half: bool) -> Zoo:
-    return zoo.where(lambda table: table["epoch"] <= table["epoch"].max() // 2) if half else zoo
+def members_of(train: Zoo, narrow: bool) -> Zoo:
+    """All their checkpoints for narrow latents; else the first half of the epochs, the protocol of table 3."""
+    return train if narrow else train.where(lambda table: table["epoch"] <= table["epoch"].max() // 2)
 
 
 def trained(zoo: Zoo) -> Zoo:
@@ -179,11 +178,12 @@ REFINED = SelectConfig(draws=DRAWS, refine=50)
 
 def same(setting: Setting, name: str) -> list[Row]:
     """Table 3: pre-train on the first half of the epochs, prompt with the last; every baseline beside it."""
-    plain, sane = setting.plain(name, half=True), setting.tuned(name, half=True)
+    plain, sane = setting.plain(name), setting.tuned(name)
     chosen = anchors_of(setting.parts(name)[0])
-    sampler = working_sampler(sane, chosen, setting.images(name))
+    sampler = new_sampler(setting, name, sane, chosen)
     methods = {
         "SANE, subsampled": Method(sane, sampler, SUBSAMPLED),
+        "SANE, bandwidth 0.05": Method(sane, KernelDensity(bandwidth=BANDWIDTHS[0]), SUBSAMPLED),
         "SANE, kernel density": Method(sane, sampler, PLAIN),
         "SANE, bootstrapped": Method(sane, sampler, BOOTSTRAPPED),
         "SANE, refined": Method(sane, sampler, REFINED),
@@ -197,15 +197,14 @@ def same(setting: Setting, name: str) -> list[Row]:
     return [{**row, "bandwidth": sampler.bandwidth} for row in rows]
 
 
-def working_sampler(sane: SANE, anchors: Zoo, images: ImageSet) -> KernelDensity:
-    """With the bandwidth whose best networks are best on validation images; fifty draws for each."""
-    encoded = encode_anchors(sane, anchors)
+def new_sampler(setting: Setting, name: str, sane: SANE, anchors: Zoo) -> KernelDensity:
+    """With the narrowest bandwidth whose best networks, of fifty, are as new as aimed at."""
+    images = setting.images(name)
 
-    def kept(sampler: KernelDensity) -> float:
-        found = generate_selected(sane, encoded, KEPT, images, SUBSAMPLED, seed=SEED, sampler=sampler)
-        return sum(found.accuracies)
+    def make(sampler: Sampler) -> list[Generated]:
+        return Method(sane, sampler, SUBSAMPLED).make(anchors, images)
 
-    return max((KernelDensity(bandwidth=width) for width in DENSITY_BANDWIDTHS), key=kept)
+    return widen(SAMPLER, NOVELTY, make, novelty_of(sane, setting.parts(name)[0], images.validation)).sampler
 
 
 def samplers(setting: Setting, name: str) -> list[Row]:
@@ -267,7 +266,7 @@ def prompted(setting: Setting, pair: str, config: EvaluateConfig) -> list[Row]:
     """Networks from the SANE of one zoo, with anchors of another that were trained for 2 epochs."""
     source, target = pair.split("->")
     chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
-    sane = acquaint(setting.tuned(source, half=True), chosen)
+    sane = acquaint(setting.tuned(source), chosen)
     methods = {
         "SANE, subsampled": Method(sane, SAMPLER, SUBSAMPLED),
         "SANE, kernel density": Method(sane, SAMPLER, PLAIN),
