@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruct
+from weightspace.autoencoder.presets import preset
 from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.refining import Descent
 from weightspace.autoencoder.sane import SANE
@@ -25,7 +26,7 @@ from weightspace.autoencoder.tuning import tune
 from weightspace.corpus.config import PreparationConfig
 from weightspace.generation.acquainting import acquaint
 from weightspace.generation.comparing import compare, table_rows
-from weightspace.generation.config import EvaluateConfig, SelectConfig
+from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
 from weightspace.generation.evaluating import Population, evaluate
 from weightspace.generation.generating import Anchors, Generated, encode_anchors
 from weightspace.generation.novelty import Novelty, NoveltyReference
@@ -55,10 +56,8 @@ TRANSFERS = (
     ("mnist-cnn-s", "scene_digits-cnn-s"),
 )
 SHARES, SEED = (0.7, 0.15, 0.15), 0
-SHAPE = SANEConfig(latent_width=32, linear_path=True)
-TRAINING = TrainConfig(steps=500, window=128, contrastive_weight=0.0, statistics_weight=0.0, noise=0.0, seed=SEED)
-PREPARATION = PreparationConfig(token_width=51)
-BEHAVIOUR = BehaviourConfig(steps=1_000, mixed=0.0, latent_noise=0.1, statistics_weight=0.0, seed=SEED)
+SHAPE, TRAINING, PREPARATION = preset("writing")
+BEHAVIOUR = BehaviourConfig(seed=SEED)
 NARROW = replace(SHAPE, latent_width=18)
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
@@ -204,7 +203,8 @@ def new_sampler(setting: Setting, name: str, sane: SANE, anchors: Zoo) -> Kernel
     def make(sampler: Sampler) -> list[Generated]:
         return Method(sane, sampler, SUBSAMPLED).make(anchors, images)
 
-    return widen(SAMPLER, NOVELTY, make, novelty_of(sane, setting.parts(name)[0], images.validation)).sampler
+    measure = novelty_of(sane, setting.parts(name)[0], images)
+    return KernelDensity(bandwidth=widen(SamplerConfig(), NOVELTY, make, measure).sampling.bandwidth)
 
 
 def samplers(setting: Setting, name: str) -> list[Row]:

@@ -68,7 +68,7 @@ def zoo_table(found: dict[str, Any]) -> str:
     title = " → ".join(found["zoos"])
     made = f"`{found['command']}`, {found['date']}, seed {found['seed']}."
     widths = {row["bandwidth"] for row in found["rows"] if "bandwidth" in row}
-    made += "".join(f" Bandwidth {width:g} of the anchors' spread, chosen on validation images." for width in widths)
+    made += "".join(f" Bandwidth {width:g}, the narrowest tried that gives a novelty of 0.3." for width in widths)
     return f"### {title}\n\n{made}\n\n{methods_table(found['rows'])}"
 
 

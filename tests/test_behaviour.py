@@ -136,6 +136,24 @@ def test_interrupted_and_resumed_it_ends_with_the_same_weights(
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_statistics_head_counts_as_in_pretraining(
+    weight: float, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path
+) -> None:
+    training = TrainConfig(steps=2, window=16, statistics_weight=weight, contrastive_weight=0.0)
+    pretrained = pretrain(parts[0], SANEConfig(latent_width=8, model_width=16), training, out=tmp_path / "sane")
+    tuned = tune(tmp_path / "sane", parts[0], digits.train, TINY, out=tmp_path / "tuned")
+    assert tuned.about["behaviour"]["statistics_weight"] == weight
+    same = [
+        torch.equal(own, tuned.statistics.state_dict()[name])
+        for name, own in pretrained.statistics.state_dict().items()
+    ]
+    assert all(same) == (weight == 0)
+    asked = replace(TINY, statistics_weight=1.0)
+    other = tune(tmp_path / "sane", parts[0], digits.train, asked, out=tmp_path / "asked")
+    assert other.about["behaviour"]["statistics_weight"] == 1
+
+
 def test_noise_can_be_asked(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
     drawn = draw(sane, corpus, parts, digits, replace(TINY, query_source="noise"))
     assert drawn.queries.shape[1:] == digits.train.inputs.shape[1:] and abs(float(drawn.queries.std()) - 1) < 0.2

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ from weightspace.autoencoder.tuning import tune
 from weightspace.errors import InputError
 from weightspace.generation.choosing import choose_anchors
 from weightspace.generation.conditioning import condition, conditioning_images
-from weightspace.generation.config import EvaluateConfig, SelectConfig
+from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
 from weightspace.generation.evaluating import Population, evaluate
 from weightspace.generation.generating import Anchors, Generated, encode_anchors, sample_networks
 from weightspace.generation.initializing import _prompts, initialize
+from weightspace.generation.novelty import NoveltyReference
 from weightspace.generation.refining import refine
 from weightspace.generation.samplers.interpolation import Interpolation
+from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.random_latents import RandomLatents
+from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.selecting import generate_selected, generate_with, rank
+from weightspace.generation.widening import novelty_of, widen
 from weightspace.images import Images, ImageSet
 from weightspace.supervised import predict, score
 from weightspace.weights import find_aliases
@@ -352,3 +357,50 @@ def test_the_commands_of_writing(
         capsys, *common, *split, *chosen, "--choose-bandwidth", "--out", tmp_path / "x"
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_as_new_as_asked(
+    sane_folder: Path, zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("generate", sane_folder, "--anchors", zoo_folder, "--best", 3, "--count", 2)
+    common = (*common, "--architecture", "mlp-64-8-10-tanh")
+    status, out, _ = run(capsys, *common, "--novelty", 0.01, "--out", tmp_path / "made", "--json")
+    made = Zoo.open(tmp_path / "made")
+    assert status == 0 and json.loads(out)["sampler"]["bandwidth"] == 0.05 and len(made) == 2
+    assert made.about["generated"]["sampler"]["bandwidth"] == 0.05
+    new = refused(capsys, *common, "--novelty", 50, "--out", tmp_path / "x")
+    assert "expected networks of novelty 50, found" in new and "at bandwidth 0.4" in new
+    assert "found both" in refused(capsys, *common, "--novelty", 0.3, "--choose-bandwidth", "--out", tmp_path / "x")
+    for option in (("--sampler", "gaussian"), ("--bandwidth-in", "latents")):
+        refusal = refused(capsys, *common, *option, "--novelty", 0.3, "--out", tmp_path / "x")
+        assert "expected a kernel density to widen, in units of the anchors' spread" in refusal and option[1] in refusal
+    assert "the novelty" in refused(capsys, *common, "--novelty", -1, "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_narrowest_bandwidth_that_is_new_enough_is_taken() -> None:
+    tried: list[float] = []
+
+    def make(sampler: Sampler) -> list[Generated]:
+        assert isinstance(sampler, KernelDensity) and sampler.anchor == "layer"
+        tried.append(sampler.bandwidth)
+        return []
+
+    config = SamplerConfig(anchor="layer")
+    assert widen(config, 0.12, make, lambda made: tried[-1]).sampling == replace(config, bandwidth=0.15)
+    assert tried == [0.05, 0.1, 0.15]
+
+
+def test_novelty_is_the_lesser_of_weights_and_function(sane_folder: Path, zoo: Zoo, digits: ImageSet) -> None:
+    sane = SANE.open(sane_folder)
+    architecture = zoo.architectures["mlp-64-8-10-tanh"]
+    own = zoo.where(activation="tanh").last()
+    measure = novelty_of(sane, zoo, digits)
+    known = Generated(architecture, own.weights(0), {})
+    assert measure([known]) < 1e-3
+    silent = Generated(architecture, {name: torch.zeros_like(value) for name, value in known.weights.items()}, {})
+    reference = NoveltyReference(zoo, sane.preparation, architecture)
+    found = reference.measure([silent.weights], architecture, digits.validation)
+    assert measure([silent]) == pytest.approx(min(float(found.weights[0]), float(found.function[0])), abs=1e-4)
+    with pytest.raises(InputError, match="expected images"):
+        novelty_of(sane, zoo, None)

@@ -171,8 +171,9 @@ class BehaviourConfig:
     behaviour_weight: float = 1.0
     """Weight of the behavioural loss, divided by its first value."""
 
-    statistics_weight: float = 0.3
-    """Weight of predicting each token's statistics from its latent, divided by its first value."""
+    statistics_weight: float | None = None
+    """Weight of predicting each token's statistics from its latent, divided by its first value; as in pre-training if
+    it is not given."""
 
     windows: int = 4
     """Windows of a long network through which the gradient goes; the others are decoded without."""
@@ -199,5 +200,6 @@ class BehaviourConfig:
         require_between("networks", self.networks, 2)
         require_between("mixed", self.mixed, 0, 1)
         require_between("learning rate", self.learning_rate, 1e-12, 1e6)
-        for name in ("latent_noise", "reconstruction_weight", "behaviour_weight", "statistics_weight", "clip"):
+        for name in ("latent_noise", "reconstruction_weight", "behaviour_weight", "clip"):
             require_between(name.replace("_", " "), getattr(self, name), 0)
+        require_between("statistics weight", self.statistics_weight or 0.0, 0)

@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from weightspace.autoencoder.behaviour import BehaviourLosses, Drawn, behaviour_losses, draw_networks, group_networks
-from weightspace.autoencoder.config import BehaviourConfig
+from weightspace.autoencoder.config import BehaviourConfig, TrainConfig
 from weightspace.autoencoder.pretraining import CORPUS_FOLDER, HISTORY_FILE, RUN_FILE, check_run
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.states import STATE_FILE, History, Row, Run, load_state, save_state
@@ -62,6 +62,7 @@ def tune(
     config.check()
     require_apart(out, [Path(folder), *zoo.folders])
     sane = SANE.open(folder)
+    config = _like_pretraining(config, sane)
     strangers = sorted(set(zoo.members) - sane.trained_on(zoo))
     if strangers:
         raise InputError(f"expected members that the model was trained on, found others, as {strangers[0]}")
@@ -84,6 +85,14 @@ def tune(
         write_json(made / HISTORY_FILE, history)
         write_manifest(made, configuration=asdict(config), seed=config.seed, inputs=[Path(folder), *zoo.folders])
     return sane
+
+
+def _like_pretraining(config: BehaviourConfig, sane: SANE) -> BehaviourConfig:
+    """A model that was trained without the statistics head is tuned without it, unless it is asked for."""
+    if config.statistics_weight is not None:
+        return config
+    default = TrainConfig().statistics_weight
+    return replace(config, statistics_weight=float(sane.about.get("training", {}).get("statistics_weight", default)))
 
 
 def _describe_run(folder: Path, zoo: Zoo, images: Images) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def pretrain(
     folders
         Zoos; only the first part of each one's split is trained on.
     preset
-        `small`, for a CPU, or the paper's configurations; every option that is given goes before it.
+        `small`, for a CPU; `writing`, which reconstructs networks best and reads them worse; or the paper's. Every
+        option that is given goes before it.
     data
         Images (see grow) to score reconstructed networks on; without them those that the zoo names, if they are
         here, else random inputs.

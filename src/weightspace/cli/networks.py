@@ -39,6 +39,7 @@ def generate(
     sampling: Annotated[SamplerConfig, Flat] = SamplerConfig(),
     select: Annotated[SelectConfig, Flat] = SelectConfig(),
     choose_bandwidth: Annotated[bool, Parameter(negative="")] = False,
+    novelty: float = 0.0,
     split: Split = THIRDS,
     seed: int = 0,
     force: Force = False,
@@ -65,23 +66,30 @@ def generate(
         they are here.
     choose_bandwidth
         Take the bandwidth under which the zoo's validation members are likeliest.
+    novelty
+        Take the narrowest bandwidth at which networks are so new in weights and in function: 0.3 is a third as far from
+        all known checkpoints as two members are from each other. 0 leaves the bandwidth as it is.
     seed
         Two seeds give different networks.
     """
     prepare_torch()
     from weightspace.autoencoder.sane import SANE
     from weightspace.generation.acquainting import acquaint
-    from weightspace.generation.choosing import choose_anchors, tuned_sampler
+    from weightspace.generation.choosing import choose_anchors, training_members, tuned_sampler
     from weightspace.generation.coverage import describe_counts
-    from weightspace.generation.generating import describe_generation, encode_anchors, write_generated
+    from weightspace.generation.generating import Generated, describe_generation, encode_anchors, write_generated
     from weightspace.generation.samplers.named import make_sampler
+    from weightspace.generation.samplers.sampler import Sampler
     from weightspace.generation.selecting import generate_with
+    from weightspace.generation.widening import novelty_of, widen
     from weightspace.outputs import require_apart
     from weightspace.zoo.recorded_images import images_for, recorded_images
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [model, anchors])
     require_between("count", count, 1)
+    if choose_bandwidth and novelty:
+        raise InputError("expected --choose-bandwidth or --novelty, found both")
     sane, zoo = SANE.open(model), Zoo.open(anchors)
     if architecture is not None and architecture not in zoo.architectures:
         known = ", ".join(zoo.architectures)
@@ -93,7 +101,15 @@ def generate(
         validation = open_split(anchors, split, int(sane.about.get("training", {}).get("seed", 0)))[1]
         sampling, sampler = tuned_sampler(sane, sampling, encoded, validation)
     images = images_for(zoo, data) if data is not None else recorded_images(zoo)
-    networks = generate_with(sane, encoded, count, images, select, seed=seed, sampler=sampler)
+
+    def make(sampler: Sampler) -> list[Generated]:
+        return generate_with(sane, encoded, count, images, select, seed=seed, sampler=sampler)
+
+    if novelty:
+        measure = novelty_of(sane, training_members(sane, zoo), images)
+        sampling, networks = widen(sampling, novelty, make, measure)
+    else:
+        networks = make(sampler)
     about = describe_generation(model, chosen, sampling, relative_to=out, select=select)
     write_generated(networks, out, about=about, seed=seed, force=force)
     coverage = {name: sum(network.coverage[name] for network in networks) for name in networks[0].coverage}

@@ -8,25 +8,26 @@ import numpy as np
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError, require_between
+from weightspace.generation.config import SamplerConfig
 from weightspace.generation.generating import Generated
 from weightspace.generation.novelty import NoveltyReference
-from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.named import make_sampler
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.images import Images
+from weightspace.images import ImageSet
 from weightspace.zoo.zoo import Zoo
 
 BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 
 
 class Widened(NamedTuple):
-    """A sampler that is wide enough, and the networks that it made."""
+    """A kernel density that is wide enough, and the networks that it made."""
 
-    sampler: KernelDensity
+    sampling: SamplerConfig
     networks: list[Generated]
 
 
 def widen(
-    sampler: KernelDensity,
+    sampling: SamplerConfig,
     novelty: float,
     make: Callable[[Sampler], list[Generated]],
     measure: Callable[[list[Generated]], float],
@@ -36,38 +37,43 @@ def widen(
     A decoder alone makes networks somewhat new; noise on latents makes them newer and less accurate.
 
     Args:
-        sampler: whose bandwidth is replaced; it counts as a share of the anchors' spread.
+        sampling: a kernel density, whose bandwidth is replaced; it counts as a share of the anchors' spread.
         novelty: see `measure`.
         make: networks of a sampler, as they will be kept.
         measure: how new they are; see `novelty_of`.
 
     Raises:
-        InputError: a bandwidth in latent units, a negative novelty, or one that none of the bandwidths gives.
+        InputError: another sampler, a bandwidth in latent units, a negative novelty, or one that none of the bandwidths
+            gives.
     """
     require_between("the novelty", novelty, 0)
-    if not sampler.relative:
-        raise InputError("expected a bandwidth relative to the anchors' spread to widen, found one in latent units")
-    found = 0.0
+    if sampling.sampler != "kernel-density" or sampling.bandwidth_in != "spread":
+        found = f"{sampling.sampler}, in units of the {sampling.bandwidth_in}"
+        raise InputError(f"expected a kernel density to widen, in units of the anchors' spread, found {found}")
+    reached = 0.0
     for bandwidth in BANDWIDTHS:
-        wider = replace(sampler, bandwidth=bandwidth)
-        networks = make(wider)
-        found = measure(networks)
-        if found >= novelty:
+        wider = replace(sampling, bandwidth=bandwidth)
+        networks = make(make_sampler(wider))
+        reached = measure(networks)
+        if reached >= novelty:
             return Widened(wider, networks)
-    raise InputError(f"expected networks of novelty {novelty:g}, found {found:.2f} at bandwidth {BANDWIDTHS[-1]:g}")
+    raise InputError(f"expected networks of novelty {novelty:g}, found {reached:.2f} at bandwidth {BANDWIDTHS[-1]:g}")
 
 
-def novelty_of(sane: SANE, train: Zoo, validation: Images) -> Callable[[list[Generated]], float]:
+def novelty_of(sane: SANE, train: Zoo, images: ImageSet | None) -> Callable[[list[Generated]], float]:
     """How new networks are to a zoo: the median in weights or in function (see `Novelty`), whichever is less.
 
     Args:
         sane: the model that made them.
         train: all checkpoints that it was trained on.
-        validation: what functions are compared on. Of several architectures the least new one counts.
+        images: functions are compared on the validation images. Of several architectures the least new one counts.
 
     Raises:
-        InputError: when measuring, an architecture with the tensors of no checkpoint.
+        InputError: no images; when measuring, an architecture with the tensors of no checkpoint.
     """
+    if images is None:
+        raise InputError("expected images (--data) to compare functions on, found none, nor those of the anchors' zoo")
+    validation = images.validation
     references: dict[str, NoveltyReference] = {}
 
     def measure(networks: list[Generated]) -> float:
