@@ -133,6 +133,11 @@ def test_options_out_of_range_are_refused() -> None:
         make_sampler(SamplerConfig(mixed=0))
     with pytest.raises(InputError, match="expected the bandwidth to be at least 0"):
         make_sampler(SamplerConfig(bandwidth=-1.0))
+    with pytest.raises(InputError, match="the sampler gaussian, found --bandwidth, which it does not use"):
+        make_sampler(SamplerConfig(sampler="gaussian", bandwidth=0.1))
+    with pytest.raises(InputError, match="the sampler kernel-density, found --noisy"):
+        make_sampler(SamplerConfig(noisy=True))
+    make_sampler(SamplerConfig(sampler="interpolation", noisy=True, bandwidth=0.1))
     for refused in (lambda: Gaussian(scale=-1.0), lambda: Mixture(components=0), lambda: Interpolation(neighbors=-1)):
         with pytest.raises(InputError, match="expected the"):
             refused()

@@ -1,7 +1,8 @@
-"""Configurations by name: the paper's, and our own for small machines; `writing` reconstructs best and reads worse.
+"""Configurations by name: for small machines, for writing networks, and the paper's.
 
-Sizes as in the published configurations, which differ in places from the paper's table 8 (it has window 32 and
-4 layers for CNNs); the number of steps is 50 passes over as many windows as the paper's zoos give.
+The paper's have the sizes of the published configurations, which differ in places from its table 8 (it has window 32
+and 4 layers for CNNs); the number of steps is 50 passes over as many windows as the paper's zoos give. `writing` is
+what reconstructed small CNNs best; its embeddings read worse (LOG.md, "What the statistics head costs").
 """
 
 from typing import Any, Literal, NamedTuple

@@ -1,11 +1,20 @@
 """How networks are sampled, selected and evaluated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from weightspace.errors import require_between
+from weightspace.errors import InputError, require_between
 
 SamplerName = Literal["kernel-density", "published", "gaussian", "mixture", "interpolation", "random"]
+DENSITY = ("bandwidth", "bandwidth_in", "anchor", "noise")
+USED: dict[SamplerName, tuple[str, ...]] = {
+    "kernel-density": DENSITY,
+    "published": ("bandwidth",),
+    "gaussian": ("scale",),
+    "mixture": ("scale", "components"),
+    "interpolation": ("mixed", "neighbors", "along", "noisy"),
+    "random": ("scale", *DENSITY),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +100,18 @@ class SamplerConfig:
     """What the deviations of Gaussians and mixtures, and random latents, are multiplied by."""
 
     def check(self) -> None:
-        """Raise `InputError` naming the first field that is out of range."""
+        """Raise `InputError` naming the first field that is out of range, or that this sampler has no use for."""
         for name in ("bandwidth", "scale", "neighbors"):
             require_between(f"the {name}", getattr(self, name), 0)
         for name in ("mixed", "components"):
             require_between(name, getattr(self, name), 1)
+        used = {"sampler", *USED[self.sampler], *(("bandwidth",) if self.noisy else ())}
+        for own in fields(self):
+            if own.name not in used and getattr(self, own.name) != own.default:
+                option = "--" + own.name.replace("_", "-")
+                raise InputError(
+                    f"expected options of the sampler {self.sampler}, found {option}, which it does not use"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
