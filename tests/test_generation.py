@@ -42,6 +42,7 @@ from weightspace.generation.generating import (
 )
 from weightspace.generation.novelty import NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.selecting import validation_accuracy
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import permute, random_permutations
@@ -219,7 +220,7 @@ def test_novelty_grows_with_noise_and_is_about_1_between_members(
     near = own_weights(anchors)
 
     def novelty(level: float) -> float:
-        noisy = add_noise(near, space, level=level, count=6, seed=0)
+        noisy = add_noise(near, space, level=level, count=6, seed=0).networks
         return float(reference.distances(noisy, architecture)[0].median())
 
     levels = [novelty(level) for level in (0.0, 0.1, 0.4, 1.0)]
@@ -234,7 +235,7 @@ def test_noise_is_found_for_a_wanted_novelty(
     near = own_weights(anchors)
 
     def measure(level: float) -> float:
-        noisy = add_noise(near, space, level=level, count=10, seed=0)
+        noisy = add_noise(near, space, level=level, count=10, seed=0).networks
         return float(reference.distances(noisy, architecture)[0].median())
 
     assert abs(measure(noise_of_novelty(measure, novelty=0.3)) - 0.3) < 0.02
@@ -246,14 +247,29 @@ def test_noise_is_as_new_as_what_it_stands_beside_once_the_best_are_kept(
     canonical = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(len(anchors))]
     reference = NoveltyReference(parts[0], sane.preparation, architecture)
     inputs = digits.train.inputs[:0]
-    beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 4, 20, inputs)
-    generated = add_noise(canonical, beside.space, level=0.3, count=4, seed=1)
+    beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 4, 20, inputs, True)
+    generated = add_noise(canonical, beside.space, level=0.3, count=4, seed=1).networks
     made = controls_of(beside, generated, EvaluateConfig())
     controls = {population.method: population.networks for population in made}
     wanted = reference.measure(generated, architecture, digits.validation)
     for method, measure, within in ((NOISE, "weights", 0.01), (NOISE_FUNCTION, "function", 0.08)):
         found = reference.measure(controls[method], architecture, digits.validation)
         assert abs(np.median(getattr(found, measure)) - np.median(getattr(wanted, measure))) < within, method
+
+
+def test_controls_are_kept_as_what_was_generated(
+    sane: SANE, parts: tuple[Zoo, ...], anchors: Zoo, architecture: Architecture, digits: ImageSet
+) -> None:
+    canonical = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(3)]
+    reference = NoveltyReference(parts[0], sane.preparation, architecture)
+    order = validation_accuracy(architecture, canonical, digits.validation).argsort(descending=True).tolist()
+    twice = [canonical[order[place]] for place in (0, 0, 1, 2)]
+    for spread, expected in ((True, [0, 1, 2]), (False, [0, 0, 1])):
+        inputs = digits.train.inputs[:0]
+        beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 3, 4, inputs, spread)
+        kept = beside.best(twice, [0, 0, 1, 2])
+        for own, place in zip(kept, expected, strict=True):
+            assert all(torch.equal(own[name], canonical[order[place]][name]) for name in own)
 
 
 def test_the_flat_space_has_an_inverse(space: FlatSpace, anchors: Zoo) -> None:
@@ -321,7 +337,7 @@ def test_decoded_anchors_are_what_a_density_without_noise_gives(
     canonical = [sane.preparation.canonicalize(anchors.weights(row), architecture) for row in range(len(anchors))]
     inputs = digits.train.inputs[:0]
     reference = NoveltyReference(parts[0], sane.preparation, architecture)
-    beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 4, 0, inputs)
+    beside = Beside(sane, architecture, canonical, parts[0], reference, digits.validation, 4, 0, inputs, True)
     still = sample_networks(sane, encode_anchors(sane, anchors), 40, sampler=KernelDensity(bandwidth=0.0))
     made = {network.anchor: network.weights for network in still}
     assert len(made) == len(anchors)

@@ -25,7 +25,7 @@ from weightspace.generation.evaluating import Population
 from weightspace.generation.flat import FlatSpace
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.selecting import validation_accuracy
+from weightspace.generation.selecting import in_turns, validation_accuracy
 from weightspace.images import Images
 from weightspace.randomness import derive_generator
 from weightspace.tokens.patterns import positions_of
@@ -54,6 +54,7 @@ class Beside:
         draws: so many are drawn by every control that draws, of which validation images keep the best; 0: as many as
             are kept.
         inputs: what batch norms are conditioned on; none are, if there are none.
+        spread: whether the best of every anchor are kept first.
     """
 
     sane: SANE
@@ -65,17 +66,24 @@ class Beside:
     count: int
     draws: int
     inputs: Tensor
+    spread: bool
 
     @property
     def space(self) -> FlatSpace:
         """Where weights are mixed."""
         return FlatSpace(self.sane.preparation, self.architecture)
 
-    def best(self, networks: list[Weights]) -> list[Weights]:
-        """The best on validation images, best first, their batch norms conditioned."""
+    def best(self, networks: list[Weights], anchors: list[int] | None = None) -> list[Weights]:
+        """The best on validation images, best first, their batch norms conditioned.
+
+        Of networks that have an anchor each, the best of every anchor come first, if those generated were kept so.
+        """
         made = [condition_weights(weights, self.architecture, self.inputs) for weights in networks]
         accuracy = validation_accuracy(self.architecture, made, self.validation)
-        return [made[place] for place in accuracy.argsort(descending=True, stable=True)[: self.count].tolist()]
+        order = accuracy.argsort(descending=True, stable=True).tolist()
+        if self.spread and anchors is not None:
+            order = [order[place] for place in in_turns([anchors[place] for place in order])]
+        return [made[place] for place in order[: self.count]]
 
 
 def controls_of(beside: Beside, generated: list[Weights], config: EvaluateConfig) -> list[Population]:
@@ -126,7 +134,7 @@ def _noisy(beside: Beside, novelty: Novelty, draws: int, seed: int) -> list[Popu
     architecture = beside.architecture
 
     def kept(level: float) -> list[Weights]:
-        return beside.best(add_noise(beside.anchors, beside.space, level=level, count=draws, seed=seed))
+        return beside.best(*add_noise(beside.anchors, beside.space, level=level, count=draws, seed=seed))
 
     def in_weights(level: float) -> float:
         return float(beside.reference.distances(kept(level), architecture)[0].median())

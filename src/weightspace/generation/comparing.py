@@ -111,7 +111,9 @@ def compare(
         reference = NoveltyReference(train, sane.preparation, architecture)
         count = len(own[0].networks)
         draws = round(select.draws * select.rounds * count / len(first))
-        beside = Beside(sane, architecture, canonical, train, reference, images.validation, count, draws, inputs)
+        beside = Beside(
+            sane, architecture, canonical, train, reference, images.validation, count, draws, inputs, select.spread
+        )
         for population in [*own, *controls_of(beside, own[0].networks, config)]:
             measured = reference.measure(population.networks, architecture, images.test)
             novelty.setdefault(population.method, []).append(measured)

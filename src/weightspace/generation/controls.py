@@ -4,6 +4,7 @@ Anchors are expected in canonical form, so that their weights can be averaged an
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -30,17 +31,26 @@ def from_scratch(architecture: Architecture, count: int, seed: int) -> list[Weig
     ]
 
 
-def add_noise(anchors: list[Weights], space: FlatSpace, *, level: float, count: int, seed: int) -> list[Weights]:
+class Noisy(NamedTuple):
+    """Networks with noise, and which anchor each one is of."""
+
+    networks: list[Weights]
+    anchors: list[int]
+
+
+def add_noise(anchors: list[Weights], space: FlatSpace, *, level: float, count: int, seed: int) -> Noisy:
     """Anchors, drawn with replacement, with Gaussian noise on their weights.
 
     `level` is the standard deviation of the noise, as a share of that of each tensor.
     """
     generator = derive_generator(seed, "anchor noise")
-    noisy = []
+    noisy = Noisy([], [])
     for _ in range(count):
-        anchor = anchors[int(torch.randint(len(anchors), (), generator=generator))]
-        flat = space.flatten(anchor)
-        noisy.append(space.restore(flat + level * torch.randn(flat.shape, generator=generator), anchor))
+        place = int(torch.randint(len(anchors), (), generator=generator))
+        flat = space.flatten(anchors[place])
+        flat = flat + level * torch.randn(flat.shape, generator=generator)
+        noisy.networks.append(space.restore(flat, anchors[place]))
+        noisy.anchors.append(place)
     return noisy
 
 

@@ -5,6 +5,7 @@ anchors of another round. Deviations: rankings are made on validation images onl
 test images), and what is returned is the best of the last round (the published code returns the first that were drawn).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,14 +85,19 @@ def generate_selected(
 
 def spread_out(ranked: Ranked) -> Ranked:
     """The best of every anchor first, then the second of every anchor, and so on; blends count as an anchor each."""
+    places = in_turns([network.anchor for network in ranked.networks])
+    return Ranked([ranked.networks[place] for place in places], [ranked.accuracies[place] for place in places])
+
+
+def in_turns(anchors: Sequence[int]) -> list[int]:
+    """Places with the first of every anchor first, then the second of every anchor, and so on; -1 is always a first."""
     turns: dict[int, int] = {}
     order = []
-    for place, network in enumerate(ranked.networks):
-        turn = turns.get(network.anchor, 0) if network.anchor >= 0 else 0
-        turns[network.anchor] = turn + 1
+    for place, anchor in enumerate(anchors):
+        turn = turns.get(anchor, 0) if anchor >= 0 else 0
+        turns[anchor] = turn + 1
         order.append((turn, place))
-    places = [place for _, place in sorted(order)]
-    return Ranked([ranked.networks[place] for place in places], [ranked.accuracies[place] for place in places])
+    return [place for _, place in sorted(order)]
 
 
 def require_images_for(anchors: Anchors, images: ImageSet) -> None:
