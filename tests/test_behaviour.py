@@ -18,7 +18,7 @@ from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainCon
 from weightspace.autoencoder.fidelity import measure_fidelity
 from weightspace.autoencoder.inference import decode_latents, encode_tokens
 from weightspace.autoencoder.pretraining import pretrain
-from weightspace.autoencoder.refining import Descent
+from weightspace.autoencoder.refining import Descent, encode_closely
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.tuning import tune
 from weightspace.corpus.corpus import Corpus, build_corpus
@@ -113,6 +113,18 @@ def test_close_encoding_refuses_what_it_cannot_ask(sane_folder: Path, parts: tup
         measure_fidelity(sane, held_out, closely=Descent(digits.train, steps=-1))
     still = measure_fidelity(sane, held_out, digits.test, closely=Descent(digits.train, steps=0))
     assert still.agreement == measure_fidelity(sane, held_out, digits.test).agreement, "without steps as encoded"
+
+
+def test_close_encoding_holds_some_networks_at_a_time(
+    sane: SANE, parts: tuple[Zoo, ...], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = parts[2].architectures["mlp-64-8-10-tanh"]
+    own = parts[2].where(architecture=architecture.id)
+    networks = [own.weights(row) for row in range(3)]
+    descent = Descent(digits.train, steps=2)
+    alone = torch.cat([encode_closely(sane, [weights], architecture, descent) for weights in networks])
+    monkeypatch.setattr("weightspace.autoencoder.refining.TOGETHER", 1)
+    torch.testing.assert_close(encode_closely(sane, networks, architecture, descent), alone)
 
 
 def test_interrupted_and_resumed_it_ends_with_the_same_weights(

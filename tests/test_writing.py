@@ -14,13 +14,16 @@ from torch import nn
 from garden.small import OddOnes, TiedTransformer
 from garden.vision import convnext, densenet
 from test_cli import refused, run
+from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
+from weightspace.autoencoder.fidelity import reconstruct
 from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.refining import Descent
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.tuning import tune
 from weightspace.errors import InputError
 from weightspace.generation.choosing import choose_anchors
-from weightspace.generation.conditioning import condition, conditioning_images
+from weightspace.generation.conditioning import condition
 from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
 from weightspace.generation.evaluating import Population, evaluate
 from weightspace.generation.generating import Anchors, Generated, encode_anchors, sample_networks
@@ -171,6 +174,18 @@ def test_conditioned_statistics_are_exact_averages(residual: tuple[SANE, Zoo], d
     assert all(made.weights[name].min() > 0 for name in made.weights if name.endswith("running_var"))
     counts, size = conditioned.coverage, made.architecture.parameters
     assert counts["conditioned"] > 0 and sum(counts.values()) == size == sum(made.coverage.values())
+
+
+def test_what_is_encoded_closely_is_conditioned(residual: tuple[SANE, Zoo], digits: ImageSet) -> None:
+    sane, zoo = residual
+    architecture = next(iter(zoo.architectures.values()))
+    weights = zoo.last().weights(0)
+    plain = reconstruct(sane, [weights], architecture)[0].made
+    closely = reconstruct(sane, [weights], architecture, closely=Descent(digits.train, steps=0))[0].made
+    expected = condition_weights(plain, architecture, conditioning_images(digits.train, 1_000, 0))
+    for name, tensor in closely.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(tensor, plain[name]) for name, tensor in closely.items())
 
 
 def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], digits: ImageSet, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.inference import decode_latents, encode_tokens
 from weightspace.autoencoder.refining import Descent, encode_closely
 from weightspace.autoencoder.sane import SANE
@@ -22,7 +23,7 @@ from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
-RANDOM_INPUTS = 256
+RANDOM_INPUTS, CONDITIONED = 256, 1_000
 SMALLEST_VARIANCE = 1e-6
 Squeeze = Callable[[Float[Tensor, "tokens latent"]], Float[Tensor, "tokens latent"]]
 
@@ -105,7 +106,7 @@ def reconstruct(
         networks: raw weights.
         architecture: theirs.
         squeeze: see `measure_fidelity`.
-        closely: likewise; batch norms are asked with the statistics of their images, and need conditioning afterwards.
+        closely: likewise; batch norms of what is decoded then have statistics of 1,000 of the images.
 
     Raises:
         InputError: no networks, or a refusal of `encode_closely`.
@@ -125,6 +126,9 @@ def reconstruct(
         sane.preparation.restore(tokens, architecture, own.carried)
         for own, tokens in zip(prepared, decoded, strict=True)
     ]
+    if closely is not None:
+        inputs = conditioning_images(closely.images, CONDITIONED, closely.seed)
+        made = [condition_weights(weights, architecture, inputs) for weights in made]
     return [
         Reconstruction(architecture, own.tokens, tokens, before, after, latents[0].numel())
         for own, tokens, before, after in zip(prepared, decoded, true, made, strict=True)

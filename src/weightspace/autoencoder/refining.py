@@ -24,7 +24,7 @@ from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import require_shape
 
-IMAGES_PER_STEP = 128
+IMAGES_PER_STEP, TOGETHER = 128, 32
 # Outputs of decoded networks on some images, and which images these were; returns a loss for every network.
 Wanted = Callable[[Float[Tensor, "networks images outputs"], Int[Tensor, "images"]], Float[Tensor, "networks"]]
 
@@ -87,7 +87,8 @@ def encode_closely(
 ) -> Float[Tensor, "networks tokens latent"]:
     """Latents of networks, moved until the decoded networks answer as the networks themselves do.
 
-    The loss is the Kullback-Leibler divergence of answers on images; labels are not used.
+    The loss is the Kullback-Leibler divergence of answers on images; labels are not used. Batch norms of decoded
+    networks are asked with the images' statistics, so that what is decoded needs conditioning (`reconstruct` does it).
 
     Args:
         sane: a trained model.
@@ -98,6 +99,14 @@ def encode_closely(
     Raises:
         InputError: see `refine_latents`.
     """
+    parts = [networks[start : start + TOGETHER] for start in range(0, len(networks), TOGETHER)]
+    return torch.cat([_encode_together(sane, part, architecture, descent) for part in parts])
+
+
+def _encode_together(
+    sane: SANE, networks: Sequence[Weights], architecture: Architecture, descent: Descent
+) -> Float[Tensor, "networks tokens latent"]:
+    """As many as are in memory at once: their latents have one learning rate."""
     layout = sane.preparation.frame_of(architecture).layout
     tokens = torch.stack([sane.preparation.prepare(weights, architecture).tokens for weights in networks])
     module, stack = architecture.build().eval(), stack_weights(list(networks))

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightspace.autoencoder.conditioning import condition_weights
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruct
 from weightspace.autoencoder.hyper_representations import fit_hyper_representation
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import with_positive_variances
-from weightspace.generation.conditioning import condition_weights
 from weightspace.generation.config import EvaluateConfig
 from weightspace.generation.controls import (
     WeightComponents,

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from weightspace.autoencoder.conditioning import conditioning_images
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.generation.acquainting import acquaint
 from weightspace.generation.beside import ANCHORS, NOISE, SCRATCH, Beside, controls_of
 from weightspace.generation.choosing import training_members
-from weightspace.generation.conditioning import conditioning_images
 from weightspace.generation.config import EvaluateConfig, SelectConfig
 from weightspace.generation.evaluating import Outcome, Population, evaluate
 from weightspace.generation.generating import Generated

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from weightspace.autoencoder.conditioning import conditioning_images
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms
 from weightspace.errors import InputError, require_between
-from weightspace.generation.conditioning import condition, conditioning_images
+from weightspace.generation.conditioning import condition
 from weightspace.generation.config import SelectConfig
 from weightspace.generation.generating import Anchors, Generated, carried_of, latents_of, sample_networks
 from weightspace.generation.refining import refine
