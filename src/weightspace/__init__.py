@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from weightspace.autoencoder.config import SANEConfig as SANEConfig
     from weightspace.autoencoder.config import TrainConfig as TrainConfig
     from weightspace.autoencoder.fidelity import FidelityObserver as FidelityObserver
+    from weightspace.autoencoder.fidelity import Reconstruction as Reconstruction
     from weightspace.autoencoder.fidelity import measure_fidelity as measure_fidelity
     from weightspace.autoencoder.fidelity import measure_layers as measure_layers
     from weightspace.autoencoder.fidelity import reconstruct as reconstruct
@@ -107,7 +108,13 @@ _HOMES = {
     ),
     "weightspace.autoencoder.config": ("BehaviourConfig", "SANEConfig", "TrainConfig"),
     "weightspace.autoencoder.tuning": ("tune",),
-    "weightspace.autoencoder.fidelity": ("FidelityObserver", "measure_fidelity", "measure_layers", "reconstruct"),
+    "weightspace.autoencoder.fidelity": (
+        "FidelityObserver",
+        "Reconstruction",
+        "measure_fidelity",
+        "measure_layers",
+        "reconstruct",
+    ),
     "weightspace.autoencoder.inference": ("embed",),
     "weightspace.autoencoder.presets": ("preset",),
     "weightspace.autoencoder.pretraining": ("pretrain",),

@@ -81,7 +81,13 @@ class FidelityObserver:
 
 
 class Reconstruction(NamedTuple):
-    """A network in canonical form, and what came back of it; both as standardised tokens and as weights."""
+    """A network in canonical form, and what came back of it; both as standardised tokens and as weights.
+
+    Attributes:
+        true_tokens, made_tokens: before and after, standardised.
+        true, made: the same as weights under the architecture's names.
+        latents: how many latent numbers are in between.
+    """
 
     architecture: Architecture
     true_tokens: Float[Tensor, "tokens width"]
