@@ -12,6 +12,7 @@ from weightspace.randomness import derive_generator
 from weightspace.supervised import (
     FitConfig,
     Stack,
+    faster_alone,
     fit_one,
     fit_stack,
     predict_stack,
@@ -178,6 +179,16 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
     module = mlp([64, 8, 10])
     stack, inputs = stack_weights([module.state_dict()]), torch.randn(1500, 1, 8, 8)
     torch.testing.assert_close(predict_stack(module, stack, inputs)[0], module(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_stacks_of_convolutions_predict_as_their_networks() -> None:
+    modules = [nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)) for _ in range(3)]
+    assert faster_alone(modules[0], torch.device("cpu")) and not faster_alone(modules[0], torch.device("cuda"))
+    assert not faster_alone(mlp([4, 2]), torch.device("cpu"))
+    inputs = torch.randn(1_500, 1, 8, 8)
+    found = predict_stack(modules[0], stack_weights([module.state_dict() for module in modules]), inputs)
+    for module, own in zip(modules, found, strict=True):
+        torch.testing.assert_close(own, module.eval()(inputs), rtol=1e-4, atol=1e-5)
 
 
 class Tied(nn.Module):

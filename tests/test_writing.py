@@ -330,6 +330,23 @@ def test_ensembles_and_overlaps_are_what_they_say(zoo: Zoo, digits: ImageSet) ->
     assert np.isnan(alone.overlap)
 
 
+def test_residual_networks_are_fine_tuned_alone_as_in_a_stack(
+    residual: tuple[SANE, Zoo], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = residual[1].last()
+    architecture = next(iter(zoo.architectures.values()))
+    population = Population("p", architecture, [zoo.weights(row) for row in range(3)])
+    images = digits._replace(train=Images(*(own[:256] for own in digits.train)))
+    config = EvaluateConfig(epochs=(0, 1))
+    alone = evaluate([population], images, config)
+    monkeypatch.setattr("weightspace.generation.evaluating.faster_alone", lambda module, device: False)
+    stacked = evaluate([population], images, config)
+    assert [outcome.epochs for outcome in alone] == [0, 1]
+    np.testing.assert_allclose(alone[0].each, stacked[0].each, atol=1e-6)
+    np.testing.assert_allclose(alone[1].each, stacked[1].each, atol=0.05)
+    assert not np.allclose(alone[1].each, alone[0].each)
+
+
 def test_several_seeds_are_several_data_orders(zoo: Zoo, digits: ImageSet) -> None:
     architecture = zoo.architectures["mlp-64-8-10-tanh"]
     networks = [zoo.where(activation="tanh").weights(row) for row in range(3)]

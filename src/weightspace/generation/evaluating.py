@@ -6,14 +6,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightspace.errors import InputError
 from weightspace.generation.config import EvaluateConfig
 from weightspace.images import ImageSet
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_seed
-from weightspace.supervised import FitConfig, fit_stack, predict_stack, stack_weights
+from weightspace.supervised import (
+    FitConfig,
+    bears_channels_last,
+    faster_alone,
+    fit_one,
+    fit_stack,
+    predict,
+    predict_stack,
+    stack_weights,
+)
 from weightspace.weights import Weights
 from weightspace.zoo.architecture import Architecture
 
@@ -58,8 +67,8 @@ class Outcome(NamedTuple):
 def evaluate(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
     """Fine-tune every population on the training images and score it on the test images.
 
-    All networks of one architecture are trained side by side with the same optimiser, learning rate and
-    number of steps; each has a data order of its own.
+    All networks are trained with the same optimiser, learning rate and number of steps, those of one architecture
+    side by side where that is faster; each has a data order of its own.
 
     Raises:
         InputError: no populations, or a negative number of epochs.
@@ -72,7 +81,7 @@ def evaluate(populations: list[Population], images: ImageSet, config: EvaluateCo
     for population in populations:
         by_architecture.setdefault(population.architecture.id, []).append(population)
     answered: dict[tuple[str, int], list[_Answered]] = {}
-    epochs = len(by_architecture) * config.seeds * (max(config.epochs) + 1)
+    epochs = sum(len(population.networks) for population in populations) * config.seeds * (max(config.epochs) + 1)
     with progress_bar("fine-tuning", epochs) as advance:
         for group in by_architecture.values():
             for number in range(config.seeds):
@@ -92,33 +101,78 @@ class _Answered(NamedTuple):
 
 
 def _fine_tune(
-    group: list[Population], images: ImageSet, config: EvaluateConfig, number: int, advance: Callable[[], None]
+    group: list[Population], images: ImageSet, config: EvaluateConfig, number: int, advance: Callable[..., None]
 ) -> dict[tuple[str, int], _Answered]:
     """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""
     networks = [weights for population in group for weights in population.networks]
     module = group[0].architecture.build()
-    seeds = [(p.method, place) for p in group for place in range(len(p.networks))]
+    names = [(p.method, place) for p in group for place in range(len(p.networks))]
+    seeds = [derive_seed(config.seed, *name, *([number] if number else [])) for name in names]
+    answer = _answer_alone if faster_alone(module, images.train.labels.device) else _answer_stacked
+    sizes = [len(population.networks) for population in group]
+    found = {}
+    for epoch, outputs in answer(module, networks, images, config, seeds, advance).items():
+        for population, own in zip(group, outputs.softmax(-1).split(sizes), strict=True):
+            mean = own[: config.ensemble].mean(0).argmax(-1)
+            together = float((mean == images.test.labels).float().mean())
+            wrong = own.argmax(-1) != images.test.labels
+            found[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
+    return found
+
+
+# After every epoch that is scored, what networks answer on the test images.
+_Outputs = dict[int, Float[Tensor, "networks images classes"]]
+
+
+def _answer_stacked(
+    module: nn.Module,
+    networks: list[Weights],
+    images: ImageSet,
+    config: EvaluateConfig,
+    seeds: list[int],
+    advance: Callable[..., None],
+) -> _Outputs:
+    """All networks trained as one stack."""
     fitting = fit_stack(
         module,
         stack_weights(networks),
         images.train,
-        FitConfig(epochs=max(config.epochs), batch_size=config.batch_size),
+        _schedule(config),
         learning_rates=torch.full((len(networks),), config.learning_rate),
         weight_decays=torch.zeros(len(networks)),
-        seeds=[derive_seed(config.seed, *name, *([number] if number else [])) for name in seeds],
+        seeds=seeds,
     )
-    sizes = [len(population.networks) for population in group]
     found = {}
     for epoch, stack in fitting:
-        advance()
+        advance(len(networks))
         if epoch in config.epochs:
-            outputs = predict_stack(module, stack, images.test.inputs).softmax(-1)
-            for population, own in zip(group, outputs.split(sizes), strict=True):
-                mean = own[: config.ensemble].mean(0).argmax(-1)
-                together = float((mean == images.test.labels).float().mean())
-                wrong = own.argmax(-1) != images.test.labels
-                found[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
+            found[epoch] = predict_stack(module, stack, images.test.inputs)
     return found
+
+
+def _answer_alone(
+    module: nn.Module,
+    networks: list[Weights],
+    images: ImageSet,
+    config: EvaluateConfig,
+    seeds: list[int],
+    advance: Callable[..., None],
+) -> _Outputs:
+    """One network trained after the other, which is twice as fast for convolutions on a CPU."""
+    found: dict[int, list[Tensor]] = {epoch: [] for epoch in sorted(set(config.epochs))}
+    last, rate = bears_channels_last(module), config.learning_rate
+    for weights, seed in zip(networks, seeds, strict=True):
+        module.load_state_dict(weights)
+        fitting = fit_one(module, images.train, _schedule(config), learning_rate=rate, seed=seed, channels_last=last)
+        for epoch in fitting:
+            advance()
+            if epoch in found:
+                found[epoch].append(predict(module, images.test.inputs))
+    return {epoch: torch.stack(outputs) for epoch, outputs in found.items()}
+
+
+def _schedule(config: EvaluateConfig) -> FitConfig:
+    return FitConfig(epochs=max(config.epochs), batch_size=config.batch_size)
 
 
 def _outcome(method: str, epoch: int, parts: list[_Answered], config: EvaluateConfig) -> Outcome:
