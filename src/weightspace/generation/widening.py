@@ -16,7 +16,7 @@ from weightspace.generation.samplers.sampler import Sampler
 from weightspace.images import ImageSet
 from weightspace.zoo.zoo import Zoo
 
-BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
+BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 
 
 class Widened(NamedTuple):
