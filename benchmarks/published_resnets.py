@@ -112,7 +112,7 @@ def made(sane: ws.SANE, untrained: ws.SANE, published: dict[str, Tensor], train:
     model = ResNet(depth)
     model.load_state_dict(published)
     yield "as published", model
-    yield "as published, batch norms averaged anew", with_noise(published, 0.0, train, depth)
+    share = 0.0
     for method, own, bandwidth in (
         ("SANE, encoded and decoded", sane, 0.0),
         ("SANE, kernel density", sane, BANDWIDTH),
@@ -121,8 +121,9 @@ def made(sane: ws.SANE, untrained: ws.SANE, published: dict[str, Tensor], train:
         model = ResNet(depth)
         sampler = ws.KernelDensity(bandwidth=bandwidth, relative=False)
         ws.initialize(model, own, anchors=[published], data=train, sampler=sampler)
+        share = share or change(model, published)
         yield method, model
-        yield f"noise as large as: {method}", with_noise(published, change(model, published), train, depth)
+    yield "noise that moves weights as far", with_noise(published, share, train, depth)
 
 
 def main() -> None:
@@ -157,7 +158,7 @@ def main() -> None:
                     "novelty": None,
                     "functional_novelty": None,
                     "diversity": None,
-                    "latents_per_weight": 0.0 if method.startswith(("as", "noise")) else density,
+                    "latents_per_weight": density if "SANE" in method else 0.0,
                     "relative_change": change(model, published),
                 }
                 rows.append(row)
