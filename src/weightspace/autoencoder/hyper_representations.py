@@ -53,7 +53,7 @@ class HyperRepresentation(nn.Module):
             self.encoder = Transformer(width, config.layers, config.heads, config.dropout)
             self.decoder = Transformer(width, config.layers, config.heads, config.dropout)
             self.head = nn.Sequential(nn.Linear(config.latent_width, config.projection_width), nn.ReLU())
-        self.positions = SinusoidalPositions(width)
+            self.positions = SinusoidalPositions(width)
 
     def encode(
         self, tokens: Float[Tensor, "batch tokens width"], positions: Int[Tensor, "batch tokens 4"]
