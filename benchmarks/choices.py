@@ -22,8 +22,8 @@ from weightspace.analysis.probing.probe import probe
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import measure_fidelity
 from weightspace.autoencoder.inference import embed
-from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.corpus.config import PreparationConfig
 from weightspace.images import Images, open_images
 from weightspace.report.model_card import held_out_networks

@@ -24,8 +24,8 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_files, embed_network
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.preparation import Preparation
-from weightspace.weights import open_weights, write_weights
-from weightspace.zoo.networks import resnet18
+from weightspace.weights.files import open_weights, write_weights
+from weightspace.zoo.growing.networks import resnet18
 
 WIDTH = 288
 

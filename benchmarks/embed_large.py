@@ -50,7 +50,7 @@ def embed(path: Path) -> None:
     from weightspace.autoencoder.streaming import embed_network
     from weightspace.corpus.config import PreparationConfig
     from weightspace.corpus.preparation import Preparation
-    from weightspace.weights import open_weights
+    from weightspace.weights.files import open_weights
 
     torch.set_num_threads(1)
     sane = SANE(SANEConfig(), Preparation(config=PreparationConfig(token_width=288)), window=64).eval()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from weightspace.images import Images, open_images
 from weightspace.supervised import score_stack, stack_weights
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)

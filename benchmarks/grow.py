@@ -19,11 +19,11 @@ import torch
 
 from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_generator, derive_seed
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
-from weightspace.zoo.members import Member, draw_members
-from weightspace.zoo.networks import initialize
-from weightspace.zoo.recipes import find_recipe
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.growing.members import Member, draw_members
+from weightspace.zoo.growing.networks import initialize
+from weightspace.zoo.growing.recipes import find_recipe
 
 Shape = tuple[int, int, int]
 # network, image shape, members, members that the plain loop trains, training images

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from weightspace.symmetry.axes import Permutations, Symmetry, axis_index, groups_of, random_permutations
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 
 SWEEPS = 100
 COPIES = 200

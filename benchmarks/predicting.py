@@ -21,7 +21,7 @@ from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.outputs import to_json
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo
 
 ZOOS = (*SMALL, "mnist-raytune")

@@ -25,7 +25,7 @@ from torch import nn
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training import train
+from weightspace.autoencoder.training.loop import train
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, fit_preparation
 from weightspace.corpus.preparation import Preparation
@@ -34,7 +34,7 @@ from weightspace.supervised import stack_weights
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.tokens.layout import plan_layout
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.networks import cnn_l, cnn_s, resnet18
+from weightspace.zoo.growing.networks import cnn_l, cnn_s, resnet18
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 

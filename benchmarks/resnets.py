@@ -4,7 +4,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from weightspace.zoo.networks import ResidualBlock
+from weightspace.zoo.growing.networks import ResidualBlock
 
 CLASSES = 10
 

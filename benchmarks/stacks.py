@@ -23,8 +23,8 @@ from weightspace.supervised import (
     stack_weights,
     unstack_weights,
 )
-from weightspace.weights import Weights
-from weightspace.zoo.networks import cnn_l, cnn_s, mlp, resnet18
+from weightspace.weights.values import Weights
+from weightspace.zoo.growing.networks import cnn_l, cnn_s, mlp, resnet18
 
 NETWORKS, IMAGES, RATE = 8, 960, 3e-3
 CONFIG, CPU = FitConfig(epochs=1, batch_size=64), torch.device("cpu")

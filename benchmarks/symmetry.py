@@ -26,7 +26,7 @@ from weightspace.symmetry.matching import match, match_stack, objective
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.tokens.layout import plan_layout
 from weightspace.tokens.tokenizing import flatten_weights
-from weightspace.zoo.networks import cnn_s, resnet18
+from weightspace.zoo.growing.networks import cnn_s, resnet18
 from weightspace.zoo.zoo import Zoo
 
 BATCH = TrainConfig().batch_size

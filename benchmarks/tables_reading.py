@@ -17,12 +17,12 @@ from weightspace.analysis.probing.comparing import Comparison, Fold, compare_rep
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, subtract
 from weightspace.analysis.representations.baselines import layer_statistics
-from weightspace.analysis.representations.named import REPRESENTATIONS
+from weightspace.analysis.representations.catalog import REPRESENTATIONS
 from weightspace.analysis.representations.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.inference import Embeddings, embed
-from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.zoo import Zoo

@@ -19,15 +19,16 @@ from torch import Tensor
 from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruct
 from weightspace.autoencoder.presets import preset
-from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.refining import Descent
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.tuning import tune
+from weightspace.autoencoder.training.distilling import tune
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.corpus.config import PreparationConfig
+from weightspace.evaluation.comparing import compare, table_rows
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.evaluation.fine_tuning import Population, evaluate
 from weightspace.generation.acquainting import acquaint
-from weightspace.generation.comparing import compare, table_rows
-from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
-from weightspace.generation.evaluating import Population, evaluate
+from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.generating import Anchors, Generated, encode_anchors
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.gaussian import Gaussian
@@ -42,7 +43,7 @@ from weightspace.generation.widening import BANDWIDTHS, novelty_of, widen
 from weightspace.images import Images, ImageSet
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.supervised import predict_stack, stack_weights
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo

@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from weightspace.supervised import stack_weights
-from weightspace.zoo.networks import cnn_s
-from weightspace.zoo.recipes import cnn_recipe
+from weightspace.zoo.growing.networks import cnn_s
+from weightspace.zoo.growing.recipes import cnn_recipe
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 

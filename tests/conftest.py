@@ -8,10 +8,10 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.images import ImageSet, open_images
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.zoo import Zoo
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_represe
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
 from weightspace.analysis.representations.baselines import QUANTILES, layer_statistics, raw_weights
-from weightspace.analysis.representations.named import (
+from weightspace.analysis.representations.catalog import (
     REPRESENTATIONS,
     Represent,
     beside,
@@ -24,10 +24,10 @@ from weightspace.analysis.representations.named import (
 from weightspace.analysis.representations.spectra import PROBES, matrix_views, spectra
 from weightspace.analysis.representations.token_statistics import exact_token_statistics
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.hyper_representations import embed_whole, fit_hyper_representation
+from weightspace.autoencoder.hyper_representation import embed_whole, fit_hyper_representation
 from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.statistics import token_statistics
+from weightspace.autoencoder.token_statistics import token_statistics
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 from weightspace.tokens.patterns import entries_of

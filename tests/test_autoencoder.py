@@ -24,13 +24,13 @@ from weightspace.autoencoder.inference import (
     encode_zoo,
     restore,
 )
-from weightspace.autoencoder.losses import effective_rank, masked_mse, nt_xent
-from weightspace.autoencoder.objective import Objective
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
-from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.statistics import OF_A_PART, statistics_loss, token_statistics
-from weightspace.autoencoder.training import TrainingStopped, train
+from weightspace.autoencoder.token_statistics import OF_A_PART, statistics_loss, token_statistics
+from weightspace.autoencoder.training.loop import TrainingStopped, train
+from weightspace.autoencoder.training.losses import effective_rank, masked_mse, nt_xent
+from weightspace.autoencoder.training.objective import Objective
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, fit_preparation
@@ -41,9 +41,9 @@ from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
 from weightspace.tokens.layout import plan_layout
 from weightspace.tokens.patterns import Entries
-from weightspace.weights import read_weights, write_weights
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
+from weightspace.weights.files import read_weights, write_weights
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from weightspace.autoencoder.behaviour import (
+from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
+from weightspace.autoencoder.fidelity import measure_fidelity
+from weightspace.autoencoder.inference import decode_latents, encode_tokens
+from weightspace.autoencoder.refining import Descent, encode_closely
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.behaviour import (
     Drawn,
     WindowCoder,
     behaviour_losses,
@@ -14,13 +19,8 @@ from weightspace.autoencoder.behaviour import (
     group_networks,
     stack_tokens,
 )
-from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import measure_fidelity
-from weightspace.autoencoder.inference import decode_latents, encode_tokens
-from weightspace.autoencoder.pretraining import pretrain
-from weightspace.autoencoder.refining import Descent, encode_closely
-from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.tuning import tune
+from weightspace.autoencoder.training.distilling import tune
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.corpus.corpus import Corpus, build_corpus
 from weightspace.errors import InputError
 from weightspace.images import ImageSet

@@ -15,7 +15,7 @@ import torch
 
 from garden.small import ResidualNet
 from weightspace.cli.app import main, split_lists
-from weightspace.weights import write_weights
+from weightspace.weights.files import write_weights
 from weightspace.zoo.zoo import Zoo
 
 
@@ -78,7 +78,7 @@ def test_the_pipeline_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 
 def test_zoos_of_others_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from weightspace.zoo.networks import mlp
+    from weightspace.zoo.growing.networks import mlp
 
     for member in ("a", "b"):
         (tmp_path / "runs" / member).mkdir(parents=True)

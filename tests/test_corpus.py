@@ -14,7 +14,7 @@ from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
 from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
-from weightspace.corpus.rescaling_windows import rescaling_windows
+from weightspace.corpus.rescaling import rescaling_windows
 from weightspace.corpus.views import Views, WindowSource, whole_networks
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
@@ -25,11 +25,11 @@ from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.rescaling import random_factors, rescale
 from weightspace.tokens.layout import Role, Style, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, unflatten_weights
-from weightspace.weights import WeightsMismatch, find_aliases
+from weightspace.weights.values import WeightsMismatch, find_aliases
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
-from weightspace.zoo.networks import mlp
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.growing.networks import mlp
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
@@ -330,7 +330,7 @@ def test_types_survive_a_traced_preparation(tmp_path: Path) -> None:
     architecture = Architecture.of_module(
         module,
         id="half",
-        factory="weightspace.zoo.networks:mlp",
+        factory="weightspace.zoo.growing.networks:mlp",
         arguments={"widths": [6, 5, 3]},
         example_shape=(2, 6),
     )

@@ -15,8 +15,8 @@ from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
 from weightspace.demo.story import run_demo
 from weightspace.errors import InputError
-from weightspace.generation.beside import NOISE, SCRATCH
-from weightspace.generation.comparing import GENERATED
+from weightspace.evaluation.beside import NOISE, SCRATCH
+from weightspace.evaluation.comparing import GENERATED
 from weightspace.report.figures import FIGURES, look_of
 from weightspace.report.page import render_report
 from weightspace.zoo.zoo import Zoo

@@ -8,8 +8,7 @@ import torch
 
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
-from weightspace.generation.acquainting import acquaint
-from weightspace.generation.beside import (
+from weightspace.evaluation.beside import (
     ANCHORS,
     AVERAGE,
     DECODED,
@@ -26,11 +25,13 @@ from weightspace.generation.beside import (
     controls_of,
     decoded_anchors,
 )
+from weightspace.evaluation.comparing import GENERATED, compare_generated
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.evaluation.controls import WeightComponents, add_noise, average, from_scratch, noise_of_novelty
+from weightspace.evaluation.fine_tuning import Population, evaluate
+from weightspace.generation.acquainting import acquaint
 from weightspace.generation.choosing import choose_anchors, training_members
-from weightspace.generation.comparing import GENERATED, compare_generated
-from weightspace.generation.config import EvaluateConfig, SamplerConfig
-from weightspace.generation.controls import WeightComponents, add_noise, average, from_scratch, noise_of_novelty
-from weightspace.generation.evaluating import Population, evaluate
+from weightspace.generation.config import SamplerConfig
 from weightspace.generation.flat import FlatSpace
 from weightspace.generation.generating import (
     describe_generation,
@@ -46,10 +47,10 @@ from weightspace.generation.selecting import validation_accuracy
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import permute, random_permutations
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.zoo import Zoo
 
 ANCHOR_LATENTS = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ import pytest
 GOLDEN = Path(__file__).with_name("golden.json")
 # Sums in another order, on another processor, differ by so much after a few steps of training.
 RELATIVE, ABSOLUTE = 5e-3, 2e-3
-TIMED = ("weights_per_second", "waiting_for_batches", "bytes", "out")
+TIMED = ("weights_per_second", "waiting_for_batches", "bytes", "out", "command")
 SPLIT = ("--split", "0.5,0.25,0.25")
 SMALL = ("--model-width", 16, "--layers", 1, "--heads", 2, "--latent-width", 8, "--projection-width", 8)
 TRAINED = ("--steps", 12, "--window", 16, "--batch-size", 8, "--observe-every", 6)
@@ -27,7 +27,7 @@ TRAINED = ("--steps", 12, "--window", 16, "--batch-size", 8, "--observe-every", 
 
 def command(*words: object) -> Any:
     """What a command prints as JSON."""
-    from weightspace.cli import main
+    from weightspace.cli.app import main
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:

@@ -18,12 +18,12 @@ from torch import nn
 from weightspace.errors import InputError
 from weightspace.images import ImageSet, open_images
 from weightspace.outputs import partial_path
-from weightspace.zoo import growing, planning
-from weightspace.zoo.config import GrowConfig, apply_choices
-from weightspace.zoo.growing import grow
-from weightspace.zoo.members import draw_members
-from weightspace.zoo.networks import cnn_l, initialize, resnet18, small_cnn
-from weightspace.zoo.recipes import find_recipe
+from weightspace.zoo.growing import growing, planning
+from weightspace.zoo.growing.config import GrowConfig, apply_choices
+from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.growing.members import draw_members
+from weightspace.zoo.growing.networks import cnn_l, initialize, resnet18, small_cnn
+from weightspace.zoo.growing.recipes import find_recipe
 from weightspace.zoo.zoo import Zoo
 
 ALONE = {"plan": "alone", "workers": 1}

@@ -11,13 +11,15 @@ import weightspace
 
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
-    {"errors", "randomness", "progress", "wrappers", "interrupting"},
-    {"weights", "outputs", "images", "spreading"},
+    {"errors", "randomness", "progress", "interrupting"},
+    {"outputs", "spreading"},
+    {"weights", "images", "graphs"},
     {"supervised", "batch_norms"},
     {"symmetry", "tokens", "zoo"},
     {"corpus"},
     {"autoencoder"},
     {"analysis", "generation"},
+    {"evaluation"},
     {"report"},
     {"demo"},
     {"cli"},

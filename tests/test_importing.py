@@ -19,11 +19,11 @@ from weightspace.analysis.inspecting.checkpoints import inspect_folder
 from weightspace.errors import InputError
 from weightspace.outputs import partial_path
 from weightspace.supervised import score
-from weightspace.weights import write_weights
-from weightspace.zoo import importing
-from weightspace.zoo.config import ImportConfig
-from weightspace.zoo.importing import import_zoo
-from weightspace.zoo.networks import cnn_l, cnn_s, mlp, small_cnn
+from weightspace.weights.files import write_weights
+from weightspace.zoo.growing.networks import cnn_l, cnn_s, mlp, small_cnn
+from weightspace.zoo.importing import importing
+from weightspace.zoo.importing.config import ImportConfig
+from weightspace.zoo.importing.importing import import_zoo
 from weightspace.zoo.zoo import Zoo
 
 REAL = Path(__file__).parents[2] / "shared" / "zoos" / "mnist-cnn-s-raytune"
@@ -584,8 +584,8 @@ def test_memory_stays_bounded_while_importing(tmp_path: Path, workers: int) -> N
     for number in range(120):
         torch.save({"w": torch.randn(1600, 1600)}, tmp_path / "nets" / f"{number}.pt")
     code = (
-        "import resource, sys\nfrom weightspace.zoo.importing import import_zoo\n"
-        "from weightspace.zoo.config import ImportConfig\n"
+        "import resource, sys\nfrom weightspace.zoo.importing.importing import import_zoo\n"
+        "from weightspace.zoo.growing.config import ImportConfig\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "import_zoo(sys.argv[1], sys.argv[2], ImportConfig(workers=int(sys.argv[3])))\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
@@ -596,7 +596,7 @@ def test_memory_stays_bounded_while_importing(tmp_path: Path, workers: int) -> N
 
 
 def _entries(count: int) -> list[importing.Entry]:
-    from weightspace.zoo.readers.found import Kind
+    from weightspace.zoo.importing.reader import Kind
 
     return [importing.Entry(str(n), 0, {}, Kind(), f"{n}.pt", 2**20 + 1) for n in range(count)]
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
 from weightspace.errors import InputError
 from weightspace.report.zoo_plot import draw_zoo
-from weightspace.weights import write_weights
+from weightspace.weights.files import write_weights
 from weightspace.zoo.cards import Provenance
 from weightspace.zoo.concatenating import concatenate
-from weightspace.zoo.networks import mlp
+from weightspace.zoo.growing.networks import mlp
 from weightspace.zoo.publishing import publish
 from weightspace.zoo.zoo import Zoo
 
@@ -107,7 +107,7 @@ def test_inspecting_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     code = (
         "import resource, torch, sys\n"
         "from weightspace.analysis.inspecting.checkpoints import inspect_folder\n"
-        "import weightspace.zoo.identifying, weightspace.progress\n"
+        "import weightspace.zoo.importing.identifying, weightspace.progress\n"
         "torch.randn(1024, 1024).square().mean()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "inspect_folder(sys.argv[1])\n"

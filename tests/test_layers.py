@@ -121,7 +121,7 @@ def test_accuracies_by_name(tmp_path: Path, zoo: Zoo) -> None:
 def test_layers_on_the_command_line(
     sane_folder: Path, zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from weightspace.cli import main
+    from weightspace.cli.app import main
 
     for blocks in (1, 3, 6):
         save_file(resnet(blocks), tmp_path / f"net{blocks}.safetensors")

@@ -105,7 +105,7 @@ def test_what_cannot_be_fitted_is_refused(sane: SANE, parts: tuple[Zoo, ...], tm
 def test_predict_on_the_command_line(
     predictor: Predictor, sane: SANE, zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from weightspace.cli import main
+    from weightspace.cli.app import main
 
     folder = tmp_path / "sane"
     folder.mkdir()

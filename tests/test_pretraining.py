@@ -20,16 +20,16 @@ from torch import Tensor
 from conftest import TINY_SANE, TINY_TRAINING
 from weightspace.autoencoder import fidelity
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.feeding import Feed
 from weightspace.autoencoder.fidelity import FidelityObserver, measure_fidelity, measure_layers
-from weightspace.autoencoder.losses import masked_mse, target_scale
-from weightspace.autoencoder.objective import Objective
 from weightspace.autoencoder.presets import PRESETS, preset_options
-from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.squeezing import PrincipalLatents
-from weightspace.autoencoder.statistics import STATISTICS
-from weightspace.autoencoder.training import train
+from weightspace.autoencoder.token_statistics import STATISTICS
+from weightspace.autoencoder.training.feeding import Feed
+from weightspace.autoencoder.training.loop import train
+from weightspace.autoencoder.training.losses import masked_mse, target_scale
+from weightspace.autoencoder.training.objective import Objective
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.cli.app import main, written_out
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, fit_preparation
@@ -42,8 +42,8 @@ from weightspace.report.model_card import CardZoo, write_model_card
 from weightspace.tokens.patterns import positions_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
@@ -322,7 +322,7 @@ SCRIPT = """
 import sys
 import torch
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.pretraining import pretrain
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.zoo.zoo import Zoo
 
 torch.set_num_threads(1)

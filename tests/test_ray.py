@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weightspace.zoo.networks import mlp
+from weightspace.zoo.growing.networks import mlp
 from weightspace.zoo.zoo import Zoo
 
 pytest.importorskip("ray", reason="needs the extra weightspace[ray]")

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weightspace.analysis.inspecting.between import known_symmetries, look_at_folder, relate_folder
 from weightspace.analysis.inspecting.checkpoints import inspect_folder
-from weightspace.analysis.inspecting.relating import aligned_distance, relate, relative_distances, rooted
+from weightspace.analysis.inspecting.kinship import aligned_distance, relate, relative_distances, rooted
+from weightspace.analysis.inspecting.relating_folders import known_symmetries, look_at_folder, relate_folder
 from weightspace.autoencoder.sane import SANE
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.networks import mlp
+from weightspace.zoo.growing.networks import mlp
 
-FACTORY = "weightspace.zoo.networks:mlp"
+FACTORY = "weightspace.zoo.growing.networks:mlp"
 
 
 def near(weights: dict[str, Tensor], share: float, seed: int) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ def test_a_sane_names_neighbours_and_leaves_broken_checkpoints_out(folder: Path,
 
 
 def test_inspect_writes_a_page(folder: Path, sane_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from weightspace.cli import main
+    from weightspace.cli.app import main
 
     page = tmp_path / "page.html"
     words = ["inspect", str(folder), "--sane", str(sane_folder), "--out", str(page)]
@@ -152,10 +152,10 @@ def test_inspect_writes_a_page(folder: Path, sane_folder: Path, tmp_path: Path, 
 def test_inspect_aligns_networks_of_a_given_architecture(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from weightspace.cli import main
+    from weightspace.cli.app import main
 
     (tmp_path / "own_nets.py").write_text(
-        "from weightspace.zoo.networks import mlp\n\ndef net():\n    return mlp([6, 9, 7, 4])\n"
+        "from weightspace.zoo.growing.networks import mlp\n\ndef net():\n    return mlp([6, 9, 7, 4])\n"
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:

@@ -54,7 +54,7 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
 def test_similar_on_the_command_line(
     sane_folder: Path, zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from weightspace.cli import main
+    from weightspace.cli.app import main
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:

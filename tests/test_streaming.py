@@ -27,7 +27,7 @@ from weightspace.tokens.layout import plan_layout
 from weightspace.tokens.patterns import locate_tokens, token_patterns
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens
 from weightspace.tokens.windows import WindowCut
-from weightspace.weights import open_weights, write_weights
+from weightspace.weights.files import open_weights, write_weights
 from weightspace.zoo.zoo import Zoo
 
 LARGE = Path(__file__).parent.parent / "benchmarks" / "embed_large.py"

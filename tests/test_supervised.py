@@ -21,7 +21,7 @@ from weightspace.supervised import (
     stack_weights,
     unstack_weights,
 )
-from weightspace.zoo.networks import mlp
+from weightspace.zoo.growing.networks import mlp
 
 
 def train_alone(

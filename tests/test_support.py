@@ -13,7 +13,7 @@ from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations
 from weightspace.symmetry.matching import match
 from weightspace.symmetry.proving import prove_symmetry
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- support table: written by tests/test_support.py -->", "<!-- end of support table -->"

@@ -30,8 +30,8 @@ from weightspace.symmetry.matching import match, match_stack, objective
 from weightspace.symmetry.proving import SymmetryDisproved, prove_symmetry, prove_unchanged
 from weightspace.symmetry.rescaling import Rescaling, canonical_factors, random_factors, rescale
 from weightspace.symmetry.tracing import trace, trace_symmetry
-from weightspace.weights import Weights, WeightsMismatch, find_aliases
-from weightspace.zoo.networks import cnn_s, mlp
+from weightspace.weights.values import Weights, WeightsMismatch, find_aliases
+from weightspace.zoo.growing.networks import cnn_s, mlp
 
 
 def traced(name: str) -> tuple[nn.Module, Tensor, Symmetry]:

@@ -11,7 +11,8 @@ from weightspace.errors import InputError
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import Tokens, detokenize, tokenize
 from weightspace.tokens.windows import merge_halo, random_starts, split_with_halo
-from weightspace.weights import WeightsMismatch, read_weights, write_weights
+from weightspace.weights.files import read_weights, write_weights
+from weightspace.weights.values import WeightsMismatch
 
 STYLES = ("rows", "packed")
 

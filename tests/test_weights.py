@@ -8,17 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from weightspace.errors import InputError
-from weightspace.weights import (
-    WeightsMismatch,
-    find_aliases,
-    natural_key,
-    open_weights,
-    read_weights,
-    require_finite,
-    require_shapes,
-    write_weights,
-)
-from weightspace.wrappers import shared_prefix
+from weightspace.weights.files import open_weights, read_weights, write_weights
+from weightspace.weights.state_dicts import shared_prefix
+from weightspace.weights.values import WeightsMismatch, find_aliases, natural_key, require_finite, require_shapes
 
 
 class Hostile:

@@ -17,15 +17,16 @@ from test_cli import refused, run
 from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruct
-from weightspace.autoencoder.pretraining import pretrain
 from weightspace.autoencoder.refining import Descent
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.tuning import tune
+from weightspace.autoencoder.training.distilling import tune
+from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.errors import InputError
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.evaluation.fine_tuning import Population, evaluate
 from weightspace.generation.choosing import choose_anchors
 from weightspace.generation.conditioning import condition
-from weightspace.generation.config import EvaluateConfig, SamplerConfig, SelectConfig
-from weightspace.generation.evaluating import Population, evaluate
+from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.generating import Anchors, Generated, encode_anchors, sample_networks
 from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.novelty import NoveltyReference
@@ -38,10 +39,10 @@ from weightspace.generation.selecting import generate_selected, generate_with, r
 from weightspace.generation.widening import novelty_of, widen
 from weightspace.images import Images, ImageSet
 from weightspace.supervised import predict, score
-from weightspace.weights import find_aliases
+from weightspace.weights.values import find_aliases
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.zoo import Zoo
 
 
@@ -339,7 +340,7 @@ def test_residual_networks_are_fine_tuned_alone_as_in_a_stack(
     images = digits._replace(train=Images(*(own[:256] for own in digits.train)))
     config = EvaluateConfig(epochs=(0, 1))
     alone = evaluate([population], images, config)
-    monkeypatch.setattr("weightspace.generation.evaluating.faster_alone", lambda module, device: False)
+    monkeypatch.setattr("weightspace.evaluation.fine_tuning.faster_alone", lambda module, device: False)
     stacked = evaluate([population], images, config)
     assert [outcome.epochs for outcome in alone] == [0, 1]
     np.testing.assert_allclose(alone[0].each, stacked[0].each, atol=1e-6)

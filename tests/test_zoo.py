@@ -12,12 +12,12 @@ from weightspace.images import ImageSet
 from weightspace.randomness import derive_generator
 from weightspace.supervised import score
 from weightspace.zoo.architecture import Architecture, build_module
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
-from weightspace.zoo.members import draw, draw_members
-from weightspace.zoo.networks import cnn_s, initialize, mlp
-from weightspace.zoo.recipes import find_recipe
-from weightspace.zoo.summary import summarize
+from weightspace.zoo.cards import summarize
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.growing.members import draw, draw_members
+from weightspace.zoo.growing.networks import cnn_s, initialize, mlp
+from weightspace.zoo.growing.recipes import find_recipe
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
@@ -232,7 +232,11 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 def test_a_factory_from_a_file_is_not_imported(zoo: Zoo, tmp_path: Path) -> None:
     ours = next(iter(zoo.architectures.values()))
-    for factory in ("os:getcwd", "weightspace.zoo.networks:make_activation", "weightspace.weights:os.system"):
+    for factory in (
+        "os:getcwd",
+        "weightspace.zoo.growing.networks:make_activation",
+        "weightspace.weights.files:os.system",
+    ):
         foreign = Architecture.from_json({**ours.to_json(), "factory": factory})
         with pytest.raises(InputError, match="which was not imported"):
             foreign.build()

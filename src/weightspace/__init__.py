@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from weightspace.analysis.aligning import align as align
-    from weightspace.analysis.inspecting.between import relate_folder as relate_folder
     from weightspace.analysis.inspecting.checkpoints import inspect_folder as inspect_folder
+    from weightspace.analysis.inspecting.relating_folders import relate_folder as relate_folder
     from weightspace.analysis.layers import layer_similarity as layer_similarity
     from weightspace.analysis.layers import layers_of as layers_of
     from weightspace.analysis.predicting.calibrating import fit_predictor as fit_predictor
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from weightspace.analysis.probing.probe import subtract as subtract
     from weightspace.analysis.representations.baselines import layer_statistics as layer_statistics
     from weightspace.analysis.representations.baselines import raw_weights as raw_weights
-    from weightspace.analysis.representations.named import choose_representations as choose_representations
-    from weightspace.analysis.representations.named import represent as represent
+    from weightspace.analysis.representations.catalog import choose_representations as choose_representations
+    from weightspace.analysis.representations.catalog import represent as represent
     from weightspace.analysis.representations.spectra import matrix_views as matrix_views
     from weightspace.analysis.representations.spectra import spectra as spectra
     from weightspace.analysis.retrieving import find_nearest as find_nearest
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from weightspace.autoencoder.fidelity import reconstruct as reconstruct
     from weightspace.autoencoder.inference import embed as embed
     from weightspace.autoencoder.presets import preset as preset
-    from weightspace.autoencoder.pretraining import pretrain as pretrain
     from weightspace.autoencoder.refining import Descent as Descent
     from weightspace.autoencoder.refining import encode_closely as encode_closely
     from weightspace.autoencoder.sane import SANE as SANE
     from weightspace.autoencoder.streaming import embed_files as embed_files
     from weightspace.autoencoder.streaming import embed_network as embed_network
-    from weightspace.autoencoder.tuning import tune as tune
+    from weightspace.autoencoder.training.distilling import tune as tune
+    from weightspace.autoencoder.training.pretraining import pretrain as pretrain
     from weightspace.corpus.config import PreparationConfig as PreparationConfig
     from weightspace.errors import InputError as InputError
-    from weightspace.generation.config import EvaluateConfig as EvaluateConfig
+    from weightspace.evaluation.config import EvaluateConfig as EvaluateConfig
     from weightspace.generation.config import SamplerConfig as SamplerConfig
     from weightspace.generation.config import SelectConfig as SelectConfig
     from weightspace.generation.generating import generate as generate
@@ -76,20 +76,20 @@ if TYPE_CHECKING:
     from weightspace.tokens.layout import plan_layout as plan_layout
     from weightspace.tokens.tokenizing import detokenize as detokenize
     from weightspace.tokens.tokenizing import tokenize as tokenize
-    from weightspace.weights import open_weights as open_weights
-    from weightspace.weights import read_weights as read_weights
-    from weightspace.weights import write_weights as write_weights
+    from weightspace.weights.files import open_weights as open_weights
+    from weightspace.weights.files import read_weights as read_weights
+    from weightspace.weights.files import write_weights as write_weights
     from weightspace.zoo.architecture import Architecture as Architecture
     from weightspace.zoo.concatenating import concatenate as concatenate
-    from weightspace.zoo.config import GrowConfig as GrowConfig
-    from weightspace.zoo.growing import grow as grow
-    from weightspace.zoo.importing import import_zoo as import_zoo
+    from weightspace.zoo.growing.config import GrowConfig as GrowConfig
+    from weightspace.zoo.growing.growing import grow as grow
+    from weightspace.zoo.importing.importing import import_zoo as import_zoo
     from weightspace.zoo.zoo import Zoo as Zoo
 
 _HOMES = {
     "weightspace.analysis.aligning": ("align",),
     "weightspace.analysis.representations.baselines": ("layer_statistics", "raw_weights"),
-    "weightspace.analysis.inspecting.between": ("relate_folder",),
+    "weightspace.analysis.inspecting.relating_folders": ("relate_folder",),
     "weightspace.analysis.predicting.calibrating": ("fit_predictor",),
     "weightspace.analysis.probing.comparing": ("compare_representations",),
     "weightspace.analysis.probing.folding": ("make_folds",),
@@ -100,14 +100,14 @@ _HOMES = {
     ),
     "weightspace.analysis.predicting.predictor": ("Predictor",),
     "weightspace.analysis.probing.probe": ("pool_folds", "probe", "subtract"),
-    "weightspace.analysis.representations.named": ("choose_representations", "represent"),
+    "weightspace.analysis.representations.catalog": ("choose_representations", "represent"),
     "weightspace.analysis.retrieving": ("find_nearest",),
     "weightspace.analysis.representations.spectra": (
         "matrix_views",
         "spectra",
     ),
     "weightspace.autoencoder.config": ("BehaviourConfig", "SANEConfig", "TrainConfig"),
-    "weightspace.autoencoder.tuning": ("tune",),
+    "weightspace.autoencoder.training.distilling": ("tune",),
     "weightspace.autoencoder.fidelity": (
         "FidelityObserver",
         "Reconstruction",
@@ -117,7 +117,7 @@ _HOMES = {
     ),
     "weightspace.autoencoder.inference": ("embed",),
     "weightspace.autoencoder.presets": ("preset",),
-    "weightspace.autoencoder.pretraining": ("pretrain",),
+    "weightspace.autoencoder.training.pretraining": ("pretrain",),
     "weightspace.autoencoder.refining": ("Descent", "encode_closely"),
     "weightspace.autoencoder.sane": ("SANE",),
     "weightspace.autoencoder.streaming": ("embed_files", "embed_network"),
@@ -141,12 +141,12 @@ _HOMES = {
     "weightspace.symmetry.tracing": ("trace_symmetry",),
     "weightspace.tokens.layout": ("plan_layout",),
     "weightspace.tokens.tokenizing": ("detokenize", "tokenize"),
-    "weightspace.weights": ("open_weights", "read_weights", "write_weights"),
+    "weightspace.weights.files": ("open_weights", "read_weights", "write_weights"),
     "weightspace.zoo.architecture": ("Architecture",),
     "weightspace.zoo.concatenating": ("concatenate",),
-    "weightspace.zoo.config": ("GrowConfig",),
-    "weightspace.zoo.growing": ("grow",),
-    "weightspace.zoo.importing": ("import_zoo",),
+    "weightspace.zoo.growing.config": ("GrowConfig",),
+    "weightspace.zoo.growing.growing": ("grow",),
+    "weightspace.zoo.importing.importing": ("import_zoo",),
     "weightspace.zoo.zoo": ("Zoo",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,5 +1,5 @@
 """`python -m weightspace` is the command line."""
 
-from weightspace.cli import main
+from weightspace.cli.app import main
 
 main()

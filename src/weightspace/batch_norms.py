@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import InputError
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 
 SMALLEST_VARIANCE = 1e-4
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.randomness import derive_generator, derive_seed
-from weightspace.weights import Weights, find_aliases
+from weightspace.weights.values import Weights, find_aliases
 
 Stack = Weights
 # Networks times images that go through at once: bounds the memory of scoring.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from weightspace.zoo.networks import cnn_s, mlp
+from weightspace.zoo.growing.networks import cnn_s, mlp
 
 
 class ResidualNet(nn.Module):

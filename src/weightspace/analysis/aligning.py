@@ -12,7 +12,7 @@ from weightspace.errors import InputError, require_between
 from weightspace.images import ImageSet
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
 from weightspace.symmetry.matching import match
-from weightspace.weights import Weights, require_shapes, shapes_of
+from weightspace.weights.values import Weights, require_shapes, shapes_of
 
 AS_GIVEN, ALIGNED = "as given", "aligned"
 RECALIBRATED = ", batch norm recalibrated"

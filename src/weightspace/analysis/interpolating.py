@@ -15,7 +15,7 @@ from weightspace.batch_norms import recalibrate_batch_norm
 from weightspace.images import Images
 from weightspace.progress import progress_bar
 from weightspace.supervised import score
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 
 
 class Line(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
-from weightspace.weights import meta_of
+from weightspace.weights.files import meta_of
 
 WATCHED = ("alpha", "stable_rank", "log_norm")
 FEATURES = ("spread", "size", *WATCHED)

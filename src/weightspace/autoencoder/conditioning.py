@@ -11,7 +11,7 @@ from torch import Tensor
 from weightspace.batch_norms import batch_norms, recalibrate_batch_norm
 from weightspace.images import Images
 from weightspace.randomness import derive_generator
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 
 

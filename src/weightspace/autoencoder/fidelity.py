@@ -13,13 +13,13 @@ from weightspace.autoencoder.conditioning import condition_weights, conditioning
 from weightspace.autoencoder.inference import decode_latents, encode_tokens
 from weightspace.autoencoder.refining import Descent, encode_closely
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.states import Row
+from weightspace.autoencoder.training.states import Row
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.supervised import predict_stack, stack_weights
 from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.tokenizing import scatter_tokens
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 

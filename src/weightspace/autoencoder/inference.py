@@ -27,7 +27,7 @@ from weightspace.progress import progress_bar
 from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.patterns import Entries, entries_of, positions_of
 from weightspace.tokens.windows import WindowCut
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 

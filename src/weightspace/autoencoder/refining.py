@@ -12,15 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from weightspace.autoencoder.behaviour import WindowCoder, answer_decoded, stack_tokens
 from weightspace.autoencoder.inference import encode_tokens
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.behaviour import WindowCoder, answer_decoded, stack_tokens
 from weightspace.errors import require_between
 from weightspace.images import Images
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator
 from weightspace.supervised import answer_stack, stack_weights
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import require_shape
 

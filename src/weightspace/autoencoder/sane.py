@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
-from weightspace.autoencoder.statistics import STATISTICS, token_statistics
+from weightspace.autoencoder.token_statistics import STATISTICS, token_statistics
 from weightspace.autoencoder.transformer import Transformer
 from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError

@@ -17,13 +17,8 @@ from weightspace.corpus.reading import InMemory, TokenReader
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.tokens.patterns import Entries, entries_of, largest_positions, positions_of
-from weightspace.weights import (
-    StoredWeights,
-    Weights,
-    meta_of,
-    open_weights,
-    require_finite,
-)
+from weightspace.weights.files import StoredWeights, meta_of, open_weights
+from weightspace.weights.values import Weights, require_finite
 from weightspace.zoo.addressing import naming, network_files
 from weightspace.zoo.architecture import Architecture
 

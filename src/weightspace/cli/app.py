@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from weightspace import __version__
 from weightspace.autoencoder.presets import PRESETS, preset_options
-from weightspace.cli import models, networks, reading, reports, symmetries, zoos
+from weightspace.cli import reading, reports, sane, symmetries, writing, zoos
 from weightspace.errors import InputError
 
 LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
@@ -23,8 +23,8 @@ app = App(
 )
 for command in (
     *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, symmetries.symmetry, symmetries.align),
-    *(models.pretrain, models.card, models.embed, reading.probe, reading.predict, reading.layers),
-    *(reading.similar, networks.tune, networks.generate, networks.evaluate, reports.report),
+    *(sane.pretrain, sane.card, sane.embed, reading.probe, reading.predict, reading.layers),
+    *(reading.similar, writing.tune, writing.generate, writing.evaluate, reports.report),
 ):
     app.command(command)
 app.command(zoos.import_, name="import")

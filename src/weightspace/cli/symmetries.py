@@ -99,7 +99,7 @@ def align(
     from weightspace.images import open_images
     from weightspace.outputs import new_file, require_apart
     from weightspace.report.line_plot import save_lines
-    from weightspace.weights import write_weights
+    from weightspace.weights.files import write_weights
     from weightspace.zoo.addressing import open_network
 
     figure = plot or out.with_suffix(".svg")

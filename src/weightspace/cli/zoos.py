@@ -19,7 +19,8 @@ from weightspace.cli.shared import (
 )
 from weightspace.cli.symmetries import describe_given
 from weightspace.errors import require_between
-from weightspace.zoo.config import GrowConfig, ImportConfig, apply_choices
+from weightspace.zoo.growing.config import GrowConfig, apply_choices
+from weightspace.zoo.importing.config import ImportConfig
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
@@ -64,8 +65,8 @@ def grow(
     """
     prepare_torch()
     from weightspace.images import open_images
-    from weightspace.zoo.growing import grow as grow_zoo
-    from weightspace.zoo.recipes import native_size
+    from weightspace.zoo.growing.growing import grow as grow_zoo
+    from weightspace.zoo.growing.recipes import native_size
 
     limits = (train_images, test_images)
     images = open_images(data, size=native_size(network) if size is None else size, limits=limits)
@@ -110,7 +111,7 @@ def import_(
         Its inputs are whole numbers below this one, as token ids are; 0 for real numbers.
     """
     prepare_torch()
-    from weightspace.zoo.importing import import_zoo
+    from weightspace.zoo.importing.importing import import_zoo
 
     given = [describe_given(architecture, example, integers)] if architecture else []
     mode = chosen_mode(resume, force)
@@ -136,7 +137,7 @@ def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_j
         Replace the plot if it exists.
     """
     from weightspace.report.tables import print_table, zoo_tables
-    from weightspace.zoo.summary import summarize
+    from weightspace.zoo.cards import summarize
     from weightspace.zoo.zoo import Zoo
 
     opened = Zoo.open(folder)
@@ -185,8 +186,8 @@ def inspect(
         So many checkpoints are listed, those with remarks first.
     """
     prepare_torch()
-    from weightspace.analysis.inspecting.between import known_symmetries, look_at_folder, relate_folder
     from weightspace.analysis.inspecting.checkpoints import inspect_folder
+    from weightspace.analysis.inspecting.relating_folders import known_symmetries, look_at_folder, relate_folder
     from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
     from weightspace.autoencoder.sane import SANE
     from weightspace.outputs import new_file

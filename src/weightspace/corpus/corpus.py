@@ -31,7 +31,7 @@ from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import Permutations
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
 from weightspace.tokens.patterns import positions_of, token_patterns
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 
 CHUNK = 4 * 2**20

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weightspace.symmetry.axes import Axis, Factor, Symmetry, groups_of
-from weightspace.symmetry.blocks import blocks_of
+from weightspace.symmetry.strided import blocks_of
 from weightspace.tokens.layout import Block, TokenLayout
 
 # So few slots are quickest sorted together.

@@ -27,7 +27,7 @@ from weightspace.symmetry.rescaling import Rescaling, canonical_factors, rescale
 from weightspace.symmetry.tracing import trace
 from weightspace.tokens.layout import Role, TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens, unflatten_weights
-from weightspace.weights import Weights, WeightsMismatch, find_aliases, natural_key, require_finite
+from weightspace.weights.values import Weights, WeightsMismatch, find_aliases, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 
 PREPARATION_FILE, REFERENCES_FILE = "preparation.json", "references.safetensors"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weightspace.corpus.corpus import Corpus, CorpusPart
 from weightspace.corpus.gathering import window_gather
-from weightspace.corpus.rescaling_windows import rescaling_windows
+from weightspace.corpus.rescaling import rescaling_windows
 from weightspace.tokens.patterns import locate_tokens
 from weightspace.tokens.tokenizing import gather_tokens
 from weightspace.tokens.windows import random_starts

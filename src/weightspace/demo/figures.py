@@ -7,9 +7,9 @@ import numpy as np
 
 from weightspace.analysis.probing.comparing import CHOSEN, Comparison, Task, principal_map
 from weightspace.autoencoder.inference import Embeddings
-from weightspace.generation.comparing import Comparison as Written
+from weightspace.evaluation.comparing import Comparison as Written
 from weightspace.generation.generating import Generated
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo
 
 QUARTILES = [0.25, 0.5, 0.75]

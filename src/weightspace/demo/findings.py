@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from weightspace.analysis.probing.comparing import CHOSEN
-from weightspace.generation.beside import ANCHORS, MEMBERS, NOISE, SCRATCH
-from weightspace.generation.comparing import GENERATED
+from weightspace.evaluation.beside import ANCHORS, MEMBERS, NOISE, SCRATCH
+from weightspace.evaluation.comparing import GENERATED
 
 READABLE = 0.1
 Rows = list[dict[str, Any]]

@@ -10,28 +10,29 @@ from typing import Any, NamedTuple
 
 from weightspace.analysis.probing.comparing import Comparison as Read
 from weightspace.analysis.probing.comparing import Fold, compare_representations
-from weightspace.analysis.representations.named import choose_representations
+from weightspace.analysis.representations.catalog import choose_representations
 from weightspace.autoencoder.config import SANEConfig, TrainConfig
 from weightspace.autoencoder.fidelity import reconstruction_r2
 from weightspace.autoencoder.inference import embed
-from weightspace.autoencoder.pretraining import HISTORY_FILE, pretrain
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training import TrainingStopped
+from weightspace.autoencoder.training.loop import TrainingStopped
+from weightspace.autoencoder.training.pretraining import HISTORY_FILE, pretrain
 from weightspace.corpus.config import PreparationConfig
 from weightspace.demo import figures
 from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
+from weightspace.evaluation.comparing import GENERATED, compare
+from weightspace.evaluation.comparing import Comparison as Written
+from weightspace.evaluation.config import EvaluateConfig
 from weightspace.generation.choosing import choose_anchors
-from weightspace.generation.comparing import GENERATED, compare
-from weightspace.generation.comparing import Comparison as Written
-from weightspace.generation.config import EvaluateConfig, SamplerConfig
+from weightspace.generation.config import SamplerConfig
 from weightspace.generation.generating import Generated, describe_generation, generate_networks, write_generated
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.images import ImageSet, open_images
 from weightspace.outputs import called_as, installed_versions, new_folder, write_json, write_manifest
 from weightspace.report.page import FIGURES_FILE, REPORT_FILE, RESULTS_FILE, render_report
-from weightspace.zoo.config import GrowConfig
-from weightspace.zoo.growing import grow
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.zoo import Zoo
 
 NETWORK = "mlp:16,16"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from weightspace.corpus.preparation import Preparation
 from weightspace.tokens.tokenizing import flatten_weights, unflatten_weights
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 
 

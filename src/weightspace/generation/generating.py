@@ -21,7 +21,7 @@ from weightspace.generation.samplers.sampler import Sampler
 from weightspace.outputs import hash_input, new_folder, write_manifest
 from weightspace.randomness import derive_generator
 from weightspace.supervised import stack_weights
-from weightspace.weights import Weights, require_finite
+from weightspace.weights.values import Weights, require_finite
 from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo

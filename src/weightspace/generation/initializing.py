@@ -17,8 +17,8 @@ from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.randomness import derive_generator, derive_seed
 from weightspace.tokens.patterns import positions_of
-from weightspace.weights import Weights, find_aliases
-from weightspace.wrappers import shared_prefix, unwrap
+from weightspace.weights.state_dicts import shared_prefix, unwrap
+from weightspace.weights.values import Weights, find_aliases
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 

@@ -16,7 +16,7 @@ from weightspace.errors import InputError
 from weightspace.generation.flat import FlatSpace
 from weightspace.images import Images
 from weightspace.supervised import predict_stack, stack_weights
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 

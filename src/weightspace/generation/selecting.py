@@ -26,7 +26,7 @@ from weightspace.generation.samplers.sampler import Sampler
 from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_seed
 from weightspace.supervised import score_stack, stack_weights
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import require_images
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from weightspace.analysis.inspecting.between import Seen
 from weightspace.analysis.inspecting.checkpoints import Inspection
-from weightspace.analysis.inspecting.relating import Relations
+from weightspace.analysis.inspecting.kinship import Relations
+from weightspace.analysis.inspecting.relating_folders import Seen
 from weightspace.outputs import called_as, installed_versions
 from weightspace.report.figures import Drawn, to_svg
 from weightspace.report.lineage_plot import draw_lineage

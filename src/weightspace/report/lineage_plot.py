@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from weightspace.analysis.inspecting.relating import Kinship, rooted
+from weightspace.analysis.inspecting.kinship import Kinship, rooted
 from weightspace.report.figures import COLORS, INK, STYLE
 
 MOST_LEAVES = 60

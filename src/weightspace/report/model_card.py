@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from weightspace.analysis.predicting.calibrating import TARGETS, fit_predictor
 from weightspace.analysis.probing.probe import probe
 from weightspace.analysis.representations.baselines import layer_statistics
-from weightspace.analysis.representations.named import Represent, rename
+from weightspace.analysis.representations.catalog import Represent, rename
 from weightspace.autoencoder.fidelity import Fidelity, measure_fidelity, measure_layers
 from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from weightspace.analysis.inspecting.relating import rooted
+from weightspace.analysis.inspecting.kinship import rooted
 
 Row = Mapping[str, Any]
 WIDTH = 160

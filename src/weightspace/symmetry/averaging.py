@@ -6,7 +6,7 @@ from torch import Tensor
 
 from weightspace.symmetry.axes import Symmetry
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 
 ROUNDS = 10
 SMALLEST_GAIN = 1e-3

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from weightspace.weights import Weights, WeightsMismatch
+from weightspace.weights.values import Weights, WeightsMismatch
 
 Permutations: TypeAlias = dict[str, Tensor]
 

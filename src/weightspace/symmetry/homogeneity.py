@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from weightspace.graphs import Graph, copy_module, one_by_one, shapes_of_node, trace_graph
 from weightspace.symmetry.axes import groups_of
-from weightspace.symmetry.graphs import Graph, copy_module, one_by_one, trace_graph
 from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
+from weightspace.symmetry.naming import axis_of, name_groups, reasons_of
 from weightspace.symmetry.proving import prove_unchanged
 from weightspace.symmetry.rescaling import Kind, Place, Rescaling, random_factors, rescale
 from weightspace.symmetry.rules import arithmetic, convolving, shaping
-from weightspace.symmetry.rules.operation import Known, Operation, shapes_of_node, values_of
+from weightspace.symmetry.rules.operation import Known, Operation, values_of
 from weightspace.symmetry.rules.table import CHECKS
-from weightspace.symmetry.tracing import axis_of, name_groups, reasons_of
-from weightspace.weights import Weights, find_aliases
+from weightspace.weights.values import Weights, find_aliases
 
 HOMOGENEOUS = {"relu", "leaky_relu", "prelu"}
 ODD = {"tanh", "sin", "erf", "softsign", "tanhshrink", "softshrink", "hardshrink", "asinh", "atan"}

@@ -22,8 +22,8 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, axis_index, groups_of, shape_of
-from weightspace.symmetry.blocks import Block, blocks_of
-from weightspace.weights import WeightsMismatch
+from weightspace.symmetry.strided import Block, blocks_of
+from weightspace.weights.values import WeightsMismatch
 
 MAX_SWEEPS = 100
 SMALLEST_GAIN = 2e-6

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weightspace.errors import InputError
+from weightspace.graphs import copy_module, one_by_one
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import (
     Permutations,
@@ -21,8 +22,7 @@ from weightspace.symmetry.axes import (
     permute,
     shape_of,
 )
-from weightspace.symmetry.graphs import copy_module, one_by_one
-from weightspace.weights import Weights, find_aliases
+from weightspace.weights.values import Weights, find_aliases
 
 TOLERANCE = 1e-9
 GAINS = (1.0, 0.5, 1.0)

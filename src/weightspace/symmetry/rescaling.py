@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.symmetry.axes import Axis, axis_from_json, axis_to_json, groups_of
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 
 Kind = Literal["scale", "sign"]
 Factors: TypeAlias = dict[str, Float[Tensor, "networks _"]]

@@ -9,15 +9,16 @@ itself with random parameters and buffers (`proving`).
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from weightspace.symmetry.axes import Axis, Factor, Symmetry
-from weightspace.symmetry.graphs import Graph, constant_label, copy_module, one_by_one, trace_graph
-from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
+from weightspace.graphs import Graph, copy_module, one_by_one, shapes_of_node, trace_graph
+from weightspace.symmetry.axes import Symmetry
+from weightspace.symmetry.labels import Labels, ValueLabel
+from weightspace.symmetry.naming import axis_of, name_groups, reasons_of
 from weightspace.symmetry.proving import find_unproved
-from weightspace.symmetry.rules.operation import Known, Use, shapes_of_node, values_of
+from weightspace.symmetry.rules.operation import Known, Use, values_of
 from weightspace.symmetry.rules.table import apply_rule
-from weightspace.weights import find_aliases
+from weightspace.weights.values import find_aliases
 
 NO_EFFECT = "no effect on the outputs"
 
@@ -87,7 +88,7 @@ def label_graph(graph: Graph) -> tuple[Labels, Known, dict[fx.Node, Use]]:
             if node in graph.names:
                 known[node] = labels.new_value(shape)
             elif node in graph.constants:
-                known[node] = constant_label(labels, graph.constants[node])
+                known[node] = _constant_label(labels, graph.constants[node])
             else:
                 known[node] = labels.new_value(shape, "input" if node.op == "placeholder" else "constant")
         elif node.op == "call_function":
@@ -97,6 +98,12 @@ def label_graph(graph: Graph) -> tuple[Labels, Known, dict[fx.Node, Use]]:
                 for value in values_of(known.get(result)):
                     _freeze(labels, value, "output")
     return labels, known, uses
+
+
+def _constant_label(labels: Labels, value: Tensor) -> ValueLabel:
+    """A constant stands still along the axes on which its entries differ."""
+    same = [size > 0 and bool((value == value.narrow(dim, 0, 1)).all()) for dim, size in enumerate(value.shape)]
+    return tuple(() if alike else labels.new(size, "constant") for alike, size in zip(same, value.shape, strict=True))
 
 
 def _value(known: Known, node: fx.Node) -> ValueLabel:
@@ -125,51 +132,6 @@ def _build(module: nn.Module, labels: Labels, tensors: Mapping[str, ValueLabel])
         buffers=tuple(name for name in state if name not in parameters),
         frozen={reason: tuple(places) for reason, places in frozen.items()},
     )
-
-
-def name_groups(labels: Labels, axis: AxisLabel, prefix: str, names: dict[int, str], groups: dict[str, int]) -> None:
-    """Name the free atoms of an axis that have no name yet: by its place if they are all of it, else by number."""
-    atoms = labels.resolve(axis)
-    for number, atom in enumerate(atoms):
-        own = prefix if len(atoms) == 1 else f"{prefix}.{number}"
-        parts = labels.parts(atom)
-        for place, part in enumerate(parts):
-            name_groups(labels, part, f"{own}.{place}", names, groups)
-        if not parts and labels.reason(atom) is None and atom not in names:
-            names[atom] = own
-            groups[own] = labels.size((atom,))
-
-
-def axis_of(labels: Labels, axis: AxisLabel, names: Mapping[int, str]) -> Axis:
-    """An axis with the names of its free atoms."""
-    factors = []
-    for atom in labels.resolve(axis):
-        size, parts = labels.size((atom,)), tuple(axis_of(labels, part, names) for part in labels.parts(atom))
-        moving = any(leaf for part in labels.parts(atom) for leaf in _free(labels, part))
-        factors.append(Factor(names.get(atom), size, parts if moving else ()))
-    return tuple(factors) or (Factor(None, 1),)
-
-
-def _free(labels: Labels, axis: AxisLabel) -> list[int]:
-    """The atoms of an axis that may move."""
-    found: list[int] = []
-    for atom in labels.resolve(axis):
-        parts = labels.parts(atom)
-        found += [own for part in parts for own in _free(labels, part)]
-        if not parts and labels.reason(atom) is None:
-            found.append(atom)
-    return found
-
-
-def reasons_of(labels: Labels, axis: AxisLabel) -> list[str]:
-    """Why parts of an axis stand still."""
-    found: list[str] = []
-    for atom in labels.resolve(axis):
-        parts = labels.parts(atom)
-        reason = labels.reason(atom)
-        found += [own for part in parts for own in reasons_of(labels, part)]
-        found += [reason] if reason is not None and not parts else []
-    return list(dict.fromkeys(found))
 
 
 def _settle_unused(

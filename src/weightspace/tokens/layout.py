@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights import Shapes, find_aliases, natural_key, shapes_of
+from weightspace.weights.values import Shapes, find_aliases, natural_key, shapes_of
 
 TOKEN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Style = Literal["rows", "packed"]

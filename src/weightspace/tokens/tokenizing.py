@@ -10,7 +10,7 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.rows import cut_rows, join_rows, put_rows, rows_of
-from weightspace.weights import Weights, WeightsMismatch, require_shapes
+from weightspace.weights.values import Weights, WeightsMismatch, require_shapes
 
 
 class Tokens(NamedTuple):

@@ -10,15 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights import (
-    INDEX_FILES,
-    SINGLE_FILES,
-    Weights,
-    natural_key,
-    open_weights,
-    read_weights,
-    require_finite,
-)
+from weightspace.weights.files import INDEX_FILES, SINGLE_FILES, open_weights, read_weights
+from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import ZOO_FILE, Zoo
 

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from weightspace.errors import InputError
-from weightspace.weights import Shapes, Weights, natural_key, require_shapes
+from weightspace.weights.values import Shapes, Weights, natural_key, require_shapes
 
-OUR_FACTORIES = tuple(f"weightspace.zoo.networks:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
+FACTORIES = "weightspace.zoo.growing.networks"
+OUR_FACTORIES = tuple(f"{FACTORIES}:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
+# Where they were when zoos that are still around were written.
+EARLIER_FACTORIES = "weightspace.zoo.networks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,10 @@ class Architecture:
         try:
             shapes = {name: tuple(shape) for name, shape in value["shapes"].items()}
             example = value.get("example_shape")
-            return cls(**{**value, "shapes": shapes, "example_shape": tuple(example) if example else None})
+            factory = value.get("factory")
+            moved = factory and factory.replace(f"{EARLIER_FACTORIES}:", f"{FACTORIES}:", 1)
+            example_shape = tuple(example) if example else None
+            return cls(**{**value, "shapes": shapes, "example_shape": example_shape, "factory": moved})
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.cards import Provenance, write_card
 from weightspace.zoo.zoo import FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_share
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 
 ZOO_FILE, TABLE_FILE, SHARD_FOLDER = "zoo.json", "models.parquet", "shards"

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.weights import INDEX_FILES, StoredWeights, open_weights
-from weightspace.wrappers import shared_prefix
-from weightspace.zoo.identifying import identify
-from weightspace.zoo.readers.found import Kind
-from weightspace.zoo.readers.recognizing import recognize
-from weightspace.zoo.readers.source import Source
+from weightspace.weights.files import INDEX_FILES, StoredWeights, open_weights
+from weightspace.weights.state_dicts import shared_prefix
+from weightspace.zoo.importing.identifying import identify, recognize
+from weightspace.zoo.importing.reader import Kind
+from weightspace.zoo.importing.source import Source
 
 # A layer is outlying if its scale is this many robust standard deviations from its peers', and a factor of two.
 OUTLYING, LEAST_FACTOR = 6.0, 2.0

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from weightspace.analysis.predicting.conformal import conformal_radius, coverage
 from weightspace.analysis.predicting.predictor import Predicted, Predictor
 from weightspace.analysis.predicting.surroundings import Surroundings
-from weightspace.analysis.probing.models import RIDGE_STRENGTHS, fit_quietly
+from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietly
 from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError

@@ -19,7 +19,7 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.weights import meta_of
+from weightspace.weights.files import meta_of
 
 PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
 ABOUT = ("aggregation", "level", "reach", "members", "strangers")

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from weightspace.analysis.probing.models import ProbeModel, classifiers, fit_quietly
 from weightspace.analysis.probing.probe import FEWEST_MEMBERS, draw_members, require_disjoint
+from weightspace.analysis.probing.regressions import ProbeModel, classifiers, fit_quietly
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 

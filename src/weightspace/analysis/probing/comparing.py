@@ -8,9 +8,9 @@ from pandas.api.types import is_numeric_dtype
 from sklearn.decomposition import PCA
 
 from weightspace.analysis.probing.classifying import Classified, classify, pool_classified
-from weightspace.analysis.probing.models import ProbeModel
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, subtract
-from weightspace.analysis.representations.named import LEARNED, Represent
+from weightspace.analysis.probing.regressions import ProbeModel
+from weightspace.analysis.representations.catalog import LEARNED, Represent
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar

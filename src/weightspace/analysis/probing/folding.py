@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pandas.api.types import is_numeric_dtype
 
 from weightspace.analysis.probing.comparing import Fold
-from weightspace.analysis.representations.named import choose_representations
+from weightspace.analysis.representations.catalog import choose_representations
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
-from weightspace.analysis.probing.models import ProbeModel, fit_regressions
+from weightspace.analysis.probing.regressions import ProbeModel, fit_regressions
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
-from weightspace.weights import Weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightspace.autoencoder.aggregating import mean_and_spread
 from weightspace.autoencoder.inference import Embeddings
-from weightspace.autoencoder.statistics import token_statistics
+from weightspace.autoencoder.token_statistics import token_statistics
 from weightspace.corpus.corpus import CorpusPart, build_corpus
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import whole_networks

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import fx
 
+from weightspace.graphs import shapes_of_node
 from weightspace.symmetry.labels import AxisLabel
-from weightspace.symmetry.rules.operation import Bundle, Operation, Rule, Several, dims_of, shapes_of_node, values_of
+from weightspace.symmetry.rules.operation import Bundle, Operation, Rule, Several, dims_of, values_of
 
 MOVING = {
     "aten.permute",

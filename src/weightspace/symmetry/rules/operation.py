@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, fx
 
+from weightspace.graphs import shapes_of_node
 from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
 
 
@@ -118,13 +119,6 @@ def values_of(known: "ValueLabel | Several | Bundle | None") -> tuple[ValueLabel
     if isinstance(known, Several | Bundle):
         return known.values
     return () if known is None else (known,)
-
-
-def shapes_of_node(node: fx.Node) -> list[tuple[int, ...]]:
-    """The static shapes of a node's results; () for what is no tensor."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, tuple | list) else [value]
-    return [tuple(int(size) for size in getattr(own, "shape", ())) for own in values] or [()]
 
 
 def dims_of(listed: Any, count: int) -> tuple[int, ...]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import fx
 
+from weightspace.graphs import shapes_of_node
 from weightspace.symmetry.labels import AxisLabel, ValueLabel
-from weightspace.symmetry.rules.operation import Operation, Several, dims_of, shapes_of_node
+from weightspace.symmetry.rules.operation import Operation, Several, dims_of
 
 
 def reshape(op: Operation) -> ValueLabel:

@@ -1,0 +1,213 @@
+"""How checkpoints are related: equal up to an order of units, or trained from one another.
+
+Distances are relative: 0 for equal weights, about 1.4 (the root of 2) for networks from different starts, which have
+nothing in common. Of a known architecture, pairs that are far apart are aligned first.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from torch import Tensor
+
+from weightspace.progress import progress_bar
+from weightspace.symmetry.axes import Symmetry, permute
+from weightspace.symmetry.matching import match
+from weightspace.weights.values import Weights
+
+RELATED = 0.7
+MOST_ALIGNED = 500
+NUMBERS_AT_ONCE = 64 * 2**20
+SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """Checkpoints with the same numbers in another order.
+
+    Attributes:
+        paths: of the checkpoints.
+        confirmed: whether alignment made them equal, so that they compute the same; otherwise the architecture is
+            not known, or the search did not find the order.
+    """
+
+    paths: list[str]
+    confirmed: bool
+
+
+@dataclass(frozen=True)
+class Kinship:
+    """Two checkpoints next to each other in a tree, their relative distance, and whether they had to be aligned."""
+
+    first: str
+    second: str
+    distance: float
+    aligned: bool
+
+
+@dataclass(frozen=True)
+class Relations:
+    """What checkpoints have to do with each other.
+
+    Attributes:
+        reordered: groups of the same numbers in another order.
+        trees: of every family of related checkpoints the shortest tree through them, a list of its edges. Which
+            came first weights do not tell.
+        alone: how many checkpoints have neither a relative nor a copy.
+        notes: what was not compared, and why.
+    """
+
+    reordered: list[Reordered] = field(default_factory=list)
+    trees: list[list[Kinship]] = field(default_factory=list)
+    alone: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value with everything."""
+        return asdict(self)
+
+
+def relate(
+    networks: Mapping[str, Mapping[str, Tensor]], symmetry: Symmetry | None, fingerprints: Mapping[str, str]
+) -> Relations:
+    """Relate the checkpoints of one architecture.
+
+    Args:
+        networks: weights by path, read as they are needed; two are in memory at a time, and slices of all.
+        symmetry: of the architecture, if it is known: without it nothing is aligned.
+        fingerprints: by path, equal for networks with the same numbers in any order (see `inspect_folder`).
+    """
+    reordered, copies = _reordered(networks, symmetry, fingerprints)
+    paths = [path for path in networks if path not in copies]
+    if not any(tensor.is_floating_point() for tensor in networks[paths[0]].values()):
+        return Relations(reordered, notes=["not compared: they have no floating-point numbers"])
+    if len(paths) < 2:
+        return Relations(reordered)
+    distances = relative_distances([networks[path] for path in paths])
+    aligned = np.zeros_like(distances, dtype=bool)
+    notes = []
+    far = [(a, b) for a, b in itertools.combinations(range(len(paths)), 2) if distances[a, b] > RELATED]
+    if symmetry is None and far:
+        notes.append("compared as they are: without --architecture, or a SANE that knows it, nothing is aligned")
+    elif len(far) > MOST_ALIGNED:
+        notes.append(f"{len(far) - MOST_ALIGNED:,} of {len(far):,} pairs were compared without being aligned")
+    if symmetry is not None and symmetry.groups:
+        with progress_bar("aligning", min(len(far), MOST_ALIGNED)) as advance:
+            for first, second in far[:MOST_ALIGNED]:
+                after = aligned_distance(networks[paths[first]], networks[paths[second]], symmetry)
+                if after < distances[first, second]:
+                    distances[first, second] = distances[second, first] = after
+                    aligned[first, second] = aligned[second, first] = True
+                advance()
+    trees, strangers = _trees(paths, distances, aligned)
+    alone = sum(list(fingerprints.values()).count(fingerprints[path]) == 1 for path in strangers)
+    return Relations(reordered, trees, alone, notes)
+
+
+def relative_distances(networks: Sequence[Mapping[str, Tensor]]) -> Float[np.ndarray, "networks networks"]:
+    """Distance of every pair over the root mean square of their norms; floating-point tensors only.
+
+    Inner products are summed slice by slice in float64, so that the networks need not fit into memory.
+    """
+    products = np.zeros((len(networks), len(networks)))
+    names = [name for name, tensor in networks[0].items() if tensor.is_floating_point()]
+    for name in names:
+        size = networks[0][name].numel()
+        step = max(1, NUMBERS_AT_ONCE // len(networks))
+        for start in range(0, size, step):
+            rows = torch.stack([own[name].flatten()[start : start + step].double() for own in networks])
+            products += (rows @ rows.T).numpy()
+    squares = np.diag(products)
+    apart = np.maximum(squares[:, None] + squares[None] - 2 * products, 0)
+    np.fill_diagonal(apart, 0)
+    return np.sqrt(apart / np.maximum((squares[:, None] + squares[None]) / 2, SMALLEST))
+
+
+def aligned_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], symmetry: Symmetry) -> float:
+    """The relative distance of two networks after the first was aligned to the second."""
+    one, other = _read_all(first), _read_all(second)
+    moved = permute(one, symmetry, match(one, other, symmetry))
+    return float(relative_distances([moved, other])[0, 1])
+
+
+def _reordered(
+    networks: Mapping[str, Mapping[str, Tensor]], symmetry: Symmetry | None, fingerprints: Mapping[str, str]
+) -> tuple[list[Reordered], set[str]]:
+    """Groups of the same numbers in different orders, and all of their paths but the first of each."""
+    groups: dict[str, list[str]] = {}
+    for path in networks:
+        groups.setdefault(fingerprints[path], []).append(path)
+    found, copies = [], set()
+    for own in groups.values():
+        others = [path for path in own[1:] if not _equal(networks[own[0]], networks[path])]
+        copies |= set(own[1:])
+        if others:
+            found.append(Reordered([own[0], *others], _confirmed(networks, own[0], others, symmetry)))
+    return found, copies
+
+
+def _confirmed(
+    networks: Mapping[str, Mapping[str, Tensor]], first: str, others: Sequence[str], symmetry: Symmetry | None
+) -> bool:
+    if symmetry is None or not symmetry.groups:
+        return False
+    reference = _read_all(networks[first])
+    for path in others:
+        own = _read_all(networks[path])
+        if not _equal(permute(own, symmetry, match(own, reference, symmetry)), reference):
+            return False
+    return True
+
+
+def _trees(
+    paths: Sequence[str], distances: Float[np.ndarray, "n n"], aligned: np.ndarray
+) -> tuple[list[list[Kinship]], list[str]]:
+    """The shortest trees through related checkpoints, largest family first, and who has no relative."""
+    # Zero means no edge to scipy: equal weights would be strangers.
+    near = np.where(distances <= RELATED, np.maximum(distances, SMALLEST), 0)
+    np.fill_diagonal(near, 0)
+    count, family = connected_components(csr_matrix(near), directed=False)
+    tree = minimum_spanning_tree(csr_matrix(near)).tocoo()
+    edges: list[list[Kinship]] = [[] for _ in range(count)]
+    for first, second in zip(tree.row.tolist(), tree.col.tolist(), strict=True):
+        own = Kinship(paths[first], paths[second], float(distances[first, second]), bool(aligned[first, second]))
+        edges[family[first]].append(own)
+    sizes = np.bincount(family)
+    trees = sorted((sorted(own, key=lambda edge: edge.distance) for own in edges if own), key=len, reverse=True)
+    return trees, [path for path, own in zip(paths, family.tolist(), strict=True) if sizes[own] == 1]
+
+
+def _read_all(weights: Mapping[str, Tensor]) -> Weights:
+    return {name: weights[name] for name in weights}
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rooted(tree: Sequence[Kinship]) -> list[tuple[int, str, Kinship | None]]:
+    """A tree as an indented list from the checkpoint with most neighbours: depth, path, and the edge to its parent."""
+    neighbors: dict[str, list[Kinship]] = {}
+    for kinship in tree:
+        neighbors.setdefault(kinship.first, []).append(kinship)
+        neighbors.setdefault(kinship.second, []).append(kinship)
+    reach = {path: (-len(own), math.fsum(edge.distance for edge in own)) for path, own in neighbors.items()}
+    lines: list[tuple[int, str, Kinship | None]] = []
+    waiting: list[tuple[int, str, Kinship | None]] = [(0, min(reach, key=lambda path: reach[path]), None)]
+    seen = set()
+    while waiting:
+        depth, path, edge = waiting.pop()
+        lines.append((depth, path, edge))
+        seen.add(path)
+        for branch in sorted(neighbors[path], key=lambda edge: -edge.distance):
+            other = branch.second if branch.first == path else branch.first
+            if other not in seen:
+                waiting.append((depth + 1, other, branch))
+    return lines

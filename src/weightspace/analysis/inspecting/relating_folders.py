@@ -1,0 +1,155 @@
+"""What checkpoints have to do with each other, and what a SANE says of each."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection
+from weightspace.analysis.inspecting.kinship import Relations, relate
+from weightspace.analysis.predicting.predictor import Predictor
+from weightspace.analysis.retrieving import find_nearest
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.streaming import embed_network
+from weightspace.errors import InputError
+from weightspace.progress import progress_bar
+from weightspace.symmetry.axes import Symmetry
+from weightspace.weights.files import StoredWeights, meta_of, open_weights
+from weightspace.weights.state_dicts import shared_prefix
+from weightspace.weights.values import Shapes, shapes_of
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.importing.source import Source
+
+
+class Unwrapped(Mapping[str, Tensor]):
+    """Weights under their names without a prefix that all share; read as they are needed."""
+
+    def __init__(self, stored: StoredWeights, prefix: str) -> None:
+        self._stored, self._prefix = stored, prefix
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._stored[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self._prefix) for name in self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+class Known(NamedTuple):
+    """The symmetry of networks of some names and shapes."""
+
+    shapes: Shapes
+    symmetry: Symmetry
+
+
+class Seen(NamedTuple):
+    """What a SANE says of one checkpoint.
+
+    Attributes:
+        path: of the checkpoint.
+        nearest: the checkpoint of the folder whose embedding is nearest, and how far it is; nothing if it is alone.
+        prediction: in words, if the SANE has a predictor.
+    """
+
+    path: str
+    nearest: str
+    distance: float | None
+    prediction: str
+
+
+def relate_folder(address: str | Path, inspection: Inspection, known: Sequence[Known] = ()) -> dict[str, Relations]:
+    """Relations between the checkpoints of each architecture of a folder; those that are broken are left out.
+
+    Args:
+        address: of the folder, as it was inspected.
+        inspection: of the folder.
+        known: symmetries of networks by their names and shapes; such checkpoints are aligned.
+    """
+    groups: dict[str, list[Inspected]] = {}
+    for found in inspection.checkpoints:
+        if _whole(found):
+            groups.setdefault(found.architecture, []).append(found)
+    related = {}
+    for architecture, own in groups.items():
+        if len(own) < 2:
+            continue
+        with opened(address, own) as networks:
+            first = next(iter(networks.values()))
+            fingerprints = {found.path: found.fingerprint for found in own}
+            related[architecture] = relate(networks, _symmetry_of(first, known), fingerprints)
+    return related
+
+
+def look_at_folder(address: str | Path, inspection: Inspection, sane: SANE, predictor: Predictor | None) -> list[Seen]:
+    """Nearest neighbours in the space of a SANE's mean embeddings, and what its predictor says, for every checkpoint
+    that is not broken; of those that it cannot embed, why not."""
+    found = [own for own in inspection.checkpoints if _whole(own)]
+    vectors: dict[str, np.ndarray] = {}
+    said: dict[str, str] = {}
+    with opened(address, found) as networks, progress_bar("embedding", len(found)) as advance:
+        for path, weights in networks.items():
+            try:
+                vectors[path] = embed_network(sane, weights).vector.numpy()
+                said[path] = str(predictor.predict(sane, weights)) if predictor is not None else ""
+            except InputError as refusal:
+                said[path] = str(refusal)
+            advance()
+    near = _nearest(vectors)
+    nobody: tuple[str, float | None] = ("", None)
+    seen = []
+    for path, words in said.items():
+        nearest, distance = near.get(path, nobody)
+        seen.append(Seen(path, nearest, distance, words))
+    return seen
+
+
+def _nearest(vectors: Mapping[str, np.ndarray]) -> dict[str, tuple[str, float]]:
+    """For every network the nearest other one, and how far it is; for none if there is only one."""
+    paths = list(vectors)
+    if len(paths) < 2:
+        return {}
+    features = np.stack(list(vectors.values()))
+    nearest, found = find_nearest(features, features, 2), {}
+    for place, (rows, distances) in enumerate(zip(nearest.rows, nearest.distances, strict=True)):
+        other = int(rows[0] == place)  # the first is the network itself, or an equal one
+        found[paths[place]] = (paths[rows[other]], float(distances[other]))
+    return found
+
+
+@contextlib.contextmanager
+def opened(address: str | Path, found: Sequence[Inspected]) -> Iterator[dict[str, Mapping[str, Tensor]]]:
+    """The weights of checkpoints by path, without what is wrapped around them, while they are in use."""
+    source = Source(address)
+    with contextlib.ExitStack() as places:
+        networks: dict[str, Mapping[str, Tensor]] = {}
+        for own in found:
+            stored = open_weights(places.enter_context(source.local(own.path)))
+            prefix = shared_prefix(stored)
+            networks[own.path] = Unwrapped(stored, prefix) if prefix else stored
+        yield networks
+
+
+def known_symmetries(sane: SANE | None, given: Sequence[Architecture]) -> list[Known]:
+    """Those of architectures that were given, then those of architectures that a SANE was trained on."""
+    known = [Known(own.shapes, Symmetry.from_json(own.symmetry)) for own in given if own.symmetry]
+    if sane is None:
+        return known
+    for architecture in sane.preparation.architectures.values():
+        frame = sane.preparation.frame_of(architecture)
+        if frame.symmetry is not None and list(frame.names) == list(architecture.shapes):
+            known.append(Known(architecture.shapes, frame.symmetry))
+    return known
+
+
+def _whole(found: Inspected) -> bool:
+    return not found.problem and not found.broken
+
+
+def _symmetry_of(weights: Mapping[str, Tensor], known: Sequence[Known]) -> Symmetry | None:
+    shapes = shapes_of(meta_of(weights))
+    return next((own.symmetry for own in known if own.shapes == shapes), None)

@@ -1,0 +1,1 @@
+"""What generated networks are worth: fine-tuned beside controls under one schedule, and how new they are."""

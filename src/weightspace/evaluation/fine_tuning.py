@@ -1,0 +1,198 @@
+"""Fine-tune and score populations of networks under one schedule, so that methods can be compared."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from weightspace.errors import InputError
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.images import ImageSet
+from weightspace.progress import progress_bar
+from weightspace.randomness import derive_seed
+from weightspace.supervised import (
+    FitConfig,
+    bears_channels_last,
+    faster_alone,
+    fit_one,
+    fit_stack,
+    predict,
+    predict_stack,
+    stack_weights,
+)
+from weightspace.weights.values import Weights
+from weightspace.zoo.architecture import Architecture
+
+BOOTSTRAPS = 1_000
+
+
+class Population(NamedTuple):
+    """Networks of one architecture that one method made.
+
+    Attributes:
+        latents_per_weight: how many latent numbers the method keeps per real weight; 0 where it has none.
+    """
+
+    method: str
+    architecture: Architecture
+    networks: list[Weights]
+    latents_per_weight: float = 0.0
+
+
+class Outcome(NamedTuple):
+    """Test accuracy of one population after some epochs of fine-tuning.
+
+    Attributes:
+        accuracy: mean over the networks; `low` and `high` the 95 % interval of that mean, by bootstrap over
+            the networks.
+        each: every network's accuracy.
+        ensemble: accuracy of the mean answer of the first networks (`EvaluateConfig.ensemble`) of each architecture.
+        overlap: of the images that either of two networks gets wrong, the share that both do: mean over pairs; NaN
+            for one network.
+    """
+
+    method: str
+    epochs: int
+    accuracy: float
+    low: float
+    high: float
+    each: Float[np.ndarray, "networks"]
+    ensemble: float
+    overlap: float
+
+
+def evaluate(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
+    """Fine-tune every population on the training images and score it on the test images.
+
+    All networks are trained with the same optimiser, learning rate and number of steps, those of one architecture
+    side by side where that is faster; each has a data order of its own.
+
+    Raises:
+        InputError: no populations, or a negative number of epochs.
+    """
+    config = config or EvaluateConfig()
+    config.check()
+    if not populations or not config.epochs or min(config.epochs) < 0:
+        raise InputError(f"expected networks to evaluate and epochs from 0, found epochs {config.epochs}")
+    by_architecture: dict[str, list[Population]] = {}
+    for population in populations:
+        by_architecture.setdefault(population.architecture.id, []).append(population)
+    answered: dict[tuple[str, int], list[_Answered]] = {}
+    epochs = sum(len(population.networks) for population in populations) * config.seeds * (max(config.epochs) + 1)
+    with progress_bar("fine-tuning", epochs) as advance:
+        for group in by_architecture.values():
+            for number in range(config.seeds):
+                for place, found in _fine_tune(group, images, config, number, advance).items():
+                    answered.setdefault(place, []).append(found)
+    order = {population.method: number for number, population in enumerate(populations)}
+    outcomes = [_outcome(*place, parts, config) for place, parts in answered.items()]
+    return sorted(outcomes, key=lambda outcome: (order[outcome.method], outcome.epochs))
+
+
+class _Answered(NamedTuple):
+    """What the networks of one population and architecture answer on the test images, with one seed."""
+
+    architecture: str
+    wrong: Bool[Tensor, "networks images"]
+    together: float
+
+
+def _fine_tune(
+    group: list[Population], images: ImageSet, config: EvaluateConfig, number: int, advance: Callable[..., None]
+) -> dict[tuple[str, int], _Answered]:
+    """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""
+    networks = [weights for population in group for weights in population.networks]
+    module = group[0].architecture.build()
+    names = [(p.method, place) for p in group for place in range(len(p.networks))]
+    seeds = [derive_seed(config.seed, *name, *([number] if number else [])) for name in names]
+    answer = _answer_alone if faster_alone(module, images.train.labels.device) else _answer_stacked
+    sizes = [len(population.networks) for population in group]
+    found = {}
+    for epoch, outputs in answer(module, networks, images, config, seeds, advance).items():
+        for population, own in zip(group, outputs.softmax(-1).split(sizes), strict=True):
+            mean = own[: config.ensemble].mean(0).argmax(-1)
+            together = float((mean == images.test.labels).float().mean())
+            wrong = own.argmax(-1) != images.test.labels
+            found[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
+    return found
+
+
+# After every epoch that is scored, what networks answer on the test images.
+_Outputs = dict[int, Float[Tensor, "networks images classes"]]
+
+
+def _answer_stacked(
+    module: nn.Module,
+    networks: list[Weights],
+    images: ImageSet,
+    config: EvaluateConfig,
+    seeds: list[int],
+    advance: Callable[..., None],
+) -> _Outputs:
+    """All networks trained as one stack."""
+    fitting = fit_stack(
+        module,
+        stack_weights(networks),
+        images.train,
+        _schedule(config),
+        learning_rates=torch.full((len(networks),), config.learning_rate),
+        weight_decays=torch.zeros(len(networks)),
+        seeds=seeds,
+    )
+    found = {}
+    for epoch, stack in fitting:
+        advance(len(networks))
+        if epoch in config.epochs:
+            found[epoch] = predict_stack(module, stack, images.test.inputs)
+    return found
+
+
+def _answer_alone(
+    module: nn.Module,
+    networks: list[Weights],
+    images: ImageSet,
+    config: EvaluateConfig,
+    seeds: list[int],
+    advance: Callable[..., None],
+) -> _Outputs:
+    """One network trained after the other, which is twice as fast for convolutions on a CPU."""
+    found: dict[int, list[Tensor]] = {epoch: [] for epoch in sorted(set(config.epochs))}
+    last, rate = bears_channels_last(module), config.learning_rate
+    for weights, seed in zip(networks, seeds, strict=True):
+        module.load_state_dict(weights)
+        fitting = fit_one(module, images.train, _schedule(config), learning_rate=rate, seed=seed, channels_last=last)
+        for epoch in fitting:
+            advance()
+            if epoch in found:
+                found[epoch].append(predict(module, images.test.inputs))
+    return {epoch: torch.stack(outputs) for epoch, outputs in found.items()}
+
+
+def _schedule(config: EvaluateConfig) -> FitConfig:
+    return FitConfig(epochs=max(config.epochs), batch_size=config.batch_size)
+
+
+def _outcome(method: str, epoch: int, parts: list[_Answered], config: EvaluateConfig) -> Outcome:
+    """A population's figures: networks of several architectures side by side, seeds averaged."""
+    names = list(dict.fromkeys(part.architecture for part in parts))
+    runs = [[part for part in parts if part.architecture == name] for name in names]
+    each = torch.cat([1 - torch.stack([part.wrong.float().mean(1) for part in own]).mean(0) for own in runs]).numpy()
+    generator = np.random.default_rng(derive_seed(config.seed, "bootstrap", method, epoch))
+    means = generator.choice(each, size=(BOOTSTRAPS, len(each))).mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    ensemble = float(np.mean([part.together for part in parts]))
+    wrong = torch.cat([own[0].wrong for own in runs])
+    return Outcome(method, epoch, float(each.mean()), float(low), float(high), each, ensemble, _overlap(wrong))
+
+
+def _overlap(wrong: Bool[Tensor, "networks images"]) -> float:
+    """Jaccard index of the mispredicted images, mean over pairs of networks."""
+    if len(wrong) < 2:
+        return float("nan")
+    shared = wrong.float() @ wrong.float().T
+    either = (wrong.sum(1)[:, None] + wrong.sum(1)[None] - shared).clamp_min(1)
+    apart = ~torch.eye(len(wrong), dtype=torch.bool)
+    return float((shared / either)[apart].mean())

@@ -1,0 +1,156 @@
+"""A module as a graph of operations on its inputs, parameters and buffers."""
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from weightspace.errors import InputError
+
+
+class Graph(NamedTuple):
+    """A traced module.
+
+    Attributes:
+        nodes: the operations.
+        names: for the node of every saved parameter and buffer its name.
+        constants: the values of other tensors that are no inputs, where known.
+    """
+
+    nodes: fx.Graph
+    names: dict[fx.Node, str]
+    constants: dict[fx.Node, Tensor]
+
+
+def shapes_of_node(node: fx.Node) -> list[tuple[int, ...]]:
+    """The static shapes of a node's results; () for what is no tensor."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else [value]
+    return [tuple(int(size) for size in getattr(own, "shape", ())) for own in values] or [()]
+
+
+def trace_graph(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Graph:
+    """The graph that `torch.export` finds; where it fails, the one that `make_fx` records from one run.
+
+    The second way sees operators that export cannot run without data, such as custom ones. Both refuse a
+    course that depends on values.
+
+    Raises:
+        InputError: neither way works.
+    """
+    try:
+        return _exported(module, examples, named)
+    except Exception as error:  # noqa: BLE001 # whatever a module's code may raise under tracing
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    try:
+        return _recorded(module, examples, named)
+    except Exception as error:
+        raise InputError(
+            f"expected a module that torch.export can trace, found {type(module).__name__}, which it cannot "
+            f"({reason}); give a Symmetry by hand instead: ws.Symmetry(groups, axes), proved by ws.prove_symmetry"
+        ) from error
+
+
+def one_by_one(examples: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs, which may have been given as one tuple of them."""
+    return examples[0] if len(examples) == 1 and isinstance(examples[0], tuple) else examples
+
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode.
+
+    Raises:
+        InputError: it is no module, or one that cannot be copied.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected an nn.Module, found {module!r:.80}")
+    try:
+        return copy.deepcopy(module).eval()
+    except RuntimeError as error:
+        raise InputError(f"expected a module that can be copied, found {type(module).__name__} ({error})") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch says while it traces.
+
+    It warns of how its own recurrent modules keep their weights and of its own deprecations, and where it fails it
+    prints the graph so far; what is found is proved, and a failure becomes one sentence.
+    """
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _exported(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Graph:
+    with _quietly(), torch.no_grad():
+        program = torch.export.export(module, examples, dict(named), strict=False)
+        if any(_mutates(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})
+    for node in program.graph.nodes:
+        shapes_of_node(node)  # raises where a size depends on values, which the rules could not read
+    signature = program.graph_signature
+    known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = {**signature.inputs_to_lifted_tensor_constants, **known}
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    # Buffers that are not saved with the weights are constants to us.
+    saved = module.state_dict()
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    names = {node: known[node.name] for node in placeholders if known.get(node.name) in saved}
+    constants = {}
+    for node in placeholders:
+        name = lifted.get(node.name)
+        value = program.constants.get(name, buffers.get(name)) if name is not None and node not in names else None
+        if isinstance(value, Tensor):
+            constants[node] = value
+    return Graph(program.graph, names, constants)
+
+
+def _mutates(node: fx.Node) -> bool:
+    """Whether an operation writes into its argument."""
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
+def _recorded(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Graph:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    tensors = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+    inputs, spec = torch.utils._pytree.tree_flatten((examples, dict(named)))
+
+    def run(weights: list[Tensor], given: list[Any]) -> Any:
+        own, keywords = torch.utils._pytree.tree_unflatten(given, spec)
+        made = functional_call(module, dict(zip(tensors, weights, strict=True)), own, keywords, tie_weights=False)
+        return [value for value in torch.utils._pytree.tree_leaves(made) if isinstance(value, Tensor)]
+
+    with _quietly(), torch.no_grad():
+        traced = make_fx(torch.func.functionalize(run), tracing_mode="real", _allow_non_fake_inputs=True)
+        recorded = traced(list(tensors.values()), inputs)
+    placeholders = [node for node in recorded.graph.nodes if node.op == "placeholder"]
+    names = dict(zip(placeholders, tensors, strict=False))
+    attributes = [node for node in recorded.graph.nodes if node.op == "get_attr"]
+    constants = {node: getattr(recorded, str(node.target)) for node in attributes}
+    _note_shapes(recorded, [*tensors.values(), *inputs])
+    return Graph(recorded.graph, names, constants)
+
+
+def _note_shapes(recorded: fx.GraphModule, values: list[Any]) -> None:
+    """Give every node the shapes that the rules read."""
+    for node, value in zip(recorded.graph.nodes, values, strict=False):
+        if node.op == "placeholder" and isinstance(value, Tensor):
+            node.meta["val"] = value
+    for node in recorded.graph.nodes:
+        if "val" not in node.meta and "tensor_meta" in node.meta:
+            node.meta["val"] = node.meta["tensor_meta"]

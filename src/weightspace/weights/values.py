@@ -1,0 +1,92 @@
+"""Named tensors: their names in natural order, their shapes, and which of them are tied."""
+
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from weightspace.errors import InputError
+
+Weights: TypeAlias = dict[str, Tensor]
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+
+class WeightsMismatch(InputError):
+    """Weights that do not have the expected names and shapes.
+
+    Attributes:
+        missing: names expected and not found.
+        unexpected: names found and not expected.
+        misshapen: `name -> (expected shape, found shape)`.
+    """
+
+    def __init__(
+        self,
+        missing: list[str],
+        unexpected: list[str],
+        misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    ) -> None:
+        self.missing, self.unexpected, self.misshapen = missing, unexpected, misshapen
+        parts = []
+        if missing:
+            parts.append(f"missing {some_of(missing)}")
+        if unexpected:
+            parts.append(f"unexpected {some_of(unexpected)}")
+        if misshapen:
+            shown = [f"{name} {found} instead of {expected}" for name, (expected, found) in misshapen.items()]
+            parts.append(f"misshapen {some_of(shown)}")
+        super().__init__("the weights do not fit the expected network: " + "; ".join(parts))
+
+
+def natural_key(name: str) -> list[str | int]:
+    """A sort key under which `layer.10` comes after `layer.2`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
+    """The shape of every tensor, in the order of `weights`."""
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def require_shapes(weights: Mapping[str, Tensor], expected: Shapes) -> None:
+    """Raise `WeightsMismatch` unless `weights` has exactly the `expected` names and shapes (any order)."""
+    found = shapes_of(weights)
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshapen = {
+        name: (shape, found[name]) for name, shape in expected.items() if name in found and found[name] != shape
+    }
+    if missing or unexpected or misshapen:
+        raise WeightsMismatch(missing, unexpected, misshapen)
+
+
+def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raise `InputError` naming the first tensor with a NaN or an infinity."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"{what}: expected finite weights, found {count} NaN or infinite values in {name}")
+
+
+def find_aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tied tensors: `alias -> first name` for every name that shares the memory of an earlier one."""
+    first: dict[tuple[str | int, ...], str] = {}
+    aliases = {}
+    for name, tensor in weights.items():
+        if tensor.numel() == 0:
+            continue
+        kind = f"{tensor.dtype} {tensor.is_conj()} {tensor.is_neg()}"
+        place = (kind, tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
+        if place in first:
+            aliases[name] = first[place]
+        else:
+            first[place] = name
+    return aliases
+
+
+def some_of(names: list[str], limit: int = 4) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,1 @@
+"""Growing zoos: train a population of networks, in the way that is fastest here."""

@@ -1,0 +1,243 @@
+"""Grow a zoo: train a population of networks in the way that is fastest here, resumable at any member."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from weightspace.errors import InputError, require_between
+from weightspace.images import Images, ImageSet
+from weightspace.outputs import new_folder, to_json, write_json, write_manifest
+from weightspace.progress import progress_bar
+from weightspace.randomness import derive_generator, derive_seed
+from weightspace.spreading import Tick, Where, spread
+from weightspace.supervised import FitConfig, Scores, Stack, fit_one, fit_stack, score, score_stack, stack_weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.members import Member, draw_members
+from weightspace.zoo.growing.networks import initialize
+from weightspace.zoo.growing.planning import GrowTask, Plan, make_plan, plan_tasks, resumed
+from weightspace.zoo.growing.recipes import Recipe, find_recipe
+from weightspace.zoo.resumable import BEGUN, Part, PartStore, clear_parts
+from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.zoo import Checkpoints, Zoo
+
+PLAN_FILE = "growing.json"
+PARTS = ("train", "validation", "test")
+
+
+# Members, their epoch, their stacked weights (still being trained), and what scores them on images.
+Trained = tuple[list[Member], int, Stack, Callable[[Images], Scores]]
+
+
+class Shared(NamedTuple):
+    """What every task needs; images as numpy arrays, which processes share."""
+
+    recipe: Recipe
+    config: GrowConfig
+    plan: Plan
+    kept: list[int]
+    images: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def grow(
+    network: str,
+    images: ImageSet,
+    config: GrowConfig,
+    out: str | Path,
+    *,
+    mode: Sequence[str] = (),
+    ray: str | None = None,
+) -> Zoo:
+    """Train a zoo of networks on images and write it to `out`.
+
+    Args:
+        network: `cnn-s`, `cnn-l`, `resnet18` (`resnet18:8` for a width), `mlp` (`mlp:32,16` for hidden widths), or
+            `package.module:callable`, which is imported and called without arguments.
+        images: train, validation and test images; accuracy and loss on each are recorded per checkpoint.
+        config: what varies between members, and how they are trained.
+        out: a folder that does not exist yet.
+        mode: `"resume"` goes on with interrupted growing of the same settings, training no finished member again;
+            `"force"` replaces `out` if it exists.
+        ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
+
+    Every member's numbers derive from the seed and its name. The plan (see `planning.py`) changes them by rounding
+    only, except under dropout, which draws differently in a stack. Members whose training ends in NaN or infinite
+    weights are left out, counted and named in `zoo.json`. Memory holds the images and a few tasks' checkpoints.
+
+    Raises:
+        InputError: an unknown network, a malformed range, nothing to resume or other settings, or `out` exists.
+    """
+    _check(config, len(images.train.labels))
+    recipe = find_recipe(network, images)
+    members, kept = draw_members(config, recipe), _kept_epochs(config)
+    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
+        plan = _settle_plan(folder, network, members, images, config, on_ray=ray is not None)
+        tasks, store = plan_tasks(members, plan, config.epochs), PartStore(folder)
+        open_tasks = [task for task in tasks if not store.has(task.key)]
+        shared = Shared(recipe, config, plan, kept, _to_numpy(images))
+        done = sum(task.units for task in tasks) - sum(task.units for task in open_tasks)
+        with progress_bar("growing", total=len(members) * config.epochs, done=done) as advance:
+            for number, part in spread(grow_task, shared, open_tasks, Where(plan.workers, ray), advance):
+                store.save(open_tasks[number].key, part)
+        left_out = _merge(folder, tasks, len(members), images, config, plan)
+        write_manifest(
+            folder, configuration=asdict(config) | {"network": network, "left_out": left_out}, seed=config.seed
+        )
+    clear_parts(Path(out), PLAN_FILE)
+    return Zoo.open(out)
+
+
+def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
+    """Train the members of a task; their checkpoints at the epochs kept."""
+    device = torch.device(shared.plan.device)
+    images = {part: Images(*(torch.from_numpy(array).to(device) for array in shared.images[part])) for part in PARTS}
+    architecture = shared.recipe.architecture(task.members[0].activation, task.members[0].dropout)
+    train = _train_stacked if shared.plan.way == "stacked" else _train_alone
+    pieces = []
+    for group, epoch, stack, score_part in train(architecture, shared, task, images, tick):
+        if epoch in shared.kept:
+            table = pd.DataFrame([_properties(member) for member in group])
+            table.insert(1, "epoch", epoch)
+            for part in PARTS:
+                accuracy, loss = score_part(images[part])
+                table[f"{part}_accuracy"], table[f"{part}_loss"] = accuracy.cpu().numpy(), loss.cpu().numpy()
+            table["generalization_gap"] = table["train_accuracy"] - table["test_accuracy"]
+            kept = {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes}
+            pieces.append((table, kept))
+    return _join(architecture, pieces)
+
+
+def _train_stacked(
+    architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
+) -> Iterator[Trained]:
+    device = images["train"].labels.device
+    modules = [_initial(architecture, shared, member) for member in task.members]
+    module = modules[0].to(device)
+    fitting = fit_stack(
+        module,
+        {name: tensor.to(device) for name, tensor in stack_weights([one.state_dict() for one in modules]).items()},
+        images["train"],
+        _fit_config(shared.config, task.members[0]),
+        learning_rates=torch.tensor([member.learning_rate for member in task.members], device=device),
+        weight_decays=torch.tensor([member.weight_decay for member in task.members], device=device),
+        seeds=[derive_seed(shared.config.seed, member.name, "training") for member in task.members],
+    )
+    for epoch, stack in fitting:
+        yield task.members, epoch, stack, partial(score_stack, module, stack)
+        if epoch:
+            tick(len(task.members))
+
+
+def _train_alone(
+    architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
+) -> Iterator[Trained]:
+    for member in task.members:
+        module = _initial(architecture, shared, member).to(images["train"].labels.device)
+        fitting = fit_one(
+            module,
+            images["train"],
+            _fit_config(shared.config, member),
+            learning_rate=member.learning_rate,
+            weight_decay=member.weight_decay,
+            seed=derive_seed(shared.config.seed, member.name, "training"),
+            channels_last=shared.plan.way == "channels-last",
+        )
+        for epoch in fitting:
+            stack = stack_weights([module.state_dict()])
+            yield [member], epoch, stack, partial(score, module)
+            if epoch:
+                tick(1)
+
+
+def _join(architecture: Architecture, pieces: list[tuple[pd.DataFrame, Stack]]) -> Part:
+    """One stack of all checkpoints, without the members that diverged."""
+    table = pd.concat([own for own, _ in pieces], ignore_index=True)
+    stack = {name: torch.cat([own[name] for _, own in pieces]) for name in architecture.shapes}
+    finite = torch.stack([tensor.reshape(len(table), -1).isfinite().all(1) for tensor in stack.values()]).all(0)
+    broken = sorted(set(table["member"][~finite.numpy()]))
+    left_out = [{"what": name, "why": "its training ended in NaN or infinite weights"} for name in broken]
+    keep = ~table["member"].isin(broken)
+    if not keep.any():
+        return Part([], left_out)
+    rows = torch.tensor(keep.to_numpy(copy=True))
+    return Part([Checkpoints(architecture, table[keep], {name: own[rows] for name, own in stack.items()})], left_out)
+
+
+def _initial(architecture: Architecture, shared: Shared, member: Member) -> torch.nn.Module:
+    seed = shared.config.seed
+    module = architecture.build([shared.recipe.factory], seed=derive_seed(seed, member.name, "building"))
+    return initialize(module, member.initialization, derive_generator(seed, member.name, "initialization"))
+
+
+def _properties(member: Member) -> dict[str, Any]:
+    drawn = {name: value for name, value in member._asdict().items() if value is not None}
+    return {"member": drawn.pop("name"), **drawn}
+
+
+def _fit_config(config: GrowConfig, member: Member) -> FitConfig:
+    return FitConfig(epochs=config.epochs, batch_size=config.batch_size, optimizer=member.optimizer)  # type: ignore[arg-type]
+
+
+def _settle_plan(
+    folder: Path, network: str, members: list[Member], images: ImageSet, config: GrowConfig, *, on_ray: bool
+) -> Plan:
+    """The plan of the work found in `folder`, or a new one, which is written there."""
+    settings = {"network": network, "images": images.describe(), "config": _decisive(config)}
+    path = folder / PLAN_FILE
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found["settings"] != json.loads(to_json(settings)):
+            raise InputError(
+                f"expected the settings that the unfinished work in {folder} began with, found others; "
+                "--force drops it and begins anew"
+            )
+        return resumed(Plan(**found["plan"]), config.workers)
+    recipe = find_recipe(network, images)
+    cells = dict.fromkeys((member.activation, member.dropout) for member in members)
+    architectures = {cell: recipe.architecture(*cell) for cell in cells}
+    plan = make_plan(config, architectures, members, images, allow=[recipe.factory], on_ray=on_ray)
+    write_json(path, {"settings": settings, "plan": plan.to_json()})
+    return plan
+
+
+def _decisive(config: GrowConfig) -> dict[str, Any]:
+    """The settings that decide the numbers; how the work is done may change while it is interrupted."""
+    return {name: value for name, value in asdict(config).items() if name not in ("plan", "workers", "device")}
+
+
+def _merge(
+    folder: Path, tasks: list[GrowTask], members: int, images: ImageSet, config: GrowConfig, plan: Plan
+) -> list[dict[str, str]]:
+    """Make a zoo of the finished parts, which stay until it has its name; returns what was left out."""
+    writer, store = ZooWriter(folder), PartStore(folder)
+    left_out, _ = store.merge([task.key for task in tasks], writer)
+    if len(left_out) == members:
+        store.give_up()
+        raise InputError(f"expected members that can be trained, found NaN weights in all {members} of them")
+    about = {"images": images.describe(), "grown": asdict(config), "plan": plan.to_json(), "left_out": left_out}
+    writer.finish(about)
+    return left_out
+
+
+def _to_numpy(images: ImageSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    parts = {part: getattr(images, part) for part in PARTS}
+    return {name: (part.inputs.numpy(), part.labels.numpy()) for name, part in parts.items()}
+
+
+def _check(config: GrowConfig, images: int) -> None:
+    require_between("epochs", config.epochs, 1)
+    require_between("batch size", config.batch_size, 1, images)
+
+
+def _kept_epochs(config: GrowConfig) -> list[int]:
+    kept = sorted(set(config.keep)) or list(range(config.epochs + 1))
+    if kept[0] < 0 or kept[-1] > config.epochs:
+        raise InputError(f"expected kept epochs between 0 and {config.epochs}, found {kept}")
+    return kept

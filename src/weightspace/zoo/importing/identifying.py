@@ -1,0 +1,88 @@
+"""Say which layout a folder has, and which architecture a network has, by what is known of it and by its tensors."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from weightspace.errors import InputError
+from weightspace.weights.values import Weights, natural_key, shapes_of
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.importing.plain import PlainReader
+from weightspace.zoo.importing.ray_tune import RayTuneReader
+from weightspace.zoo.importing.reader import Kind, Reader
+from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
+from weightspace.zoo.importing.source import Source
+from weightspace.zoo.zoo import TABLE_FILE, ZOO_FILE
+
+NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
+
+
+def recognize(source: Source, *, pattern: str = "", table: str = "") -> Reader:
+    """The reader for a folder; a pattern or a table means plain files.
+
+    Raises:
+        InputError: an empty folder, or one that is a zoo of this package already.
+    """
+    files = source.files
+    if not files:
+        raise InputError(f"expected checkpoints below {source.address}, found an empty folder")
+    if ZOO_FILE in files and TABLE_FILE in files:
+        raise InputError(
+            f"expected a folder of another layout, found {source.address} to be a zoo already: use it as it is"
+        )
+    if not pattern and not table:
+        if SmallCnnZooReader.recognizes(files):
+            return SmallCnnZooReader(source)
+        if RayTuneReader.recognizes(files):
+            return RayTuneReader(source)
+    return PlainReader(source, pattern, table)
+
+
+def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> Architecture:
+    """The architecture of weights.
+
+    Tried in turn: an architecture that was given, the network of ours that the layout names, and, if neither has
+    the weights' names and shapes, a description of the tensors alone, in natural order and without a factory.
+    """
+    known = next((own for own in given if _fits(own, weights)), None) or _ours(kind, weights)
+    return known or _anonymous(kind, weights)
+
+
+def _ours(kind: Kind, weights: Weights) -> Architecture | None:
+    if kind.recipe is None:
+        return None
+    choices = kind.recipe.choices
+    activation = kind.activation if "activation" in choices else None
+    dropout = kind.dropout if "dropout" in choices else None
+    try:
+        # Built without memory: sizes that a file states may be anything.
+        with torch.device("meta"):
+            found = kind.recipe.architecture(activation, dropout)
+    except (InputError, ValueError, RuntimeError, OverflowError, TypeError):
+        return None
+    return replace(found, note=kind.note) if _fits(found, weights) else None
+
+
+def _fits(architecture: Architecture, weights: Weights) -> bool:
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in weights.items()}
+    own = {name: architecture.dtypes.get(name, "float32") for name in architecture.shapes}
+    return shapes_of(weights) == architecture.shapes and dtypes == own
+
+
+def _anonymous(kind: Kind, weights: Weights) -> Architecture:
+    names = sorted(weights, key=natural_key)
+    shapes = {name: tuple(weights[name].shape) for name in names}
+    dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
+    digest = hashlib.sha256(json.dumps([shapes, dtypes]).encode()).hexdigest()[:6]
+    drop = f"dropout{kind.dropout:g}" if kind.dropout else ""
+    parts = [kind.name, re.sub(r"[^A-Za-z0-9]+", "", kind.activation or ""), drop, digest]
+    return Architecture(
+        id="-".join(part for part in parts if part),
+        shapes=shapes,
+        dtypes={name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
+        note=f"{kind.note}; {NO_FACTORY}" if kind.note else NO_FACTORY,
+    )

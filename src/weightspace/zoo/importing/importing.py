@@ -1,0 +1,249 @@
+"""Import a foreign zoo: list its checkpoints, load them piece by piece, write them in our format."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from weightspace.errors import InputError, require_between
+from weightspace.outputs import new_folder, require_apart, to_json, write_json, write_manifest
+from weightspace.progress import progress_bar
+from weightspace.spreading import Tick, Where, count_cpus, spread
+from weightspace.supervised import stack_weights
+from weightspace.weights.values import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.importing.config import ImportConfig
+from weightspace.zoo.importing.identifying import identify, recognize
+from weightspace.zoo.importing.properties import named, plain, whole
+from weightspace.zoo.importing.reader import Entry, Kind, Listing, Reader
+from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
+from weightspace.zoo.importing.source import Source
+from weightspace.zoo.resumable import BEGUN, Part, PartStore, clear_parts
+from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.zoo import Checkpoints, Zoo
+
+PLAN_FILE, UNPACKED = "importing.json", "unpacked"
+TASK_BYTES = 32 * 2**20
+TASK_ENTRIES = 2_000
+# Processes take seconds to start; fewer files than this are read sooner by one.
+WORTH_WORKERS = 4_000
+
+
+class ImportTask(NamedTuple):
+    """Checkpoints that are loaded in one go: at most `TASK_BYTES` of them, or one."""
+
+    key: str
+    entries: list[Entry]
+
+    @property
+    def units(self) -> int:
+        """Checkpoints."""
+        return len(self.entries)
+
+
+class Shared(NamedTuple):
+    """What every task needs."""
+
+    reader: Reader
+    given: tuple[Architecture, ...]
+    largest_weight: float
+
+
+def import_zoo(
+    address: str | Path,
+    out: str | Path,
+    config: ImportConfig | None = None,
+    *,
+    architectures: Sequence[Architecture] = (),
+    ray: str | None = None,
+    mode: Sequence[str] = (),
+) -> Zoo:
+    """Convert a folder of checkpoints, of any layout that is recognised, into a zoo at `out`.
+
+    Args:
+        address: a folder, a `.zip` or `.tar`, or an fsspec URL.
+        out: a folder that does not exist yet.
+        config: how plain files tell of themselves, and what is left out.
+        architectures: descriptions that checkpoints of their names and shapes get.
+        ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
+        mode: `"resume"` continues interrupted work, `"force"` replaces `out`.
+
+    Memory holds a few tasks of 32 MiB (or one checkpoint each, if larger), whatever the zoo's size; while it is
+    written, the disk holds the imported zoo twice.
+
+    Raises:
+        InputError: nothing there, nothing usable, another layout's files damaged, or `out` exists.
+    """
+    config = config or ImportConfig()
+    require_between("the largest weight", min(config.largest_weight, 1e38), 1e-38)
+    require_between("workers", config.workers, 0)
+    if "://" not in str(address):
+        require_apart(out, [Path(address)])
+    source = Source(address)
+    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
+        reader = _unpack(recognize(source, pattern=config.pattern, table=config.table), folder)
+        listing = reader.scan()
+        listing.entries = list(_unique(listing))
+        if not listing.entries:
+            raise InputError(
+                f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
+            )
+        settings = {"largest": config.largest_weight, "architectures": [entry.to_json() for entry in architectures]}
+        _settle(folder, listing, settings)
+        tasks, store = plan_tasks(listing.entries), PartStore(folder)
+        open_tasks = [task for task in tasks if not store.has(task.key)]
+        shared = Shared(reader, tuple(architectures), config.largest_weight)
+        workers = config.workers or (count_cpus() if len(listing.entries) >= WORTH_WORKERS else 1)
+        done = len(listing.entries) - sum(task.units for task in open_tasks)
+        with progress_bar("importing", total=len(listing.entries), done=done) as advance:
+            for place, part in spread(import_task, shared, open_tasks, Where(workers, ray), advance):
+                store.save(open_tasks[place].key, part)
+        about = _merge(folder, store, tasks, reader, listing)
+        write_manifest(folder, configuration={"address": str(address), **asdict(config), **about}, seed=0)
+    clear_parts(Path(out), PLAN_FILE)
+    shutil.rmtree(Path(out) / UNPACKED, ignore_errors=True)
+    return Zoo.open(out)
+
+
+def plan_tasks(entries: Sequence[Entry]) -> list[ImportTask]:
+    """Entries in their order, cut where a task would hold more than `TASK_BYTES`."""
+    tasks: list[ImportTask] = []
+    size = 0
+    own: list[Entry] = []
+    for entry in entries:
+        if own and (size + entry.bytes > TASK_BYTES or len(own) == TASK_ENTRIES):
+            tasks.append(ImportTask(f"{len(tasks):06d}", own))
+            size, own = 0, []
+        own.append(entry)
+        size += entry.bytes
+    return [*tasks, ImportTask(f"{len(tasks):06d}", own)] if own else tasks
+
+
+def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
+    """Load the checkpoints of a task; what cannot be used is named, and the rest goes on."""
+    kept: dict[str, tuple[Architecture, list[dict[str, Any]], list[Weights]]] = {}
+    known: dict[str, Architecture] = {}
+    listing = Listing()
+    with shared.reader.loading() as load:
+        for entry in task.entries:
+            try:
+                loaded = load(entry)
+                reason = _unusable(loaded.weights, shared.largest_weight)
+            except InputError as error:
+                # Its path is in the listing beside the reason already.
+                reason = re.sub(rf" (at|in) \S*{re.escape(entry.path)}", "", str(error))
+            tick(1)
+            if reason:
+                listing.leave_out(entry.path, reason)
+                continue
+            architecture = _identify_once(known, entry.kind, loaded.weights, shared.given)
+            weights = {name: loaded.weights[name] for name in architecture.shapes}
+            for note in loaded.notes:
+                listing.note(note)
+            _, rows, stack = kept.setdefault(architecture.id, (architecture, [], []))
+            rows.append(_row(entry, loaded.metadata))
+            stack.append(weights)
+    pieces = [
+        Checkpoints(architecture, pd.DataFrame(rows), stack_weights(stack))
+        for architecture, rows, stack in kept.values()
+    ]
+    return Part(pieces, listing.left_out, listing.notes)
+
+
+def _identify_once(
+    known: dict[str, Architecture], kind: Kind, weights: Weights, given: Sequence[Architecture]
+) -> Architecture:
+    """`identify`, which builds networks to compare with, once for all checkpoints that are alike."""
+    key = repr((kind, [(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()]))
+    if key not in known:
+        known[key] = identify(kind, weights, given)
+    return known[key]
+
+
+def _row(entry: Entry, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Place and properties; what the pattern or a table said counts more than the file's own metadata."""
+    own = {key: plain(value) for key, value in metadata.items()}
+    epoch = entry.epoch if entry.epoch is not None else whole(own.pop("epoch", None))
+    return {"member": entry.member, "epoch": epoch or 0, **named(own), **entry.properties}
+
+
+def _unusable(weights: Weights, largest: float) -> str:
+    """Why weights cannot be used, or nothing."""
+    if not weights:
+        return "no tensors in it"
+    for name, tensor in weights.items():
+        if tensor.is_complex() or tensor.is_quantized:
+            return f"expected real numbers, found {tensor.dtype} in {name}"
+        if tensor.is_floating_point() and tensor.numel():
+            low, high = (tensor.float() if tensor.element_size() == 1 else tensor).aminmax()
+            if not (low.isfinite() and high.isfinite()):
+                return f"NaN or infinite weights in {name}"
+            if max(-float(low), float(high)) > largest:
+                return f"a weight beyond {largest:g} in {name}"
+    return ""
+
+
+def _unpack(reader: Reader, folder: Path) -> Reader:
+    """A layout that reads parts of a file needs it on this machine."""
+    if not isinstance(reader, SmallCnnZooReader) or reader.source.is_local:
+        return reader
+    paths = [path for path in reader.source.files if path.rpartition("/")[2] in reader.files]
+    return SmallCnnZooReader(reader.source.unpacked(paths, folder / UNPACKED))
+
+
+def _unique(listing: Listing) -> Iterator[Entry]:
+    """One entry per member and epoch; others are left out."""
+    seen: set[tuple[str, int]] = set()
+    for entry in listing.entries:
+        if entry.epoch is None:  # only the file may know
+            yield entry
+        elif (entry.member, entry.epoch) in seen:
+            listing.leave_out(entry.path, f"another checkpoint of {entry.member} at epoch {entry.epoch}")
+        else:
+            seen.add((entry.member, entry.epoch))
+            yield entry
+
+
+def _settle(folder: Path, listing: Listing, settings: dict[str, Any]) -> None:
+    """Note what is imported, or refuse to resume if that has changed."""
+    listed = [repr(entry) for entry in listing.entries]
+    digest = hashlib.sha256(to_json([listed, settings]).encode()).hexdigest()
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        write_json(path, {"digest": digest})
+    elif json.loads(path.read_text()).get("digest") != digest:
+        raise InputError(
+            f"expected the same files and settings as the unfinished work in {folder}, found others; --force drops it"
+        )
+
+
+def _merge(folder: Path, store: PartStore, tasks: list[ImportTask], reader: Reader, listing: Listing) -> dict[str, Any]:
+    """Make a zoo of the parts; returns what `zoo.json` says of the import."""
+    writer = ZooWriter(folder)
+    left_out, notes = store.merge([task.key for task in tasks], writer)
+    listing.left_out += left_out
+    for note, count in notes.items():
+        listing.note(note, count)
+    if len(left_out) == len(listing.entries):
+        store.give_up()
+        raise InputError(f"expected checkpoints that can be used, found none{_first_reason(listing)}")
+    about = {
+        "imported": {"layout": reader.layout, "notes": listing.notes, "ignored": sorted(listing.ignored)},
+        "left_out": listing.left_out,
+    }
+    writer.finish(about)
+    return about
+
+
+def _first_reason(listing: Listing) -> str:
+    if not listing.left_out:
+        return ""
+    first = listing.left_out[0]
+    more = f", and {len(listing.left_out) - 1} more" if len(listing.left_out) > 1 else ""
+    return f": {first['what']} ({first['why']}){more}"

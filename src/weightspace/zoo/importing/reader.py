@@ -1,0 +1,111 @@
+"""What a reader of a layout tells of checkpoints before they are loaded, and how one is loaded."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from weightspace.weights.files import open_weights
+from weightspace.weights.state_dicts import shared_prefix
+from weightspace.weights.values import Weights
+from weightspace.zoo.growing.recipes import Recipe
+from weightspace.zoo.importing.source import Source
+
+
+class Kind(NamedTuple):
+    """What a layout knows of a network's architecture: a name for ids, how to build it if anyone knows, what varies."""
+
+    name: str = "network"
+    recipe: Recipe | None = None
+    activation: str | None = None
+    dropout: float | None = None
+    note: str = ""
+
+
+class Entry(NamedTuple):
+    """A checkpoint that can be loaded; `epoch` is None if only the file may know."""
+
+    member: str
+    epoch: int | None
+    properties: dict[str, Any]
+    kind: Kind
+    path: str
+    bytes: int
+
+
+class Loaded(NamedTuple):
+    """Weights as they were stored, with plain values beside them and sentences about how they were understood."""
+
+    weights: Weights
+    metadata: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Listing:
+    """All that was found in a folder.
+
+    Attributes:
+        entries: checkpoints, one member after the other.
+        left_out: `{"what": ..., "why": ...}` for what cannot be used.
+        notes: sentences about the whole, with how often.
+        ignored: names of columns and fields that were not taken as properties.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Name something that cannot be used."""
+        self.left_out.append({"what": what, "why": why})
+
+    def note(self, sentence: str, count: int = 1) -> None:
+        """Count something worth knowing."""
+        self.notes[sentence] = self.notes.get(sentence, 0) + count
+
+
+Load = Callable[[Entry], Loaded]
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """One layout: what is there, and how to load it. Readers travel to other processes."""
+
+    layout: str
+    source: Source
+
+    def scan(self) -> Listing:
+        """Every checkpoint with its properties, without reading weights."""
+        ...
+
+    def loading(self) -> AbstractContextManager[Load]:
+        """What loads entries, while the block lasts."""
+        ...
+
+
+def load_file(source: Source, path: str) -> Loaded:
+    """A file or folder of weights as plain named tensors, in memory.
+
+    Raises:
+        InputError: damaged files, or pickles that need code to load, which is never run.
+    """
+    with source.local(path) as place:
+        stored = open_weights(place)
+        weights = stored.read()
+        if not source.is_local:
+            weights = {name: tensor.clone() for name, tensor in weights.items()}
+    notes = []
+    if stored.wrapper:
+        notes.append(f"a state dict was taken out of '{'/'.join(stored.wrapper)}'")
+    weights, prefix = without_prefix(weights)
+    if prefix:
+        notes.append(f"the prefix '{prefix}' was dropped from all names")
+    return Loaded(weights, stored.metadata, tuple(notes))
+
+
+def without_prefix(weights: Weights) -> tuple[Weights, str]:
+    """The same tensors without the prefix that data parallel training or compiling gave all names."""
+    prefix = shared_prefix(weights)
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, prefix
