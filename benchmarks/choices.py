@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from weightspace.report.model_card import held_out_networks
 
+from weightspace.analysis.fidelity import measure_fidelity
 from weightspace.analysis.probing.probe import probe
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import measure_fidelity
-from weightspace.autoencoder.inference import embed
+from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
+from weightspace.cli.sane import embed
 from weightspace.corpus.config import PreparationConfig
 from weightspace.images import Images, open_images
-from weightspace.report.model_card import held_out_networks
 from weightspace.zoo.zoo import Zoo
 
 TARGETS = ("test_accuracy", "epoch", "generalization_gap")

@@ -20,8 +20,8 @@ import torch
 from plain import PlainSANE, plain_tokenize
 
 from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.embedding import embed_files, embed_network
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.streaming import embed_files, embed_network
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.preparation import Preparation
 from weightspace.weights.files import open_weights, write_weights

@@ -46,8 +46,8 @@ def write_file(path: Path, weights: int) -> int:
 def embed(path: Path) -> None:
     """In a process of its own: embed, and print seconds and the peak of memory in MB."""
     from weightspace.autoencoder.config import SANEConfig
+    from weightspace.autoencoder.embedding import embed_network
     from weightspace.autoencoder.sane import SANE
-    from weightspace.autoencoder.streaming import embed_network
     from weightspace.corpus.config import PreparationConfig
     from weightspace.corpus.preparation import Preparation
     from weightspace.weights.files import open_weights

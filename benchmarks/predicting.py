@@ -18,8 +18,8 @@ from torch import Tensor
 
 from weightspace.analysis.predicting.calibrating import fit_predictor
 from weightspace.analysis.predicting.predictor import Predictor
-from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE
+from weightspace.cli.sane import embed
 from weightspace.outputs import to_json
 from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo

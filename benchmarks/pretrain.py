@@ -23,11 +23,13 @@ import torch._dynamo  # imported here, as imports are not what is measured
 from plain import COPIES, PlainSANE, batches, plain_step, write_sample
 from torch import nn
 
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.loop import train
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.corpus import Corpus
+from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Views, WindowSource
 from weightspace.supervised import stack_weights

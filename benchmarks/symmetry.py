@@ -18,7 +18,7 @@ import torch
 from plain import plain_match, plain_permute, plain_tokenize
 from torch import Tensor, nn
 
-from weightspace.autoencoder.config import TrainConfig
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.corpus.gathering import window_gather
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Permutations, permute, random_permutations

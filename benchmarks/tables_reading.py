@@ -16,15 +16,16 @@ import torch
 from weightspace.analysis.probing.comparing import Comparison, Fold, compare_representations, last_epoch
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, subtract
-from weightspace.analysis.representations.baselines import layer_statistics
+from weightspace.analysis.representations.baselines import exact_token_statistics, layer_statistics
 from weightspace.analysis.representations.catalog import REPRESENTATIONS
-from weightspace.analysis.representations.token_statistics import exact_token_statistics
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.inference import Embeddings, embed
+from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
+from weightspace.cli.sane import embed
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.zoo.concatenating import concatenate
+from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")

@@ -15,31 +15,32 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-
-from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import reconstruct
-from weightspace.autoencoder.presets import preset
-from weightspace.autoencoder.refining import Descent
-from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training.distilling import tune
-from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.corpus.config import PreparationConfig
-from weightspace.evaluation.comparing import compare, table_rows
-from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.fine_tuning import Population, evaluate
 from weightspace.generation.acquainting import acquaint
+from weightspace.generation.samplers.published import published
+from weightspace.generation.widening import widen
+
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.presets import preset
+from weightspace.autoencoder.reconstructing import LatentDescent, reconstruct
+from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.autoencoder.training.pretraining import pretrain
+from weightspace.cli.writing import tune
+from weightspace.corpus.config import PreparationConfig
+from weightspace.evaluation.comparing import compare, evaluate, table_rows
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.evaluation.fine_tuning import Population
+from weightspace.generation.anchors import Anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
-from weightspace.generation.generating import Anchors, Generated, encode_anchors
 from weightspace.generation.novelty import Novelty, NoveltyReference
-from weightspace.generation.samplers.gaussian import Gaussian
+from weightspace.generation.samplers.gaussian import Gaussian, Mixture
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.samplers.mixture import Mixture
-from weightspace.generation.samplers.published import published
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
+from weightspace.generation.sampling import Generated
 from weightspace.generation.selecting import generate_selected
-from weightspace.generation.widening import BANDWIDTHS, novelty_of, widen
+from weightspace.generation.widths import BANDWIDTHS, novelty_of
 from weightspace.images import Images, ImageSet
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.supervised import predict_stack, stack_weights
@@ -58,7 +59,7 @@ TRANSFERS = (
 )
 SHARES, SEED = (0.7, 0.15, 0.15), 0
 SHAPE, TRAINING, PREPARATION = preset("writing")
-BEHAVIOUR = BehaviourConfig(seed=SEED)
+BEHAVIOUR = DistillConfig(seed=SEED)
 NARROW = replace(SHAPE, latent_width=18)
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
@@ -73,7 +74,7 @@ RESNET_TRAINING = TrainConfig(
     noise=0.0,
     seed=SEED,
 )
-RESNET_BEHAVIOUR = BehaviourConfig(
+RESNET_BEHAVIOUR = DistillConfig(
     steps=150, networks=4, mixed=0.0, latent_noise=0.1, statistics_weight=0.0, windows=3, seed=SEED
 )
 DRAWS, KEPT, ANCHORS, NOVELTY = 50, 5, 10, 0.3
@@ -303,9 +304,9 @@ def fidelity(setting: Setting, name: str) -> list[Row]:
     """What held-out members keep of half a latent per weight, as encoded and encoded in gradient steps."""
     train, _, held_out = setting.parts(name)
     images = setting.images(name)
-    narrow, descent = setting.tuned(name, narrow=True), Descent(images.train)
+    narrow, descent = setting.tuned(name, narrow=True), LatentDescent(images.train)
     untrained = SANE(narrow.config, narrow.preparation, window=narrow.window)
-    kinds: dict[str, tuple[SANE, Descent | None]] = {
+    kinds: dict[str, tuple[SANE, LatentDescent | None]] = {
         "pre-trained": (setting.plain(name, narrow=True), None),
         "tuned": (narrow, None),
         "tuned, encoded closely": (narrow, descent),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.images import ImageSet, open_images
 from weightspace.zoo.growing.config import GrowConfig

@@ -12,7 +12,12 @@ from weightspace.analysis.probing.classifying import classify
 from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_representations, last_epoch
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
-from weightspace.analysis.representations.baselines import QUANTILES, layer_statistics, raw_weights
+from weightspace.analysis.representations.baselines import (
+    QUANTILES,
+    exact_token_statistics,
+    layer_statistics,
+    raw_weights,
+)
 from weightspace.analysis.representations.catalog import (
     REPRESENTATIONS,
     Represent,
@@ -22,16 +27,17 @@ from weightspace.analysis.representations.catalog import (
     represent,
 )
 from weightspace.analysis.representations.spectra import PROBES, matrix_views, spectra
-from weightspace.analysis.representations.token_statistics import exact_token_statistics
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.hyper_representation import embed_whole, fit_hyper_representation
-from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.autoencoder.training.config import TrainConfig
+from weightspace.cli.sane import embed
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 from weightspace.tokens.patterns import entries_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 

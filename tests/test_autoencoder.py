@@ -13,27 +13,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from weightspace.autoencoder.inference import encode_network, encode_zoo, restore
 
 from conftest import TINY_SANE, TINY_TRAINING
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.inference import (
-    decode_latents,
-    embed,
-    encode_network,
-    encode_tokens,
-    encode_zoo,
-    restore,
-)
-from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
+from weightspace.autoencoder.coding import decode_latents, encode_tokens
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.network import LearnedPositions, SinusoidalPositions, Transformer
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.token_statistics import OF_A_PART, statistics_loss, token_statistics
+from weightspace.autoencoder.token_statistics import OF_A_PART, token_statistics
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.loop import TrainingStopped, train
-from weightspace.autoencoder.training.losses import effective_rank, masked_mse, nt_xent
-from weightspace.autoencoder.training.objective import Objective
-from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.autoencoder.transformer import Transformer
+from weightspace.autoencoder.training.objective import Objective, masked_mse, nt_xent, statistics_loss
+from weightspace.autoencoder.training.pretraining import effective_rank, pretrain
+from weightspace.cli.sane import embed
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.corpus import Corpus
+from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError

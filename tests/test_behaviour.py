@@ -5,22 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from weightspace.autoencoder.training.behaviour import distill_losses
 
-from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import measure_fidelity
-from weightspace.autoencoder.inference import decode_latents, encode_tokens
-from weightspace.autoencoder.refining import Descent, encode_closely
+from weightspace.analysis.fidelity import measure_fidelity
+from weightspace.autoencoder.coding import WindowCoder, decode_latents, encode_tokens
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.reconstructing import LatentDescent, encode_by_function, stack_tokens
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training.behaviour import (
-    Drawn,
-    WindowCoder,
-    behaviour_losses,
-    draw_networks,
-    group_networks,
-    stack_tokens,
-)
-from weightspace.autoencoder.training.distilling import tune
+from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.autoencoder.training.distilling import draw_networks, group_networks
+from weightspace.autoencoder.training.feeding import Drawn
 from weightspace.autoencoder.training.pretraining import pretrain
+from weightspace.cli.writing import tune
 from weightspace.corpus.corpus import Corpus, build_corpus
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
@@ -28,7 +24,7 @@ from weightspace.randomness import derive_generator
 from weightspace.supervised import answer_stack, predict_stack, stack_weights
 from weightspace.zoo.zoo import Zoo
 
-TINY = BehaviourConfig(steps=6, networks=4, queries=8, mixed=0.5, save_every=2, log_every=2)
+TINY = DistillConfig(steps=6, networks=4, queries=8, mixed=0.5, save_every=2, log_every=2)
 
 
 @pytest.fixture
@@ -41,7 +37,7 @@ def corpus(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> Corpus:
     return build_corpus(parts[0], sane.preparation, tmp_path / "corpus")
 
 
-def draw(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], images: ImageSet, config: BehaviourConfig) -> Drawn:
+def draw(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], images: ImageSet, config: DistillConfig) -> Drawn:
     groups = group_networks(corpus, parts[0].architectures, images.train.inputs.shape[1:])
     return draw_networks(groups, images.train.inputs, sane, config, derive_generator(0))
 
@@ -66,11 +62,11 @@ def test_a_perfect_reconstruction_has_no_loss_but_that_of_its_mixtures(
     exact = replace(TINY, mixed=0.0, latent_noise=0.0)
     drawn = draw(sane, corpus, parts, digits, exact)
     assert (drawn.share == 1).all()
-    losses = behaviour_losses(sane, drawn._replace(noise=torch.zeros(1)))
+    losses = distill_losses(sane, drawn._replace(noise=torch.zeros(1)))
     assert losses.reconstruction < 1e-9 and abs(losses.behaviour) < 1e-5 and losses.agreement == 1
     mixed = draw(sane, corpus, parts, digits, replace(exact, mixed=1.0))
     assert (mixed.share < 1).all()
-    losses = behaviour_losses(sane, mixed._replace(noise=torch.zeros(1)))
+    losses = distill_losses(sane, mixed._replace(noise=torch.zeros(1)))
     assert losses.reconstruction == 0 and losses.behaviour > 1e-3, "mixed weights do not compute mixed answers"
 
 
@@ -94,11 +90,11 @@ def test_the_stage_brings_functions_back(parts: tuple[Zoo, ...], digits: ImageSe
     shape = SANEConfig(latent_width=12, model_width=32, layers=1, heads=2, linear_path=True)
     pretrain(parts[0], shape, TrainConfig(steps=30, contrastive_weight=0.0), out=tmp_path / "sane")
     before = measure_fidelity(SANE.open(tmp_path / "sane"), parts[0].last(), digits.test)
-    config = BehaviourConfig(steps=60, networks=12, mixed=0.0, latent_noise=0.05, learning_rate=3e-3)
+    config = DistillConfig(steps=60, networks=12, mixed=0.0, latent_noise=0.05, learning_rate=3e-3)
     tuned = tune(tmp_path / "sane", parts[0], digits.train, config, out=tmp_path / "tuned")
     after = measure_fidelity(tuned, parts[0].last(), digits.test)
     assert after.agreement > before.agreement + 0.02
-    closely = measure_fidelity(tuned, parts[0].last(), digits.test, closely=Descent(digits.train, steps=40))
+    closely = measure_fidelity(tuned, parts[0].last(), digits.test, closely=LatentDescent(digits.train, steps=40))
     assert closely.agreement > after.agreement + 0.02, "gradient steps on latents bring back more"
     assert closely.latents_per_weight == after.latents_per_weight
     assert tuned.about["behaviour"]["steps"] == 60 and SANE.open(tmp_path / "tuned").trained_on(parts[0])
@@ -108,10 +104,10 @@ def test_close_encoding_refuses_what_it_cannot_ask(sane_folder: Path, parts: tup
     sane, held_out = SANE.open(sane_folder), parts[2].last()
     small = digits.train._replace(inputs=digits.train.inputs[:, :, :4, :4])
     with pytest.raises(InputError, match="expected images of shape"):
-        measure_fidelity(sane, held_out, closely=Descent(small, steps=1))
+        measure_fidelity(sane, held_out, closely=LatentDescent(small, steps=1))
     with pytest.raises(InputError, match="number of steps"):
-        measure_fidelity(sane, held_out, closely=Descent(digits.train, steps=-1))
-    still = measure_fidelity(sane, held_out, digits.test, closely=Descent(digits.train, steps=0))
+        measure_fidelity(sane, held_out, closely=LatentDescent(digits.train, steps=-1))
+    still = measure_fidelity(sane, held_out, digits.test, closely=LatentDescent(digits.train, steps=0))
     assert still.agreement == measure_fidelity(sane, held_out, digits.test).agreement, "without steps as encoded"
 
 
@@ -121,10 +117,10 @@ def test_close_encoding_holds_some_networks_at_a_time(
     architecture = parts[2].architectures["mlp-64-8-10-tanh"]
     own = parts[2].where(architecture=architecture.id)
     networks = [own.weights(row) for row in range(3)]
-    descent = Descent(digits.train, steps=2)
-    alone = torch.cat([encode_closely(sane, [weights], architecture, descent) for weights in networks])
+    descent = LatentDescent(digits.train, steps=2)
+    alone = torch.cat([encode_by_function(sane, [weights], architecture, descent) for weights in networks])
     monkeypatch.setattr("weightspace.autoencoder.refining.TOGETHER", 1)
-    torch.testing.assert_close(encode_closely(sane, networks, architecture, descent), alone)
+    torch.testing.assert_close(encode_by_function(sane, networks, architecture, descent), alone)
 
 
 def test_interrupted_and_resumed_it_ends_with_the_same_weights(
@@ -169,7 +165,7 @@ def test_the_statistics_head_counts_as_in_pretraining(
 def test_noise_can_be_asked(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
     drawn = draw(sane, corpus, parts, digits, replace(TINY, query_source="noise"))
     assert drawn.queries.shape[1:] == digits.train.inputs.shape[1:] and abs(float(drawn.queries.std()) - 1) < 0.2
-    assert torch.isfinite(behaviour_losses(sane, drawn).behaviour)
+    assert torch.isfinite(distill_losses(sane, drawn).behaviour)
 
 
 def test_what_cannot_be_taught_is_refused(

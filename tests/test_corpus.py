@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from garden import GARDEN, planted
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus, build_corpus, fit_preparation
+from weightspace.corpus.corpus import Corpus, build_corpus
+from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.rescaling import rescaling_windows
@@ -23,9 +24,9 @@ from weightspace.supervised import predict_stack, stack_weights
 from weightspace.symmetry.axes import permute
 from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.rescaling import random_factors, rescale
-from weightspace.tokens.layout import Role, Style, plan_layout
+from weightspace.tokens.layout import Style, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, unflatten_weights
-from weightspace.weights.values import WeightsMismatch, find_aliases
+from weightspace.weights.values import Role, WeightsMismatch, find_aliases
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
@@ -277,8 +278,8 @@ def test_signatures_are_of_shapes_and_types_in_order() -> None:
     second = Architecture(id="b", shapes={"y": (2, 3), "w": (3,)})
     third = Architecture(id="c", shapes={"x": (3, 2), "z": (3,)})
     typed = [replace(first, dtypes={name: "int64"}) for name in ("x", "z")]
-    assert first.signature() == second.signature() != third.signature()
-    assert typed[0].signature() != typed[1].signature()
+    assert first.signature == second.signature != third.signature
+    assert typed[0].signature != typed[1].signature
 
 
 class Plain(nn.Module):

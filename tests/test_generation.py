@@ -5,14 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from weightspace.autoencoder.sane import SANE
-from weightspace.errors import InputError
 from weightspace.evaluation.beside import (
     ANCHORS,
     AVERAGE,
     DECODED,
-    DENSITY,
     GAUSSIAN,
     HYPER,
     MEMBERS,
@@ -22,27 +18,30 @@ from weightspace.evaluation.beside import (
     WEIGHTS,
     WEIGHTS_NEW,
     Beside,
+)
+from weightspace.generation.acquainting import acquaint
+from weightspace.generation.flat import FlatSpace
+
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.evaluation.comparing import GENERATED, compare_generated, evaluate
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.evaluation.controls import (
+    WeightComponents,
+    add_noise,
+    average,
     controls_of,
     decoded_anchors,
+    from_scratch,
+    noise_of_novelty,
 )
-from weightspace.evaluation.comparing import GENERATED, compare_generated
-from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.controls import WeightComponents, add_noise, average, from_scratch, noise_of_novelty
-from weightspace.evaluation.fine_tuning import Population, evaluate
-from weightspace.generation.acquainting import acquaint
-from weightspace.generation.choosing import choose_anchors, training_members
-from weightspace.generation.config import SamplerConfig
-from weightspace.generation.flat import FlatSpace
-from weightspace.generation.generating import (
-    describe_generation,
-    encode_anchors,
-    generate,
-    generate_networks,
-    sample_networks,
-    write_generated,
-)
+from weightspace.evaluation.fine_tuning import Population
+from weightspace.generation.anchors import choose_anchors, encode_anchors, training_members
+from weightspace.generation.config import DENSITY, SamplerConfig
+from weightspace.generation.generating import describe_generation, generate, generate_networks, write_generated
 from weightspace.generation.novelty import NoveltyReference
 from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.sampling import sample_networks
 from weightspace.generation.selecting import validation_accuracy
 from weightspace.images import ImageSet
 from weightspace.randomness import derive_generator

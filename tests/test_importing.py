@@ -76,7 +76,7 @@ def test_trap_1_names_that_shift_with_dropout(tmp_path: Path) -> None:
         write_trial(tmp_path / "zoo" / f"t{number}", settings=settings, network=network)
     zoo = import_zoo(tmp_path / "zoo", tmp_path / "out")
     without, with_dropout = zoo.architectures["cnn-s-1-10-tanh"], zoo.architectures["cnn-s-1-10-tanh-dropout0.5"]
-    assert list(without.shapes) != list(with_dropout.shapes) and without.signature() == with_dropout.signature()
+    assert list(without.shapes) != list(with_dropout.shapes) and without.signature == with_dropout.signature
     assert "module_list.4.weight" in with_dropout.shapes and with_dropout.build()
 
 
@@ -364,7 +364,7 @@ def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     from garden.small import ResidualNet
     from weightspace.cli.symmetries import describe_given
     from weightspace.corpus.config import PreparationConfig
-    from weightspace.corpus.preparation import plan_frame
+    from weightspace.corpus.frame import plan_frame
 
     (tmp_path / "nets").mkdir()
     for number in range(2):

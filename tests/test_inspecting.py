@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
+from weightspace.autoencoder.provenance import Provenance
 from weightspace.errors import InputError
-from weightspace.report.zoo_plot import draw_zoo
+from weightspace.report.plots import draw_zoo
 from weightspace.weights.files import write_weights
-from weightspace.zoo.cards import Provenance
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.networks import mlp
 from weightspace.zoo.publishing import publish

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-
-from weightspace.analysis.layers import Layer, average, fit_line, layer_similarity, layers_of, watch_layers
 from weightspace.autoencoder.inference import encode_network
+
+from weightspace.analysis.layers import Layer, fit_line, layer_similarity, layers_of, watch_layers
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.evaluation.controls import average
 from weightspace.zoo.addressing import known_accuracies, open_networks, short_names
 from weightspace.zoo.zoo import Zoo
 

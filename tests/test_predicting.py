@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from weightspace.analysis.predicting.calibrating import fit_predictor
-from weightspace.analysis.predicting.conformal import conformal_radius, coverage
+from weightspace.analysis.predicting.calibrating import conformal_radius, coverage, fit_predictor
 from weightspace.analysis.predicting.predictor import Interval, Predicted, Predictor
-from weightspace.autoencoder.inference import embed
 from weightspace.autoencoder.sane import SANE
+from weightspace.cli.sane import embed
 from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo
 

@@ -16,29 +16,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from weightspace.report.model_card import CardZoo, write_model_card
 
 from conftest import TINY_SANE, TINY_TRAINING
+from weightspace.analysis.fidelity import FidelityObserver, fidelity_by_layer, measure_fidelity
 from weightspace.autoencoder import fidelity
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import FidelityObserver, measure_fidelity, measure_layers
+from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.presets import PRESETS, preset_options
+from weightspace.autoencoder.reconstructing import PrincipalLatents
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.squeezing import PrincipalLatents
 from weightspace.autoencoder.token_statistics import STATISTICS
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.feeding import Feed
 from weightspace.autoencoder.training.loop import train
-from weightspace.autoencoder.training.losses import masked_mse, target_scale
-from weightspace.autoencoder.training.objective import Objective
+from weightspace.autoencoder.training.objective import Objective, masked_mse, target_scale
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.cli.app import main, written_out
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.corpus import Corpus
+from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.outputs import partial_path
-from weightspace.report.model_card import CardZoo, write_model_card
 from weightspace.tokens.patterns import positions_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
@@ -238,7 +239,7 @@ def test_what_is_not_changed_is_all_there(sane_folder: Path, parts: tuple[Zoo, .
     assert all(value == pytest.approx(1) for value in found.r2.values())
     blind = measure_fidelity(sane, last)
     assert blind.agreement == 1 and "held_out_accuracy" not in blind.row()
-    for layer in measure_layers(sane, last, digits.test):
+    for layer in fidelity_by_layer(sane, last, digits.test):
         assert layer.r2 == pytest.approx(1) and layer.reconstructed == found.original
 
 
@@ -251,7 +252,7 @@ def test_one_broken_layer_is_found(
         "decode_latents",
         lambda sane, sequence, layout: sequence * (positions_of(layout)[:, 1] != 1)[:, None],
     )
-    first, second = measure_layers(SANE.open(sane_folder), parts[2].last(), digits.test)
+    first, second = fidelity_by_layer(SANE.open(sane_folder), parts[2].last(), digits.test)
     assert first.r2 == pytest.approx(1) and first.agreement == 1
     assert second.r2 < 0.1 and second.agreement < 0.9 and second.weights == 90
     with pytest.raises(InputError, match="expected networks to reconstruct, found none"):

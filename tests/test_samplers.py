@@ -2,18 +2,17 @@
 
 import pytest
 import torch
+from weightspace.generation.samplers.published import published
 
 from weightspace.errors import InputError
-from weightspace.generation.bandwidth import choose_bandwidth
 from weightspace.generation.config import SamplerConfig
-from weightspace.generation.samplers.gaussian import Gaussian
+from weightspace.generation.samplers.by_name import make_sampler
+from weightspace.generation.samplers.gaussian import Gaussian, Mixture
 from weightspace.generation.samplers.interpolation import Interpolation, slerp
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.samplers.mixture import Mixture
-from weightspace.generation.samplers.named import make_sampler
-from weightspace.generation.samplers.published import published
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
+from weightspace.generation.widths import choose_bandwidth
 from weightspace.randomness import derive_generator
 
 ANCHORS = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0))

@@ -11,15 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from weightspace.autoencoder.inference import encode_network
 
 from garden import GARDEN
 from test_tokens import every_kind
-from weightspace.autoencoder.inference import encode_network
+from weightspace.autoencoder.embedding import embed_files, embed_network
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.streaming import embed_files, embed_network
 from weightspace.cli.app import main
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import fit_preparation
+from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.reading import InMemory, TokenReader
 from weightspace.errors import InputError

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from garden import GARDEN
 from weightspace.errors import InputError
-from weightspace.tokens.layout import Role, TokenLayout, plan_layout
+from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import Tokens, detokenize, tokenize
 from weightspace.tokens.windows import merge_halo, random_starts, split_with_halo
 from weightspace.weights.files import read_weights, write_weights
-from weightspace.weights.values import WeightsMismatch
+from weightspace.weights.values import Role, WeightsMismatch
 
 STYLES = ("rows", "packed")
 

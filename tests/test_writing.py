@@ -10,33 +10,33 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from weightspace.generation.widening import widen
 
 from garden.small import OddOnes, TiedTransformer
 from garden.vision import convnext, densenet
 from test_cli import refused, run
 from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
-from weightspace.autoencoder.config import BehaviourConfig, SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import reconstruct
-from weightspace.autoencoder.refining import Descent
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.reconstructing import LatentDescent, reconstruct
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training.distilling import tune
+from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
+from weightspace.cli.writing import tune
 from weightspace.errors import InputError
+from weightspace.evaluation.comparing import evaluate
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.fine_tuning import Population, evaluate
-from weightspace.generation.choosing import choose_anchors
-from weightspace.generation.conditioning import condition
+from weightspace.evaluation.fine_tuning import Population
+from weightspace.generation.anchors import Anchors, choose_anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
-from weightspace.generation.generating import Anchors, Generated, encode_anchors, sample_networks
 from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.novelty import NoveltyReference
-from weightspace.generation.refining import refine
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.generation.selecting import generate_selected, generate_with, rank
-from weightspace.generation.widening import novelty_of, widen
+from weightspace.generation.sampling import Generated, condition, sample_networks
+from weightspace.generation.selecting import generate_selected, generate_with, rank, refine
+from weightspace.generation.widths import novelty_of
 from weightspace.images import Images, ImageSet
 from weightspace.supervised import predict, score
 from weightspace.weights.values import find_aliases
@@ -182,7 +182,7 @@ def test_what_is_encoded_closely_is_conditioned(residual: tuple[SANE, Zoo], digi
     architecture = next(iter(zoo.architectures.values()))
     weights = zoo.last().weights(0)
     plain = reconstruct(sane, [weights], architecture)[0].made
-    closely = reconstruct(sane, [weights], architecture, closely=Descent(digits.train, steps=0))[0].made
+    closely = reconstruct(sane, [weights], architecture, closely=LatentDescent(digits.train, steps=0))[0].made
     expected = condition_weights(plain, architecture, conditioning_images(digits.train, 1_000, 0))
     for name, tensor in closely.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
@@ -197,7 +197,7 @@ def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], di
     assert all(set(network.weights) == set(network.architecture.shapes) for network in refined)
     with pytest.raises(InputError, match=r"images \(--data\) to condition batch norms on, or --condition 0"):
         generate_with(sane, encode_anchors(sane, zoo.last()), 1, None, SelectConfig())
-    config = BehaviourConfig(steps=2, networks=2, queries=8)
+    config = DistillConfig(steps=2, networks=2, queries=8)
     tuned = tune(folder / "sane", zoo, digits.train, config, out=tmp_path / "tuned")
     assert tuned.about["final_behaviour"]["behaviour"] > 0
 

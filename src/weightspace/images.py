@@ -4,7 +4,6 @@ An image set has three parts, train, validation and test, that never mix. Its in
 channel with the mean and standard deviation of its training images, which are stored with it.
 """
 
-import importlib
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_generator
+from weightspace.user_code import import_named, working_folder_last
 
 FEWEST_IMAGES = 5
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -150,11 +150,10 @@ def _read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarr
 
 
 def _read_function(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    module_name, _, function_name = source.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-        made = function()
-        parts = [_collect(dataset) for dataset in (made if isinstance(made, tuple) else (made,))]
+        with working_folder_last():
+            returned = import_named(source)()
+            parts = [_collect(dataset) for dataset in (returned if isinstance(returned, tuple) else (returned,))]
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(f"expected a module:function that returns data sets, found '{source}' ({error})") from error
     if len(parts) > 2:

@@ -16,13 +16,15 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError
 
 from weightspace.errors import InputError
 
+Existing = Literal["refuse", "resume", "replace"]
 MANIFEST = "manifest.json"
 FULL_DISK_SIGNS = ("No space left on device", "inline_container", "PytorchStreamWriter")
 
@@ -33,22 +35,23 @@ def partial_path(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(target: str | Path, *, force: bool = False, resume: bool = False, resumable: str = "") -> Iterator[Path]:
+def new_folder(target: str | Path, *, existing: Existing = "refuse", resumable: str = "") -> Iterator[Path]:
     """A folder to write into, renamed to `target` when the block ends without an exception.
 
     Args:
         target: the folder that will exist afterwards.
-        force: replace an existing `target` (only once the new one is complete).
-        resume: continue in the partial folder an earlier, interrupted run left behind.
+        existing: what becomes of earlier work: `refuse` to touch it, `resume` in the partial folder that an interrupted
+            run left behind, or `replace` an existing `target` (only once the new one is complete).
         resumable: the file that makes an unfinished folder worth keeping when the block fails.
 
     Raises:
-        InputError: `target` exists and `force` is off; there is nothing to resume; there is unfinished
-            resumable work that neither `resume` nor `force` was asked for; no permission; a full disk.
+        InputError: `target` exists and is not to be replaced; there is nothing to resume; there is unfinished resumable
+            work and neither was asked for; no permission; a full disk.
     """
-    target = _settle(target, force, folder=True)
+    target = _absolute_target(target, existing, folder=True)
+    resume = existing == "resume"
     partial = partial_path(target)
-    if resumable and (partial / resumable).exists() and not (resume or force):
+    if resumable and (partial / resumable).exists() and existing == "refuse":
         raise InputError(
             f"expected no unfinished work for {target}, found some: --resume continues it, --force drops it"
         )
@@ -68,13 +71,13 @@ def new_folder(target: str | Path, *, force: bool = False, resume: bool = False,
 
 
 @contextlib.contextmanager
-def new_file(target: str | Path, *, force: bool = False) -> Iterator[Path]:
+def new_file(target: str | Path, *, existing: Existing = "refuse") -> Iterator[Path]:
     """A file path to write to, renamed to `target` when the block ends without an exception.
 
     Raises:
-        InputError: `target` exists and `force` is off; no permission; a full disk.
+        InputError: `target` exists and is not to be replaced; no permission; a full disk.
     """
-    target = _settle(target, force, folder=False)
+    target = _absolute_target(target, existing, folder=False)
     # The suffix stays last: figure and table writers choose their format by it.
     partial = target.with_name(f".partial-{target.name}")
     with _plain_refusals(target):
@@ -106,13 +109,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_manifest(folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()) -> None:
     """Write `manifest.json`: what made this folder (command, configuration, versions, hashes of the inputs)."""
-    from weightspace import __version__
-
     write_json(
         folder / MANIFEST,
         {
             "command": called_as(),
-            "weightspace": __version__,
+            "weightspace": version("weightspace"),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": installed_versions(),
             "seed": seed,
@@ -129,8 +130,6 @@ def called_as() -> str:
 
 def installed_versions() -> dict[str, str]:
     """The versions that decide the numbers."""
-    from importlib.metadata import version
-
     packages = ("torch", "numpy", "scipy", "scikit-learn")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
@@ -148,9 +147,11 @@ def hash_input(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _settle(target: str | Path, force: bool, *, folder: bool) -> Path:
+def _absolute_target(target: str | Path, existing: Existing, *, folder: bool) -> Path:
     """The absolute path of an output, if it may be written."""
-    path = Path(target).absolute()
+    if existing not in get_args(Existing):
+        raise InputError(f"expected existing to be among {', '.join(get_args(Existing))}, found '{existing}'")
+    force, path = existing == "replace", Path(target).absolute()
     require_apart(path, [Path.cwd()])
     with _plain_refusals(path):
         exists = path.exists()

@@ -1,21 +1,93 @@
-"""Align one network to another, and measure what that does to the line between them."""
+"""Align one network to another, and measure what that does to the line between them.
 
+Two networks trained apart usually have a wall of high loss between them; after alignment it is lower, or gone
+(Entezari et al., 2022; Ainsworth et al., 2023).
+"""
+
+import copy
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from weightspace.analysis.interpolating import Line, walk_line
-from weightspace.batch_norms import batch_norms
+from weightspace.analysis.config import AlignConfig
+from weightspace.batch_norms import batch_norms, recalibrate_batch_norm
 from weightspace.errors import InputError, require_between
-from weightspace.images import ImageSet
+from weightspace.images import Images, ImageSet, open_images
+from weightspace.progress import progress_bar
+from weightspace.supervised import score
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
-from weightspace.symmetry.matching import match
+from weightspace.symmetry.matching import match_weights
+from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.values import Weights, require_shapes, shapes_of
+from weightspace.zoo.addressing import open_network
+from weightspace.zoo.architecture import Architecture
 
 AS_GIVEN, ALIGNED = "as given", "aligned"
 RECALIBRATED = ", batch norm recalibrated"
+
+
+class Line(NamedTuple):
+    """Loss and accuracy from the first network (share 0) to the second (share 1)."""
+
+    shares: list[float]
+    losses: list[float]
+    accuracies: list[float]
+
+    @property
+    def barrier(self) -> float:
+        """How far the loss rises above the straight line between its ends, at most."""
+        first, last = self.losses[0], self.losses[-1]
+        pairs = zip(self.shares, self.losses, strict=True)
+        return max(loss - (1 - share) * first - share * last for share, loss in pairs)
+
+
+def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float) -> Weights:
+    """`(1 - share) * first + share * second`; what is no floating-point number is taken from the first."""
+    return {
+        name: torch.lerp(tensor, second[name], share) if tensor.is_floating_point() else tensor
+        for name, tensor in first.items()
+    }
+
+
+def walk_line(
+    module: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    images: Images,
+    *,
+    points: int = 25,
+    recalibrate_on: Images | None = None,
+) -> Line:
+    """Score the networks between two of one architecture.
+
+    Args:
+        module: of that architecture; it is copied.
+        first, second: the ends.
+        images: what to score on.
+        points: how many networks, the ends included.
+        recalibrate_on: set batch-norm statistics anew with these images at every point. Averaged statistics do not
+            belong to averaged weights; without this a wall may be theirs alone (Jordan et al., 2023).
+    """
+    module = copy.deepcopy(module).eval()
+    line = Line([], [], [])
+    with progress_bar("interpolating", points) as advance:
+        for number in range(points):
+            share = number / (points - 1)
+            module.load_state_dict(interpolate(first, second, share))
+            if recalibrate_on is not None:
+                recalibrate_batch_norm(module, recalibrate_on.inputs)
+            scores = score(module, images)
+            line.shares.append(share)
+            line.losses.append(float(scores.loss[0]))
+            line.accuracies.append(float(scores.accuracy[0]))
+            advance()
+    return line
 
 
 @dataclass(frozen=True)
@@ -26,7 +98,8 @@ class Alignment:
         weights: the aligned network; its function is the old one.
         permutations: that made it.
         distances: Euclidean distance of the parameters to the reference's, before and after.
-        moved: share of the entries of all groups that changed place.
+        moved: share of the entries of all groups that changed place; units: how many there are.
+        buildable: whether it is known how the networks are built.
         lines: loss and accuracy between the two networks, by name of the path; empty without images.
     """
 
@@ -34,7 +107,33 @@ class Alignment:
     permutations: Permutations
     distances: tuple[float, float]
     moved: float
+    units: int
+    buildable: bool = False
     lines: dict[str, Line] = field(default_factory=dict)
+
+    @property
+    def barriers(self) -> dict[str, float]:
+        """How far the loss rises along each line."""
+        return {name: line.barrier for name, line in self.lines.items()}
+
+    def describe(self) -> str:
+        """What moved, in words."""
+        before, after = self.distances
+        return f"{self.moved:.0%} of {self.units:,} units moved; distance {before:.4g} -> {after:.4g}"
+
+    def describe_barriers(self) -> str:
+        """The loss barriers, in words."""
+        return f"loss barrier {self.barriers[AS_GIVEN]:.3g} -> {self.barriers[ALIGNED]:.3g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with all but the weights."""
+        before, after = self.distances
+        return {
+            "distance": {AS_GIVEN: before, ALIGNED: after},
+            "moved": self.moved,
+            "barriers": self.barriers,
+            "lines": {name: line._asdict() for name, line in self.lines.items()},
+        }
 
 
 def align(
@@ -55,12 +154,12 @@ def align(
     require_between("restarts", restarts, 0)
     if not symmetry.groups:
         raise InputError(f"expected a symmetry with groups to align by, found none ({symmetry.report()})")
-    found = match(weights, reference, symmetry, restarts=restarts, seed=seed)
-    aligned = permute(weights, symmetry, found)
-    entries = sum(symmetry.groups.values())
-    stayed = sum(int((own == own.sort().values).sum()) for own in found.values())
-    distances = tuple(_distance(own, reference, symmetry) for own in (weights, aligned))
-    return Alignment(aligned, found, (distances[0], distances[1]), 1 - stayed / entries)
+    permutations = match_weights(weights, reference, symmetry, restarts=restarts, seed=seed)
+    aligned = permute(weights, symmetry, permutations)
+    units = sum(symmetry.groups.values())
+    stayed = sum(int((order == order.sort().values).sum()) for order in permutations.values())
+    before, after = (_distance(network, reference, symmetry) for network in (weights, aligned))
+    return Alignment(aligned, permutations, (before, after), 1 - stayed / units, units)
 
 
 def walk_lines(
@@ -75,8 +174,10 @@ def walk_lines(
     for suffix, batch in (("", None), (RECALIBRATED, images.train)):
         if batch is not None and not batch_norms(module):
             continue
-        for name, own in ((AS_GIVEN, weights), (ALIGNED, alignment.weights)):
-            lines[name + suffix] = walk_line(module, reference, own, images.test, points=points, recalibrate_on=batch)
+        for name, network in ((AS_GIVEN, weights), (ALIGNED, alignment.weights)):
+            lines[name + suffix] = walk_line(
+                module, reference, network, images.test, points=points, recalibrate_on=batch
+            )
     return lines
 
 
@@ -87,3 +188,63 @@ def _distance(weights: Mapping[str, Tensor], reference: Mapping[str, Tensor], sy
         if name not in symmetry.buffers
     )
     return math.sqrt(sum(parts))
+
+
+def align_networks(
+    reference: str,
+    model: str,
+    config: AlignConfig,
+    *,
+    given: Architecture | None = None,
+    symmetry: Path | None = None,
+) -> Alignment:
+    """`align` for networks by name (see `open_network`), with lines of loss where there are images.
+
+    What `weightspace align` does.
+
+    Args:
+        reference: what the other is permuted to match.
+        model: the network that is permuted.
+        config: images, and how hard to try.
+        given: an architecture that the caller vouches for; else that of a zoo's member.
+        symmetry: a JSON file with a symmetry by hand.
+
+    Raises:
+        InputError: no such networks, or nobody says how they are built.
+    """
+    first, second = open_network(reference), open_network(model)
+    known = given or first.architecture or second.architecture
+    axes = _symmetry(known, given, symmetry)
+    alignment = align(second.weights, first.weights, axes, restarts=config.restarts, seed=config.seed)
+    alignment = replace(alignment, buildable=known is not None)
+    if config.data and known is not None:
+        module = known.build([str(given.factory)] if given else [])
+        size = known.example_shape[-1] if known.example_shape else None
+        images = open_images(config.data, size=size, limits=(None, config.test_images))
+        lines = walk_lines(module, alignment, second.weights, first.weights, images, points=config.points)
+        alignment = replace(alignment, lines=lines)
+    return alignment
+
+
+def _symmetry(known: Architecture | None, given: Architecture | None, file: Path | None) -> Symmetry:
+    """A symmetry by hand, or that of the architecture, derived and proved where it may be built."""
+    if file is not None:
+        return _read_symmetry(file)
+    if known is None:
+        raise InputError(
+            "expected --architecture my_nets:Net --example SHAPE, --symmetry FILE, or ZOO:MEMBER, found files alone, "
+            "which do not say how the network is built"
+        )
+    if known.symmetry is None:
+        return trace_symmetry(known.build([str(given.factory)] if given else []), known.example())
+    return Symmetry.from_json(known.symmetry)
+
+
+def _read_symmetry(path: Path) -> Symmetry:
+    try:
+        value: Any = json.loads(path.read_text())
+        return Symmetry.from_json(value)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected a symmetry as `weightspace symmetry --json` prints it in {path}, found none ({error})"
+        ) from error

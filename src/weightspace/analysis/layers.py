@@ -8,7 +8,8 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,9 @@ from scipy.stats import linregress
 from torch import Tensor, nn
 
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
 from weightspace.weights.files import meta_of
+from weightspace.zoo.addressing import known_accuracies, naming, open_networks, short_names
 
 WATCHED = ("alpha", "stable_rank", "log_norm")
 FEATURES = ("spread", "size", *WATCHED)
@@ -52,7 +53,7 @@ class Fit(NamedTuple):
     r2: float
 
 
-def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False) -> list[Layer]:
+def layer_features(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False) -> list[Layer]:
     """The matrices of a network of any architecture, in order.
 
     Args:
@@ -65,13 +66,13 @@ def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False)
     """
     architecture = sane.preparation.architecture_for(meta_of(weights))
     frame = sane.preparation.frame_of(architecture)
-    layout, own_name = frame.layout, dict(zip(frame.names, architecture.shapes, strict=True))
-    vector = embed_network(sane, weights, "mean+spread").vector.numpy()
+    layout, names_of = frame.layout, frame.own_names(architecture)
+    vector = sane.embed_network(weights, "mean+spread").vector.numpy()
     codes = vector.reshape(len(layout.blocks), 2, -1)
     places = [place for place, block in enumerate(layout.blocks) if len(layout.shapes[block.name]) > 1]
     if not places:
         raise InputError("expected matrices in a network, found none")
-    names = [own_name[layout.blocks[place].name] for place in places]
+    names = [names_of[layout.blocks[place].name] for place in places]
     watched = watch_layers({name: weights[name] for name in names}) if watch else {}
     layers = []
     for number, (place, name) in enumerate(zip(places, names, strict=True)):
@@ -129,7 +130,7 @@ def _layer_for(tensor: Tensor) -> nn.Module | None:
     return layer
 
 
-def average(layers: list[Layer], feature: str) -> float:
+def mean_feature(layers: list[Layer], feature: str) -> float:
     """The mean of a feature over the layers that have it; NaN if none has."""
     known = [layer.features[feature] for layer in layers if feature in layer.features]
     return float(np.mean(known)) if known else math.nan
@@ -150,3 +151,46 @@ def fit_line(values: list[float], accuracies: list[float]) -> Fit | None:
         return None
     found: Any = linregress(*zip(*known, strict=True))
     return Fit(float(found.slope), float(found.intercept), float(found.rvalue**2))
+
+
+class LayerStudy(NamedTuple):
+    """Layers of networks by short name, and the accuracies of those whose accuracy is known."""
+
+    layers: dict[str, list[Layer]]
+    accuracies: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: features layer by layer, their means, accuracies."""
+        means = {name: {f: mean_feature(layers, f) for f in FEATURES} for name, layers in self.layers.items()}
+        rows = {
+            name: [{"name": layer.name, "depth": layer.depth, **layer.features} for layer in layers]
+            for name, layers in self.layers.items()
+        }
+        return {"layers": rows, "means": means, "accuracy": self.accuracies}
+
+
+def look_into(
+    model: Path, names: Sequence[str], accuracy: Path | None = None, *, watch: bool = True, compare: bool = False
+) -> LayerStudy:
+    """The layers of networks by name (see `open_networks`); what `weightspace layers` does.
+
+    Args:
+        model: folder of a trained SANE.
+        names: of the networks.
+        accuracy: a JSON file with accuracies by name; members of zoos bring their own.
+        watch: read WeightWatcher's values too.
+        compare: two networks at least are needed.
+
+    Raises:
+        InputError: no networks, one where two are needed, or a refusal that names the network.
+    """
+    if not names:
+        raise InputError("expected networks to look into, found none")
+    sane, layers = SANE.open(model), {}
+    for name, weights in open_networks(names):
+        with naming(name):
+            layers[name] = layer_features(sane, weights, watch=watch)
+    if compare and len(layers) < 2:
+        raise InputError("expected two networks for their similarity, found one")
+    short = short_names(layers)
+    return LayerStudy({short[name]: rows for name, rows in layers.items()}, known_accuracies(short, accuracy))

@@ -1,15 +1,18 @@
 """The networks whose embeddings are nearest: exactly, or by an index for very many."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.neighbors import NearestNeighbors
 
-from weightspace.autoencoder.inference import Embeddings
-from weightspace.errors import InputError
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError, require_between
+from weightspace.zoo.addressing import naming, open_networks
+from weightspace.zoo.embeddings import Embeddings, Representation
+from weightspace.zoo.zoo import Zoo
 
 Search = Literal["exact", "index"]
 SMALLEST_SPREAD = 1e-9
@@ -40,6 +43,10 @@ def find_nearest(
 
     Raises:
         InputError: no networks, embeddings of different widths, or usearch is not installed.
+
+    Example:
+        >>> find_nearest(np.array([[0.0], [1.0], [5.0]]), np.array([[0.9]]), 2).rows
+        array([[1, 0]])
     """
     if len(known) == 0 or known.shape[1] != queries.shape[1]:
         raise InputError(
@@ -47,7 +54,7 @@ def find_nearest(
             f"{known.shape[1]}"
         )
     mean, spread = known.mean(0), np.maximum(known.std(0), SMALLEST_SPREAD)
-    scaled, asked = ((own - mean) / spread for own in (known, queries))
+    scaled, asked = ((vectors - mean) / spread for vectors in (known, queries))
     k = min(k, len(known))
     if search == "index":
         return _by_index(scaled.astype(np.float32), asked.astype(np.float32), k)
@@ -65,7 +72,7 @@ def _by_index(scaled: Float[np.ndarray, "n d"], asked: Float[np.ndarray, "q d"],
     index = Index(ndim=scaled.shape[1], metric="l2sq", dtype="f32")
     index.add(np.arange(len(scaled)), scaled)
     found = index.search(asked, k, threads=1)
-    rows, squares = (np.atleast_2d(own)[:, :k] for own in (found.keys, found.distances))
+    rows, squares = (np.atleast_2d(values)[:, :k] for values in (found.keys, found.distances))
     return Nearest(rows.astype(np.int64), np.sqrt(squares.astype(np.float64)))
 
 
@@ -82,4 +89,39 @@ def read_embeddings(path: Path) -> Embeddings:
     columns = [name for name in table.columns if name[:1] == "z" and name[1:].isdigit()]
     if not columns:
         raise InputError(f"expected columns z0, z1, ... in {path}, found {', '.join(map(str, table.columns[:5]))}")
-    return Embeddings(table[columns].to_numpy(np.float32), table.drop(columns=columns), path.stem)
+    return Embeddings(table[columns].to_numpy(np.float32), table.drop(columns=columns), Representation(path.stem))
+
+
+def find_similar(
+    model: Path, folder: Path, network: str, count: int, *, aggregation: str = "mean", search: Search = "exact"
+) -> list[dict[str, Any]]:
+    """The rows of a zoo's table whose embeddings are nearest to a network's, with their `distance`, nearest first.
+
+    What `weightspace similar` does. A member does not find itself in its zoo.
+
+    Args:
+        model: folder of a trained SANE.
+        folder: a zoo, or the table of its embeddings that `weightspace embed` wrote, with the same aggregation.
+        network: see `open_networks`.
+        count: how many.
+        aggregation: see `Aggregator`.
+        search: see `find_nearest`.
+
+    Raises:
+        InputError: none or several networks of that name, or a refusal of `find_nearest`.
+    """
+    require_between("k", count, 1)
+    sane = SANE.open(model)
+    known = read_embeddings(folder) if folder.suffix == ".parquet" else sane.embed(Zoo.open(folder), aggregation)
+    networks = list(open_networks([network]))
+    if len(networks) != 1:
+        raise InputError(f"expected one network, found {len(networks)} in {network}")
+    with naming(network):
+        vector = sane.embed_network(networks[0][1], aggregation).vector.numpy()[None]
+    zoo, _, member = network.rpartition(":")
+    others = known.table
+    if zoo and Path(zoo).resolve() == folder.resolve():
+        others = known.table[known.table["member"] != member]
+    places = known.table.index.get_indexer(others.index)
+    nearest = find_nearest(known.features[places], vector, count, search=search)
+    return others.iloc[nearest.rows[0]].assign(distance=nearest.distances[0]).to_dict("records")

@@ -5,28 +5,26 @@ vector, trained to reconstruct them and, by contrast, to tell networks apart. Sc
 counts alike in the reconstruction, however small its weights are.
 """
 
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, replace
 
-import numpy as np
-import pandas as pd
 import torch
+from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.inference import Embeddings
-from weightspace.autoencoder.positions import SinusoidalPositions
-from weightspace.autoencoder.training.feeding import Feed
-from weightspace.autoencoder.training.losses import masked_mse, nt_xent
-from weightspace.autoencoder.transformer import Transformer
-from weightspace.corpus.corpus import Corpus, build_corpus
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.network import SinusoidalPositions, Transformer
+from weightspace.autoencoder.training.config import TrainConfig
+from weightspace.autoencoder.training.devices import choose_precision, make_accelerator, rows_of_all_processes
+from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
+from weightspace.autoencoder.training.loop import Loop, StepLosses
+from weightspace.autoencoder.training.objective import masked_mse, nt_xent
+from weightspace.corpus.corpus import Corpus, opened_corpus
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Batch, WindowSource, whole_networks
 from weightspace.errors import InputError
-from weightspace.progress import progress_bar
 from weightspace.randomness import derive_seed
+from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
 from weightspace.zoo.zoo import Zoo
 
 NAME = "hyper-representation"
@@ -78,57 +76,75 @@ def fit_hyper_representation(
     Raises:
         InputError: networks of several layouts, or a loss that is not finite.
     """
-    with TemporaryDirectory(prefix="weightspace-") as folder:
-        corpus = build_corpus(zoo, preparation, Path(folder))
+    with opened_corpus(zoo, preparation) as corpus:
         length = _length(corpus)
-        training = replace(training, window=length)
-        model = HyperRepresentation(config, preparation.config.token_width, training.seed)
-        optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=0)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.steps)
+        training = replace(training, window=length, weight_decay=0.0)
+        accelerator = make_accelerator(choose_precision(training), idle=not training.contrastive_weight)
+        network = HyperRepresentation(config, preparation.config.token_width, training.seed).to(accelerator.device)
         source = WindowSource(corpus, window=length, batch_size=training.batch_size, balance=training.balance)
-        with progress_bar(NAME, training.steps) as advance:
-            for fed in Feed(source, training, 0, 1).steps(0, training.steps):
-                loss = _loss(model, fed.batch, training)
-                if not torch.isfinite(loss):
-                    raise InputError(f"expected a finite loss, found {loss.item()}: lower the learning rate")
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), training.clip or torch.inf)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                advance()
-    return model.eval()
+        queue = BatchQueue(source, training, accelerator.process_index, accelerator.num_processes)
+        objective = accelerator.prepare_model(HyperObjective(network, training))
+        Loop(Summarizing(network, objective, queue, accelerator, config.dropout), training, accelerator).run()
+    return network.cpu().eval()
+
+
+class HyperObjective(nn.Module):
+    """Reconstruction in which every layer counts alike, and contrast between networks."""
+
+    def __init__(self, network: HyperRepresentation, config: TrainConfig) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """The loss of a batch of whole networks."""
+        views, size = batch.inputs.shape[:2]
+        positions = batch.positions.repeat(views, 1, 1)
+        latents = self.network.encode(batch.inputs.flatten(0, 1), positions)
+        decoded, targets = self.network.decode(latents, positions), batch.targets.flatten(0, 1)
+        scale = _layer_scale(batch.mask, batch.positions[0, :, 1]).repeat(views, 1, 1)
+        loss = masked_mse(decoded, targets, batch.mask.repeat(views, 1, 1), scale)
+        share = self.config.contrastive_weight
+        if views == 1 or not share:
+            return loss
+        projected = self.network.head(latents).view(views, size, -1)
+        first, second = (rows_of_all_processes(view) for view in projected)
+        return (1 - share) * loss + share * nt_xent(first, second, self.config.temperature)
+
+
+@dataclass(frozen=True)
+class Summarizing:
+    """The stage in which a hyper-representation learns to keep whole networks."""
+
+    network: HyperRepresentation
+    objective: nn.Module
+    queue: BatchQueue
+    accelerator: Accelerator
+    dropout: float
+    description: str = NAME
+
+    def draw(self, step: int) -> StepBatch:
+        """The batch of a step."""
+        return self.queue.draw(step)
+
+    def losses(self, drawn: StepBatch) -> StepLosses:
+        """The loss of a step."""
+        loss = self.objective(drawn.batch.map(lambda tensor: tensor.to(self.accelerator.device)))
+        return StepLosses(loss, lambda: {"loss": float(loss.detach())}, drawn.weights)
 
 
 def embed_whole(
-    model: HyperRepresentation, zoo: Zoo, preparation: Preparation, trained_on: frozenset[str] = frozenset()
+    network: HyperRepresentation, zoo: Zoo, preparation: Preparation, trained_on: frozenset[str] = frozenset()
 ) -> Embeddings:
     """The latent of every checkpoint of a zoo."""
     rows, tables = [], []
-    with TemporaryDirectory(prefix="weightspace-") as folder, torch.inference_mode():
-        corpus = build_corpus(zoo, preparation, Path(folder))
+    with opened_corpus(zoo, preparation) as corpus, torch.no_grad():
         _length(corpus)
         for part in corpus.parts:
             for flat in part.chunks():
                 tokens = whole_networks(part, flat)
-                rows.append(model.encode(tokens, part.positions.expand(len(tokens), -1, -1)).numpy())
+                rows.append(network.encode(tokens, part.positions.expand(len(tokens), -1, -1)).numpy())
             tables.append(part.table)
-    order = zoo.order_of(pd.concat(tables))
-    return Embeddings(np.concatenate(rows)[order], zoo.table, NAME, trained_on)
-
-
-def _loss(model: HyperRepresentation, batch: Batch, training: TrainConfig) -> Tensor:
-    views, size = batch.inputs.shape[:2]
-    positions = batch.positions.repeat(views, 1, 1)
-    latents = model.encode(batch.inputs.flatten(0, 1), positions)
-    decoded, targets = model.decode(latents, positions), batch.targets.flatten(0, 1)
-    scale = _layer_scale(batch.mask, batch.positions[0, :, 1]).repeat(views, 1, 1)
-    loss = masked_mse(decoded, targets, batch.mask.repeat(views, 1, 1), scale)
-    if views == 1 or not training.contrastive_weight:
-        return loss
-    first, second = model.head(latents).view(views, size, -1)
-    share = training.contrastive_weight
-    return (1 - share) * loss + share * nt_xent(first, second, training.temperature)
+    return Embeddings(rows_in_order(zoo, rows, tables, NAME), zoo.table, Representation(NAME), trained_on)
 
 
 def _layer_scale(

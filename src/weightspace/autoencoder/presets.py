@@ -1,16 +1,17 @@
-"""Configurations by name: for small machines, for writing networks, and the paper's.
+"""One dial for sizes: what each sets, by the name of the field; whatever is not named keeps its default.
 
 The paper's have the sizes of the published configurations, which differ in places from its table 8 (it has window 32
-and 4 layers for CNNs); the number of steps is 50 passes over as many windows as the paper's zoos give. `writing` is
-what reconstructed small CNNs best; its embeddings read worse (LOG.md, "What the statistics head costs").
+and 4 layers for CNNs); the number of steps is 50 passes over as many windows as the paper's zoos give.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.corpus.config import PreparationConfig
 
-PresetName = Literal["small", "writing", "paper-cnn", "paper-resnet18"]
+SizeName = Literal["small", "medium", "paper", "paper-resnet"]
 
 _PAPER: dict[str, Any] = {
     "latent_width": 128,
@@ -28,17 +29,18 @@ _PAPER: dict[str, Any] = {
     "denoise": False,
 }
 
-PRESETS: dict[PresetName, dict[str, Any]] = {
+SIZES: Mapping[str, dict[str, Any]] = {
     "small": {},
-    "writing": {
-        "linear_path": True,
-        "token_width": 51,
+    "medium": {
+        "latent_width": 64,
+        "model_width": 256,
+        "layers": 4,
+        "heads": 8,
+        "learning_rate": 1e-3,
+        "steps": 4_000,
         "window": 128,
-        "contrastive_weight": 0.0,
-        "statistics_weight": 0.0,
-        "noise": 0.0,
     },
-    "paper-cnn": {
+    "paper": {
         **_PAPER,
         "model_width": 1024,
         "heads": 8,
@@ -47,7 +49,7 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "token_width": 289,
         "steps": 16_400,
     },
-    "paper-resnet18": {
+    "paper-resnet": {
         **_PAPER,
         "model_width": 2048,
         "heads": 16,
@@ -56,6 +58,16 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "token_width": 288,
         "steps": 10_900,
     },
+}
+
+# What reconstructed small CNNs best; embeddings read worse with it (LOG.md, "What the statistics head costs").
+WRITING: dict[str, Any] = {
+    "linear_path": True,
+    "token_width": 51,
+    "window": 128,
+    "contrastive_weight": 0.0,
+    "statistics_weight": 0.0,
+    "noise": 0.0,
 }
 
 
@@ -67,22 +79,16 @@ class Configurations(NamedTuple):
     preparation: PreparationConfig
 
 
-def preset(name: PresetName) -> Configurations:
-    """The configurations of a preset; change what you like with `dataclasses.replace`."""
-    values = PRESETS[name]
-    kinds = (SANEConfig, TrainConfig, PreparationConfig)
-    own = ({field: value for field, value in values.items() if field in kind.__dataclass_fields__} for kind in kinds)
-    return Configurations(*(kind(**fields) for kind, fields in zip(kinds, own, strict=True)))
+def sized(size: SizeName, *, writing: bool = False) -> Configurations:
+    """The configurations of a size; change what you like with `dataclasses.replace`.
 
+    Args:
+        size: `small` and `medium` for a CPU and a GPU; `paper` (CNNs) and `paper-resnet` as published.
+        writing: as reconstructs networks best, for writing them.
+    """
+    values = {**SIZES[size], **(WRITING if writing else {})}
 
-def preset_options(name: PresetName) -> dict[str, list[str]]:
-    """A preset as options of the command line: name -> the option and its values."""
-    options = {}
-    for field, value in PRESETS[name].items():
-        option = "--" + field.replace("_", "-")
-        if isinstance(value, bool):
-            options[option] = [option if value else option.replace("--", "--no-", 1)]
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            options[option] = [option, *map(str, values)]
-    return options
+    def of(kind: Any) -> Any:
+        return kind(**{field: value for field, value in values.items() if field in kind.__dataclass_fields__})
+
+    return Configurations(of(SANEConfig), of(TrainConfig), of(PreparationConfig))

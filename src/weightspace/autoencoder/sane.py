@@ -1,121 +1,58 @@
-"""SANE itself: tokens to latents and back, saved with everything it needs."""
+"""SANE itself: a trained network, how weights are prepared for it, and what it was made from; saved as one folder."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from weightspace.autoencoder.coding import decode_latents, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.positions import LearnedPositions, SinusoidalPositions
-from weightspace.autoencoder.token_statistics import STATISTICS, token_statistics
-from weightspace.autoencoder.transformer import Transformer
-from weightspace.corpus.preparation import Preparation
+from weightspace.autoencoder.embedding import (
+    NetworkEmbedding,
+    embed_files,
+    embed_network,
+    embed_zoo,
+    representation_of,
+)
+from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.provenance import Provenance
+from weightspace.corpus.preparation import Preparation, Prepared
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.randomness import derive_seed
-from weightspace.tokens.patterns import Entries
-from weightspace.zoo.zoo import Zoo
-
-if TYPE_CHECKING:
-    from weightspace.autoencoder.inference import Embeddings
+from weightspace.tokens.layout import TokenLayout
+from weightspace.weights.values import Weights
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.embeddings import Embeddings
+from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
 CONFIG_FILE, MODEL_FILE, PREPARATION_FOLDER = "config.json", "model.safetensors", "preparation"
-FORMAT = 2
+FORMAT = 3
 
 
-class SANE(nn.Module):
-    """The sequential autoencoder for neural embeddings (paper, section 3.1).
-
-    Encoder and decoder: a linear map into the transformer's width, positions added, transformer blocks, a
-    linear map out. The same position embedding serves both.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SANE:
+    """A trained sequential autoencoder for neural embeddings; frozen: what extends it returns another one.
 
     Attributes:
-        preparation: how raw weights become tokens; saved with the model.
-        members: names of the members it was trained on, so that overlap with test members can be counted.
-        about: what else is recorded of its training.
+        network: encoder and decoder.
+        preparation: how raw weights become tokens.
+        provenance: what it was trained on, and how.
     """
 
-    def __init__(self, config: SANEConfig, preparation: Preparation, *, window: int, seed: int = 0) -> None:
-        super().__init__()
-        self.config, self.preparation, self.window = config, preparation, window
-        self.members: list[str] = []
-        self.about: dict[str, Any] = {}
-        token_width, width = preparation.config.token_width, config.model_width
-        self.token_in = nn.Linear(token_width + len(STATISTICS), width)
-        self.latent_out = nn.Linear(width, config.latent_width)
-        self.latent_in = nn.Linear(config.latent_width, width)
-        self.token_out = nn.Linear(width, token_width)
-        self.encoder = Transformer(width, config.layers, config.heads, config.dropout)
-        self.decoder = Transformer(width, config.layers, config.heads, config.dropout)
-        learned = config.positions == "learned"
-        self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
-        self.head = _projection_head(config, window)
-        self.statistics = nn.Linear(config.latent_width, len(STATISTICS))
-        if config.linear_path:
-            self.token_to_latent = nn.Linear(token_width, config.latent_width, bias=False)
-            self.latent_to_token = nn.Linear(config.latent_width, token_width, bias=False)
-        self._initialize(derive_seed(seed, "sane"))
+    network: Network
+    preparation: Preparation
+    provenance: Provenance
 
-    def encode(
-        self,
-        tokens: Float[Tensor, "batch window width"],
-        positions: Int[Tensor, "batch window 4"],
-        entries: Entries,
-        present: Bool[Tensor, "batch window"] | None = None,
-    ) -> Float[Tensor, "batch window latent"]:
-        """Latents of windows of tokens.
-
-        Deviation: beside each token the encoder sees its statistics (see `statistics`), which a linear map of its
-        entries cannot tell it.
-        """
-        seen = torch.cat([tokens, token_statistics(tokens, entries)], dim=-1)
-        x = self.token_in(seen) + self.positions(positions)
-        latents = self.latent_out(self.encoder(x, present))
-        return latents + self.token_to_latent(tokens) if self.config.linear_path else latents
-
-    def decode(
-        self,
-        latents: Float[Tensor, "batch window latent"],
-        positions: Int[Tensor, "batch window 4"],
-        present: Bool[Tensor, "batch window"] | None = None,
-    ) -> Float[Tensor, "batch window width"]:
-        """Tokens of windows of latents."""
-        x = self.latent_in(latents) + self.positions(positions)
-        tokens = self.token_out(self.decoder(x, present))
-        return tokens + self.latent_to_token(latents) if self.config.linear_path else tokens
-
-    def project(
-        self, latents: Float[Tensor, "batch window latent"], present: Bool[Tensor, "batch window"]
-    ) -> Float[Tensor, "batch projection"]:
-        """What the contrastive loss compares.
-
-        Deviation: `mean` pools over the present tokens and so takes windows of any length; `flatten` is the
-        paper's. The published head ends in a ReLU, which leaves no negative cosines; ours does not.
-        """
-        kept = latents * present[..., None]
-        if self.config.projection == "flatten":
-            return self.head(kept.flatten(1))
-        return self.head(kept.sum(1) / present.sum(1, keepdim=True).clamp_min(1))
-
-    def embed(self, zoo: Zoo, aggregation: str = "mean") -> "Embeddings":
-        """One vector per checkpoint of a zoo; see `weightspace.embed`."""
-        from weightspace.autoencoder.inference import embed
-
-        return embed(self, zoo, aggregation)
-
-    def trained_on(self, zoo: Zoo) -> frozenset[str]:
-        """Those members of a zoo that it was trained on.
-
-        Of several zoos with members of the same names, it knows members as `FOLDER/member` (see `concatenate`).
-        """
-        known, folder = set(self.members), zoo.folder.absolute()
-        return frozenset(own for own in zoo.members if known & {own, f"{folder.name}/{own}", f"{folder}/{own}"})
+    @property
+    def config(self) -> SANEConfig:
+        """The network's shape."""
+        return self.network.config
 
     @property
     def latents_per_weight(self) -> float:
@@ -124,27 +61,120 @@ class SANE(nn.Module):
         tokens, weights = sum(len(layout) for layout in layouts), sum(layout.size for layout in layouts)
         return tokens * self.config.latent_width / max(1, weights)
 
+    def to(self, device: torch.device) -> "SANE":
+        """The same model, its network moved to a device."""
+        return replace(self, network=self.network.to(device))
+
+    def untrained(self, seed: int = 1) -> "SANE":
+        """A model of the same shape and preparation that was never trained: what training has to beat."""
+        width = self.preparation.config.token_width
+        network = Network(self.config, width, window=self.network.window, seed=seed)
+        return replace(self, network=network, provenance=Provenance(training=self.provenance.training))
+
+    def adopting(self, zoo: Zoo) -> "SANE":
+        """A model that knows the architectures of a zoo too, whose first checkpoints others are aligned to.
+
+        Nothing is trained. See `Preparation.adopting`.
+        """
+        preparation = self.preparation
+        for row, name in enumerate(zoo.table["architecture"]):
+            architecture = zoo.architectures[str(name)]
+            if preparation.key_of(architecture) not in preparation.frames:
+                preparation = preparation.adopting(architecture, zoo.weights(row))
+        return replace(self, preparation=preparation)
+
+    def trained_on(self, zoo: Zoo) -> frozenset[str]:
+        """Those members of a zoo that it was trained on; see `Provenance.trained_on`."""
+        return self.provenance.trained_on(zoo)
+
+    def embed(self, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
+        """One vector per checkpoint of a zoo.
+
+        Args:
+            zoo: raw checkpoints; aligned, standardised and tokenised as the model's preparation says.
+            aggregation: see `Aggregator`; all but `mean` need networks with the same layers.
+
+        Raises:
+            InputError: an unknown aggregation, NaN weights, or networks with different layers where that matters.
+        """
+        vectors = embed_zoo(self.network, self.preparation, zoo, aggregation)
+        return Embeddings(vectors, zoo.table, representation_of(aggregation), self.trained_on(zoo))
+
+    def embed_network(
+        self, weights: Mapping[str, Tensor], aggregation: str = "mean", *, windows: int | None = None
+    ) -> NetworkEmbedding:
+        """One vector for a network, of an architecture that the model was trained on or of any other.
+
+        A network that is aligned is in memory as a whole, as matching looks at all of it. Any other is read from its
+        file as it is encoded: memory does not grow with its size, only with its longest row (of a torch file, what was
+        read stays mapped).
+
+        Args:
+            weights: raw weights; `open_weights(path)` reads them as they are needed.
+            aggregation: see `Aggregator`.
+            windows: how many are encoded at once; by default as many as 16 MiB of tokens. The result does not depend on
+                it beyond rounding.
+
+        Raises:
+            InputError: an unknown aggregation, no 16- or 32-bit floats, NaN or infinite weights, positions beyond
+                learned tables.
+        """
+        return embed_network(self.network, self.preparation, weights, aggregation, windows=windows)
+
+    def embed_files(self, paths: Sequence[Path], aggregation: str = "mean") -> Embeddings:
+        """Embeddings of networks in files: a row of the table for each, with what was assumed of it.
+
+        Args:
+            paths: weight files, folders with one model, or folders of such files.
+            aggregation: see `Aggregator`; all but `mean` need networks with the same layers.
+
+        Raises:
+            InputError: no networks there, or of different layers where that matters.
+        """
+        return embed_files(self.network, self.preparation, paths, aggregation)
+
+    def embed_paths(self, paths: Sequence[Path], aggregation: str = "mean") -> Embeddings:
+        """`embed` of one zoo, or `embed_files` of networks in none; what `weightspace embed` does.
+
+        Raises:
+            InputError: nothing, or a zoo among other things.
+        """
+        if not paths:
+            raise InputError("expected a zoo or networks to embed, found none")
+        zoos = [path for path in paths if (path / ZOO_FILE).is_file()]
+        if zoos and len(paths) > 1:
+            raise InputError(f"expected one zoo, or networks that are in none, found the zoo {zoos[0]} among others")
+        return self.embed(Zoo.open(zoos[0]), aggregation) if zoos else self.embed_files(paths, aggregation)
+
+    def encode(self, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
+        """Latents of one raw network, and what they do not hold."""
+        prepared = self.preparation.prepare(weights)
+        return prepared, encode_tokens(self.network, prepared.tokens[None], prepared.frame.layout)[0]
+
+    def decode(
+        self, latents: Float[Tensor, "tokens latent"], architecture: Architecture, carried: Mapping[str, Tensor]
+    ) -> Weights:
+        """A whole network's weights from its latents: decode, undo the standardisation, detokenise."""
+        layout: TokenLayout = self.preparation.frame_of(architecture).layout
+        tokens = decode_latents(self.network, latents[None], layout)[0]
+        return self.preparation.restore(tokens, architecture, carried)
+
     def save(self, folder: Path) -> None:
         """Write `config.json`, `model.safetensors` and `preparation/` into an existing folder."""
-        write_json(
-            folder / CONFIG_FILE,
-            {
-                "format": FORMAT,
-                "sane": asdict(self.config),
-                "window": self.window,
-                "members": self.members,
-                "about": self.about,
-            },
-        )
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()},
-            folder / MODEL_FILE,
-        )
+        value = {
+            "format": FORMAT,
+            "sane": asdict(self.config),
+            "window": self.network.window,
+            "provenance": self.provenance.to_json(),
+        }
+        write_json(folder / CONFIG_FILE, value)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.network.state_dict().items()}
+        save_file(tensors, folder / MODEL_FILE)
         self.preparation.save(folder / PREPARATION_FOLDER)
 
     @classmethod
     def open(cls, folder: str | Path) -> "SANE":
-        """Open a trained model in evaluation mode; nothing else has to be passed.
+        """Read a trained model, in evaluation mode.
 
         Raises:
             InputError: no model there, or a damaged one.
@@ -155,50 +185,20 @@ class SANE(nn.Module):
             require_format(value["format"], folder)
             sane = value["sane"]
             config = SANEConfig(**{**sane, "position_limits": tuple(sane["position_limits"])})
-            model = cls(config, Preparation.open(folder / PREPARATION_FOLDER), window=value["window"])
-            model.load_state_dict(load_file(folder / MODEL_FILE))
-            model.members, model.about = list(value["members"]), dict(value["about"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            preparation = Preparation.open(folder / PREPARATION_FOLDER)
+            network = Network(config, preparation.config.token_width, window=value["window"])
+            network.load_state_dict(load_file(folder / MODEL_FILE))
+            provenance = Provenance.from_json(value["provenance"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
                 f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none"
             ) from error
-        return model.eval()
-
-    def _initialize(self, seed: int) -> None:
-        """Normal with variance 1 / inputs; the blocks' outputs are smaller with depth, as published.
-
-        Deviation: the published standard deviation of 0.02 suits widths of 1,024 and more. At width 64 it
-        costs half of what 200 steps can learn (LOG.md, "Initial scale").
-        """
-        generator = torch.Generator().manual_seed(seed)
-        shrink = (2 * self.config.layers) ** -0.5
-        for name, parameter in self.named_parameters():
-            if parameter.ndim > 1:
-                residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
-                std = (self.config.initial_std or parameter.shape[1] ** -0.5) * (shrink if residual else 1)
-                nn.init.normal_(parameter, std=std, generator=generator)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        if self.config.linear_path:
-            nn.init.orthogonal_(self.token_to_latent.weight, generator=generator)
-            self.latent_to_token.weight.data = self.token_to_latent.weight.data.T.clone()
-            for last in (self.latent_out, self.token_out):
-                nn.init.zeros_(last.weight)
+        return cls(network=network.eval(), preparation=preparation, provenance=provenance)
 
 
 def require_format(found: object, folder: Path) -> None:
     """Raise `InputError` for a folder that another version of the package wrote."""
     if found != FORMAT:
         raise InputError(f"expected a SANE of format {FORMAT} in {folder}, found format {found}: pre-train it again")
-
-
-def _projection_head(config: SANEConfig, window: int) -> nn.Sequential:
-    inputs = config.latent_width * (window if config.projection == "flatten" else 1)
-    return nn.Sequential(
-        nn.Linear(inputs, config.projection_width, bias=False),
-        nn.LayerNorm(config.projection_width),
-        nn.ReLU(),
-        nn.Linear(config.projection_width, config.projection_width, bias=False),
-    )

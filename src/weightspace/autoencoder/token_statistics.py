@@ -7,7 +7,7 @@ each token from its latent by one linear map makes the mean of latents hold them
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.tokens.patterns import Entries
@@ -21,7 +21,6 @@ SOFTNESS = 0.25
 MOMENTS = ("mean", "mean size", "mean logarithm of the size", "mean logarithm of 1 + square", "root mean square")
 OF_A_PART = (*MOMENTS, *(f"share below {level:g}" for level in LEVELS))
 STATISTICS = tuple(f"{statistic} of the {part}" for part in ("weights", "biases") for statistic in OF_A_PART)
-SMALLEST_SPREAD = 0.02
 
 
 def token_statistics(values: Float[Tensor, "*batch width"], entries: Entries) -> Float[Tensor, "*batch 22"]:
@@ -42,27 +41,3 @@ def token_statistics(values: Float[Tensor, "*batch width"], entries: Entries) ->
     mean, mean_size, log_size, log_square, square = found[: len(MOMENTS)]
     moments = [mean.asinh(), mean_size.asinh(), log_size, log_square, square.sqrt().asinh()]
     return torch.stack([*moments, *found[len(MOMENTS) :]], dim=-2).transpose(-1, -2).flatten(-2)
-
-
-def spread_of(
-    true: Float[Tensor, "*views window statistics"], present: Bool[Tensor, "*views window"]
-) -> Float[Tensor, "statistics"]:
-    """The standard deviation of every statistic over the present tokens, and at least 0.02."""
-    real = present[..., None]
-    count = real.sum().clamp_min(1)
-    places = tuple(range(true.ndim - 1))
-    mean = (true * real).sum(places) / count
-    variance = ((true - mean).square() * real).sum(places) / count
-    return variance.sqrt().clamp_min(SMALLEST_SPREAD)
-
-
-def statistics_loss(
-    predicted: Float[Tensor, "batch window statistics"],
-    true: Float[Tensor, "batch window statistics"],
-    present: Bool[Tensor, "batch window"],
-    spread: Float[Tensor, "statistics"] | None = None,
-) -> Float[Tensor, ""]:
-    """Mean squared error over the present tokens, every statistic divided by its spread: by default over them."""
-    real = present[..., None]
-    error = (predicted - true) / (spread_of(true, present) if spread is None else spread)
-    return (error.square() * real).sum() / (real.sum().clamp_min(1) * true.shape[-1])

@@ -4,37 +4,70 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter, Token
+from cyclopts.help import DefaultFormatter, HelpPanel
 
 from weightspace import __version__
-from weightspace.autoencoder.presets import PRESETS, preset_options
-from weightspace.cli import reading, reports, sane, symmetries, writing, zoos
+from weightspace.autoencoder.presets import SIZES, WRITING
+from weightspace.cli import reading, reports, sane, shared, symmetries, writing, zoos
 from weightspace.errors import InputError
 
 LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
+# In the order of the data's way.
+COMMANDS: dict[str, tuple[Any, ...]] = {
+    "See it all": (reports.demo,),
+    "Make and look": (zoos.grow, zoos.import_, zoos.zoo, zoos.publish),
+    "Learn": (sane.pretrain, sane.distill, sane.card),
+    "Read": (sane.embed, reading.probe, reading.predict, reading.layers, reading.similar),
+    "Folders and pairs of checkpoints": (zoos.inspect, symmetries.align, symmetries.symmetry),
+    "Write": (writing.generate, writing.evaluate, reports.report),
+}
 
-app = App(
-    name="weightspace",
-    help="Trained neural networks as a data type: read them, and write new ones.",
-    version=__version__,
-    suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
-)
-for command in (
-    *(reports.demo, zoos.grow, zoos.zoo, zoos.inspect, zoos.publish, symmetries.symmetry, symmetries.align),
-    *(sane.pretrain, sane.card, sane.embed, reading.probe, reading.predict, reading.layers),
-    *(reading.similar, writing.tune, writing.generate, writing.evaluate, reports.report),
-):
-    app.command(command)
-app.command(zoos.import_, name="import")
+
+@dataclass
+class BriefHelp(DefaultFormatter):
+    """Help without the panels of configurations, which `--help-all` shows."""
+
+    def __call__(self, console: Any, options: Any, panel: HelpPanel) -> None:
+        """Print a panel, or how many options it would have."""
+        if panel.title in shared.LONG:
+            console.print(f"{panel.title}: {len(panel.entries)} more options, shown by --help-all", highlight=False)
+        else:
+            super().__call__(console, options, panel)
+
+
+def make_app(*, full: bool = False) -> App:
+    """The command line; with `full` help, every option of every configuration is in it."""
+    app = App(
+        name="weightspace",
+        help="Trained neural networks as a data type: read them, and write new ones.",
+        version=__version__,
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
+        config=fill_size,
+        help_formatter=DefaultFormatter() if full else BriefHelp(),
+    )
+    for number, (title, commands) in enumerate(COMMANDS.items()):
+        group = Group(title, sort_key=number)
+        for place, command in enumerate(commands):
+            app.command(command, name=command.__name__.rstrip("_"), group=group, sort_key=place)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; never returns, the exit status says how it went."""
-    tokens = split_lists(written_out(sys.argv[1:] if arguments is None else arguments))
+    """Run one command; never returns, the exit status says how it went.
+
+    Processes that are started from here do not put the working folder on their import path either.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    tokens = split_lists(sys.argv[1:] if arguments is None else arguments)
+    full = "--help-all" in tokens
+    tokens = ["--help" if token == "--help-all" else token for token in tokens]
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        make_app(full=full)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as mistake:
         sys.stderr.write(f"weightspace: {' '.join(str(mistake).split())}\n")
         sys.exit(2)
@@ -48,17 +81,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(0)
 
 
-def written_out(tokens: Sequence[str]) -> list[str]:
-    """`--preset NAME` as the options that it stands for, but for those that are given."""
-    names = [token.partition("=")[0].replace("_", "-") for token in tokens]
-    if "pretrain" not in tokens[:1] or "--preset" not in names:
-        return list(tokens)
-    place = names.index("--preset")
-    _, equals, value = tokens[place].partition("=")
-    name = value if equals else next(iter(tokens[place + 1 : place + 2]), "")
-    options = preset_options(name) if name in PRESETS else {}
-    missing = (words for option, words in options.items() if not {option, f"--no-{option[2:]}"} & set(names))
-    return [*tokens, *(word for words in missing for word in words)]
+def fill_size(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """`pretrain --size NAME` sets the options that it stands for, but for those that are given; says which they are."""
+    if commands != ("pretrain",):
+        return
+    words = {argument.name: [token.value for token in argument.tokens] for argument in arguments}
+    name = next(iter(words.get("--size", [])), "small")
+    fields = {**SIZES.get(name, {}), **(WRITING if "--writing" in _given(arguments) else {})}
+    written = []
+    for argument in arguments:
+        field = argument.name.removeprefix("--").replace("-", "_")
+        if field in fields and not argument.tokens:
+            values = fields[field] if isinstance(fields[field], tuple) else (fields[field],)
+            for number, value in enumerate(values):
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                index = number if len(values) > 1 else 0
+                argument.append(Token(keyword=argument.name, value=text, source=f"--size {name}", index=index))
+            written.append(f"{argument.name} {' '.join(map(str, values))}")
+    if written:
+        sys.stderr.write(f"--size {name} sets {', '.join(written)}\n")
+
+
+def _given(arguments: ArgumentCollection) -> set[str]:
+    return {argument.name for argument in arguments if argument.tokens}
 
 
 def split_lists(tokens: Sequence[str]) -> list[str]:
@@ -73,3 +118,6 @@ def split_lists(tokens: Sequence[str]) -> list[str]:
         else:
             split.append(token)
     return split
+
+
+app = make_app()

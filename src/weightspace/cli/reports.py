@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Flat, Force, Json, Out, prepare_torch, print_json, print_result
+from weightspace.cli.shared import Force, Json, Out, existing, options, prepare_torch, print_json, print_result
 from weightspace.demo.config import DemoConfig
 
 
 def demo(
     *,
     out: Out = Path("runs/demo"),
-    config: Annotated[DemoConfig, Flat] = DemoConfig(),
+    config: Annotated[DemoConfig, options("Size")] = DemoConfig(),
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -20,13 +20,14 @@ def demo(
     prepare_torch()
     _log_stages("weightspace.demo")
     from weightspace.demo.story import run_demo
-    from weightspace.report.tables import print_table, reading_tables, writing_tables
+    from weightspace.report.page import results_tables
+    from weightspace.report.tables import print_table
 
-    results = run_demo(out, config, force=force)
+    results = run_demo(out, config, existing=existing(force))
     if as_json:
         print_json(results)
         return
-    for table in [*reading_tables(results["reading"]), *writing_tables(results["writing"])]:
+    for table in results_tables(results):
         print()
         print_table(table)
     print()
@@ -46,7 +47,7 @@ def report(run: Path, /, *, out: Out, force: Force = False, as_json: Json = Fals
     from weightspace.report.page import render_report
 
     require_apart(out, [run])
-    with new_file(out, force=force) as path:
+    with new_file(out, existing=existing(force)) as path:
         path.write_text(render_report(run), encoding="utf-8")
     size = out.stat().st_size
     print_result(out, f"{size:,} bytes", {"bytes": size}, as_json)

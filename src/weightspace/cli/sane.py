@@ -3,36 +3,40 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.presets import PresetName
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.presets import SizeName
+from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.cli.shared import (
-    THIRDS,
-    Flat,
+    SHARES,
     Fold,
     Force,
     Json,
     Out,
     Resume,
     Split,
-    chosen_mode,
-    open_card_zoos,
+    existing,
+    options,
     prepare_torch,
     print_result,
 )
 from weightspace.corpus.config import PreparationConfig
 from weightspace.errors import InputError, require_between
 
+if TYPE_CHECKING:
+    from weightspace.analysis.examining import SplitZoo
+
 
 def pretrain(
     *folders: Path,
     out: Out,
-    preset: PresetName = "small",
-    sane: Annotated[SANEConfig, Flat] = SANEConfig(),
-    training: Annotated[TrainConfig, Flat] = TrainConfig(),
-    preparation: Annotated[PreparationConfig, Flat] = PreparationConfig(),
-    split: Split = THIRDS,
+    size: SizeName = "small",
+    writing: bool = False,
+    sane: Annotated[SANEConfig, options("Model")] = SANEConfig(),
+    training: Annotated[TrainConfig, options("Training")] = TrainConfig(),
+    preparation: Annotated[PreparationConfig, options("Preparation")] = PreparationConfig(),
+    split: Split = SHARES,
     fold: Fold = 0,
     data: str | None = None,
     observe_every: int = 0,
@@ -48,9 +52,11 @@ def pretrain(
     ----------
     folders
         Zoos; only the first part of each one's split is trained on.
-    preset
-        `small`, for a CPU; `writing`, which reconstructs networks best and reads them worse; or the paper's. Every
-        option that is given goes before it.
+    size
+        small, for a CPU; medium, for a GPU; paper and paper-resnet, as published for CNNs and ResNets. It sets widths,
+        learning rate, steps and window, and says so; every option that is given goes before it.
+    writing
+        Reconstruct networks as well as possible, for writing them; embeddings read worse.
     data
         Images (see grow) to score reconstructed networks on; without them those that the zoo names, if they are
         here, else random inputs.
@@ -58,34 +64,79 @@ def pretrain(
         Reconstruct validation members after every so many steps; 0 does so four times.
     """
     prepare_torch()
-    from weightspace.autoencoder.fidelity import FidelityObserver
+    from weightspace.analysis.examining import split_zoos, together
+    from weightspace.analysis.fidelity import watch_fidelity
     from weightspace.autoencoder.training.devices import team
     from weightspace.autoencoder.training.pretraining import pretrain as pretrain_sane
-    from weightspace.report.model_card import CARD_FILE, held_out_networks, write_model_card
-    from weightspace.zoo.concatenating import concatenate
 
-    require_between("observe every", observe_every, 0)
-    zoos = open_card_zoos(folders, split, training.seed, data, fold)
-    train = concatenate([zoo.parts[0] for zoo in zoos]) if len(zoos) > 1 else zoos[0].parts[0]
-    observer = FidelityObserver([(held_out_networks(zoo.parts[1]), zoo.images) for zoo in zoos])
-    every = observe_every or max(1, training.steps // 4)
-    mode = chosen_mode(resume, force)
-    model = pretrain_sane(train, sane, training, preparation, out=out, mode=mode, observers=[(every, observer)])
+    zoos = split_zoos(folders, split, seed=training.seed, fold=fold, data=data)
+    every = watched(observe_every, training.steps)
+    observers = [(every, watch_fidelity([(zoo.parts[1], zoo.test_images) for zoo in zoos]))]
+    train, how = together([zoo.parts[0] for zoo in zoos]), existing(force, resume)
+    model = pretrain_sane(train, sane, training, preparation, out=out, existing=how, observers=observers)
     if not team().is_main_process:
         return
     with _model_kept(out, folders):
-        write_model_card(out, zoos)
-    final = model.about["final"]
-    result = {"members": len(model.members), **final, "latents_per_weight": model.latents_per_weight}
-    line = f"reconstruction loss {final['reconstruction']:.3f} after {training.steps} steps"
-    print_result(out, f"{line} on {len(model.members)} members; see {out / CARD_FILE}", result, as_json)
+        write_examination(out, zoos)
+    members, final = len(model.provenance.members), model.provenance.final
+    result = {"members": members, **final, "latents_per_weight": model.latents_per_weight}
+    line = f"reconstruction loss {final['reconstruction']:.3f} after {training.steps} steps on {members} members"
+    print_result(out, f"{line}; see {out / 'README.md'}", result, as_json)
+
+
+def distill(
+    model: Path,
+    zoo: Path,
+    /,
+    *,
+    out: Out,
+    data: str | None = None,
+    config: Annotated[DistillConfig, options("Distilling")] = DistillConfig(),
+    split: Split = SHARES,
+    fold: Fold = 0,
+    from_epoch: int = 0,
+    observe_every: int = 0,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Teach a trained SANE that what it decodes should compute what it encoded, and that mixtures should work.
+
+    Parameters
+    ----------
+    model
+        A trained SANE; it stays as it is.
+    zoo
+        What it was trained on.
+    data
+        Images that decoded networks are asked about; without them those that the zoo names, if they are here.
+    from_epoch
+        Use checkpoints from this epoch on only.
+    observe_every
+        Reconstruct validation members after every so many steps; 0 does so four times.
+    """
+    prepare_torch()
+    from weightspace.analysis.fidelity import watch_fidelity
+    from weightspace.autoencoder.training.distilling import distill as distill_sane
+    from weightspace.autoencoder.training.distilling import distilling_parts
+
+    train, validation, images = distilling_parts(model, zoo, split, fold=fold, data=data, from_epoch=from_epoch)
+    observers = [(watched(observe_every, config.steps), watch_fidelity([(validation, images.validation)]))]
+    how = existing(force, resume)
+    distilled = distill_sane(model, train, images.train, config, out=out, existing=how, observers=observers)
+    final = distilled.provenance.distilled
+    kept = final.get("held_out_reconstructed_accuracy")
+    line = f"decoded networks agree on {final['agreement']:.1%} of queries"
+    if kept is not None:
+        line += f"; unseen ones keep {kept:.3f} of {final['held_out_accuracy']:.3f} accuracy"
+    print_result(out, line, {"members": len(train.members), **final}, as_json)
 
 
 def card(
     model: Path,
     /,
     *folders: Path,
-    split: Split = THIRDS,
+    split: Split = SHARES,
     fold: Fold = 0,
     seed: int = 0,
     data: str | None = None,
@@ -105,23 +156,11 @@ def card(
         Images to score reconstructed networks on; see pretrain.
     """
     prepare_torch()
-    from weightspace.report.model_card import CARD_FILE, write_model_card
+    from weightspace.analysis.examining import split_zoos
 
-    numbers = write_model_card(model, open_card_zoos(folders, split, seed, data, fold))
-    kept = [f"{own['zoo']} R² {own['r2']:.3f}" for own in numbers["fidelity"]]
-    print_result(model / CARD_FILE, ", ".join(kept), numbers, as_json)
-
-
-@contextlib.contextmanager
-def _model_kept(out: Path, folders: Sequence[Path]) -> Iterator[None]:
-    """Whatever happens to the card, the model is there; say so."""
-    again = f"the model is in {out}: weightspace card {out} {' '.join(map(str, folders))} writes its card"
-    try:
-        yield
-    except InputError as refusal:
-        raise InputError(f"{refusal}; {again}") from refusal
-    except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(f"stopped; {again}") from stopped
+    numbers = write_examination(model, split_zoos(folders, split, seed=seed, fold=fold, data=data))
+    kept = [f"{zoo['zoo']} R² {zoo['r2']:.3f}" for zoo in numbers["fidelity"]]
+    print_result(model / "README.md", ", ".join(kept), numbers, as_json)
 
 
 def embed(
@@ -148,25 +187,41 @@ def embed(
     """
     prepare_torch()
     from weightspace.autoencoder.sane import SANE
-    from weightspace.autoencoder.streaming import embed_files
     from weightspace.autoencoder.training.devices import best_device
     from weightspace.outputs import new_file, require_apart
-    from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
-    if not networks:
-        raise InputError("expected a zoo or networks to embed, found none")
     require_apart(out, [model, *networks])
-    with new_file(out, force=force) as path:
-        sane = SANE.open(model).to(best_device())
-        zoos = [path for path in networks if (path / ZOO_FILE).is_file()]
-        if zoos and len(networks) > 1:
-            raise InputError(f"expected one zoo, or networks that are in none, found the zoo {zoos[0]} among others")
-        if zoos:
-            embeddings = sane.embed(Zoo.open(networks[0]), aggregation)
-        else:
-            embeddings = embed_files(sane, networks, aggregation)
+    with new_file(out, existing=existing(force)) as path:
+        embeddings = SANE.open(model).to(best_device()).embed_paths(networks, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
     count, width = embeddings.features.shape
-    assumed = sorted({own for own in embeddings.table.get("assumed", []) if own})
+    assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
     line = f"{count} embeddings of width {width}" + (f"; assumed: {'; '.join(assumed)}" if assumed else "")
     print_result(out, line, {"checkpoints": count, "width": width, "assumed": assumed}, as_json)
+
+
+def watched(every: int, steps: int) -> int:
+    """How many steps lie between two measurements; four in all, unless asked otherwise."""
+    require_between("observe every", every, 0)
+    return every or max(1, steps // 4)
+
+
+def write_examination(folder: Path, zoos: "Sequence[SplitZoo]") -> dict[str, Any]:
+    """Examine the model of a folder and write its card."""
+    from weightspace.analysis.examining import examine
+    from weightspace.autoencoder.sane import SANE
+    from weightspace.report.card import write_card
+
+    return write_card(folder, examine(SANE.open(folder), zoos), list(zoos))
+
+
+@contextlib.contextmanager
+def _model_kept(out: Path, folders: Sequence[Path]) -> Iterator[None]:
+    """Whatever happens to the card, the model is there; say so."""
+    again = f"the model is in {out}: weightspace card {out} {' '.join(map(str, folders))} writes its card"
+    try:
+        yield
+    except InputError as refusal:
+        raise InputError(f"{refusal}; {again}") from refusal
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(f"stopped; {again}") from stopped

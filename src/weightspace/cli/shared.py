@@ -1,85 +1,93 @@
 """Options and endings that all commands share."""
 
 import os
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import InputError
 
 if TYPE_CHECKING:
-    from weightspace.report.model_card import CardZoo
-    from weightspace.zoo.zoo import Zoo
+    from weightspace.outputs import Existing
+    from weightspace.zoo.architecture import Architecture
 
-Flat = Parameter(name="*")
+# Panels of options; those of whole configurations are long, and `--help` leaves them to `--help-all`.
+LONG = ("Model", "Training", "Preparation", "Distilling", "Growing", "Sampling", "Selecting", "Schedule")
+
+
+def options(title: str) -> Parameter:
+    """A configuration's fields as options, in a panel of their own."""
+    return Parameter(name="*", group=Group(title, sort_key=1))
+
+
 Shares = tuple[float, float, float]
-THIRDS: Shares = (0.7, 0.15, 0.15)
-Out = Annotated[Path, Parameter(help="Where the result goes; must not exist yet.")]
-Force = Annotated[bool, Parameter(negative="", help="Replace what --out names if it exists.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
-Resume = Annotated[bool, Parameter(negative="", help="Continue the interrupted work for --out.")]
+SHARES: Shares = (0.7, 0.15, 0.15)
+OUTPUT, SPLIT = Group("Output", sort_key=3), Group("Split", sort_key=2)
+Out = Annotated[Path, Parameter(help="Where the result goes; must not exist yet.", group=OUTPUT)]
+Force = Annotated[bool, Parameter(negative="", help="Replace what --out names if it exists.", group=OUTPUT)]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.", group=OUTPUT)]
+Resume = Annotated[bool, Parameter(negative="", help="Continue the interrupted work for --out.", group=OUTPUT)]
 Ray = Annotated[
     str | None,
     Parameter(
         help="Run on a Ray cluster: its address, or 'local' for one on this machine (needs the extra weightspace[ray])."
     ),
 ]
+Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.", group=SPLIT)]
+Fold = Annotated[
+    int,
+    Parameter(help="Other members for each part: those of fold 0, moved on by so many test parts.", group=SPLIT),
+]
 PLOTS = (".png", ".svg", ".pdf")
-Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.")]
-Fold = Annotated[int, Parameter(help="Other members for each part: those of fold 0, moved on by so many test parts.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenModule:
+    """A module of the user's own that networks are of."""
+
+    architecture: str = ""
+    """module:callable that returns an nn.Module; it is imported and called, from the working folder if need be."""
+
+    example: str = ""
+    """Shape of an input of that module, batch first, such as 2,3,32,32."""
+
+    integers: int = 0
+    """Its inputs are whole numbers below this one, as token ids are; 0 for real numbers."""
+
+    def describe(self) -> "list[Architecture]":
+        """The architecture with its symmetry; none, if no module is named."""
+        from weightspace.corpus.frame import describe_module
+
+        return [describe_module(self.architecture, self.example, self.integers)] if self.architecture else []
+
+
+Given = Annotated[GivenModule, options("Module")]
 
 
 def prepare_torch() -> None:
     """One thread, as small operations on two wait for each other whenever the machine has other work.
 
-    `WEIGHTSPACE_THREADS` asks for more. The working folder joins the import path, so that `module:function`
-    finds the user's own file.
+    `WEIGHTSPACE_THREADS` asks for more.
     """
     import torch
 
-    sys.path.insert(0, str(Path.cwd()))
     threads = os.environ.get("WEIGHTSPACE_THREADS", "1")
     if not threads.isdecimal() or int(threads) < 1:
         raise InputError(f"expected a number of threads from 1 in WEIGHTSPACE_THREADS, found '{threads}'")
     torch.set_num_threads(int(threads))
 
 
-def chosen_mode(resume: bool, force: bool) -> list[str]:
-    """The library's `mode` for the two options about earlier work."""
-    return [name for name, on in (("resume", resume), ("force", force)) if on]
+def existing(force: bool, resume: bool = False) -> "Existing":
+    """The library's `existing` for the two options about earlier work.
 
-
-def open_split(folder: Path, shares: Shares, seed: int, fold: int = 0) -> "tuple[Zoo, ...]":
-    """A zoo's training, validation and test members."""
-    from weightspace.zoo.zoo import Zoo
-
-    require_between("fold", fold, 0)
-    return Zoo.open(folder).split(*shares, seed=seed, fold=fold)
-
-
-def open_card_zoos(
-    folders: Sequence[Path], shares: Shares, seed: int, data: str | None, fold: int = 0
-) -> "list[CardZoo]":
-    """Zoos in three parts each, with the images to score their networks on: those given, or those that they name."""
-    from weightspace.images import open_images
-    from weightspace.report.model_card import CardZoo
-    from weightspace.zoo.recorded_images import recorded_images
-    from weightspace.zoo.zoo import require_finite_zoo
-
-    if not folders:
-        raise InputError("expected a zoo to train on, found none")
-    given = open_images(data) if data is not None else None
-    zoos = []
-    for folder in folders:
-        parts = open_split(folder, shares, seed, fold)
-        for part in parts[1:]:
-            require_finite_zoo(part)
-        images = given or recorded_images(parts[0])
-        zoos.append(CardZoo(folder.absolute().name, parts, images.test if images is not None else None))
-    return zoos
+    Raises:
+        InputError: both.
+    """
+    if force and resume:
+        raise InputError("expected --resume or --force, found both")
+    return "resume" if resume else "replace" if force else "refuse"
 
 
 def require_plot(plot: Path) -> None:

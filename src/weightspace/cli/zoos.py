@@ -2,28 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from weightspace.cli.shared import (
-    Flat,
     Force,
+    Given,
+    GivenModule,
     Json,
     Out,
     Ray,
     Resume,
-    chosen_mode,
+    existing,
+    options,
     prepare_torch,
     print_json,
     print_result,
     require_plot,
 )
-from weightspace.cli.symmetries import describe_given
 from weightspace.errors import require_between
 from weightspace.zoo.growing.config import GrowConfig, apply_choices
 from weightspace.zoo.importing.config import ImportConfig
-
-if TYPE_CHECKING:
-    from weightspace.zoo.zoo import Zoo
 
 REASONS_SHOWN, NAMES_SHOWN = 5, 3
 
@@ -34,7 +32,7 @@ def grow(
     *,
     data: str,
     out: Out,
-    config: Annotated[GrowConfig, Flat] = GrowConfig(),
+    config: Annotated[GrowConfig, options("Growing")] = GrowConfig(),
     vary: tuple[str, ...] = (),
     size: int | None = None,
     train_images: int | None = None,
@@ -70,8 +68,8 @@ def grow(
 
     limits = (train_images, test_images)
     images = open_images(data, size=native_size(network) if size is None else size, limits=limits)
-    mode = chosen_mode(resume, force)
-    zoo = grow_zoo(network, images, apply_choices(config, vary), out, mode=mode, ray=ray)
+    how = existing(force, resume)
+    zoo = grow_zoo(network, images, apply_choices(config, vary), out, existing=how, ray=ray)
     median, left_out = float(zoo.last().table["test_accuracy"].median()), zoo.about["left_out"]
     line = f"{len(zoo.members)} members, {len(zoo)} checkpoints, median test accuracy {median:.3f}"
     if left_out:
@@ -85,10 +83,8 @@ def import_(
     /,
     *,
     out: Out,
-    config: Annotated[ImportConfig, Flat] = ImportConfig(),
-    architecture: str = "",
-    example: str = "",
-    integers: int = 0,
+    config: Annotated[ImportConfig, options("Reading files")] = ImportConfig(),
+    module: Given = GivenModule(),
     ray: Ray = None,
     resume: Resume = False,
     force: Force = False,
@@ -103,19 +99,14 @@ def import_(
     ----------
     folder
         A folder, a .zip or .tar of one, or an fsspec URL.
-    architecture
-        module:callable that returns an nn.Module; checkpoints of its names and shapes are networks of it.
-    example
-        Shape of an input of that module, batch first, such as 2,3,32,32.
-    integers
-        Its inputs are whole numbers below this one, as token ids are; 0 for real numbers.
+    module
+        Checkpoints of its names and shapes are networks of it.
     """
     prepare_torch()
     from weightspace.zoo.importing.importing import import_zoo
 
-    given = [describe_given(architecture, example, integers)] if architecture else []
-    mode = chosen_mode(resume, force)
-    imported = import_zoo(folder, out, config, architectures=given, ray=ray, mode=mode)
+    how = existing(force, resume)
+    imported = import_zoo(folder, out, config, architectures=module.describe(), ray=ray, existing=how)
     about, left_out = imported.about["imported"], imported.about["left_out"]
     line = f"{about['layout']}: {len(imported.members)} members, {len(imported)} checkpoints"
     result = {"members": len(imported.members), "checkpoints": len(imported), "left_out": left_out, **about}
@@ -136,6 +127,8 @@ def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_j
     force
         Replace the plot if it exists.
     """
+    from weightspace.outputs import new_file
+    from weightspace.report.plots import save_zoo_plot
     from weightspace.report.tables import print_table, zoo_tables
     from weightspace.zoo.cards import summarize
     from weightspace.zoo.zoo import Zoo
@@ -143,7 +136,9 @@ def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_j
     opened = Zoo.open(folder)
     summary = summarize(opened)
     if plot is not None:
-        save_plot(opened, plot, force)
+        require_plot(plot)
+        with new_file(plot, existing=existing(force)) as path:
+            save_zoo_plot(opened, path)
     if as_json:
         print_json(summary)
         return
@@ -158,9 +153,7 @@ def inspect(
     /,
     *,
     sane: Path | None = None,
-    architecture: str = "",
-    example: str = "",
-    integers: int = 0,
+    module: Given = GivenModule(),
     out: Path | None = None,
     rows: int = 40,
     force: Force = False,
@@ -174,47 +167,31 @@ def inspect(
         A folder of .safetensors, .pt, .pth, .bin or .ckpt files, a .zip or .tar of one, or an fsspec URL.
     sane
         A trained SANE: says which checkpoints are nearest in its space, and predicts properties of each.
-    architecture
-        module:callable that builds the networks: they are aligned before they are compared.
-    example
-        Shape of an input of that module, batch first, such as 2,3,32,32.
-    integers
-        Its inputs are whole numbers below this one, as token ids are; 0 for real numbers.
+    module
+        The networks are aligned before they are compared.
     out
         Write all of it into this .html page too; must not exist yet.
     rows
         So many checkpoints are listed, those with remarks first.
     """
     prepare_torch()
-    from weightspace.analysis.inspecting.checkpoints import inspect_folder
-    from weightspace.analysis.inspecting.relating_folders import known_symmetries, look_at_folder, relate_folder
-    from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
-    from weightspace.autoencoder.sane import SANE
+    from weightspace.analysis.inspecting.relating_folders import study_folder
     from weightspace.outputs import new_file
-    from weightspace.report.inspection_page import InspectedFolder, render_inspection
-    from weightspace.report.tables import print_table
+    from weightspace.report.page import render_inspection
+    from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
-    given = [describe_given(architecture, example, integers)] if architecture else []
-    model = SANE.open(sane) if sane is not None else None
-    predictor = Predictor.open(sane) if sane is not None and (sane / PREDICTOR_FILE).exists() else None
-    inspection = inspect_folder(folder)
-    related = relate_folder(folder, inspection, known_symmetries(model, given))
-    seen = look_at_folder(folder, inspection, model, predictor) if model is not None else []
-    found = InspectedFolder(folder, inspection, related, seen)
+    study = study_folder(folder, sane, module.describe())
     if out is not None:
-        with new_file(out, force=force) as path:
-            path.write_text(render_inspection(found), encoding="utf-8")
+        with new_file(out, existing=existing(force)) as path:
+            path.write_text(render_inspection(study), encoding="utf-8")
     if as_json:
-        relations = {name: own.to_json() for name, own in related.items()}
-        print_json({**inspection.to_json(), "related": relations, "seen": [own._asdict() for own in seen]})
+        print_json(study.to_json())
         return
-    for table in found.tables(rows):
+    for table in folder_tables(study, rows):
         print_table(table)
         print()
-    for note in found.notes():
-        print(f"  {note}")
-    print(f"{out or folder}: {found.summary()}")
+    print("\n".join([*(f"  {note}" for note in study.notes()), f"{out or folder}: {study.summary()}"]))
 
 
 def publish(
@@ -245,25 +222,15 @@ def publish(
         At most so many MiB in a shard, unless one checkpoint alone is larger.
     """
     from weightspace.outputs import require_apart
-    from weightspace.zoo.cards import Provenance
+    from weightspace.zoo.cards import CardText
     from weightspace.zoo.publishing import publish as publish_zoo
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [folder])
-    about = Provenance(title=title, license=license, source=source)
-    published = publish_zoo(Zoo.open(folder), out, about, shard_mib=shard_mib, force=force)
+    about = CardText(title=title, license=license, source=source)
+    published = publish_zoo(Zoo.open(folder), out, about, shard_mib=shard_mib, existing=existing(force))
     line = f"{published['checkpoints']:,} checkpoints in {published['shards']:,} shards, {published['bytes']:,} bytes"
     print_result(out, line, published, as_json)
-
-
-def save_plot(opened: "Zoo", plot: Path, force: bool) -> None:
-    """Draw a zoo into a file."""
-    from weightspace.outputs import new_file
-    from weightspace.report.zoo_plot import save_zoo_plot
-
-    require_plot(plot)
-    with new_file(plot, force=force) as path:
-        save_zoo_plot(opened, path)
 
 
 def print_remarks(notes: Mapping[str, int], left_out: Sequence[Mapping[str, str]]) -> None:

@@ -1,11 +1,9 @@
 """How weights are prepared for an autoencoder."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from weightspace.errors import InputError, require_between
-
-RESCALE = ("none", "scale", "sign", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,11 @@ class PreparationConfig:
         kinds: tuple[Literal["scale", "sign"], ...] = ("scale", "sign")
         return tuple(kind for kind in kinds if self.rescale in (kind, "both"))
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("the token width", self.token_width, 0)
-        for name, known in (
-            ("token_style", ("rows", "packed")),
-            ("standardize", ("tensor", "kind", "none")),
-            ("rescale", RESCALE),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(f"expected {name} to be among {', '.join(known)}, found '{getattr(self, name)}'")
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise InputError(
+                    f"expected {name} to be among {', '.join(get_args(kind))}, found '{getattr(self, name)}'"
+                )

@@ -4,7 +4,9 @@ Nothing is tokenised, permuted or standardised on disk: windows are gathered thr
 are drawn (see `views`). The files take as many bytes as the raw float32 weights.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.preparation import Frame, Preparation, frame_key, plan_frame, resolve_width
-from weightspace.corpus.standardizing import (
-    Statistics,
-    no_statistics,
-    pool_by_kind,
-    statistics_by_kind,
-    tensor_statistics,
-)
+from weightspace.corpus.frame import Frame
+from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import Permutations
 from weightspace.symmetry.matching import match_stack, permute_stack_tensor
 from weightspace.tokens.patterns import positions_of, token_patterns
@@ -85,10 +79,10 @@ class CorpusPart:
             rows.setdefault(str(member), []).append(row)
         return rows
 
-    def chunks(self, numbers: int = CHUNK) -> Iterator[Float[Tensor, "checkpoints size"]]:
-        """The weights in pieces of so many numbers, or of single checkpoints that have more; read, not mapped."""
+    def chunks(self) -> Iterator[Float[Tensor, "checkpoints size"]]:
+        """The weights in pieces of 16 MiB, or of single checkpoints that have more; read, not mapped."""
         count, size = self.flat.shape
-        rows = max(1, numbers // size)
+        rows = max(1, CHUNK // size)
         for start in range(0, count, rows):
             yield torch.from_numpy(np.array(np.load(self.path, mmap_mode="r")[start : start + rows]))
 
@@ -113,35 +107,11 @@ class Corpus:
         return Corpus(tuple(replace(part, flat=_map(part.path)) for part in self.parts))
 
 
-def fit_preparation(
-    zoo: Zoo, config: PreparationConfig, folder: Path, *, allow: Collection[str] = ()
-) -> tuple[Preparation, Corpus]:
-    """Learn how to prepare weights from the training members, and write their corpus.
-
-    Per frame: trace the symmetry, choose the reference, match every member's last epoch to it and apply the
-    permutation to all its epochs (paper, section 3.2), and compute the statistics.
-
-    Args:
-        zoo: training members only; everything is computed from them.
-        config: see `PreparationConfig`.
-        folder: where the corpus files go.
-        allow: factories, other than ours, that the caller vouches for.
-
-    Raises:
-        InputError: NaN or infinite weights, or an unknown reference member.
-    """
-    used = {name: zoo.architectures[name] for name in dict.fromkeys(zoo.table["architecture"])}
-    config = resolve_width(config, list(used.values()))
-    if config.align and config.reference not in ("best", "mean") and config.reference not in zoo.members:
-        raise InputError(f"expected a training member as reference, found '{config.reference}'")
-    planned = {name: plan_frame(architecture, config, allow) for name, architecture in used.items()}
-    keys = {name: frame_key(architecture, planned[name]) for name, architecture in used.items()}
-    frames = {keys[name]: planned[name] for name in reversed(used)}
-    draft = Preparation(config=config, architectures=used, keys=keys, frames=frames)
-    if config.align:
-        draft = replace(draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()})
-    corpus = build_corpus(zoo, draft, folder)
-    return _with_statistics(draft, corpus)
+@contextlib.contextmanager
+def opened_corpus(zoo: Zoo, preparation: Preparation) -> Iterator[Corpus]:
+    """The corpus of a zoo in a temporary folder, while it is in use."""
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
+        yield build_corpus(zoo, preparation, Path(folder))
 
 
 def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
@@ -159,7 +129,7 @@ def build_corpus(zoo: Zoo, preparation: Preparation, folder: Path) -> Corpus:
     keys = zoo.table["architecture"].map(key_of)
     parts = []
     for key in dict.fromkeys(keys):
-        rows = zoo.where(_same_frame(key_of, key))
+        rows = zoo.where(same_frame(key_of, key))
         frame = preparation.frame_of(zoo.architectures[str(rows.table["architecture"].iloc[0])])
         path = folder / f"{key}.npy"
         table = _write_flat(path, rows, frame, permutations)
@@ -175,88 +145,59 @@ def _write_flat(path: Path, rows: Zoo, frame: Frame, permutations: dict[str, Per
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for piece in rows.stacks():
-            file.write(_flatten(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
+            file.write(flatten_checkpoints(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
             tables.append(piece.table)
     return pd.concat(tables)
 
 
-def _same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame], pd.Series]:
+def same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame], pd.Series]:
+    """A condition on a zoo's table: architectures of one frame."""
     return lambda table: table["architecture"].map(key_of) == key
 
 
 def renamed_stack(piece: Checkpoints, frame: Frame) -> Weights:
     """Stacked checkpoints under the frame's names, with canonical scales and signs."""
-    own = (piece.stack[name] for name in piece.architecture.shapes)
-    return frame.rescale(dict(zip(frame.names, own, strict=True)))
-
-
-def _with_reference(key: str, frame: Frame, zoo: Zoo, draft: Preparation) -> Frame:
-    """The frame with the reference network's flat vector."""
-    if frame.symmetry is None:
-        return frame
-    own = zoo.where(_same_frame(draft.keys, key))
-    last = own.last()
-    if draft.config.reference not in ("best", "mean"):
-        chosen = last.where(member=draft.config.reference)
-        if len(chosen) == 0:
-            return frame
-    elif "validation_accuracy" in zoo.table.columns and last.table["validation_accuracy"].notna().any():
-        chosen = last.best(1, by="validation_accuracy")
-    else:
-        chosen = last.where(member=min(last.members))
-    piece = next(chosen.stacks())
-    found = _flatten(piece, frame, {})[0]
-    if draft.config.reference == "mean":
-        start = replace(frame, reference=found).reference_weights()
-        mean = iterated_mean(lambda: (renamed_stack(own, frame) for own in last.stacks()), start, frame.symmetry)
-        found = torch.cat([mean[name].flatten().float() for name in frame.layout.names])
-    return replace(frame, reference=found)
+    return frame.rescale(frame.to_frame(piece.stack, piece.architecture))
 
 
 def _match_members(zoo: Zoo, preparation: Preparation) -> dict[str, Permutations]:
-    """For every aligned member the permutation found on its last epoch."""
-    found: dict[str, Permutations] = {}
+    """For every aligned member the permutation that matches its last epoch to the reference."""
+    permutations: dict[str, Permutations] = {}
     last = zoo.last()
     with progress_bar("aligning", len(last)) as advance:
         for piece in last.stacks():
             frame = preparation.frame_of(piece.architecture)
             if frame.symmetry is not None and frame.reference is not None:
-                _flatten(piece, frame, {})  # refuses NaN, and says whose
-                stacked = match_stack(renamed_stack(piece, frame), frame.reference_weights(), frame.symmetry)
+                stack = renamed_stack(piece, frame)
+                _flatten_stack(stack, frame, piece.table)  # refuses NaN, and says whose
+                stacked = match_stack(stack, frame.reference_weights(), frame.symmetry)
                 for number, member in enumerate(piece.table["member"]):
-                    found[str(member)] = {group: rows[number] for group, rows in stacked.items()}
+                    permutations[str(member)] = {group: rows[number] for group, rows in stacked.items()}
             advance(len(piece.table))
-    return found
+    return permutations
 
 
-def _flatten(
+def flatten_checkpoints(
     piece: Checkpoints, frame: Frame, permutations: dict[str, Permutations]
 ) -> Float[Tensor, "checkpoints size"]:
     """Canonical flat vectors of stacked checkpoints, checked for NaN."""
     stack = renamed_stack(piece, frame)
     members = [str(member) for member in piece.table["member"]]
-    known = [permutations[member] for member in members if member in permutations]
-    if len(known) == len(members) and frame.symmetry is not None:
-        stacked = {group: torch.stack([own[group] for own in known]) for group in frame.symmetry.groups}
+    matched = [permutations[member] for member in members if member in permutations]
+    # A member's permutation is that of its last epoch, so that its epochs stay comparable (paper, section 3.2).
+    if len(matched) == len(members) and frame.symmetry is not None:
+        stacked = {group: torch.stack([rows[group] for rows in matched]) for group in frame.symmetry.groups}
         stack = {
             name: permute_stack_tensor(stack[name], frame.symmetry.axes[name], stacked) for name in frame.layout.names
         }
-    flat = torch.cat([stack[name].reshape(len(members), -1).to(torch.float32) for name in frame.layout.names], dim=1)
-    require_finite_checkpoints(flat, piece.table)
+    return _flatten_stack(stack, frame, piece.table)
+
+
+def _flatten_stack(stack: Weights, frame: Frame, table: pd.DataFrame) -> Float[Tensor, "checkpoints size"]:
+    """Stacked tensors side by side in one row each; `table` says whose a NaN is."""
+    flat = torch.cat([stack[name].reshape(len(table), -1).to(torch.float32) for name in frame.layout.names], dim=1)
+    require_finite_checkpoints(flat, table)
     return flat
-
-
-def _with_statistics(draft: Preparation, corpus: Corpus) -> tuple[Preparation, Corpus]:
-    raw = {part.key: tensor_statistics(part.chunks(), part.frame.layout) for part in corpus.parts}
-    kinds = pool_by_kind((raw[key], draft.frames[key].layout) for key in raw)
-
-    def choose(key: str, frame: Frame) -> Statistics:
-        policies = {"tensor": raw[key], "kind": statistics_by_kind(frame.layout, kinds)}
-        return policies.get(draft.config.standardize, no_statistics(frame.layout))
-
-    frames = {key: replace(frame, statistics=choose(key, frame)) for key, frame in draft.frames.items()}
-    parts = tuple(replace(part, frame=frames[part.key]) for part in corpus.parts)
-    return replace(draft, frames=frames, kinds=kinds), Corpus(parts)
 
 
 def _map(path: Path) -> Float[Tensor, "checkpoints size"]:

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from weightspace.symmetry.axes import Axis, Factor, Symmetry, groups_of
-from weightspace.symmetry.strided import blocks_of
-from weightspace.tokens.layout import Block, TokenLayout
+from weightspace.symmetry.strided import strided_of
+from weightspace.tokens.layout import TensorTokens, TokenLayout
 
 # So few slots are quickest sorted together.
 FEW_SLOTS = 512
@@ -243,7 +243,7 @@ class _Plan:
     """The tables of one tensor (with its bias as last column, if it has one)."""
 
     layout: TokenLayout
-    block: Block
+    block: TensorTokens
     axes: tuple[Axis, ...]
     starts: dict[str, int]
     still: int
@@ -282,13 +282,7 @@ class _Plan:
 
     @cached_property
     def row_axis(self) -> int | None:
-        block = self.block
-        fits = (
-            axis
-            for axis, size in enumerate(self.shape)
-            if size == block.rows and math.prod(self.shape[axis + 1 :]) == block.inner
-        )
-        return next(fits, None)
+        return self.block.axis if self.shape else None
 
     @cached_property
     def row_moves(self) -> Moves:
@@ -300,7 +294,7 @@ class _Plan:
     def columns(self) -> Int[Indices, "columns"]:
         """Where the columns lie in row 0, the bias last."""
         block, column = self.block, np.arange(self.block.columns)
-        place = block.offset + column // block.inner * (block.rows * block.inner) + column % block.inner
+        place = block.offset + block.place(0, column)
         return np.append(place, block.bias_offset) if block.bias is not None else place
 
     @cached_property
@@ -335,7 +329,7 @@ def slot_starts(groups: Mapping[str, int]) -> dict[str, int]:
 
 def axis_moves(axis: Axis, starts: Mapping[str, int]) -> Moves:
     """How a permutation moves the entries of one axis."""
-    blocks = blocks_of((axis,))
+    blocks = strided_of((axis,))
     most = max((len(block.steps) for block in blocks), default=0)
     size = math.prod(factor.size for factor in axis)
     slots, strides = np.zeros((most, size), dtype=np.int64), np.zeros((most, size), dtype=np.int64)

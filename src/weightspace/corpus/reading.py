@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.corpus.preparation import Frame
+from weightspace.corpus.frame import Frame
 from weightspace.errors import InputError
-from weightspace.tokens.layout import Block
+from weightspace.tokens.layout import TensorTokens
 from weightspace.tokens.rows import cut_rows
 
 
@@ -68,7 +68,7 @@ class TokenReader:
         ]
         return torch.cat(runs) if runs else torch.zeros(0, layout.width)
 
-    def _read_block(self, block: Block, start: int, stop: int) -> Float[Tensor, "tokens width"]:
+    def _read_block(self, block: TensorTokens, start: int, stop: int) -> Float[Tensor, "tokens width"]:
         """A run of the tokens of one tensor: the rows it shows, cut."""
         first, last = start - block.first, stop - block.first
         row = first // block.chunks * block.packed
@@ -81,16 +81,9 @@ class TokenReader:
         skipped = first - row // block.packed * block.chunks
         return tokens[skipped : skipped + stop - start]
 
-    def _rows(self, block: Block, start: int, stop: int) -> Float[Tensor, "rows columns"]:
-        shape = self.frame.layout.shapes[block.name] or (1,)
-        name = self.names[block.name]
+    def _rows(self, block: TensorTokens, start: int, stop: int) -> Float[Tensor, "rows columns"]:
+        values = self.source.part(self.names[block.name], block.axis, start, stop)
         outer = block.columns // block.inner
-        axis = next(
-            axis
-            for axis, size in enumerate(shape)
-            if size == block.rows and math.prod(shape[axis + 1 :]) == block.inner
-        )
-        values = self.source.part(name, axis, start, stop)
         return values.reshape(outer, stop - start, block.inner).movedim(1, 0).flatten(1)
 
     def _standardized(self, name: str, values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from weightspace.corpus.gathering import axis_moves, slot_starts
 from weightspace.errors import InputError
 from weightspace.symmetry.axes import Axis
 from weightspace.symmetry.rescaling import Rescaling, random_factors
-from weightspace.tokens.layout import Block, TokenLayout
+from weightspace.tokens.layout import TensorTokens, TokenLayout
 
 Factor = tuple[Tensor, Tensor]
 Logs = Float[Tensor, "count units"]
@@ -94,21 +94,21 @@ def rescaling_windows(layout: TokenLayout, rescaling: Rescaling) -> RescalingWin
 
 
 def _tables(
-    layout: TokenLayout, block: Block, rescaling: Rescaling, starts: Mapping[str, int]
+    layout: TokenLayout, block: TensorTokens, rescaling: Rescaling, starts: Mapping[str, int]
 ) -> tuple[list[Factor], ...]:
     """What multiplies the rows, their biases, and the columns of one tensor: (units, powers) of every factor."""
     shape = layout.shapes[block.name]
     rows: list[Factor] = [_nothing((block.rows,))]
     biases, columns = list(rows), [_nothing((block.chunks, layout.width))]
     column = torch.arange(block.columns)
-    place = column // block.inner * (block.rows * block.inner) + column % block.inner
+    place = block.place(0, column)
     for own in rescaling.places:
         if own.tensor == block.bias:
             biases += _units(own.axis, starts, own.exponent)
         if own.tensor != block.name:
             continue
         inner = math.prod(shape[own.number + 1 :])
-        if inner == block.inner and shape[own.number] == block.rows:
+        if own.number == block.axis:
             rows += _units(own.axis, starts, own.exponent)
         else:
             along = place // inner % shape[own.number]

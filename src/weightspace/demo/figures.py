@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from weightspace.analysis.probing.comparing import CHOSEN, Comparison, Task, principal_map
-from weightspace.autoencoder.inference import Embeddings
-from weightspace.evaluation.comparing import Comparison as Written
-from weightspace.generation.generating import Generated
+from weightspace.analysis.probing.comparing import CHOSEN, ReadingComparison, Task, principal_map
+from weightspace.evaluation.comparing import WritingComparison
+from weightspace.generation.sampling import Generated
 from weightspace.weights.values import Weights
+from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
 QUARTILES = [0.25, 0.5, 0.75]
@@ -48,15 +48,15 @@ def map_figure(embeddings: Embeddings) -> dict[str, Any]:
         "test accuracy": table["test_accuracy"].round(4).tolist(),
         "epoch": table["epoch"].tolist(),
         "activation": table["activation"].tolist(),
-        "facts": {"points": len(points), "representation": embeddings.representation},
+        "facts": {"points": len(points), "representation": embeddings.representation.label},
     }
 
 
-def prediction_figure(read: Comparison) -> dict[str, Any]:
+def prediction_figure(read: ReadingComparison) -> dict[str, Any]:
     """Predicted against true accuracy of test checkpoints, by the SANE embedding chosen and by s(W)."""
     task = Task("test_accuracy", "pooled")
     chosen = next(
-        row["chosen"] for row in read.rows if (row["representation"], row["target"], row["subset"]) == (CHOSEN, *task)
+        str(row.chosen) for row in read.rows if (row.representation, row.target, row.subset) == (CHOSEN.label, *task)
     )
     shown = {name: read.probes[name, task] for name in (chosen, "s(W)")}
     return {
@@ -68,20 +68,16 @@ def prediction_figure(read: Comparison) -> dict[str, Any]:
     }
 
 
-def bars_figure(read: Comparison) -> dict[str, Any]:
+def bars_figure(read: ReadingComparison) -> dict[str, Any]:
     """R² with intervals of every representation, by target, over all epochs."""
-    own = [row for row in read.rows if row["subset"] == "pooled" and row["r2"] is not None]
-    targets = list(dict.fromkeys(row["target"] for row in own))
-    bars = {
-        target: [
-            [row["representation"], row["r2"], row["r2_low"], row["r2_high"]] for row in own if row["target"] == target
-        ]
-        for target in targets
-    }
-    return {"bars": bars, "facts": {"members": own[0]["members"]}}
+    pooled = [row for row in read.rows if row.subset == "pooled" and row.r2 is not None]
+    bars: dict[str, list[list[Any]]] = {}
+    for row in pooled:
+        bars.setdefault(row.target, []).append([row.representation, row.r2, row.r2_low, row.r2_high, row.source])
+    return {"bars": bars, "facts": {"members": pooled[0].members}}
 
 
-def fine_tuning_figure(written: Written, networks: int) -> dict[str, Any]:
+def fine_tuning_figure(written: WritingComparison, networks: int) -> dict[str, Any]:
     """Accuracy over epochs of fine-tuning, by method."""
     curves: dict[str, list[list[float]]] = {}
     for outcome in written.outcomes:
@@ -89,7 +85,7 @@ def fine_tuning_figure(written: Written, networks: int) -> dict[str, Any]:
     return {"curves": curves, "facts": {"networks": networks}}
 
 
-def novelty_figure(written: Written) -> dict[str, Any]:
+def novelty_figure(written: WritingComparison) -> dict[str, Any]:
     """Novelty in weights against accuracy without training, network by network."""
     dots = {
         outcome.method: np.stack([written.novelty[outcome.method].weights, outcome.each], axis=1).round(4).tolist()

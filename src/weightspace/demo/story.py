@@ -8,28 +8,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weightspace.analysis.probing.comparing import Comparison as Read
-from weightspace.analysis.probing.comparing import Fold, compare_representations
+from weightspace.analysis.fidelity import reconstruction_r2
+from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
 from weightspace.analysis.representations.catalog import choose_representations
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
-from weightspace.autoencoder.fidelity import reconstruction_r2
-from weightspace.autoencoder.inference import embed
+from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.loop import TrainingStopped
 from weightspace.autoencoder.training.pretraining import HISTORY_FILE, pretrain
 from weightspace.corpus.config import PreparationConfig
 from weightspace.demo import figures
 from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
-from weightspace.evaluation.comparing import GENERATED, compare
-from weightspace.evaluation.comparing import Comparison as Written
+from weightspace.evaluation.comparing import GENERATED, Competitors, WritingComparison, compare_with_controls
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.generation.choosing import choose_anchors
-from weightspace.generation.config import SamplerConfig
-from weightspace.generation.generating import Generated, describe_generation, generate_networks, write_generated
+from weightspace.generation.anchors import Anchors, choose_anchors, encode_anchors
+from weightspace.generation.config import SamplerConfig, SelectConfig
+from weightspace.generation.generating import describe_generation, write_generated
 from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.sampling import Generated, sample_networks
 from weightspace.images import ImageSet, open_images
-from weightspace.outputs import called_as, installed_versions, new_folder, write_json, write_manifest
+from weightspace.outputs import Existing, called_as, installed_versions, new_folder, write_json, write_manifest
 from weightspace.report.page import FIGURES_FILE, REPORT_FILE, RESULTS_FILE, render_report
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
@@ -56,7 +55,7 @@ class Split(NamedTuple):
     test: Zoo
 
 
-def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool = False) -> Mapping[str, Any]:
+def run_demo(out: str | Path, config: DemoConfig | None = None, *, existing: Existing = "refuse") -> Mapping[str, Any]:
     """Tell the whole story on scikit-learn's digits and write it to `out`.
 
     `out` then has `zoo/`, `sane/`, `generated/` (each usable by itself), `results.json`, `figures.json` and
@@ -70,7 +69,7 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
     """
     config = config or DemoConfig()
     started = time.perf_counter()
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, existing=existing) as folder:
         images = open_images("digits")
         zoo = _grow(folder, images, config)
         split = Split(*zoo.split(*SHARES, seed=config.seed))
@@ -80,7 +79,7 @@ def run_demo(out: str | Path, config: DemoConfig | None = None, *, force: bool =
         log.info("[5/5] report     after %.0f seconds", time.perf_counter() - started)
         drawn = _figures(folder, zoo, sane, split, read) | _writing_figures(sane, generated, written, split.train)
         seconds = time.perf_counter() - started
-        results = _results(config, split, sane, read.rows, written.rows, seconds)
+        results = _results(config, split, sane, read, written, seconds)
         write_json(folder / RESULTS_FILE, results)
         write_json(folder / FIGURES_FILE, drawn)
         (folder / REPORT_FILE).write_text(render_report(folder), encoding="utf-8")
@@ -110,7 +109,7 @@ def _pretrain(folder: Path, train: Zoo, config: DemoConfig) -> SANE:
         raise KeyboardInterrupt("the demo was stopped; nothing is kept of it") from stopped
 
 
-def _read(sane: SANE, split: Split, config: DemoConfig) -> Read:
+def _read(sane: SANE, split: Split, config: DemoConfig) -> ReadingComparison:
     log.info("[3/5] read       probes, tested on %d members that SANE never saw", len(split.test.members))
     fold = Fold(split, choose_representations(sane=sane))
     return compare_representations([fold], TARGETS, hyper_parameters=HYPER_PARAMETERS, seed=config.seed)
@@ -118,24 +117,26 @@ def _read(sane: SANE, split: Split, config: DemoConfig) -> Read:
 
 def _write(
     folder: Path, sane: SANE, train: Zoo, images: ImageSet, config: DemoConfig
-) -> tuple[list[Generated], Written]:
+) -> tuple[list[Generated], WritingComparison]:
     anchors = choose_anchors(sane, _one_architecture(train), config.anchors)
+    encoded = encode_anchors(sane, anchors)
     log.info("[4/5] write      %d networks a method around the best %d members", config.networks, len(anchors))
-    made = {method: _generate(sane, anchors, sampler, config) for method, sampler in SAMPLERS.items()}
+    made = {method: _generate(sane, encoded, sampler, config) for method, sampler in SAMPLERS.items()}
     about = describe_generation(folder / "sane", anchors, SamplerConfig(), relative_to=folder / "generated")
     write_generated(made[GENERATED], folder / "generated", about=about, seed=config.seed)
-    written = compare(sane, train, anchors, made, images, EvaluateConfig(seed=config.seed))
+    competitors = Competitors(sane, train, anchors, made, SelectConfig())
+    written = compare_with_controls(competitors, images, EvaluateConfig(seed=config.seed))
     return made[GENERATED], written
 
 
-def _generate(sane: SANE, anchors: Zoo, sampler: KernelDensity, config: DemoConfig) -> list[Generated]:
+def _generate(sane: SANE, anchors: Anchors, sampler: KernelDensity, config: DemoConfig) -> list[Generated]:
     """Networks from several seeds, as many as the configuration says in all."""
     counts = [len(range(seed, config.networks, SEEDS)) for seed in range(SEEDS)]
     return [
         network
         for seed, count in enumerate(counts)
         if count
-        for network in generate_networks(sane, anchors, count, seed=config.seed + seed, sampler=sampler)
+        for network in sample_networks(sane, anchors, count, seed=config.seed + seed, sampler=sampler)
     ]
 
 
@@ -146,19 +147,19 @@ def _one_architecture(train: Zoo) -> Zoo:
     return train.where(architecture=str(medians.idxmax()))
 
 
-def _figures(folder: Path, zoo: Zoo, sane: SANE, split: Split, read: Read) -> dict[str, Any]:
+def _figures(folder: Path, zoo: Zoo, sane: SANE, split: Split, read: ReadingComparison) -> dict[str, Any]:
     last = split.test.last()
     return {
         "accuracy": figures.accuracy_figure(zoo),
         "losses": figures.loss_figure(json.loads((folder / "sane" / HISTORY_FILE).read_text())),
         "layers": figures.layer_figure(reconstruction_r2(sane, last), len(last)),
-        "map": figures.map_figure(embed(sane, split.test, "readout")),
+        "map": figures.map_figure(sane.embed(split.test, "readout")),
         "bars": figures.bars_figure(read),
         "prediction": figures.prediction_figure(read),
     }
 
 
-def _writing_figures(sane: SANE, generated: list[Generated], written: Written, train: Zoo) -> dict[str, Any]:
+def _writing_figures(sane: SANE, generated: list[Generated], written: WritingComparison, train: Zoo) -> dict[str, Any]:
     shown = generated[0]
     nearest = train.weights(int(written.novelty[GENERATED].nearest[0]))
     matched = sane.preparation.match_to(shown.weights, nearest, shown.architecture)
@@ -173,8 +174,8 @@ def _results(
     config: DemoConfig,
     split: Split,
     sane: SANE,
-    reading: list[dict[str, Any]],
-    writing: list[dict[str, Any]],
+    read: ReadingComparison,
+    written: WritingComparison,
     seconds: float,
 ) -> dict[str, Any]:
     members = {name: len(part.members) for name, part in split._asdict().items()}
@@ -186,10 +187,10 @@ def _results(
             f"the weights of {members['train']} of them; {members['validation']} members to choose with and "
             f"{members['test']} to test on, which it never saw."
         ),
-        "findings": describe_findings(reading, writing),
+        "findings": describe_findings(read.rows, written.rows),
         "seconds": round(seconds, 1),
-        "reading": reading,
-        "writing": writing,
+        "reading": [row.to_json() for row in read.rows],
+        "writing": [row.to_json() for row in written.rows],
         "made": {
             "command": called_as(),
             "seed": config.seed,

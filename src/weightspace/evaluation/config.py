@@ -36,7 +36,7 @@ class EvaluateConfig:
     seed: int = 0
     """Decides every network's data order, the controls and the networks trained from scratch."""
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("learning rate", self.learning_rate, 1e-12, 1e6)
         for name in ("batch_size", "ensemble", "seeds"):

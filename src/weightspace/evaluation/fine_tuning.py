@@ -33,9 +33,11 @@ class Population(NamedTuple):
     """Networks of one architecture that one method made.
 
     Attributes:
+        method: what tables call it, and what seeds derive from; key: what rows are found by.
         latents_per_weight: how many latent numbers the method keeps per real weight; 0 where it has none.
     """
 
+    key: str
     method: str
     architecture: Architecture
     networks: list[Weights]
@@ -64,7 +66,7 @@ class Outcome(NamedTuple):
     overlap: float
 
 
-def evaluate(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
+def fine_tune(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
     """Fine-tune every population on the training images and score it on the test images.
 
     All networks are trained with the same optimiser, learning rate and number of steps, those of one architecture
@@ -74,7 +76,6 @@ def evaluate(populations: list[Population], images: ImageSet, config: EvaluateCo
         InputError: no populations, or a negative number of epochs.
     """
     config = config or EvaluateConfig()
-    config.check()
     if not populations or not config.epochs or min(config.epochs) < 0:
         raise InputError(f"expected networks to evaluate and epochs from 0, found epochs {config.epochs}")
     by_architecture: dict[str, list[Population]] = {}
@@ -85,8 +86,8 @@ def evaluate(populations: list[Population], images: ImageSet, config: EvaluateCo
     with progress_bar("fine-tuning", epochs) as advance:
         for group in by_architecture.values():
             for number in range(config.seeds):
-                for place, found in _fine_tune(group, images, config, number, advance).items():
-                    answered.setdefault(place, []).append(found)
+                for place, answers in _answers_of(group, images, config, number, advance).items():
+                    answered.setdefault(place, []).append(answers)
     order = {population.method: number for number, population in enumerate(populations)}
     outcomes = [_outcome(*place, parts, config) for place, parts in answered.items()]
     return sorted(outcomes, key=lambda outcome: (order[outcome.method], outcome.epochs))
@@ -100,7 +101,7 @@ class _Answered(NamedTuple):
     together: float
 
 
-def _fine_tune(
+def _answers_of(
     group: list[Population], images: ImageSet, config: EvaluateConfig, number: int, advance: Callable[..., None]
 ) -> dict[tuple[str, int], _Answered]:
     """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""

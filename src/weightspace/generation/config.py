@@ -55,19 +55,17 @@ class SamplerConfig:
     scale: float = 1.0
     """What the deviations of Gaussians and mixtures, and random latents, are multiplied by."""
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range, or that this sampler has no use for."""
         for name in ("bandwidth", "scale", "neighbors"):
             require_between(f"the {name}", getattr(self, name), 0)
         for name in ("mixed", "components"):
             require_between(name, getattr(self, name), 1)
         used = {"sampler", *USED[self.sampler], *(("bandwidth",) if self.noisy else ())}
-        for own in fields(self):
-            if own.name not in used and getattr(self, own.name) != own.default:
-                option = "--" + own.name.replace("_", "-")
-                raise InputError(
-                    f"expected options of the sampler {self.sampler}, found {option}, which it does not use"
-                )
+        for option in fields(self):
+            if option.name not in used and getattr(self, option.name) != option.default:
+                name = "--" + option.name.replace("_", "-")
+                raise InputError(f"expected options of the sampler {self.sampler}, found {name}, which it does not use")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +87,57 @@ class SelectConfig:
     condition: int = 1_000
     """At most so many training images, over which statistics of batch norms are averaged; 0: as generated."""
 
+    novelty: float = 0.0
+    """Take the narrowest bandwidth at which networks are so new in weights and in function: 0.3 is a third as far from
+    all known checkpoints as two members are from each other. 0 leaves the bandwidth as it is."""
+
     refine: int = 0
     """Gradient steps on the latents of every kept network, through the decoder, on training images and labels."""
 
     refine_rate: float = 0.03
     """Learning rate of these steps (Adam), as a share of the latents' root mean square; it falls along a cosine."""
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        for name in ("draws", "condition", "refine", "refine_rate"):
+        for name in ("draws", "condition", "novelty", "refine", "refine_rate"):
             require_between(name.replace("_", " "), getattr(self, name), 0)
         for name in ("rounds", "keep"):
             require_between(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What networks are generated around, and how many."""
+
+    best: int = 20
+    """So many of the best members become anchors."""
+
+    by: str = "validation_accuracy"
+    """The property that says which are best; a test property would spoil the evaluation."""
+
+    architecture: str | None = None
+    """Take anchors of this architecture only; samplers that blend anchors need a single one."""
+
+    count: int = 10
+    """How many networks."""
+
+    data: str | None = None
+    """Images to select with, to condition batch norms on and to refine on; without them those that the zoo names, if
+    they are here."""
+
+    choose_bandwidth: bool = False
+    """Take the bandwidth under which the zoo's validation members are likeliest."""
+
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of members for training, validation and test: those the model was trained with."""
+
+    seed: int = 0
+    """Two seeds give different networks."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("count", self.count, 1)
+        if self.by.startswith("test") or self.by.endswith("loss"):
+            raise InputError(
+                f"expected a property to choose by that is no loss and not of test images, found '{self.by}'"
+            )

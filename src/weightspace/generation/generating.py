@@ -1,4 +1,4 @@
-"""Generate networks: encode anchors, sample latents, restore whole weights."""
+"""Generate networks: the one door, from Python and from the command line."""
 
 import os
 from collections.abc import Mapping
@@ -7,161 +7,143 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from weightspace.autoencoder.inference import encode_zoo, restore
 from weightspace.autoencoder.sane import SANE
-from weightspace.batch_norms import with_positive_variances
 from weightspace.errors import InputError
-from weightspace.generation.config import SamplerConfig, SelectConfig
-from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.anchors import choose_anchors, encode_anchors, training_members
+from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
+from weightspace.generation.samplers.by_name import make_sampler
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.outputs import hash_input, new_folder, write_manifest
-from weightspace.randomness import derive_generator
+from weightspace.generation.sampling import Generated, by_architecture
+from weightspace.generation.selecting import select_networks
+from weightspace.generation.widths import novelty_of, width_for_novelty, with_likeliest_bandwidth
+from weightspace.images import ImageSet
+from weightspace.outputs import Existing, hash_input, new_folder, require_apart, write_manifest
 from weightspace.supervised import stack_weights
-from weightspace.weights.values import Weights, require_finite
-from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
+from weightspace.weights.values import require_finite
+from weightspace.zoo.concatenating import concatenate
+from weightspace.zoo.recorded_images import images_for, recorded_images
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
-
-class Generated(NamedTuple):
-    """One generated network.
-
-    Attributes:
-        architecture: of its anchor.
-        weights: complete: they load strictly.
-        coverage: how many numbers were `generated`, `conditioned` (batch-norm statistics averaged over images) and
-            `carried` over from an anchor.
-        latents: what it was decoded from, if it was just now.
-        anchor: the number of the anchor it is centred on; -1 if there is no single one.
-    """
-
-    architecture: Architecture
-    weights: Weights
-    coverage: dict[str, int]
-    latents: Float[Tensor, "tokens latent"] | None = None
-    anchor: int = -1
+WRITTEN = ("generated", "conditioned", "carried")
 
 
-class Anchors(NamedTuple):
-    """Encoded anchors: latents, which layer their tokens are of, and what the latents do not hold."""
+class Generation(NamedTuple):
+    """Networks, and how the sampler that made them was set."""
 
-    latents: Float[Tensor, "anchors tokens latent"]
-    layers: Int[Tensor, "tokens"]
-    architectures: list[Architecture]
-    carried: list[Weights]
+    networks: list[Generated]
+    sampling: SamplerConfig
 
 
-def generate(sane: SANE, anchors: Zoo, count: int, *, seed: int = 0, sampler: Sampler | None = None) -> list[Weights]:
-    """Sample unseen networks around anchors.
+def generate(
+    sane: SANE,
+    anchors: Zoo,
+    count: int,
+    *,
+    images: ImageSet | None = None,
+    sampling: SamplerConfig | Sampler | None = None,
+    select: SelectConfig | None = None,
+    seed: int = 0,
+) -> list[Generated]:
+    """Sample unseen networks around anchors, condition them, and keep those that are best on validation images.
+
+    Paper, section 3.4. What `weightspace generate` does, once it has chosen anchors.
 
     Args:
-        sane: a trained model.
+        sane: a trained model; an architecture of the anchors that it does not know is traced and aligned to the first.
         anchors: checkpoints whose latents the sampler is fitted to, all of one layout.
-        count: how many networks.
+        count: how many networks are kept.
+        images: training images condition (and refine), validation images rank, test images are not used; without them
+            those that the zoo names, if they are here. Without any, networks are kept as they are drawn.
+        sampling: a kernel density with its default choices without it.
+        select: how many are drawn, and how the best are kept.
         seed: two seeds give different networks, one seed the same.
-        sampler: kernel density with its default choices without it.
 
     Returns:
-        Complete weights, to be loaded with `load_state_dict`. Tensors that are no 16- or 32-bit floats
-        (counters) are those of the sample's anchor.
+        Networks that load strictly. Tensors that are no 16- or 32-bit floats (counters) are those of the anchor.
 
     Raises:
         InputError: no anchors, anchors of different layouts, or of different architectures with a sampler that blends
-            them.
+            them; fewer draws than networks; networks are to be selected, refined or conditioned without images.
+
+    Example:
+        >>> for weights in generate(sane, zoo.best(20, by="validation_accuracy"), 10):  # doctest: +SKIP
+        ...     module.load_state_dict(weights)
     """
-    return [network.weights for network in generate_networks(sane, anchors, count, seed=seed, sampler=sampler)]
+    images = images if images is not None else recorded_images(anchors)
+    sampling, select = sampling or SamplerConfig(), select or SelectConfig()
+    return _generate(sane.adopting(anchors), anchors, count, images, sampling, select, seed).networks
 
 
-def generate_networks(
-    sane: SANE, anchors: Zoo, count: int, *, seed: int = 0, sampler: Sampler | None = None
-) -> list[Generated]:
-    """`generate`, with the architecture, coverage and latents of every network."""
-    return sample_networks(sane, encode_anchors(sane, anchors), count, seed=seed, sampler=sampler)
+def _generate(
+    sane: SANE,
+    anchors: Zoo,
+    count: int,
+    images: ImageSet | None,
+    sampling: SamplerConfig | Sampler,
+    select: SelectConfig,
+    seed: int,
+) -> Generation:
+    """`generate`, with the configuration of the sampler as it was used."""
+    encoded = encode_anchors(sane, anchors)
+
+    def make(sampler: Sampler) -> list[Generated]:
+        return select_networks(sane, encoded, count, images, select, seed=seed, sampler=sampler)
+
+    if not isinstance(sampling, SamplerConfig):
+        return Generation(make(sampling), SamplerConfig())
+    if not select.novelty:
+        return Generation(make(make_sampler(sampling)), sampling)
+    whole = [Zoo.open(folder) for folder in anchors.folders]
+    known = training_members(sane, concatenate(whole) if len(whole) > 1 else whole[0])
+    width = width_for_novelty(sampling, select.novelty, make, novelty_of(sane, known, images))
+    return Generation(width.networks, width.sampling)
 
 
-def sample_networks(
-    sane: SANE, anchors: Anchors, count: int, *, seed: int = 0, sampler: Sampler | None = None
-) -> list[Generated]:
-    """`generate_networks` around anchors that have been encoded."""
-    sampler = sampler or KernelDensity()
-    if count < 1:
-        raise InputError(f"expected at least 1 network to generate, found {count}")
-    names = {architecture.id for architecture in anchors.architectures}
-    if not sampler.keeps_anchor and len(names) > 1:
-        raise InputError(f"expected anchors of one architecture to blend, found {', '.join(sorted(names))}")
-    if not sampler.keeps_anchor and len(anchors.latents) < 2:
-        raise InputError("expected at least 2 anchors to blend, found 1")
-    fitted = sampler.fit(anchors.latents, anchors.layers)
-    samples = fitted.sample(count, derive_generator(seed, "generate"))
-    networks = []
-    for latents, chosen in zip(samples.latents, samples.anchors, strict=True):
-        anchor = max(0, int(chosen[0]))
-        made = decode_network(sane, latents, anchors.architectures[anchor], anchors.carried[anchor])
-        networks.append(made._replace(anchor=anchor) if sampler.keeps_anchor else made)
-    return networks
+def generate_zoo(
+    model: Path,
+    zoo: Path,
+    config: GenerateConfig,
+    sampling: SamplerConfig,
+    select: SelectConfig,
+    *,
+    out: Path,
+    existing: Existing = "refuse",
+) -> Zoo:
+    """`generate` around the best members of a zoo that a model in a folder was trained on; written to `out` as a zoo.
 
-
-def encode_anchors(sane: SANE, anchors: Zoo) -> Anchors:
-    """Latents of the anchors, in haloed windows where they are long.
-
-    Raises:
-        InputError: no anchors, or anchors with different shapes.
+    What `weightspace generate` does. Its `zoo.json` records how it was made (`generated`), so that `evaluate` finds the
+    model and the anchors again.
     """
-    if len(anchors) == 0:
-        raise InputError("expected at least 1 anchor, found none")
-    parts = list(encode_zoo(sane, anchors))
-    if len(parts) > 1:
-        raise InputError(f"expected anchors with the same shapes, found {len(parts)} different kinds")
-    part = parts[0].part
-    architectures = [anchors.architectures[str(name)] for name in part.table["architecture"]]
-    carried: list[Weights] = [{} for _ in architectures]
-    for number, architecture in enumerate(architectures if part.frame.layout.carried else []):
-        weights = anchors.weights(int(anchors.table.index.get_loc(part.table.index[number])))
-        carried[number] = part.frame.carried_of(weights, architecture.shapes)
-    return Anchors(parts[0].values, part.positions[:, 1], architectures, carried)
-
-
-def decode_network(
-    sane: SANE, latents: Float[Tensor, "tokens latent"], architecture: Architecture, carried: Weights
-) -> Generated:
-    """A whole network from its latents, and what is carried beside them."""
-    weights = restore(sane, latents, architecture, carried)
-    if carried and architecture.factory in OUR_FACTORIES:  # counters: there may be batch norms
-        weights = with_positive_variances(weights, architecture.build())
-    layout = sane.preparation.frame_of(architecture).layout
-    kept = sum(tensor.numel() for tensor in carried.values())
-    return Generated(architecture, weights, {"generated": layout.size, "conditioned": 0, "carried": kept}, latents)
-
-
-def carried_of(sane: SANE, network: Generated) -> Weights:
-    """What a network's latents do not hold, under the names of its frame."""
-    architecture = network.architecture
-    return sane.preparation.frame_of(architecture).carried_of(network.weights, architecture.shapes)
-
-
-def latents_of(networks: list[Generated]) -> Float[Tensor, "networks tokens latent"]:
-    """What networks were decoded from."""
-    return torch.stack([network.latents for network in networks if network.latents is not None])
+    require_apart(out, [model, zoo])
+    if config.choose_bandwidth and select.novelty:
+        raise InputError("expected --choose-bandwidth or --novelty, found both")
+    sane, opened = SANE.open(model), Zoo.open(zoo)
+    chosen = choose_anchors(sane, opened, config.best, by=config.by, architecture=config.architecture)
+    known = sane.adopting(chosen)
+    if config.choose_bandwidth:
+        validation = opened.split(*config.split, seed=sane.provenance.training.seed)[1]
+        sampling = with_likeliest_bandwidth(known, sampling, encode_anchors(known, chosen), validation)
+    images = images_for(opened, config.data) if config.data is not None else recorded_images(opened)
+    generated = _generate(known, chosen, config.count, images, sampling, select, config.seed)
+    about = describe_generation(model, chosen, generated.sampling, relative_to=out, select=select)
+    return write_generated(generated.networks, out, about=about, seed=config.seed, existing=existing)
 
 
 def write_generated(
-    networks: list[Generated], out: str | Path, *, about: Mapping[str, Any], seed: int, force: bool = False
+    networks: list[Generated], out: str | Path, *, about: Mapping[str, Any], seed: int, existing: Existing = "refuse"
 ) -> Zoo:
     """Write generated networks as a zoo, so that every command that takes a zoo takes them."""
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, existing=existing) as folder:
         writer = ZooWriter(folder)
-        for name in dict.fromkeys(network.architecture.id for network in networks):
-            numbers = [number for number, network in enumerate(networks) if network.architecture.id == name]
-            own = [networks[number] for number in numbers]
-            for network in own:
+        for architecture, places in by_architecture(networks):
+            alike = [networks[place] for place in places]
+            for network in alike:
                 require_finite(network.weights, "a generated network")
-            coverage = pd.DataFrame([network.coverage for network in own])
-            table = pd.DataFrame({"member": [f"generated-{number:04d}" for number in numbers], "epoch": 0})
-            writer.add(own[0].architecture, stack_weights([network.weights for network in own]), table.join(coverage))
+            coverage = pd.DataFrame([{name: one.coverage.counts[name] for name in WRITTEN} for one in alike])
+            table = pd.DataFrame({"member": [f"generated-{place:04d}" for place in places], "epoch": 0})
+            writer.add(architecture, stack_weights([network.weights for network in alike]), table.join(coverage))
         writer.finish({"generated": dict(about)})
         write_manifest(folder, configuration=about, seed=seed)
     return Zoo.open(out)

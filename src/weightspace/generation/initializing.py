@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from weightspace.autoencoder.inference import encode_tokens, restore
+from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms, norm_statistics, recalibrate_batch_norm, with_positive_variances
 from weightspace.corpus.preparation import Preparation
@@ -159,11 +159,11 @@ def _sample(sane: SANE, prompts: _Prompts, sampler: Sampler, seed: int) -> tuple
     if layout.size == 0:
         raise InputError("expected anchors with 16- or 32-bit floating-point weights, found none")
     tokens = torch.stack([own.tokens for own in prepared])
-    fitted = sampler.fit(encode_tokens(sane, tokens, layout), positions_of(layout)[:, 1])
-    samples = fitted.sample(1, derive_generator(seed, "sample"))
+    density = sampler.fit(encode_tokens(sane.network, tokens, layout), positions_of(layout)[:, 1])
+    samples = density.sample(1, derive_generator(seed, "sample"))
     carried = prepared[max(0, int(samples.anchors[0, 0]))].carried
-    weights = restore(sane, samples.latents[0], architecture, carried)
-    names = dict(zip(frame.names, architecture.shapes, strict=True))
+    weights = sane.decode(samples.latents[0], architecture, carried)
+    names = frame.own_names(architecture)
     return weights, frozenset(names[name] for name in layout.carried)
 
 

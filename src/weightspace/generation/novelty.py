@@ -1,8 +1,6 @@
 """How far a network is from everything the model was trained on, in weights and in function."""
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from weightspace.corpus.corpus import CorpusPart, build_corpus
+from weightspace.corpus.corpus import opened_corpus
+from weightspace.corpus.frame import Frame
 from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
-from weightspace.generation.flat import FlatSpace
 from weightspace.images import Images
 from weightspace.supervised import predict_stack, stack_weights
 from weightspace.weights.values import Weights
@@ -22,6 +20,13 @@ from weightspace.zoo.zoo import Zoo
 
 PAIRS = 200
 CANDIDATES = 5
+
+
+class Nearest(NamedTuple):
+    """How far the nearest training checkpoint is (relative to two members), and which row of the reference it is."""
+
+    distances: Float[Tensor, "networks"]
+    rows: Int[Tensor, "networks"]
 
 
 class Novelty(NamedTuple):
@@ -41,6 +46,25 @@ class Novelty(NamedTuple):
     diversity: Float[np.ndarray, "networks"]
 
 
+class StandardizedSpace(NamedTuple):
+    """The space in which weights of one architecture are compared and mixed without an autoencoder.
+
+    Every tensor is standardised with the statistics of the training members, so that all count alike.
+    """
+
+    frame: Frame
+    architecture: Architecture
+
+    def flatten(self, weights: Weights) -> Float[Tensor, "size"]:
+        """Standardised weights in one row; not permuted."""
+        return self.frame.flat(weights, self.architecture)
+
+    def restore(self, flat: Float[Tensor, "size"], carried_from: Weights) -> Weights:
+        """The inverse of `flatten`; what is not tokenised comes from another network."""
+        carried = self.frame.carried_of(carried_from, self.architecture)
+        return self.frame.network(flat, self.architecture, carried)
+
+
 class NoveltyReference:
     """All training checkpoints of one layout, standardised and aligned, to measure distances to.
 
@@ -52,25 +76,25 @@ class NoveltyReference:
     """
 
     def __init__(self, zoo: Zoo, preparation: Preparation, architecture: Architecture) -> None:
-        self._zoo, self._space = zoo, FlatSpace(preparation, architecture)
+        self._zoo = zoo
         key = preparation.key_of(architecture)
-        with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
-            corpus = build_corpus(zoo, preparation, Path(folder))
-            parts = [part for part in corpus.parts if part.key == key]
-            if not parts:
+        with opened_corpus(zoo, preparation) as corpus:
+            part = next((part for part in corpus.parts if part.key == key), None)
+            if part is None:
                 raise InputError(
                     f"expected checkpoints with the shapes of {architecture.id}, found none in {zoo.folder}"
                 )
-            self._part: CorpusPart = parts[0]
-            self.flat = self._space.standardize(self._part.flat)
-            self._sorted = self._sort(self.flat)
+            # Copied: the corpus and its file are gone after this.
+            self._frame, self._table, self._raw = part.frame, part.table, part.flat.clone()
+        self.flat = self._frame.statistics.apply(self._raw, self._frame.layout)
+        self._sorted = self._sort(self.flat)
         self._last = self._last_rows()
         self._disagreements: list[tuple[Tensor, float]] = []
         self.typical_distance = float(np.median(_pair_distances(self.flat[self._last])))
 
-    def distances(self, networks: list[Weights], architecture: Architecture) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest training checkpoint (relative), and which one it is."""
-        space = replace(self._space, architecture=architecture)
+    def nearest(self, networks: list[Weights], architecture: Architecture) -> Nearest:
+        """The nearest training checkpoint to every network."""
+        space = StandardizedSpace(self._frame, architecture)
         as_given = torch.stack([space.flatten(weights) for weights in networks])
         matched = torch.stack([space.flatten(self._permute(weights, None, architecture)) for weights in networks])
         both = torch.minimum(torch.cdist(as_given, self.flat), torch.cdist(matched, self.flat))
@@ -79,35 +103,35 @@ class NoveltyReference:
         candidates = torch.cat([part.topk(count, largest=False).indices for part in (both, bound)], dim=1)
         for number, weights in enumerate(networks):
             for row in candidates[number].tolist():
-                direct = space.flatten(self._permute(weights, self._part.flat[row], architecture))
+                direct = space.flatten(self._permute(weights, self._raw[row], architecture))
                 both[number, row] = torch.minimum(both[number, row], (direct - self.flat[row]).norm())
         nearest = both.min(dim=1)
-        return nearest.values / self.typical_distance, nearest.indices
+        return Nearest(nearest.values / self.typical_distance, nearest.indices)
 
     def _sort(self, flat: Float[Tensor, "networks size"]) -> Float[Tensor, "networks size"]:
         """Every tensor's entries in increasing order."""
-        sizes = [torch.Size(shape).numel() for shape in self._part.frame.layout.shapes.values()]
+        sizes = [torch.Size(shape).numel() for shape in self._frame.layout.shapes.values()]
         return torch.cat([part.sort(dim=1).values for part in flat.split(sizes, dim=1)], dim=1)
 
     def _permute(self, weights: Weights, target: Tensor | None, architecture: Architecture) -> Weights:
         """Weights matched to a flat vector, or to the preparation's reference."""
-        frame = self._part.frame if target is None else replace(self._part.frame, reference=target)
+        frame = self._frame if target is None else replace(self._frame, reference=target)
         return frame.canonicalize(weights, architecture)
 
     def measure(self, networks: list[Weights], architecture: Architecture, images: Images) -> Novelty:
         """Novelty in weights and in function; functions are compared on `images`."""
-        distances, nearest = self.distances(networks, architecture)
-        own = _predict(stack_weights(networks), architecture, images)
+        distances, nearest = self.nearest(networks, architecture)
+        predicted = _predict(stack_weights(networks), architecture, images)
         rows = [int(row) for row in nearest]
         other = torch.stack([self._predictions(row, images) for row in rows])
         typical = self._typical_disagreement(images)
-        function = (own != other).float().mean(1) / max(typical, 1e-9)
+        function = (predicted != other).float().mean(1) / max(typical, 1e-9)
         places = np.array([self._place(row) for row in rows])
         return Novelty(distances.numpy(), function.numpy(), places, self._diversity(networks, architecture))
 
     def _diversity(self, networks: list[Weights], architecture: Architecture) -> Float[np.ndarray, "networks"]:
         """How far every network is from the others, all matched to the preparation's reference."""
-        space = replace(self._space, architecture=architecture)
+        space = StandardizedSpace(self._frame, architecture)
         matched = torch.stack([space.flatten(self._permute(weights, None, architecture)) for weights in networks])
         count = len(matched)
         if count < 2:
@@ -136,10 +160,10 @@ class NoveltyReference:
 
     def _place(self, row: int) -> int:
         """A row of the corpus as a place in the zoo."""
-        return int(np.flatnonzero(self._zoo.table.index == self._part.table.index[row])[0])
+        return int(np.flatnonzero(self._zoo.table.index == self._table.index[row])[0])
 
     def _last_rows(self) -> Int[Tensor, "members"]:
-        table = self._part.table.reset_index(drop=True)
+        table = self._table.reset_index(drop=True)
         return torch.tensor(table.groupby("member")["epoch"].idxmax().to_numpy(copy=True))
 
 

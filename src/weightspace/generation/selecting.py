@@ -11,18 +11,27 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from weightspace.autoencoder.conditioning import conditioning_images
+from weightspace.autoencoder.reconstructing import LatentDescent, refine_latents
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms
 from weightspace.errors import InputError, require_between
-from weightspace.generation.conditioning import condition
+from weightspace.generation.anchors import Anchors
 from weightspace.generation.config import SelectConfig
-from weightspace.generation.generating import Anchors, Generated, carried_of, latents_of, sample_networks
-from weightspace.generation.refining import refine
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
+from weightspace.generation.sampling import (
+    Generated,
+    by_architecture,
+    carried_of,
+    condition,
+    decode_network,
+    latents_of,
+    sample_networks,
+)
 from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_seed
 from weightspace.supervised import score_stack, stack_weights
@@ -37,8 +46,38 @@ class Ranked(NamedTuple):
     networks: list[Generated]
     accuracies: list[float]
 
+    def first(self, count: int) -> "Ranked":
+        """The first so many."""
+        return Ranked(self.networks[:count], self.accuracies[:count])
 
-def generate_selected(
+
+def select_networks(
+    sane: SANE,
+    anchors: Anchors,
+    count: int,
+    images: ImageSet | None,
+    config: SelectConfig,
+    *,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+) -> list[Generated]:
+    """Networks sampled, conditioned and kept as a configuration says; as they are drawn, where there are no images.
+
+    Raises:
+        InputError: networks are to be selected, refined or conditioned without images, or a refusal of `best_networks`.
+    """
+    if images is not None:
+        return best_networks(sane, anchors, count, images, config, seed=seed, sampler=sampler).networks
+    wanted = [name for name in ("draws", "refine") if getattr(config, name)] + (["rounds"] if config.rounds > 1 else [])
+    normed = any(anchors.carried) and any(batch_norms(one.build()) for one in anchors.architectures)
+    if config.condition and normed:
+        raise InputError("expected images (--data) to condition batch norms on, or --condition 0, found neither")
+    if wanted:
+        raise InputError(f"expected images (--data) for --{wanted[0]}, found none, nor those of the anchors' zoo")
+    return sample_networks(sane, anchors, count, seed=seed, sampler=sampler)
+
+
+def best_networks(
     sane: SANE,
     anchors: Anchors,
     count: int,
@@ -61,82 +100,56 @@ def generate_selected(
             latents goes on with its `onwards`.
 
     Raises:
-        InputError: fewer draws than networks to keep, or a refusal of `generate`.
+        InputError: fewer draws than networks to keep, images that the networks do not take, or a refusal of
+            `sample_networks`.
     """
-    config.check()
     require_between("the number of networks", count, 1)
     draws = config.draws or count
     if draws < count:
         raise InputError(f"expected at least {count} draws to keep {count} networks, found {draws}")
-    require_images_for(anchors, images)
+    for architecture in anchors.architectures:
+        require_images(architecture, images)
     inputs = conditioning_images(images.train, config.condition, seed)
     sampler, ranked = sampler or KernelDensity(), Ranked([], [])
     for number in range(config.rounds):
-        made = sample_networks(sane, anchors, draws, seed=derive_seed(seed, "round", number), sampler=sampler)
-        ranked = rank([condition(network, inputs) for network in made], images)
-        ranked = spread_out(ranked) if config.spread else ranked
+        drawn = sample_networks(sane, anchors, draws, seed=derive_seed(seed, "round", number), sampler=sampler)
+        ranked = rank([condition(network, inputs) for network in drawn], images, spread=config.spread)
         if number + 1 < config.rounds:
             anchors = _anchors_from(sane, ranked.networks[: config.keep], anchors)
             sampler = sampler.onwards if isinstance(sampler, RandomLatents) else sampler
+    kept = ranked.first(count)
     if not config.refine:
-        return Ranked(ranked.networks[:count], ranked.accuracies[:count])
-    kept = refine(sane, ranked.networks[:count], images.train, config, seed=seed)
-    return rank([condition(network, inputs) for network in kept], images)
+        return kept
+    refined = refine(sane, kept.networks, images.train, config, seed=seed)
+    return rank([condition(network, inputs) for network in refined], images)
 
 
-def spread_out(ranked: Ranked) -> Ranked:
-    """The best of every anchor first, then the second of every anchor, and so on; blends count as an anchor each."""
-    places = in_turns([network.anchor for network in ranked.networks])
-    return Ranked([ranked.networks[place] for place in places], [ranked.accuracies[place] for place in places])
+def rank(networks: Sequence[Generated], images: ImageSet, *, spread: bool = False) -> Ranked:
+    """Networks by their accuracy on validation images, best first; with `spread`, the best of every anchor first."""
+    accuracies = torch.zeros(len(networks))
+    for architecture, places in by_architecture(networks):
+        weights = [networks[place].weights for place in places]
+        accuracies[places] = validation_accuracy(architecture, weights, images.validation)
+    order = best_first(accuracies, [network.anchor for network in networks] if spread else None)
+    return Ranked([networks[place] for place in order], accuracies[order].tolist())
 
 
-def in_turns(anchors: Sequence[int]) -> list[int]:
-    """Places with the first of every anchor first, then the second of every anchor, and so on; -1 is always a first."""
+def best_first(accuracy: Float[Tensor, "networks"], anchors: Sequence[int] | None = None) -> list[int]:
+    """Places by falling accuracy, ties in order; with anchors, the best of every anchor first, then the second ones.
+
+    A blend of anchors (-1) counts as an anchor of its own.
+    """
+    order = accuracy.argsort(descending=True, stable=True).tolist()
+    if anchors is None:
+        return order
     turns: dict[int, int] = {}
-    order = []
-    for place, anchor in enumerate(anchors):
+    ranked = []
+    for number, place in enumerate(order):
+        anchor = anchors[place]
         turn = turns.get(anchor, 0) if anchor >= 0 else 0
         turns[anchor] = turn + 1
-        order.append((turn, place))
-    return [place for _, place in sorted(order)]
-
-
-def require_images_for(anchors: Anchors, images: ImageSet) -> None:
-    """Raise `InputError` unless the anchors' networks take such images."""
-    for architecture in anchors.architectures:
-        require_images(architecture, images)
-
-
-def _anchors_from(sane: SANE, networks: list[Generated], before: Anchors) -> Anchors:
-    """The best networks of a round as the anchors of the next."""
-    carried = [carried_of(sane, network) for network in networks]
-    return Anchors(latents_of(networks), before.layers, [network.architecture for network in networks], carried)
-
-
-def generate_with(
-    sane: SANE,
-    anchors: Anchors,
-    count: int,
-    images: ImageSet | None,
-    config: SelectConfig,
-    *,
-    seed: int = 0,
-    sampler: Sampler | None = None,
-) -> list[Generated]:
-    """`generate_selected` where there are images; plain sampling where there are none and none are needed.
-
-    Raises:
-        InputError: networks are to be selected or refined without images.
-    """
-    config.check()
-    wanted = [name for name in ("draws", "refine") if getattr(config, name)] + (["rounds"] if config.rounds > 1 else [])
-    if images is not None:
-        return generate_selected(sane, anchors, count, images, config, seed=seed, sampler=sampler).networks
-    if config.condition and any(anchors.carried) and any(batch_norms(own.build()) for own in anchors.architectures):
-        raise InputError("expected images (--data) to condition batch norms on, or --condition 0, found neither")
-    if wanted:
-        raise InputError(f"expected images (--data) for --{wanted[0]}, found none, nor those of the anchors' zoo")
-    return sample_networks(sane, anchors, count, seed=seed, sampler=sampler)
+        ranked.append((turn, number, place))
+    return [place for _, _, place in sorted(ranked)]
 
 
 def validation_accuracy(
@@ -146,12 +159,31 @@ def validation_accuracy(
     return score_stack(architecture.build(), stack_weights(networks), validation).accuracy
 
 
-def rank(networks: list[Generated], images: ImageSet) -> Ranked:
-    """Networks by their accuracy on validation images, best first; ties stay in order."""
-    accuracies = torch.zeros(len(networks))
-    for name in dict.fromkeys(network.architecture.id for network in networks):
-        own = [place for place, network in enumerate(networks) if network.architecture.id == name]
-        weights = [networks[place].weights for place in own]
-        accuracies[own] = validation_accuracy(networks[own[0]].architecture, weights, images.validation)
-    order = accuracies.argsort(descending=True, stable=True).tolist()
-    return Ranked([networks[place] for place in order], accuracies[order].tolist())
+def refine(
+    sane: SANE, networks: Sequence[Generated], images: Images, config: SelectConfig, *, seed: int = 0
+) -> list[Generated]:
+    """The networks after `config.refine` steps of Adam on their latents, towards the labels of training images.
+
+    Ours, not the paper's; the model stays as it is. It uses labels, so that a refined network is no longer untrained:
+    tables say how many steps were made.
+    """
+
+    def wanted(answers: Tensor, chosen: Tensor) -> Tensor:
+        labels = images.labels[chosen].expand(len(answers), -1)
+        losses = functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
+        return losses.view(len(answers), -1).mean(1)
+
+    descent = LatentDescent(images, config.refine, config.refine_rate, seed)
+    refined: dict[int, Generated] = {}
+    for architecture, places in by_architecture(networks):
+        alike = [networks[place] for place in places]
+        moved = refine_latents(sane, latents_of(alike), architecture, wanted, descent)
+        for place, network, latents in zip(places, alike, moved, strict=True):
+            refined[place] = decode_network(sane, latents, architecture, carried_of(sane, network))
+    return [refined[place] for place in range(len(networks))]
+
+
+def _anchors_from(sane: SANE, networks: list[Generated], before: Anchors) -> Anchors:
+    """The best networks of a round as the anchors of the next."""
+    carried = [carried_of(sane, network) for network in networks]
+    return Anchors(latents_of(networks), before.layers, [network.architecture for network in networks], carried)

@@ -135,12 +135,13 @@ def _layers(data: Data) -> Figure:
 def _bars(data: Data) -> Figure:
     """R² and intervals, one panel a target; a floor of -0.2 keeps a bad fit from hiding the others."""
     bars = data["bars"]
-    names = [row[0] for row in next(iter(bars.values()))]
+    first = next(iter(bars.values()))
+    names = [row[0] for row in first]
     figure = Figure(figsize=(9, 0.8 + 0.3 * len(names)))
     for place, (target, rows) in enumerate(bars.items(), start=1):
         axes = figure.add_subplot(1, len(bars), place)
         middle, low, high = (np.array([row[column] for row in rows]).clip(-0.2, 1) for column in (1, 2, 3))
-        colors = [COLORS[1] if name.startswith("SANE") else COLORS[7] for name in names]
+        colors = [COLORS[7] if row[4] == "baseline" else COLORS[1] for row in first]
         axes.barh(range(len(names)), middle, color=colors, xerr=[middle - low, high - middle], ecolor=INK, capsize=2)
         axes.set(yticks=range(len(names)), title=target.replace("_", " "), xlim=(min(0, low.min()), 1), xlabel="R²")
         axes.set_yticklabels(names if place == 1 else [])

@@ -7,10 +7,16 @@ from typing import Any
 
 import jinja2
 
+from weightspace.analysis.inspecting.relating_folders import FolderStudy
+from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.errors import InputError
-from weightspace.report.figures import Drawn, draw_figures
-from weightspace.report.tables import Table, reading_tables, writing_tables
+from weightspace.evaluation.comparing import WritingRow
+from weightspace.outputs import called_as, installed_versions
+from weightspace.report.figures import Drawn, draw_figures, to_svg
+from weightspace.report.plots import draw_lineage
+from weightspace.report.tables import Table, folder_tables, reading_tables, writing_tables
 
+MOST_ROWS = 1_000
 RESULT_KEYS = ("title", "summary", "findings", "reading", "writing", "made")
 RESULTS_FILE, FIGURES_FILE, REPORT_FILE = "results.json", "figures.json", "report.html"
 
@@ -25,20 +31,42 @@ def render_report(run: str | Path) -> str:
     missing = [name for name in RESULT_KEYS if name not in results]
     if missing:
         raise InputError(f"expected {', '.join(RESULT_KEYS)} in {Path(run) / RESULTS_FILE}, found no {missing[0]}")
-    tables = [*reading_tables(results["reading"]), *writing_tables(results["writing"])]
-    return render_page(results, tables, draw_figures(figures))
+    return render_page(results, results_tables(results), draw_figures(figures))
+
+
+def results_tables(results: Mapping[str, Any]) -> list[Table]:
+    """The tables of a run's results.
+
+    Raises:
+        InputError: rows of another kind.
+    """
+    try:
+        reading = [ProbeRow.from_json(row) for row in results["reading"]]
+        writing = [WritingRow(**row) for row in results["writing"]]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"expected the rows of a run of this version in its results, found others ({error})"
+        ) from error
+    return [*reading_tables(reading), *writing_tables(writing)]
 
 
 def render_page(about: Mapping[str, Any], tables: Sequence[Table], figures: Sequence[Drawn] = ()) -> str:
     """One self-contained page: `title`, `summary`, `findings` and `made` of `about`, then figures, then tables."""
-    environment = jinja2.Environment(
+    return (
+        templates(autoescape=True).get_template("page.html.jinja").render(results=about, tables=tables, figures=figures)
+    )
+
+
+def templates(*, autoescape: bool) -> jinja2.Environment:
+    """The templates of this room; a name that is not given is an error."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("weightspace.report", "."),
-        autoescape=True,
+        autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template("page.html.jinja").render(results=about, tables=tables, figures=figures)
 
 
 def read_results(run: Path) -> Mapping[str, Any]:
@@ -55,3 +83,23 @@ def read_run_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"expected the results of a run at {path}, found something else")
     return value
+
+
+def render_inspection(study: FolderStudy) -> str:
+    """What is in a folder of checkpoints, as one self-contained page of at most 1,000 rows a table."""
+    trees = [tree for relations in study.related.values() for tree in relations.trees]
+    figures = []
+    if trees:
+        sentence = (
+            "Each checkpoint beside the one it is nearest to; dashed where the two had to be aligned first. Which came "
+            "first the weights do not tell."
+        )
+        figures.append(Drawn("Families", sentence, to_svg(draw_lineage(trees), "lineage")))
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    about = {
+        "title": f"What is in {study.folder.rstrip('/').rpartition('/')[2]}",
+        "summary": f"{study.summary()}.",
+        "findings": study.notes(),
+        "made": {"command": called_as(), "versions": versions},
+    }
+    return render_page(about, folder_tables(study, MOST_ROWS), figures)

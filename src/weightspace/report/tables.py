@@ -1,17 +1,21 @@
 """Result rows as tables: for the page, and for the terminal."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from weightspace.analysis.inspecting.kinship import rooted
+from weightspace.analysis.inspecting.relating_folders import FolderStudy
+from weightspace.analysis.probing.comparing import ProbeRow
+from weightspace.evaluation.comparing import WritingRow
+from weightspace.symmetry.axes import Symmetry
 
 Row = Mapping[str, Any]
 WIDTH = 160
-REORDERED = ("architecture", "aligned", "files")
+PLACES_SHOWN = 4
 NARROWEST = 13
 NARROW = "\u00a0\u00a0"  # blanks that a page keeps
 NEIGHBOR_COLUMNS = (
@@ -30,20 +34,20 @@ class Table(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-def reading_tables(rows: Sequence[Row]) -> list[Table]:
+def reading_tables(rows: Sequence[ProbeRow]) -> list[Table]:
     """Representations down, targets across: over all epochs, on last epochs, hyper-parameters, and categories."""
-    scored = [row for row in rows if "chance" not in row]
-    pooled = [row for row in scored if row["subset"] == "pooled"]
-    targets = {row["target"] for row in pooled}
-    last = [row for row in scored if row["subset"] == "last_epoch"]
-    drawn = [row for row in last if row["target"] not in targets]
+    scored = [row for row in rows if row.chance is None]
+    pooled = [row for row in scored if row.subset == "pooled"]
+    targets = {row.target for row in pooled}
+    last = [row for row in scored if row.subset == "last_epoch"]
+    drawn = [row for row in last if row.target not in targets]
     intervals = "Linear probes; in brackets the 95 % interval by bootstrap over members. 1 is perfect."
     tables = [
         _reading_table("Reading networks: R² on unseen members, all kept epochs", intervals, pooled),
         _reading_table(
             "Reading networks: R² on unseen members, last epoch only",
             "Over all epochs R² mostly says whether a network has been trained yet; here all have been.",
-            [row for row in last if row["target"] in targets],
+            [row for row in last if row.target in targets],
         ),
         _reading_table(
             "Which hyper-parameters can be read: R²",
@@ -55,8 +59,8 @@ def reading_tables(rows: Sequence[Row]) -> list[Table]:
     if drawn:
         tables.append(_rank_table(scored))
     for subset, where in (("pooled", "all kept epochs"), ("last_epoch", "last epoch only")):
-        own = [row for row in rows if "chance" in row and row["subset"] == subset]
-        tables.append(_reading_table(f"Categories: share guessed right, {where}", _chances(own), own))
+        guessed = [row for row in rows if row.chance is not None and row.subset == subset]
+        tables.append(_reading_table(f"Categories: share guessed right, {where}", _chances(guessed), guessed))
     return [part for table in tables if table.rows for part in _narrow(table)]
 
 
@@ -74,57 +78,53 @@ def _narrow(table: Table) -> list[Table]:
     ]
 
 
-def _difference_table(rows: Sequence[Row]) -> Table:
+def _difference_table(rows: Sequence[ProbeRow]) -> Table:
     """R² minus that of layer statistics, which is what an embedding has to beat."""
-    known = [row for row in rows if row.get("over_statistics") is not None]
-    tasks = list(dict.fromkeys((row["target"], row["subset"]) for row in known))
-    body = []
-    for name in dict.fromkeys(row["representation"] for row in known):
-        own = {(row["target"], row["subset"]): row for row in known if row["representation"] == name}
-        body.append([name, *(_difference(own.get(task)) for task in tasks)])
+    compared = [row for row in rows if row.over_statistics is not None]
+    columns, body = _by_task(compared, lambda row: _difference(row) if row is not None else "–")
     note = "Above s(W) if the interval is above 0: a paired bootstrap over members."
-    return Table("Reading networks: R² minus that of s(W)", note, ["representation", *map(_task, tasks)], body)
+    return Table("Reading networks: R² minus that of s(W)", note, columns, body)
 
 
-def _difference(row: Row | None) -> str:
-    if row is None or _unknown(row["over_statistics_low"]):
-        return "–" if row is None else f"{row['over_statistics']:+.2f}"
-    low, high = row["over_statistics_low"], row["over_statistics_high"]
-    return f"{row['over_statistics']:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _difference(row: ProbeRow) -> str:
+    value, low, high = row.over_statistics, row.over_statistics_low, row.over_statistics_high
+    return f"{value:+.2f}" if _unknown(low) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _task(task: tuple[str, str]) -> str:
-    places = {"pooled": "all epochs", "last_epoch": "last epoch"}
-    return f"{task[0].replace('_', ' ')}, {places[task[1]]}"
-
-
-def _rank_table(rows: Sequence[Row]) -> Table:
+def _rank_table(rows: Sequence[ProbeRow]) -> Table:
     """Kendall's tau of the same probes, compactly."""
-    tasks = list(dict.fromkeys((row["target"], row["subset"]) for row in rows))
-    body = []
-    for name in dict.fromkeys(row["representation"] for row in rows):
-        own = {(row["target"], row["subset"]): row["tau"] for row in rows if row["representation"] == name}
-        body.append([name, *(_number(own.get(task)) for task in tasks)])
+    columns, body = _by_task(rows, lambda row: _number(row.tau if row is not None else None))
     note = "Kendall's τ between predicted and true: 1 is the right order, 0 a random one."
-    return Table("Reading networks: rank correlation", note, ["representation", *map(_task, tasks)], body)
+    return Table("Reading networks: rank correlation", note, columns, body)
 
 
-def _reading_table(title: str, note: str, rows: Sequence[Row]) -> Table:
-    targets = list(dict.fromkeys(row["target"] for row in rows))
+def _by_task(rows: Sequence[ProbeRow], show: Callable[[ProbeRow | None], str]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells of a table with representations down and tasks across."""
+    tasks = list(dict.fromkeys((row.target, row.subset) for row in rows))
+    places = {"pooled": "all epochs", "last_epoch": "last epoch"}
     body = []
-    for name in dict.fromkeys(row["representation"] for row in rows):
-        cells = {row["target"]: row for row in rows if row["representation"] == name}
+    for name in dict.fromkeys(row.representation for row in rows):
+        cells = {(row.target, row.subset): row for row in rows if row.representation == name}
+        body.append([name, *(show(cells.get(task)) for task in tasks)])
+    return ["representation", *(f"{target.replace('_', ' ')}, {places[subset]}" for target, subset in tasks)], body
+
+
+def _reading_table(title: str, note: str, rows: Sequence[ProbeRow]) -> Table:
+    targets = list(dict.fromkeys(row.target for row in rows))
+    body = []
+    for name in dict.fromkeys(row.representation for row in rows):
+        cells = {row.target: row for row in rows if row.representation == name}
         body.append([name, *(_score(cells.get(target)) for target in targets)])
     return Table(title, note, ["representation", *(target.replace("_", " ") for target in targets)], body)
 
 
-def _chances(rows: Sequence[Row]) -> str:
-    chance = {row["target"]: row["chance"] for row in rows}
+def _chances(rows: Sequence[ProbeRow]) -> str:
+    chance = {row.target: row.chance for row in rows}
     return "Always guessing the most frequent gives " + ", ".join(f"{v:.2f} ({k})" for k, v in chance.items()) + "."
 
 
-def _logarithms(rows: Sequence[Row]) -> str:
-    return ", ".join(dict.fromkeys(row["target"].replace("_", " ") for row in rows if row["scale"] == "log10"))
+def _logarithms(rows: Sequence[ProbeRow]) -> str:
+    return ", ".join(dict.fromkeys(row.target.replace("_", " ") for row in rows if row.scale == "log10"))
 
 
 ACCURACY_NOTE = "Mean over networks with its 95 % interval, by epochs of fine-tuning; 0 is untrained."
@@ -138,16 +138,16 @@ MEASURES = ("novelty", "functional_novelty", "diversity", "ensemble", "error_ove
 HEADINGS = {"ensemble": "together", "error_overlap": "shared errors"}
 
 
-def writing_tables(rows: Sequence[Row]) -> list[Table]:
+def writing_tables(rows: Sequence[WritingRow]) -> list[Table]:
     """Methods down: accuracy by epochs of fine-tuning; then how new and how different networks are, untrained."""
-    epochs = sorted({row["epochs"] for row in rows})
+    epochs = sorted({row.epochs for row in rows})
     accuracies, measures = [], []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        cells = {row["epochs"]: row for row in rows if row["method"] == method}
+    for method in dict.fromkeys(row.method for row in rows):
+        cells = {row.epochs: row for row in rows if row.method == method}
         first = cells[min(cells)]
         accuracies.append([method, *(_accuracy(cells.get(epoch)) for epoch in epochs)])
-        known = {**first, "latents_per_weight": first["latents_per_weight"] or None}
-        measures.append([method, *("–" if known.get(name) is None else _number(known[name]) for name in MEASURES)])
+        known = first._replace(latents_per_weight=first.latents_per_weight or math.nan)
+        measures.append([method, *(_number(getattr(known, name)) for name in MEASURES)])
     columns = ["method", *(f"epoch {epoch}" for epoch in epochs)]
     names = ["method", *(HEADINGS.get(name, name.replace("_", " ")) for name in MEASURES)]
     return [
@@ -206,17 +206,16 @@ def print_table(table: Table) -> None:
     console.print(draw_table(table))
 
 
-def _score(row: Row | None) -> str:
+def _score(row: ProbeRow | None) -> str:
     if row is None:
         return "–"
-    name = "accuracy" if "chance" in row else "r2"
-    if _unknown(row[f"{name}_low"]):
-        return _number(row[name], 3)
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    numbers = (row.r2, row.r2_low, row.r2_high)
+    value, low, high = numbers if row.chance is None else (row.accuracy, row.accuracy_low, row.accuracy_high)
+    return _number(value, 3) if _unknown(low) else f"{value:.3f} [{low:.2f}, {high:.2f}]"
 
 
-def _accuracy(row: Row | None) -> str:
-    return "–" if row is None else f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+def _accuracy(row: WritingRow | None) -> str:
+    return "–" if row is None else f"{row.accuracy:.3f} [{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]"
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -262,6 +261,14 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
     return [table for table in tables if table.rows]
 
 
+def folder_tables(study: FolderStudy, limit: int) -> list[Table]:
+    """What is in a folder of checkpoints: all tables, each of at most so many rows."""
+    remarks = {checkpoint.path: checkpoint.remarks() for checkpoint in study.inspection.checkpoints}
+    tables = inspection_tables(study.inspection.to_json(), remarks, limit)
+    tables += relation_tables(study.related, limit)
+    return [*tables, seen_table(study.seen, limit)] if study.seen else tables
+
+
 def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
     """Checkpoints with the same numbers in another order, and families as indented trees."""
     reordered, families = [], []
@@ -295,3 +302,36 @@ def seen_table(seen: Sequence[Any], limit: int) -> Table:
     columns = ["file", "nearest", "distance", "prediction"]
     words = ("nearest", "prediction")
     return Table("What SANE says", "Distance between standardised embeddings.", columns, rows[:limit], words)
+
+
+def symmetry_tables(symmetry: Symmetry, *, every: bool = False) -> list[Table]:
+    """Groups with their sizes and the axes they move; operations with the axes they freeze.
+
+    Args:
+        symmetry: of a network.
+        every: name every axis; without it, a few of each.
+    """
+    moving = Table(
+        "What moves",
+        "Each group may be permuted by itself; an axis is written tensor[number].",
+        ["group", "size", "axes", "which"],
+        [
+            [group, str(symmetry.groups[group]), str(len(places)), _some(places, every)]
+            for group, places in symmetry.places().items()
+        ],
+        words=("which",),
+    )
+    still = Table(
+        "What stands still",
+        "An operation without a rule freezes what it touches.",
+        ["because of", "axes", "which"],
+        [[reason, str(len(places)), _some(places, every)] for reason, places in symmetry.frozen.items()],
+        words=("which",),
+    )
+    return [table for table in (moving, still) if table.rows]
+
+
+def _some(places: Sequence[str], every: bool) -> str:
+    shown = places if every else places[:PLACES_SHOWN]
+    more = len(places) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -1,1 +1,7 @@
-"""Which axes of a network's tensors may be permuted together without changing its function."""
+"""Which tensor axes may be permuted, or scaled, together without changing what a network computes."""
+
+import sys
+
+from weightspace.exposing import expose
+
+__getattr__, __dir__ = expose(sys.modules[__name__])

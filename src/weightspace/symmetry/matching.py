@@ -22,7 +22,7 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, axis_index, groups_of, shape_of
-from weightspace.symmetry.strided import Block, blocks_of
+from weightspace.symmetry.strided import Strided, strided_of
 from weightspace.weights.values import WeightsMismatch
 
 MAX_SWEEPS = 100
@@ -32,7 +32,7 @@ SMALL, LARGE = 1e-6, 1e6
 Stacked = dict[str, Int[Tensor, "networks _"]]
 
 
-def match(
+def match_weights(
     weights: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
     symmetry: Symmetry,
@@ -124,7 +124,7 @@ class _Term:
         cost: per network, how well entry j of the network goes with entry i of the reference.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, block: Block, place: int) -> None:
+    def __init__(self, moving: Tensor, fixed: Tensor, block: Strided, place: int) -> None:
         self.moving, self.fixed = moving.movedim(place + 1, 1), fixed.movedim(place, 0)
         groups = list(block.groups)
         self.group = groups.pop(place)
@@ -193,7 +193,7 @@ class _Descent:
             moving, fixed = moving.float().contiguous(), fixed.float().contiguous()
             if not (moving.isfinite().all() and fixed.isfinite().all()):
                 raise InputError(f"expected finite weights to match, found NaN or infinity in {name}")
-            for block in blocks_of(symmetry.axes[name]):
+            for block in strided_of(symmetry.axes[name]):
                 views = _views(moving, fixed, block)
                 for place, group in enumerate(block.groups):
                     if group is not None:
@@ -279,7 +279,7 @@ def _unit(tensors: list[Tensor]) -> float:
     return 1 / largest if 0 < largest < math.inf and not SMALL < largest < LARGE else 1.0
 
 
-def _views(moving: Tensor, fixed: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+def _views(moving: Tensor, fixed: Tensor, block: Strided) -> tuple[Tensor, Tensor]:
     """A block of stacked networks and of the reference, without copying."""
     whole = fixed.numel()
     return (

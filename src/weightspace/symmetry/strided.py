@@ -17,7 +17,7 @@ class Step(NamedTuple):
     stride: int
 
 
-class Block(NamedTuple):
+class Strided(NamedTuple):
     """A part of a contiguous tensor: where it starts, and its axes, slowest first."""
 
     offset: int
@@ -39,22 +39,22 @@ class Block(NamedTuple):
         return tuple(step.group for step in self.steps)
 
 
-def blocks_of(axes: tuple[Axis, ...]) -> list[Block]:
+def strided_of(axes: tuple[Axis, ...]) -> list[Strided]:
     """The blocks of a tensor with these axes."""
     factors = tuple(factor for axis in axes for factor in axis)
-    return [Block(block.offset, _merged(block.steps)) for block in _blocks(factors, 1)]
+    return [Strided(block.offset, _merged(block.steps)) for block in _strides(factors, 1)]
 
 
-def _blocks(factors: Axis, stride: int) -> list[Block]:
+def _strides(factors: Axis, stride: int) -> list[Strided]:
     """All blocks, from the fastest factor up."""
-    found = [Block(0, ())]
+    found = [Strided(0, ())]
     for factor in reversed(factors):
         grown = []
         start = 0
         for part in factor.parts or ((factor,),):
-            inner = _blocks(part, stride) if factor.parts else [Block(0, (Step(factor.group, factor.size, stride),))]
+            inner = _strides(part, stride) if factor.parts else [Strided(0, (Step(factor.group, factor.size, stride),))]
             grown += [
-                Block(own.offset + block.offset + start * stride, own.steps + block.steps)
+                Strided(own.offset + block.offset + start * stride, own.steps + block.steps)
                 for own in inner
                 for block in found
             ]

@@ -18,17 +18,9 @@ from weightspace.symmetry.naming import axis_of, name_groups, reasons_of
 from weightspace.symmetry.proving import find_unproved
 from weightspace.symmetry.rules.operation import Known, Use, values_of
 from weightspace.symmetry.rules.table import apply_rule
-from weightspace.weights.values import find_aliases
+from weightspace.weights.values import Role, find_aliases
 
 NO_EFFECT = "no effect on the outputs"
-
-
-class Role(NamedTuple):
-    """How a parameter is used: layer kind, which axis counts the outputs, and the name of its bias."""
-
-    kind: str
-    axis: int
-    bias: str | None
 
 
 class Trace(NamedTuple):

@@ -1,7 +1,7 @@
 """Where every weight of a network goes in its token sequence, planned from shapes alone.
 
 A `TokenLayout` maps a network's flat vector of weights (all tokenised tensors, flattened and concatenated
-in order) to tokens `[tokens, width]`. It is kept as one small `Block` per tensor; the table of indices of
+in order) to tokens `[tokens, width]`. It is kept as one small `TensorTokens` per tensor; the table of indices of
 any run of tokens is computed on demand, so a layout stays small however large the network is.
 
 Paper, section 3.1: a token is a slice of one output row `[W | b]` of a layer, zero-padded to the width.
@@ -11,7 +11,7 @@ position has a chunk index of its own, and the style `packed` puts several short
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -20,37 +20,22 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.values import Shapes, find_aliases, natural_key, shapes_of
+from weightspace.weights.values import Role, Shapes, find_aliases, natural_key, shapes_of
 
 TOKEN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Style = Literal["rows", "packed"]
 
 
 @dataclass(frozen=True)
-class Role:
-    """What the rows of a tensor are.
-
-    Attributes:
-        kind: layer kind, such as `linear`, `conv`, `norm`; statistics of unseen tensors are shared by kind.
-        axis: which axis counts the output rows.
-        bias: the tensor with one number per row that is appended as the last column, if any.
-    """
-
-    kind: str
-    axis: int = 0
-    bias: str | None = None
-
-
-@dataclass(frozen=True)
-class Block:
+class TensorTokens:
     """The tokens of one tensor (with its bias, if it has one).
 
     Attributes:
         name, bias: the tensors; `kind`: the layer kind.
         offset, bias_offset: where they start in the flat vector.
+        axis: which axis of the tensor counts the rows.
         rows, columns: rows and columns of the tensor seen as a matrix, without the bias.
-        outer, inner: the sizes before and after the row axis: element `(row, column)` lies at
-            `(column // inner) * rows * inner + row * inner + column % inner` from `offset`.
+        inner: the size of what comes after the row axis; see `place`.
         first: index of the first token; `count`: how many tokens.
         chunks: tokens per row (1 if a row fits); `packed`: rows per token (1 unless rows are packed).
     """
@@ -60,6 +45,7 @@ class Block:
     kind: str
     offset: int
     bias_offset: int
+    axis: int
     rows: int
     columns: int
     inner: int
@@ -72,6 +58,14 @@ class Block:
     def row_length(self) -> int:
         """Numbers in a row, the bias included."""
         return self.columns + (self.bias is not None)
+
+    def place(self, row: Any, column: Any) -> Any:
+        """Where entries of the matrix lie in the tensor; whole numbers, arrays or tensors.
+
+        Example: a tensor `[2, 3, 4]` with its rows along axis 1 has 3 rows of 8 columns, and `inner` 4: the first four
+        columns of a row come from the tensor's first half, the others from its second.
+        """
+        return column // self.inner * (self.rows * self.inner) + row * self.inner + column % self.inner
 
     def packed_count(self, width: int) -> int:
         """How many tokens of this width the rows would take if they were packed."""
@@ -107,7 +101,6 @@ class TokenLayout:
         kinds: layer kind of every tokenised tensor.
         carried: tensors that are no 16- or 32-bit floats (counters, masks), kept beside the tokens.
         aliases: tied tensors, `alias -> tokenised name`.
-        excluded: tensors left out on request.
         source: how the rows are known: `trace`, or `names` (the fallback of `plan_layout`).
     """
 
@@ -116,10 +109,9 @@ class TokenLayout:
     shapes: Shapes
     dtypes: dict[str, str]
     kinds: dict[str, str]
-    blocks: tuple[Block, ...]
+    blocks: tuple[TensorTokens, ...]
     carried: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
-    excluded: tuple[str, ...] = ()
     source: str = "names"
 
     @property
@@ -152,11 +144,6 @@ class TokenLayout:
         """How many tokens the network has."""
         return sum(block.count for block in self.blocks)
 
-    @property
-    def fill(self) -> float:
-        """Share of token entries that are real weights."""
-        return self.size / max(1, len(self) * self.width)
-
     def table(self, start: int = 0, stop: int | None = None) -> TokenTable:
         """The index table of the tokens `start:stop` (all by default), computed for that run only."""
         stop = len(self) if stop is None else stop
@@ -182,9 +169,8 @@ class TokenLayout:
             **{
                 **value,
                 "shapes": {name: tuple(shape) for name, shape in value["shapes"].items()},
-                "blocks": tuple(Block(**block) for block in value["blocks"]),
+                "blocks": tuple(TensorTokens(**block) for block in value["blocks"]),
                 "carried": tuple(value["carried"]),
-                "excluded": tuple(value["excluded"]),
             }
         )
 
@@ -196,7 +182,6 @@ def plan_layout(
     style: Style = "rows",
     roles: Mapping[str, Role] | None = None,
     order: Collection[str] | None = None,
-    excluded: Collection[str] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> TokenLayout:
     """Plan the tokens of a network from the shapes, types and ties of its tensors; values are never read.
@@ -208,20 +193,16 @@ def plan_layout(
         roles: what the rows of each tensor are, from a trace. Without it: `P.weight` has rows along its first
             axis and `P.bias`, if it has as many entries, as last column; every other tensor stands alone.
         order: names in the architecture's order; natural order of the names without it.
-        excluded: names to leave out.
         aliases: tied tensors, `alias -> name`; found by their memory without it (not for `meta` tensors).
 
     Raises:
-        InputError: a width below 1, or an excluded name that is not among the tensors.
+        InputError: a width below 1.
     """
     if width < 1:
         raise InputError(f"expected a token width of at least 1, found {width}")
-    unknown = [name for name in excluded if name not in tensors]
-    if unknown:
-        raise InputError(f"expected excluded tensors to be among the weights, found {', '.join(unknown)}")
     names = [name for name in order if name in tensors] if order else sorted(tensors, key=natural_key)
     names += sorted(set(tensors) - set(names), key=natural_key)
-    kept = {name: tensors[name] for name in names if name not in excluded}
+    kept = {name: tensors[name] for name in names}
     if aliases is None:
         aliases = find_aliases(kept) if not any(tensor.is_meta for tensor in kept.values()) else {}
     aliases = {alias: name for alias, name in aliases.items() if alias in kept and name in kept}
@@ -240,7 +221,6 @@ def plan_layout(
         blocks=_plan_blocks(shapes, all_roles, width, style),
         carried=carried,
         aliases=dict(aliases),
-        excluded=tuple(excluded),
         source=source,
     )
 
@@ -265,7 +245,7 @@ def _with_sound_biases(roles: Mapping[str, Role], shapes: Shapes) -> dict[str, R
         role, shape = roles[name], shapes[name]
         fits = role.bias is not None and math.prod(shape) > 0 and shapes.get(role.bias) == (shape[role.axis],)
         if not fits or role.bias in taken:
-            role = replace(role, bias=None)
+            role = role._replace(bias=None)
         elif role.bias is not None:
             taken.add(role.bias)
         sound[name] = role
@@ -289,10 +269,10 @@ def _offsets(shapes: Shapes) -> dict[str, int]:
     return offsets
 
 
-def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, style: Style) -> tuple[Block, ...]:
+def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, style: Style) -> tuple[TensorTokens, ...]:
     offsets = _offsets(shapes)
     appended = {role.bias for role in roles.values()}
-    blocks: list[Block] = []
+    blocks: list[TensorTokens] = []
     first = 0
     for name, shape in shapes.items():
         if name in appended or math.prod(shape) == 0:
@@ -305,12 +285,13 @@ def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, style: S
         chunks = math.ceil(length / width)
         count = math.ceil(rows / packed) * chunks
         blocks.append(
-            Block(
+            TensorTokens(
                 name=name,
                 bias=role.bias,
                 kind=role.kind,
                 offset=offsets[name],
                 bias_offset=offsets[role.bias] if role.bias else 0,
+                axis=role.axis,
                 rows=rows,
                 columns=columns,
                 inner=math.prod(shape[role.axis + 1 :]),
@@ -324,7 +305,7 @@ def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, style: S
     return tuple(blocks)
 
 
-def _block_table(block: Block, layer: int, width: int, order: Mapping[str, int], run: range) -> TokenTable:
+def _block_table(block: TensorTokens, layer: int, width: int, order: Mapping[str, int], run: range) -> TokenTable:
     start, stop = max(run.start, block.first), min(run.stop, block.first + block.count)
     token = torch.arange(start, stop) - block.first
     entry = torch.arange(width)
@@ -334,8 +315,7 @@ def _block_table(block: Block, layer: int, width: int, order: Mapping[str, int],
     column = chunk[:, None] * width + (entry % length if block.packed > 1 else entry)
     mask = (column < length) & (row < block.rows) & (entry < block.packed * length if block.packed > 1 else True)
     is_bias = column == block.columns
-    weight = (column // block.inner) * (block.rows * block.inner) + row * block.inner + column % block.inner
-    index = torch.where(is_bias, block.bias_offset + row, block.offset + weight)
+    index = torch.where(is_bias, block.bias_offset + row, block.offset + block.place(row, column))
     tensor = torch.full_like(index, order[block.name])
     if block.bias is not None:
         tensor[is_bias] = order[block.bias]

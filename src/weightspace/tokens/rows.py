@@ -10,10 +10,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from weightspace.tokens.layout import Block
+from weightspace.tokens.layout import TensorTokens
 
 
-def rows_of(flat: Shaped[Tensor, "*batch size"], block: Block) -> Shaped[Tensor, "*batch rows length"]:
+def rows_of(flat: Shaped[Tensor, "*batch size"], block: TensorTokens) -> Shaped[Tensor, "*batch rows length"]:
     """The rows `[W | b]` of one tensor, out of flat vectors of whole networks."""
     values = flat[..., block.offset : block.offset + block.rows * block.columns]
     outer = block.columns // block.inner
@@ -24,7 +24,9 @@ def rows_of(flat: Shaped[Tensor, "*batch size"], block: Block) -> Shaped[Tensor,
     return torch.cat([rows, bias[..., None]], dim=-1)
 
 
-def put_rows(rows: Shaped[Tensor, "*batch rows length"], flat: Shaped[Tensor, "*batch size"], block: Block) -> None:
+def put_rows(
+    rows: Shaped[Tensor, "*batch rows length"], flat: Shaped[Tensor, "*batch size"], block: TensorTokens
+) -> None:
     """The inverse of `rows_of`: write the rows of one tensor into flat vectors."""
     outer = block.columns // block.inner
     values = rows[..., : block.columns].unflatten(-1, (outer, block.inner)).movedim(-3, -2)
@@ -34,7 +36,7 @@ def put_rows(rows: Shaped[Tensor, "*batch rows length"], flat: Shaped[Tensor, "*
 
 
 def cut_rows(
-    rows: Shaped[Tensor, "*batch rows length"], block: Block, width: int
+    rows: Shaped[Tensor, "*batch rows length"], block: TensorTokens, width: int
 ) -> Shaped[Tensor, "*batch tokens width"]:
     """Rows as tokens; 0 in the padding. The first row must be the first of a token."""
     if block.packed == 1:
@@ -47,7 +49,7 @@ def cut_rows(
 
 
 def join_rows(
-    tokens: Shaped[Tensor, "*batch tokens width"], block: Block, count: int
+    tokens: Shaped[Tensor, "*batch tokens width"], block: TensorTokens, count: int
 ) -> Shaped[Tensor, "*batch rows length"]:
     """The inverse of `cut_rows` for `count` rows; padding is dropped."""
     if block.packed == 1:

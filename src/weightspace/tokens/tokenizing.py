@@ -62,7 +62,7 @@ def tokenize(weights: Mapping[str, Tensor], layout: TokenLayout) -> Tokens:
 
 
 def detokenize(tokens: Tokens, layout: TokenLayout) -> Weights:
-    """The inverse of `tokenize`: bit for bit the weights it was given, excluded tensors apart.
+    """The inverse of `tokenize`: bit for bit the weights it was given.
 
     Raises:
         ValueError: another number or width of tokens than the layout's.
@@ -91,7 +91,7 @@ def scatter_tokens(values: Shaped[Tensor, "*batch tokens width"], layout: TokenL
 
 
 def _require(weights: Mapping[str, Tensor], layout: TokenLayout) -> None:
-    others = {name: tuple(weights[name].shape) for name in (*layout.carried, *layout.excluded) if name in weights}
+    others = {name: tuple(weights[name].shape) for name in layout.carried if name in weights}
     retyped = [
         name for name, kind in layout.dtypes.items() if name in weights and weights[name].dtype != getattr(torch, kind)
     ]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +11,20 @@ from weightspace.errors import InputError
 
 Weights: TypeAlias = dict[str, Tensor]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+
+class Role(NamedTuple):
+    """What the rows of a tensor are.
+
+    Attributes:
+        kind: layer kind, such as `linear`, `conv`, `norm`; statistics of unseen tensors are shared by kind.
+        axis: which axis counts the output rows.
+        bias: the tensor with one number per row that belongs to them, if any.
+    """
+
+    kind: str
+    axis: int = 0
+    bias: str | None = None
 
 
 class WeightsMismatch(InputError):

@@ -1,15 +1,16 @@
 """How a network is built and laid out."""
 
-import importlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from weightspace.errors import InputError
+from weightspace.user_code import import_named, working_folder_last
 from weightspace.weights.values import Shapes, Weights, natural_key, require_shapes
 
 FACTORIES = "weightspace.zoo.growing.networks"
@@ -111,6 +112,7 @@ class Architecture:
             for name, shape in self.shapes.items()
         }
 
+    @cached_property
     def signature(self) -> str:
         """A key, equal for architectures with the same shapes and types in the same order, whatever the names."""
         return json.dumps([[list(shape), self.dtypes.get(name, "float32")] for name, shape in self.shapes.items()])
@@ -157,13 +159,12 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, se
     Raises:
         InputError: it cannot be imported, or does not return a module.
     """
-    module_name, _, name = factory.partition(":")
     try:
-        callable_ = getattr(importlib.import_module(module_name), name)
+        callable_ = import_named(factory)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"expected an importable package.module:callable, found '{factory}' ({error})") from error
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), working_folder_last():
             torch.default_generator.manual_seed(seed)
             module = callable_(**(arguments or {}))
     except TypeError as error:

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.zoo import PLACE_COLUMNS, TABLE_FILE, Zoo
+from weightspace.zoo.zoo import NO_PROPERTIES, TABLE_FILE, Zoo
 
 CARD_FILE = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance:
+class CardText:
     """What a card says that the zoo itself does not know."""
 
     title: str = "A zoo of trained networks"
@@ -24,7 +24,7 @@ class Provenance:
     source: str = ""
 
 
-def write_card(folder: Path, table: pd.DataFrame, architectures: Sequence[Architecture], about: Provenance) -> None:
+def write_card(folder: Path, table: pd.DataFrame, architectures: Sequence[Architecture], about: CardText) -> None:
     """Write `README.md`: a dataset card with its YAML header, as Hugging Face reads it."""
     lines = [*_header(len(table), about), f"# {about.title}", ""]
     lines += [f"{table['member'].nunique():,} members, {len(table):,} checkpoints, written by weightspace.", ""]
@@ -34,12 +34,12 @@ def write_card(folder: Path, table: pd.DataFrame, architectures: Sequence[Archit
     counts = table["architecture"].value_counts()
     lines += [f"| {entry.id} | {entry.parameters:,} | {counts.get(entry.id, 0):,} |" for entry in architectures]
     lines += ["", "## Properties", "", "| property | values | missing |", "|---|---|---|"]
-    lines += [_property_row(name, table[name]) for name in table.columns if name not in PLACE_COLUMNS]
+    lines += [_property_row(name, table[name]) for name in table.columns if name not in NO_PROPERTIES]
     lines += ["", *_reading()]
     (folder / CARD_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _header(checkpoints: int, about: Provenance) -> list[str]:
+def _header(checkpoints: int, about: CardText) -> list[str]:
     size = next((name for limit, name in SIZES if checkpoints < limit), "n>1M")
     return [
         "---",

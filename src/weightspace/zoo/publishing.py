@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from weightspace.errors import require_between
-from weightspace.outputs import new_folder, write_manifest
-from weightspace.zoo.cards import Provenance
+from weightspace.outputs import Existing, new_folder, write_manifest
+from weightspace.zoo.cards import CardText
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import PLACE_COLUMNS, SHARD_FOLDER, Zoo
 
 
 def publish(
-    zoo: Zoo, out: str | Path, about: Provenance, *, shard_mib: int = 15, force: bool = False
+    zoo: Zoo, out: str | Path, about: CardText, *, shard_mib: int = 15, existing: Existing = "refuse"
 ) -> dict[str, Any]:
     """Write a zoo, or a part of one, for others.
 
@@ -20,13 +20,16 @@ def publish(
         out: a folder that does not exist yet; `huggingface-cli upload --repo-type dataset NAME OUT` takes it.
         about: what the card says that the zoo does not know.
         shard_mib: bound of a shard's weights in MiB; a larger single checkpoint makes a larger shard.
-        force: replace `out` if it exists.
+        existing: `replace` an existing `out`.
 
     Returns:
         `checkpoints`, `shards` and `bytes` of what was written.
+
+    Example:
+        >>> publish(zoo, "for-the-hub", CardText(title="CNNs on MNIST", license="mit"))  # doctest: +SKIP
     """
     require_between("the size of a shard", shard_mib, 1)
-    with new_folder(out, force=force) as folder:
+    with new_folder(out, existing=existing) as folder:
         writer = ZooWriter(folder, shard_mib * 2**20)
         for piece in zoo.stacks():
             places = [name for name in PLACE_COLUMNS if name not in ("member", "epoch")]

@@ -13,8 +13,8 @@ from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.cards import Provenance, write_card
-from weightspace.zoo.zoo import FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE
+from weightspace.zoo.cards import CardText, write_card
+from weightspace.zoo.zoo import DIGEST, FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE, digest_stack
 
 SHARD_BYTES = 15 * 2**20
 SHARDS_BUFFERED = 4
@@ -62,7 +62,7 @@ class ZooWriter:
         while sum(self._bytes.values()) > SHARDS_BUFFERED * self.shard_bytes:
             self._flush(max(self._bytes, key=lambda name: self._bytes[name]))
 
-    def finish(self, about: Mapping[str, Any], provenance: Provenance | None = None) -> pd.DataFrame:
+    def finish(self, about: Mapping[str, Any], text: CardText | None = None) -> pd.DataFrame:
         """Write what waits, the table, `zoo.json` and the card; returns the table."""
         for name in list(self._waiting):
             self._flush(name)
@@ -71,7 +71,7 @@ class ZooWriter:
         table.to_parquet(self.folder / TABLE_FILE, index=False)
         architectures = [architecture.to_json() for architecture in self._architectures.values()]
         write_json(self.folder / ZOO_FILE, {"format": FORMAT, **about, "architectures": architectures})
-        write_card(self.folder, table, list(self._architectures.values()), provenance or Provenance())
+        write_card(self.folder, table, list(self._architectures.values()), text or CardText())
         return table
 
     def _flush(self, name: str) -> None:
@@ -84,7 +84,8 @@ class ZooWriter:
         joined = {tensor: torch.cat([stack[tensor] for stack in stacks]).contiguous() for tensor in stacks[0]}
         save_file(joined, self.folder / SHARD_FOLDER / shard)
         table = pd.concat(tables, ignore_index=True)
-        self._tables.append(table.assign(architecture=name, shard=shard, row=range(len(table))))
+        places = {"architecture": name, "shard": shard, "row": range(len(table)), DIGEST: digest_stack(joined)}
+        self._tables.append(table.assign(**places))
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,9 +4,11 @@ On disk (and on a hub, unchanged): `README.md`, `zoo.json` (architectures), `mod
 checkpoint) and `shards/*.safetensors` (tensors stacked over checkpoints). Never a pickle.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,8 @@ from weightspace.zoo.architecture import Architecture
 
 ZOO_FILE, TABLE_FILE, SHARD_FOLDER = "zoo.json", "models.parquet", "shards"
 PLACE_COLUMNS = ("member", "epoch", "architecture", "shard", "row")
+DIGEST = "digest"
+NO_PROPERTIES = (*PLACE_COLUMNS, DIGEST)
 FORMAT = 1
 
 
@@ -101,7 +105,19 @@ class Zoo:
     @property
     def properties(self) -> list[str]:
         """The columns that are not places: `epoch` and everything recorded about a checkpoint."""
-        return ["epoch", *(name for name in self.table.columns if name not in PLACE_COLUMNS)]
+        return ["epoch", *(name for name in self.table.columns if name not in NO_PROPERTIES)]
+
+    @cached_property
+    def digests(self) -> pd.Series:
+        """For every checkpoint a digest of its weights: what it is, wherever it lies and whatever it is called.
+
+        Zoos that we write hold it as a column; of others the weights are read.
+        """
+        digests = self.table.get(DIGEST, pd.Series(None, index=self.table.index, dtype=object)).copy()
+        unknown = self._take(digests.isna())
+        for piece in unknown.stacks():
+            digests[piece.table.index] = digest_stack(piece.stack)
+        return digests
 
     def values(self, name: str) -> pd.Series:
         """One property of every checkpoint.
@@ -228,6 +244,20 @@ def _take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Rows of a stack; the stack itself, without a copy, where they are all of them in order."""
     whole = len(rows) == len(tensor) and bool((rows == torch.arange(len(rows))).all())
     return tensor if whole else tensor[rows]
+
+
+def digest_stack(stack: Weights) -> list[str]:
+    """A digest of every stacked checkpoint: of types, shapes and numbers in their order, not of names."""
+    count = len(next(iter(stack.values()), ()))
+    hashes = [hashlib.blake2b(digest_size=8) for _ in range(count)]
+    for tensor in stack.values():
+        head = f"{tensor.dtype} {list(tensor.shape[1:])}".encode()
+        rows = tensor.reshape(count, -1).contiguous()
+        numbers = rows.view(torch.uint8).numpy() if rows.numel() else np.empty((count, 0), np.uint8)
+        for digest, values in zip(hashes, numbers, strict=True):
+            digest.update(head)
+            digest.update(values.tobytes())
+    return [digest.hexdigest() for digest in hashes]
 
 
 def require_finite_checkpoints(values: torch.Tensor, table: pd.DataFrame) -> None:

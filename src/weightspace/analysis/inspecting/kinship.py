@@ -19,7 +19,7 @@ from torch import Tensor
 
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry, permute
-from weightspace.symmetry.matching import match
+from weightspace.symmetry.matching import match_weights
 from weightspace.weights.values import Weights
 
 RELATED = 0.7
@@ -133,7 +133,7 @@ def relative_distances(networks: Sequence[Mapping[str, Tensor]]) -> Float[np.nda
 def aligned_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], symmetry: Symmetry) -> float:
     """The relative distance of two networks after the first was aligned to the second."""
     one, other = _read_all(first), _read_all(second)
-    moved = permute(one, symmetry, match(one, other, symmetry))
+    moved = permute(one, symmetry, match_weights(one, other, symmetry))
     return float(relative_distances([moved, other])[0, 1])
 
 
@@ -161,7 +161,7 @@ def _confirmed(
     reference = _read_all(networks[first])
     for path in others:
         own = _read_all(networks[path])
-        if not _equal(permute(own, symmetry, match(own, reference, symmetry)), reference):
+        if not _equal(permute(own, symmetry, match_weights(own, reference, symmetry)), reference):
             return False
     return True
 

@@ -3,17 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection
+from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
 from weightspace.analysis.inspecting.kinship import Relations, relate
-from weightspace.analysis.predicting.predictor import Predictor
+from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
 from weightspace.analysis.retrieving import find_nearest
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.streaming import embed_network
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry
@@ -24,7 +23,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.source import Source
 
 
-class Unwrapped(Mapping[str, Tensor]):
+class PrefixedWeights(Mapping[str, Tensor]):
     """Weights under their names without a prefix that all share; read as they are needed."""
 
     def __init__(self, stored: StoredWeights, prefix: str) -> None:
@@ -40,14 +39,14 @@ class Unwrapped(Mapping[str, Tensor]):
         return len(self._stored)
 
 
-class Known(NamedTuple):
+class KnownSymmetry(NamedTuple):
     """The symmetry of networks of some names and shapes."""
 
     shapes: Shapes
     symmetry: Symmetry
 
 
-class Seen(NamedTuple):
+class SaneView(NamedTuple):
     """What a SANE says of one checkpoint.
 
     Attributes:
@@ -62,7 +61,61 @@ class Seen(NamedTuple):
     prediction: str
 
 
-def relate_folder(address: str | Path, inspection: Inspection, known: Sequence[Known] = ()) -> dict[str, Relations]:
+class FolderStudy(NamedTuple):
+    """A folder's checkpoints one by one, between each other, and in the eyes of a SANE."""
+
+    folder: str
+    inspection: Inspection
+    related: Mapping[str, Relations]
+    seen: Sequence[SaneView]
+
+    def summary(self) -> str:
+        """One line with all counts."""
+        inspection = self.inspection
+        remarked = sum(1 for checkpoint in inspection.checkpoints if checkpoint.remarks())
+        twice = len(inspection.equal_files) + len(inspection.equal_tensors)
+        reordered = sum(len(relations.reordered) for relations in self.related.values())
+        families = sum(len(relations.trees) for relations in self.related.values())
+        counts = [
+            f"{len(inspection.checkpoints):,} checkpoints",
+            f"{remarked:,} with remarks",
+            f"{twice:,} groups of duplicates",
+            f"{reordered:,} groups equal up to order",
+            f"{families:,} families",
+        ]
+        if inspection.left_out:
+            counts.append(f"{len(inspection.left_out):,} other files left out")
+        return ", ".join(counts)
+
+    def notes(self) -> list[str]:
+        """What was not compared, and why."""
+        return [f"{name}: {note}" for name, relations in self.related.items() for note in relations.notes]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything."""
+        related = {name: relations.to_json() for name, relations in self.related.items()}
+        return {**self.inspection.to_json(), "related": related, "seen": [view._asdict() for view in self.seen]}
+
+
+def study_folder(folder: str, sane: Path | None = None, given: Sequence[Architecture] = ()) -> FolderStudy:
+    """Inspect a folder's checkpoints, relate them, and let a SANE look at them; what `weightspace inspect` does.
+
+    Args:
+        folder: or an archive, or an fsspec URL.
+        sane: folder of a trained model, whose predictor speaks too if it has one.
+        given: architectures whose networks are aligned before they are compared.
+    """
+    model = SANE.open(sane) if sane is not None else None
+    predictor = Predictor.open(sane) if sane is not None and (sane / PREDICTOR_FILE).exists() else None
+    inspection = inspect_folder(folder)
+    related = relate_folder(folder, inspection, known_symmetries(model, given))
+    seen = look_at_folder(folder, inspection, model, predictor) if model is not None else []
+    return FolderStudy(folder, inspection, related, seen)
+
+
+def relate_folder(
+    address: str | Path, inspection: Inspection, known: Sequence[KnownSymmetry] = ()
+) -> dict[str, Relations]:
     """Relations between the checkpoints of each architecture of a folder; those that are broken are left out.
 
     Args:
@@ -85,7 +138,9 @@ def relate_folder(address: str | Path, inspection: Inspection, known: Sequence[K
     return related
 
 
-def look_at_folder(address: str | Path, inspection: Inspection, sane: SANE, predictor: Predictor | None) -> list[Seen]:
+def look_at_folder(
+    address: str | Path, inspection: Inspection, sane: SANE, predictor: Predictor | None
+) -> list[SaneView]:
     """Nearest neighbours in the space of a SANE's mean embeddings, and what its predictor says, for every checkpoint
     that is not broken; of those that it cannot embed, why not."""
     found = [own for own in inspection.checkpoints if _whole(own)]
@@ -94,7 +149,7 @@ def look_at_folder(address: str | Path, inspection: Inspection, sane: SANE, pred
     with opened(address, found) as networks, progress_bar("embedding", len(found)) as advance:
         for path, weights in networks.items():
             try:
-                vectors[path] = embed_network(sane, weights).vector.numpy()
+                vectors[path] = sane.embed_network(weights).vector.numpy()
                 said[path] = str(predictor.predict(sane, weights)) if predictor is not None else ""
             except InputError as refusal:
                 said[path] = str(refusal)
@@ -104,7 +159,7 @@ def look_at_folder(address: str | Path, inspection: Inspection, sane: SANE, pred
     seen = []
     for path, words in said.items():
         nearest, distance = near.get(path, nobody)
-        seen.append(Seen(path, nearest, distance, words))
+        seen.append(SaneView(path, nearest, distance, words))
     return seen
 
 
@@ -130,19 +185,19 @@ def opened(address: str | Path, found: Sequence[Inspected]) -> Iterator[dict[str
         for own in found:
             stored = open_weights(places.enter_context(source.local(own.path)))
             prefix = shared_prefix(stored)
-            networks[own.path] = Unwrapped(stored, prefix) if prefix else stored
+            networks[own.path] = PrefixedWeights(stored, prefix) if prefix else stored
         yield networks
 
 
-def known_symmetries(sane: SANE | None, given: Sequence[Architecture]) -> list[Known]:
+def known_symmetries(sane: SANE | None, given: Sequence[Architecture]) -> list[KnownSymmetry]:
     """Those of architectures that were given, then those of architectures that a SANE was trained on."""
-    known = [Known(own.shapes, Symmetry.from_json(own.symmetry)) for own in given if own.symmetry]
+    known = [KnownSymmetry(own.shapes, Symmetry.from_json(own.symmetry)) for own in given if own.symmetry]
     if sane is None:
         return known
     for architecture in sane.preparation.architectures.values():
         frame = sane.preparation.frame_of(architecture)
         if frame.symmetry is not None and list(frame.names) == list(architecture.shapes):
-            known.append(Known(architecture.shapes, frame.symmetry))
+            known.append(KnownSymmetry(architecture.shapes, frame.symmetry))
     return known
 
 
@@ -150,6 +205,6 @@ def _whole(found: Inspected) -> bool:
     return not found.problem and not found.broken
 
 
-def _symmetry_of(weights: Mapping[str, Tensor], known: Sequence[Known]) -> Symmetry | None:
+def _symmetry_of(weights: Mapping[str, Tensor], known: Sequence[KnownSymmetry]) -> Symmetry | None:
     shapes = shapes_of(meta_of(weights))
     return next((own.symmetry for own in known if own.shapes == shapes), None)

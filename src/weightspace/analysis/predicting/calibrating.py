@@ -1,4 +1,11 @@
-"""Fit a predictor on training members, calibrate it on others, check it on yet others."""
+"""Fit a predictor on training members, calibrate it on others, check it on yet others.
+
+Intervals hold as often as they say (split conformal prediction over members). Checkpoints of one member are not
+independent, members are. A new checkpoint's error is compared with those of calibration members, each of which counts
+alike however many checkpoints it has (hierarchical conformal prediction, Lee, Barber and Willett, 2023): for a network
+drawn like the calibration members, the interval holds the true value with at least the stated probability, whatever the
+model is.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +18,11 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 
-from weightspace.analysis.predicting.conformal import conformal_radius, coverage
-from weightspace.analysis.predicting.predictor import Predicted, Predictor
-from weightspace.analysis.predicting.surroundings import Surroundings
+from weightspace.analysis.predicting.predictor import Neighborhood, Predictor, PropertyModel
 from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietly
-from weightspace.autoencoder.inference import Embeddings, embed
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
 TARGETS = ("test_accuracy", "epoch", "generalization_gap")
@@ -50,7 +55,7 @@ def fit_predictor(
     seen = max(len(sane.trained_on(part)) for part in parts[1:])
     if seen:
         raise InputError(f"expected validation and test members that the SANE was not trained on, found {seen}")
-    embedded = _embed_alike(sane, parts)
+    aggregation, embedded = _embed_alike(sane, parts)
     names = [name for name in targets if all(_varies(part, name) for part in embedded)]
     if not names:
         raise InputError(f"expected a numeric property that varies among {', '.join(targets)}, found none")
@@ -62,31 +67,31 @@ def fit_predictor(
     mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
     scaled = [(part.features - mean) / spread for part in embedded]
     chosen = np.random.default_rng(0).permutation(len(train))[:MOST_KNOWN]
-    surroundings = Surroundings(scaled[0][chosen])
-    fitted = [_Task(embedded, scaled, chosen, surroundings, level).fit(name) for name in names]
-    factors = [surroundings.outlier_factors(own) for own in scaled[1:]]
-    reach = conformal_radius(factors[0], embedded[1].table["member"].to_numpy(), level)
-    reach = reach if math.isfinite(reach) else float(factors[0].max())
+    neighborhood = Neighborhood(scaled[0][chosen])
+    fitted = [_Task(embedded, scaled, chosen, neighborhood, level).fit(name) for name in names]
+    factors = [neighborhood.outlier_factors(own) for own in scaled[1:]]
+    outlier_limit = conformal_radius(factors[0], embedded[1].table["member"].to_numpy(), level)
+    outlier_limit = outlier_limit if math.isfinite(outlier_limit) else float(factors[0].max())
     train_members, validation_members, test_members = (len(part.members) for part in parts)
     return Predictor(
-        aggregation=embedded[0].representation,
+        aggregation=aggregation,
         level=level,
         properties=[own.predicted for own in fitted],
         slopes=np.stack([own.slopes for own in fitted]),
         mean=mean,
         spread=spread,
         known=scaled[0][chosen].astype(np.float32),
-        misses=np.stack([own.misses for own in fitted]),
-        reach=reach,
+        known_errors=np.stack([own.known_errors for own in fitted]),
+        outlier_limit=outlier_limit,
         members=(train_members, validation_members, test_members),
-        strangers=float((factors[1] > reach).mean()),
+        outlier_share=float((factors[1] > outlier_limit).mean()),
     )
 
 
 class _Fitted(NamedTuple):
-    predicted: Predicted
+    predicted: PropertyModel
     slopes: Float[np.ndarray, "features"]
-    misses: Float[np.ndarray, "known"]
+    known_errors: Float[np.ndarray, "known"]
 
 
 class _Task(NamedTuple):
@@ -95,11 +100,11 @@ class _Task(NamedTuple):
     parts: Sequence[Embeddings]
     scaled: Sequence[np.ndarray]
     chosen: np.ndarray
-    surroundings: Surroundings
+    neighborhood: Neighborhood
     level: float
 
     def fit(self, name: str) -> _Fitted:
-        """A ridge regression of one property with its scores, its slopes, and its misses on known networks."""
+        """A ridge regression of one property with its scores, its slopes, and its known_errors on known networks."""
         values = [part.table[name].to_numpy(np.float64) for part in self.parts]
         has = [np.isfinite(own) for own in values]
         x, y = ([own[keep] for own, keep in zip(these, has, strict=True)] for these in (self.scaled, values))
@@ -109,12 +114,12 @@ class _Task(NamedTuple):
         model = fit_quietly(search, x[0], y[0]).best_estimator_
         missed = np.full(len(has[0]), np.nan)
         missed[has[0]] = np.abs(cross_val_predict(clone(model), x[0], y[0], cv=folds) - y[0])
-        misses = np.nan_to_num(missed, nan=float(np.nanmean(missed)))[self.chosen]
+        known_errors = np.nan_to_num(missed, nan=float(np.nanmean(missed)))[self.chosen]
         errors = [np.abs(model.predict(own) - true) for own, true in zip(x[1:], y[1:], strict=True)]
-        scales = [self.surroundings.difficulty(own, misses) for own in x[1:]]
+        scales = [self.neighborhood.difficulty(own, known_errors) for own in x[1:]]
         factor = conformal_radius(errors[0] / scales[0], owners[1], self.level)
         lowest, highest = _possible(name)
-        predicted = Predicted(
+        predicted = PropertyModel(
             target=name,
             shift=float(model.intercept_),
             factor=factor,
@@ -124,20 +129,19 @@ class _Task(NamedTuple):
             r2=float(r2_score(y[2], model.predict(x[2]))),
             coverage=coverage(errors[1] / scales[1], owners[2], factor),
         )
-        return _Fitted(predicted, model.coef_, misses)
+        return _Fitted(predicted, model.coef_, known_errors)
 
 
-def _embed_alike(sane: SANE, parts: Sequence[Zoo]) -> list[Embeddings]:
-    """Embeddings of all parts by the first aggregation that all networks allow, which they are named after."""
+def _embed_alike(sane: SANE, parts: Sequence[Zoo]) -> tuple[str, list[Embeddings]]:
+    """Embeddings of all parts by the first aggregation that all networks allow, and which that is."""
     for aggregation in AGGREGATIONS[:-1]:
         try:
-            made = [embed(sane, part, aggregation) for part in parts]
+            embedded = [sane.embed(part, aggregation) for part in parts]
         except InputError:
             continue
-        if len({own.features.shape[1] for own in made}) == 1:
-            return [Embeddings(own.features, own.table, aggregation) for own in made]
-    last = AGGREGATIONS[-1]
-    return [Embeddings(embed(sane, part, last).features, part.table, last) for part in parts]
+        if len({part.features.shape[1] for part in embedded}) == 1:
+            return aggregation, embedded
+    return AGGREGATIONS[-1], [sane.embed(part, AGGREGATIONS[-1]) for part in parts]
 
 
 def _possible(name: str) -> tuple[float, float]:
@@ -153,3 +157,24 @@ def _varies(part: Embeddings, name: str) -> bool:
         return False
     known = part.table[np.isfinite(part.table[name].to_numpy(np.float64, na_value=np.nan))]
     return known[name].nunique() > 1 and known["member"].nunique() > 1
+
+
+def conformal_radius(errors: Float[np.ndarray, "checkpoints"], owners: np.ndarray, level: float) -> float:
+    """How far to go on either side of a prediction; infinite where there are too few members for the level.
+
+    Args:
+        errors: sizes of the errors on members that the model was not fitted on.
+        owners: the member of each; `m` members can vouch for levels up to m / (m + 1).
+        level: the share of new networks whose true value should lie within.
+    """
+    _, place, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    weights = 1 / (counts[place] * (len(counts) + 1))
+    order = np.argsort(errors, kind="stable")
+    reached = np.cumsum(weights[order]) >= level - 1e-9
+    return float(errors[order][np.argmax(reached)]) if reached.any() else math.inf
+
+
+def coverage(errors: Float[np.ndarray, "checkpoints"], owners: np.ndarray, radius: float) -> float:
+    """The share of members' checkpoints whose error is within the radius, each member counting alike."""
+    _, place, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    return float(np.sum((errors <= radius) / counts[place]) / len(counts))

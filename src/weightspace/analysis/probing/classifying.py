@@ -7,8 +7,8 @@ import numpy as np
 
 from weightspace.analysis.probing.probe import FEWEST_MEMBERS, draw_members, require_disjoint
 from weightspace.analysis.probing.regressions import ProbeModel, classifiers, fit_quietly
-from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
+from weightspace.zoo.embeddings import Embeddings, Representation
 
 
 class Classified(NamedTuple):
@@ -21,7 +21,7 @@ class Classified(NamedTuple):
         right, labels, owners: whether each test checkpoint was guessed right, what it is, and its member.
     """
 
-    representation: str
+    representation: Representation
     target: str
     accuracy: float
     low: float
@@ -55,12 +55,12 @@ def classify(
     for part, keep in zip((train, validation, test), known, strict=True):
         x.append(part.features[keep])
         y.append(part.table[target][keep].astype(str).to_numpy())
-    if not all(len(own) for own in y):
+    if not all(len(values) for values in y):
         raise InputError(f"expected values of the property {target} in every part, found none in one")
     if len(set(y[0])) < 2:
         raise InputError(f"expected a property that varies, found {target} constant")
-    fitted = [fit_quietly(own, x[0], y[0]) for own in classifiers(model).values()]
-    scores = [float(own.score(x[1], y[1])) for own in fitted]
+    fitted = [fit_quietly(setting, x[0], y[0]) for setting in classifiers(model).values()]
+    scores = [float(classifier.score(x[1], y[1])) for classifier in fitted]
     best = int(np.argmax(scores))
     right = fitted[best].predict(x[2]) == y[2]
     owners = test.table["member"].to_numpy()[known[2]]

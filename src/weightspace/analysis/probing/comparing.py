@@ -8,16 +8,16 @@ from pandas.api.types import is_numeric_dtype
 from sklearn.decomposition import PCA
 
 from weightspace.analysis.probing.classifying import Classified, classify, pool_classified
-from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, subtract
+from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
 from weightspace.analysis.probing.regressions import ProbeModel
-from weightspace.analysis.representations.catalog import LEARNED, Represent
-from weightspace.autoencoder.inference import Embeddings
+from weightspace.analysis.representations.catalog import Represent
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
+from weightspace.zoo.embeddings import Embeddings, Representation
 from weightspace.zoo.zoo import Zoo
 
-CHOSEN = "SANE (chosen on validation)"
-BEATEN = "s(W)"
+CHOSEN = Representation("SANE (chosen on validation)", "sane")
+BASELINE = "s(W)"
 Result = ProbeResult | Classified
 
 
@@ -35,11 +35,58 @@ class Task(NamedTuple):
     subset: str
 
 
-class Comparison(NamedTuple):
-    """Table rows, and the probes behind those that are regressions."""
+class ProbeRow(NamedTuple):
+    """How well one representation tells one property, as a row of a table.
 
-    rows: list[dict[str, Any]]
+    Attributes:
+        representation: its label; source: see `Representation`.
+        target, subset: see `Task`.
+        r2, r2_low, r2_high, tau, scale, members, checkpoints: see `ProbeResult`; None for categories.
+        accuracy, accuracy_low, accuracy_high, chance: of categories (see `Classified`); None for numbers.
+        over_statistics, over_statistics_low, over_statistics_high: R² minus that of s(W), where it is compared, with
+            the interval of a paired bootstrap.
+        chosen: of the row that is chosen on validation members, which representations that were.
+    """
+
+    representation: str
+    target: str
+    subset: str
+    source: str
+    r2: float | None = None
+    r2_low: float | None = None
+    r2_high: float | None = None
+    tau: float | None = None
+    scale: str | None = None
+    members: int | None = None
+    checkpoints: int | None = None
+    accuracy: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    chance: float | None = None
+    over_statistics: float | None = None
+    over_statistics_low: float | None = None
+    over_statistics_high: float | None = None
+    chosen: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the fields that say something."""
+        always = ("r2", "r2_low", "r2_high", "tau")
+        return {name: value for name, value in self._asdict().items() if value is not None or name in always}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ProbeRow":
+        """The inverse of `to_json`."""
+        return cls(**{name: value[name] for name in cls._fields if name in value})
+
+
+class ReadingComparison(NamedTuple):
+    """Table rows, and the probes behind those that are regressions, by label and task."""
+
+    rows: list[ProbeRow]
     probes: dict[tuple[str, Task], ProbeResult]
+
+
+Place = tuple[Representation, Task]
 
 
 def compare_representations(
@@ -50,7 +97,7 @@ def compare_representations(
     model: ProbeModel = "linear",
     seed: int = 0,
     allow_overlap: bool = False,
-) -> Comparison:
+) -> ReadingComparison:
     """Probe every representation for every target.
 
     Args:
@@ -64,19 +111,20 @@ def compare_representations(
         allow_overlap: probe all the same where a representation was trained on test members.
 
     Returns:
-        Rows with `representation`, `target`, `subset`, `r2`, `r2_low`, `r2_high`, `tau`, and for categories
-        `accuracy`, `accuracy_low`, `accuracy_high` and `chance` in their place. Where s(W) is compared,
-        `over_statistics`, `..._low` and `..._high` are R² minus that of s(W), with the interval of a paired bootstrap.
-        A further row, "SANE (chosen on validation)", takes in every fold the SANE embedding whose probe was best on
-        validation members.
+        A row for each representation and target. A further one, "SANE (chosen on validation)", takes in every fold the
+        SANE embedding whose probe was best on validation members.
+
+    Example:
+        >>> folds = [Fold(zoo.split(0.7, 0.15, 0.15, seed=0), choose_representations())]  # doctest: +SKIP
+        >>> compare_representations(folds, ["test_accuracy"]).rows  # doctest: +SKIP
     """
-    known = folds[0].parts[0]
-    unknown = [name for name in (*targets, *hyper_parameters) if name not in known.properties]
+    known = folds[0].parts[0].properties
+    unknown = [name for name in (*targets, *hyper_parameters) if name not in known]
     if unknown:
-        raise InputError(f"expected a property among {', '.join(known.properties)}, found {', '.join(unknown)}")
+        raise InputError(f"expected a property among {', '.join(known)}, found {', '.join(unknown)}")
     tasks = [*_tasks(targets, hyper_parameters)]
     options: dict[str, Any] = {"model": model, "seed": seed}
-    found: dict[tuple[str, Task], list[Result]] = {}
+    results: dict[Place, list[Result]] = {}
     with progress_bar("probing", sum(len(fold.representations) for fold in folds)) as advance:
         for fold in folds:
             for represent in fold.representations:
@@ -84,23 +132,21 @@ def compare_representations(
                 parts = [part.forgetting() for part in parts] if allow_overlap else parts
                 for task in tasks:
                     result = _probe(parts, task, task.target in hyper_parameters, options)
-                    found.setdefault((result.representation, task), []).append(result)
+                    results.setdefault((result.representation, task), []).append(result)
                 advance()
-    chosen = _choose(found, tasks)
-    scored = {place: _pool(own, seed) for place, own in found.items()}
-    scored |= {(CHOSEN, task): _pool(own, seed) for task, own in chosen.items()}
-    names = {task: ", ".join(dict.fromkeys(result.representation for result in own)) for task, own in chosen.items()}
-    rows = [_row(name, task, scored, seed) for name, task in scored]
-    for row in rows:
-        if row["representation"] == CHOSEN:
-            row["chosen"] = names[Task(row["target"], row["subset"])]
-    return Comparison(rows, {place: own for place, own in scored.items() if isinstance(own, ProbeResult)})
-
-
-def last_epoch(part: Embeddings) -> Embeddings:
-    """The part's checkpoints at each member's last epoch."""
-    keep = (part.table["epoch"] == part.table.groupby("member")["epoch"].transform("max")).to_numpy()
-    return Embeddings(part.features[keep], part.table[keep], part.representation, part.trained_on)
+    chosen = _choose(results, tasks)
+    scored = {place: _pool(folded, seed) for place, folded in results.items()}
+    scored |= {(CHOSEN, task): _pool(folded, seed) for task, folded in chosen.items()}
+    names = {
+        task: ", ".join(dict.fromkeys(one.representation.label for one in folded)) for task, folded in chosen.items()
+    }
+    rows = [_row(what, task, scored, seed) for what, task in scored]
+    rows = [
+        row._replace(chosen=names[Task(row.target, row.subset)]) if row.representation == CHOSEN.label else row
+        for row in rows
+    ]
+    regressions = {(what.label, task): one for (what, task), one in scored.items() if isinstance(one, ProbeResult)}
+    return ReadingComparison(rows, regressions)
 
 
 def principal_map(embeddings: Embeddings) -> np.ndarray:
@@ -119,7 +165,7 @@ def _tasks(targets: Sequence[str], hyper_parameters: Sequence[str]) -> Iterator[
 
 def _probe(parts: Sequence[Embeddings], task: Task, drawn: bool, options: Mapping[str, Any]) -> Result:
     """One probe on one fold; `drawn` hyper-parameters may be predicted as logarithms."""
-    train, validation, test = [last_epoch(part) for part in parts] if task.subset == "last_epoch" else parts
+    train, validation, test = [part.last_epochs() for part in parts] if task.subset == "last_epoch" else parts
     if is_numeric_dtype(train.table[task.target]):
         return probe(train, validation, test, target=task.target, logarithmic=drawn, **options)
     return classify(train, validation, test, target=task.target, **options)
@@ -127,35 +173,34 @@ def _probe(parts: Sequence[Embeddings], task: Task, drawn: bool, options: Mappin
 
 def _pool(results: Sequence[Result], seed: int) -> Result:
     if isinstance(results[0], Classified):
-        return pool_classified([own for own in results if isinstance(own, Classified)], seed)
-    return pool_folds([own for own in results if isinstance(own, ProbeResult)], seed)
+        return pool_classified([result for result in results if isinstance(result, Classified)], seed)
+    return pool_folds([result for result in results if isinstance(result, ProbeResult)], seed)
 
 
-def _choose(found: Mapping[tuple[str, Task], Sequence[Result]], tasks: Sequence[Task]) -> dict[Task, list[Result]]:
+def _choose(results: Mapping[Place, Sequence[Result]], tasks: Sequence[Task]) -> dict[Task, list[Result]]:
     """For every task and fold the SANE embedding that was best on validation members."""
-    names = [name for name in dict.fromkeys(name for name, _ in found) if name.startswith(LEARNED)]
-    names = [name for name in names if "+ s(W)" not in name]
-    if not names:
+    learned = [what for what in dict.fromkeys(what for what, _ in results) if what.source == "sane"]
+    if not learned:
         return {}
-    by_fold = {task: zip(*(found[name, task] for name in names), strict=True) for task in tasks}
-    return {task: [max(results, key=_validation) for results in folds] for task, folds in by_fold.items()}
+    by_fold = {task: zip(*(results[what, task] for what in learned), strict=True) for task in tasks}
+    return {task: [max(folded, key=_validation) for folded in folds] for task, folds in by_fold.items()}
 
 
 def _validation(result: Result) -> float:
     return result.validation if isinstance(result, Classified) else result.validation_r2
 
 
-def _row(name: str, task: Task, scored: Mapping[tuple[str, Task], Result], seed: int) -> dict[str, Any]:
-    result = scored[name, task]
-    row: dict[str, Any] = {"representation": name, "target": task.target, "subset": task.subset}
+def _row(what: Representation, task: Task, scored: Mapping[Place, Result], seed: int) -> ProbeRow:
+    result = scored[what, task]
+    row = ProbeRow(what.label, task.target, task.subset, what.source)
     if isinstance(result, Classified):
-        accuracy = {"accuracy": result.accuracy, "accuracy_low": result.low, "accuracy_high": result.high}
-        return {**row, **dict.fromkeys(("r2", "r2_low", "r2_high", "tau")), **accuracy, "chance": result.chance}
+        return row._replace(
+            accuracy=result.accuracy, accuracy_low=result.low, accuracy_high=result.high, chance=result.chance
+        )
     fields = ("r2", "r2_low", "r2_high", "tau", "scale", "members", "checkpoints")
-    row |= {field: getattr(result, field) for field in fields}
-    base = scored.get((BEATEN, task))
-    if isinstance(base, ProbeResult) and name != BEATEN:
-        difference = subtract(result, base, seed)
-        row |= {"over_statistics": difference.value}
-        row |= {"over_statistics_low": difference.low, "over_statistics_high": difference.high}
-    return row
+    row = row._replace(**{field: getattr(result, field) for field in fields})
+    base = scored.get((Representation(BASELINE), task))
+    if not isinstance(base, ProbeResult) or what.label == BASELINE:
+        return row
+    value, low, high = r2_difference(result, base, seed)
+    return row._replace(over_statistics=value, over_statistics_low=low, over_statistics_high=high)

@@ -1,11 +1,13 @@
 """Which members are tested together, and by which model that has not seen them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from pandas.api.types import is_numeric_dtype
 
-from weightspace.analysis.probing.comparing import Fold
+from weightspace.analysis.probing.comparing import Fold, ProbeRow, compare_representations
+from weightspace.analysis.probing.config import TARGETS, ProbeConfig
 from weightspace.analysis.representations.catalog import choose_representations
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
@@ -50,22 +52,22 @@ def make_folds(
     if folds > most:
         raise InputError(f"expected at most {most} folds with test parts of share {shares[-1]:g}, found {folds}")
     count = folds or most
-    made, seen = [], 0
+    kept, seen = [], 0
     for fold in range(count):
         parts = zoo.split(*shares, seed=seed, fold=fold)
         fresh = [sane for sane in sanes if allow_overlap or not sane.trained_on(parts[-1])]
         fresh.sort(key=lambda sane: len(sane.trained_on(parts[1])))  # validation members seen choose badly
         if fresh or not sanes:
-            made.append(Fold(parts, choose_representations(names, fresh[0] if fresh else None)))
+            kept.append(Fold(parts, choose_representations(names, fresh[0] if fresh else None)))
         elif not fold:
             seen = len(sanes[0].trained_on(parts[-1]))
-    if not made:
+    if not kept:
         raise InputError(
             f"expected test members that the SANE was not trained on, found {seen} of "
             f"{len(zoo.split(*shares, seed=seed)[-1].members)} among its training members in the first fold, and some "
             "in every other: give the shares and the seed it was trained with"
         )
-    return made
+    return kept
 
 
 def find_targets(zoo: Zoo) -> Targets:
@@ -85,3 +87,42 @@ def find_targets(zoo: Zoo) -> Targets:
         elif numeric:
             results.append(name)
     return Targets(results, hyper_parameters)
+
+
+class ZooProbes(NamedTuple):
+    """Rows for tables, how many folds they are of, and how many of the zoo's members were tested."""
+
+    rows: list[ProbeRow]
+    folds: int
+    tested: int
+    members: int
+
+
+def probe_zoo(folder: Path, sanes: Sequence[Path], config: ProbeConfig) -> ZooProbes:
+    """Probe representations of a zoo, those of trained models in folders among them; what `weightspace probe` does.
+
+    Raises:
+        InputError: no such properties, or refusals of `make_folds` and `compare_representations`.
+    """
+    zoo, models = Zoo.open(folder), [SANE.open(path) for path in sanes]
+    known = find_targets(zoo)
+    everything = [*known.results, *known.hyper_parameters]
+    wanted = [target.strip() for target in config.targets.split(",") if target.strip()]
+    wanted = everything if wanted == ["all"] else wanted
+    if config.targets == TARGETS:  # of the usual ones those that this zoo has
+        wanted = [target for target in wanted if target in everything]
+    if not wanted:
+        raise InputError(f"expected properties that vary in {folder} to probe for, found none of {config.targets}")
+    names = [name.strip() for name in config.representations.split(",")]
+    overlap, seed = config.allow_overlap, config.seed
+    folds = make_folds(zoo, config.split, models, names, folds=config.folds, seed=seed, allow_overlap=overlap)
+    compared = compare_representations(
+        folds,
+        [target for target in wanted if target not in known.hyper_parameters],
+        hyper_parameters=[target for target in wanted if target in known.hyper_parameters],
+        model=config.model,
+        seed=seed,
+        allow_overlap=overlap,
+    )
+    tested = {member for fold in folds for member in fold.parts[-1].members}
+    return ZooProbes(compared.rows, len(folds), len(tested), len(zoo.members))

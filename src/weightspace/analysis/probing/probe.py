@@ -15,12 +15,12 @@ from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
 from weightspace.analysis.probing.regressions import ProbeModel, fit_regressions
-from weightspace.autoencoder.inference import Embeddings
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
+from weightspace.zoo.embeddings import Embeddings, Representation
 
 BOOTSTRAPS = 1_000
-SPAN = 5.0
+LOG_SPAN = 5.0
 FEWEST_MEMBERS = 5
 
 
@@ -37,7 +37,7 @@ class ProbeResult(NamedTuple):
         predicted, true, owners: the test values, and the member of each.
     """
 
-    representation: str
+    representation: Representation
     target: str
     r2: float
     r2_low: float
@@ -55,7 +55,7 @@ class ProbeResult(NamedTuple):
     def __str__(self) -> str:
         """One line, as a table would have it."""
         return (
-            f"{self.representation}: {self.target} R² {self.r2:.3f} [{self.r2_low:.3f}, {self.r2_high:.3f}], "
+            f"{self.representation.label}: {self.target} R² {self.r2:.3f} [{self.r2_low:.3f}, {self.r2_high:.3f}], "
             f"tau {self.tau:.3f} ({self.members} test members)"
         )
 
@@ -85,13 +85,21 @@ def probe(
     Raises:
         InputError: an unknown or constant target, members in more than one part, or test members that the
             representation was trained on (see `Embeddings.forgetting`).
+
+    Example:
+        >>> import pandas as pd
+        >>> def part(members):
+        ...     table = pd.DataFrame({"member": members, "epoch": 1, "size": [float(ord(name)) for name in members]})
+        ...     return Embeddings(table[["size"]].to_numpy(), table, Representation("size"))
+        >>> round(probe(part(list("adgjmp")), part(list("behk")), part(list("cfiln")), target="size").r2, 3)
+        1.0
     """
     require_disjoint(train, validation, test)
     parts = [_features_and_target(part, target) for part in (train, validation, test)]
     known, least = parts[0][1], min(y.min() for _, y, _ in parts)
-    scale = "log10" if logarithmic and least > 0 and known.max() > SPAN * known.min() else "linear"
+    scale = "log10" if logarithmic and least > 0 and known.max() > LOG_SPAN * known.min() else "linear"
     if scale == "log10":
-        parts = [(x, np.log10(y), own) for x, y, own in parts]
+        parts = [(x, np.log10(y), owners) for x, y, owners in parts]
     (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, owners) = parts
     if min(len(y_train), len(y_validation), len(y_test)) < 2:
         counts = f"{len(y_train)}, {len(y_validation)} and {len(y_test)}"
@@ -155,7 +163,7 @@ class Difference(NamedTuple):
     high: float
 
 
-def subtract(first: ProbeResult, second: ProbeResult, seed: int = 0) -> Difference:
+def r2_difference(first: ProbeResult, second: ProbeResult, seed: int = 0) -> Difference:
     """How much more the first representation tells than the second: a paired bootstrap over members.
 
     Both are scored on the same draws, so that what makes members hard for both cancels.
@@ -166,8 +174,8 @@ def subtract(first: ProbeResult, second: ProbeResult, seed: int = 0) -> Differen
     same = len(first.true) == len(second.true) and bool((first.owners == second.owners).all())
     if not same or not np.allclose(first.true, second.true):
         raise InputError(f"expected two results of the same checkpoints, found {first} and {second}")
-    own, other = (_drawn_r2(result.true, result.predicted, result.owners, seed) for result in (first, second))
-    low, high = np.nanquantile(own - other, [0.025, 0.975]) if len(own) else (float("nan"), float("nan"))
+    drawn, base = (_drawn_r2(result.true, result.predicted, result.owners, seed) for result in (first, second))
+    low, high = np.nanquantile(drawn - base, [0.025, 0.975]) if len(drawn) else (float("nan"), float("nan"))
     return Difference(first.r2 - second.r2, float(low), float(high))
 
 
@@ -227,6 +235,6 @@ def require_disjoint(train: Embeddings, validation: Embeddings, test: Embeddings
     seen = parts[2] & test.trained_on
     if seen:
         raise InputError(
-            f"expected test members that {test.representation} was not trained on, found {len(seen)} of "
+            f"expected test members that {test.representation.label} was not trained on, found {len(seen)} of "
             f"{len(parts[2])} among its training members"
         )

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.autoencoder.inference import Embeddings
-from weightspace.errors import InputError
+from weightspace.autoencoder.embedding import mean_and_spread
+from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.corpus.corpus import opened_corpus
+from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.views import whole_networks
+from weightspace.tokens.patterns import entries_of
 from weightspace.weights.values import Weights
+from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
 from weightspace.zoo.zoo import Checkpoints, Zoo, require_finite_checkpoints
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -58,8 +62,28 @@ def represent_stacks(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tenso
         require_finite_checkpoints(computed, piece.table)
         rows.append(computed.numpy())
         tables.append(piece.table)
-    if len({part.shape[1] for part in rows}) > 1:
-        raise InputError(f"expected networks of one size for {name}, found several: choose one architecture")
-    table = pd.concat(tables)
-    order = zoo.order_of(table)
-    return Embeddings(np.concatenate(rows)[order], zoo.table, name)
+    return Embeddings(rows_in_order(zoo, rows, tables, name), zoo.table, Representation(name))
+
+
+def aligned_weights(zoo: Zoo, preparation: Preparation) -> Embeddings:
+    """Canonical weights in one row per checkpoint: W after weight matching."""
+    with opened_corpus(zoo, preparation) as corpus:
+        parts = [part.flat.numpy() for part in corpus.parts]
+        rows = rows_in_order(zoo, parts, [part.table for part in corpus.parts], "aligned W")
+    return Embeddings(rows, zoo.table, Representation("aligned W"))
+
+
+def exact_token_statistics(zoo: Zoo, preparation: Preparation) -> Embeddings:
+    """t(W): mean and spread, over the tokens of each layer, of the statistics that a SANE's readout learns.
+
+    Raises:
+        InputError: networks with different layers.
+    """
+    rows, tables = [], []
+    with opened_corpus(zoo, preparation) as corpus:
+        for part in corpus.parts:
+            for flat in part.chunks():
+                statistics = token_statistics(whole_networks(part, flat), entries_of(part.frame.layout))
+                rows.append(mean_and_spread(statistics, part.positions[:, 1]).numpy())
+            tables.append(part.table)
+    return Embeddings(rows_in_order(zoo, rows, tables, "t(W)"), zoo.table, Representation("t(W)"))

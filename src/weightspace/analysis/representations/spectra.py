@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.analysis.representations.baselines import represent_stacks
-from weightspace.autoencoder.inference import Embeddings
 from weightspace.randomness import derive_seed
+from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Checkpoints, Zoo
 
 SMALLEST = 1e-12
@@ -69,9 +69,9 @@ def _views(matrix: Float[Tensor, "networks rows columns"]) -> Float[Tensor, "net
     right = torch.randn(columns, PROBES, generator=generator)
     left = torch.randn(rows, PROBES, generator=generator)
     transposed = matrix.transpose(1, 2)
-    made = []
+    sides = []
     for view in (matrix @ right, matrix @ (transposed @ left), transposed @ left, transposed @ (matrix @ right)):
         flat = view.flatten(1)
         mean, spread = flat.mean(1, keepdim=True), flat.std(1, keepdim=True).clamp_min(SMALLEST)
-        made += [(flat - mean) / spread, spread.log()]
-    return torch.cat(made, dim=1)
+        sides += [(flat - mean) / spread, spread.log()]
+    return torch.cat(sides, dim=1)

@@ -9,15 +9,14 @@ from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from weightspace.autoencoder.config import TrainConfig
+from weightspace.autoencoder.training.config import TrainConfig
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """An accelerator with the precision that the configuration and the device allow."""
-    idle = not (config.contrastive_weight and config.statistics_weight)
+def make_accelerator(precision: str = "no", *, idle: bool = False) -> Accelerator:
+    """An accelerator of this precision (see `choose_precision`); `idle` if a step does not use all parameters."""
     return Accelerator(
         cpu=_on_cpu(),
-        mixed_precision=choose_precision(config),
+        mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)],
     )
 

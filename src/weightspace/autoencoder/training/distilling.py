@@ -1,60 +1,121 @@
-"""From a trained SANE folder to one that has gone through the behavioural stage, in one call."""
+"""Distilling: a decoded network should compute what the encoded one did.
+
+Not in the paper. A reconstruction loss counts all weights alike, and a network loses its function through the few that
+matter. Here decoded networks answer queries, and the answers are compared with the encoded networks' own (knowledge
+distillation; Hinton et al., 2015). Latents have noise, so that their neighbourhood decodes to working networks too; and
+a mixture of two networks' latents can be taught to answer with the mixture of their answers. No labels are used.
+"""
 
 import shutil
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
 
-from weightspace.autoencoder.config import BehaviourConfig, TrainConfig
+from weightspace.autoencoder.coding import WindowCoder, cut_windows
+from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.reconstructing import answer_decoded, stack_tokens
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training.behaviour import (
-    BehaviourLosses,
-    Drawn,
-    behaviour_losses,
-    draw_networks,
-    group_networks,
+from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.autoencoder.training.config import DistillConfig
+from weightspace.autoencoder.training.devices import make_accelerator, team
+from weightspace.autoencoder.training.loop import Loop, StepLosses
+from weightspace.autoencoder.training.objective import masked_mse, statistics_loss
+from weightspace.autoencoder.training.pretraining import (
+    CORPUS_FOLDER,
+    SaneObserver,
+    finish_training,
+    training_folder,
 )
-from weightspace.autoencoder.training.loop import Observer, TrainingStopped
-from weightspace.autoencoder.training.pretraining import CORPUS_FOLDER, HISTORY_FILE, RUN_FILE, check_run
-from weightspace.autoencoder.training.states import STATE_FILE, History, Row, Run, load_state, save_state
-from weightspace.corpus.corpus import build_corpus
+from weightspace.autoencoder.training.states import check_run
+from weightspace.corpus.corpus import Corpus, CorpusPart, build_corpus
+from weightspace.corpus.views import whole_networks
 from weightspace.errors import InputError
-from weightspace.images import Images
-from weightspace.interrupting import deferred_interrupt
-from weightspace.outputs import hash_input, new_folder, require_apart, write_json, write_manifest
-from weightspace.progress import progress_bar
-from weightspace.randomness import derive_generator, derive_seed
-from weightspace.supervised import own_randomness
+from weightspace.images import Images, ImageSet
+from weightspace.outputs import Existing, hash_input, require_apart
+from weightspace.randomness import derive_generator
+from weightspace.supervised import answer_stack
+from weightspace.tokens.patterns import Entries, entries_of
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.recorded_images import images_for, recorded_images
 from weightspace.zoo.zoo import Zoo
 
 DRAWS_FOR_SCALES = 8
-CPU = torch.device("cpu")
-TERMS = ("reconstruction", "behaviour", "statistics")
+TERMS = ("reconstruction", "distillation", "statistics")
 
 
-def tune(
+class Group(NamedTuple):
+    """Checkpoints of one architecture that can be run: the part of the corpus they are in, and their rows there."""
+
+    part: CorpusPart
+    architecture: Architecture
+    module: nn.Module
+    rows: Int[Tensor, "checkpoints"]
+
+
+class StepNetworks(NamedTuple):
+    """The networks of one step.
+
+    Attributes:
+        tokens: standardised; 0 in the padding.
+        partner: which other network of the step each one is mixed with.
+        share: what it keeps of itself; 1 for those that are not mixed.
+        noise: on the latents, in units of their spread.
+        queries: what all are asked.
+        windows: which windows of the networks the gradient goes through.
+    """
+
+    group: Group
+    tokens: Float[Tensor, "networks tokens width"]
+    partner: Int[Tensor, "networks"]
+    share: Float[Tensor, "networks"]
+    noise: Float[Tensor, "networks tokens latent"]
+    queries: Float[Tensor, "queries ..."]
+    windows: Int[Tensor, "windows"]
+
+    def to(self, device: torch.device) -> "StepNetworks":
+        """The same with its tensors on a device."""
+        return StepNetworks(self.group, *(value.to(device) for value in self[1:]))
+
+
+class DistillLosses(NamedTuple):
+    """The terms of distilling; `agreement` is the share of queries with the same largest answer."""
+
+    reconstruction: Tensor
+    distillation: Tensor
+    statistics: Tensor
+    agreement: Tensor
+
+
+def distill(
     folder: str | Path,
     zoo: Zoo,
     images: Images,
-    config: BehaviourConfig | None = None,
+    config: DistillConfig | None = None,
     *,
     out: str | Path,
-    mode: Collection[str] = (),
-    observers: Sequence[tuple[int, Observer]] = (),
+    existing: Existing = "refuse",
+    observers: Sequence[tuple[int, SaneObserver]] = (),
 ) -> SANE:
     """Teach a trained model that what it decodes should compute what it encoded, and write it to `out`.
+
+    On several processes (started by `torchrun` or `accelerate launch`) each decodes its share of every step's networks;
+    the first one writes, all return the model.
 
     Args:
         folder: of the trained model, which stays as it is.
         zoo: networks it was trained on.
         images: queries; labels are not used.
-        config: see `BehaviourConfig`.
+        config: see `DistillConfig`.
         out: a folder that does not exist yet.
-        mode: `resume` continues an interrupted run for `out`; `force` replaces an existing `out`.
-        observers: see `train`.
+        existing: `resume` continues an interrupted run for `out`; `replace` replaces an existing `out`.
+        observers: see `pretrain`.
 
     Returns:
         The model in evaluation mode. `out` also has `history.json`.
@@ -62,109 +123,221 @@ def tune(
     Raises:
         InputError: members the model was not trained on, none that can be run on such images, or a loss that is not
             finite.
-        TrainingStopped: Ctrl-C; `mode={"resume"}` continues.
+        TrainingStopped: Ctrl-C; `existing="resume"` continues.
     """
-    config = config or BehaviourConfig()
-    config.check()
     require_apart(out, [Path(folder), *zoo.folders])
-    sane = SANE.open(folder)
-    config = _like_pretraining(config, sane)
-    strangers = sorted(set(zoo.members) - sane.trained_on(zoo))
+    model = SANE.open(folder)
+    config = _like_pretraining(config or DistillConfig(), model)
+    strangers = sorted(set(zoo.members) - model.trained_on(zoo))
     if strangers:
         raise InputError(f"expected members that the model was trained on, found others, as {strangers[0]}")
-    with new_folder(Path(out), force="force" in mode, resume="resume" in mode, resumable=STATE_FILE) as made:
-        check_run(made, _describe_run(Path(folder), zoo, images), "resume" in mode)
-        corpus = build_corpus(zoo, sane.preparation, made / CORPUS_FOLDER)
+    processes = team()
+    with training_folder(Path(out), existing, processes) as partial:
+        if processes.is_main_process:
+            check_run(partial, _describe_run(Path(folder), zoo, images), existing == "resume")
+        # Every process maps a corpus of its own: what is drawn from it is the same.
+        corpus = build_corpus(zoo, model.preparation, partial / CORPUS_FOLDER / str(processes.process_index))
         groups = group_networks(corpus, zoo.architectures, images.inputs.shape[1:])
-
-        def draw(name: str, step: int) -> Drawn:
-            return draw_networks(groups, images.inputs, sane, config, derive_generator(config.seed, name, step))
-
-        scales = _scales(sane, [draw("scale", number) for number in range(DRAWS_FOR_SCALES)])
-        history = _train(sane, draw, config, scales, made, "resume" in mode, observers)
-        del corpus, groups
-        shutil.rmtree(made / CORPUS_FOLDER)
-        (made / STATE_FILE).unlink(missing_ok=True)
-        (made / RUN_FILE).unlink()
-        sane.about = {**sane.about, "behaviour": asdict(config), "final_behaviour": history[-1] if history else {}}
-        sane.eval().save(made)
-        write_json(made / HISTORY_FILE, history)
-        write_manifest(made, configuration=asdict(config), seed=config.seed, inputs=[Path(folder), *zoo.folders])
-    return sane
+        stage = Distilling.of(model.network, groups, images.inputs, config)
+        watching = [(every, lambda step, observer=observer: observer(step, model)) for every, observer in observers]
+        history = Loop(stage, config, stage.accelerator, partial, existing == "resume", watching).run()
+        provenance = replace(model.provenance, distilling=config, distilled=history[-1])
+        model = replace(model.to(torch.device("cpu")), provenance=provenance)
+        model.network.eval()
+        del corpus, groups, stage
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            shutil.rmtree(partial / CORPUS_FOLDER)
+            finish_training(partial, model, history, {"training": config}, inputs=[Path(folder), *zoo.folders])
+    return model
 
 
-def _like_pretraining(config: BehaviourConfig, sane: SANE) -> BehaviourConfig:
-    """A model that was trained without the statistics head is tuned without it, unless it is asked for."""
+class DistillingParts(NamedTuple):
+    """Networks to distil on, networks to watch, and images to ask both about."""
+
+    train: Zoo
+    validation: Zoo
+    images: ImageSet
+
+
+def distilling_parts(
+    folder: Path, zoo: Path, shares: Sequence[float], *, fold: int = 0, data: str | None = None, from_epoch: int = 0
+) -> DistillingParts:
+    """A zoo split as the model in a folder was trained, and its images: those given, or those that it names.
+
+    Raises:
+        InputError: no images.
+    """
+    seed = SANE.open(folder).provenance.training.seed
+    train, validation, _ = Zoo.open(zoo).split(*shares, seed=seed, fold=fold)
+    images = images_for(train, data) if data is not None else recorded_images(train)
+    if images is None:
+        raise InputError(f"expected --data, found none, nor the images that {zoo} was grown with")
+    return DistillingParts(train.where(lambda table: table["epoch"] >= from_epoch), validation, images)
+
+
+def _like_pretraining(config: DistillConfig, model: SANE) -> DistillConfig:
+    """A model that was trained without the statistics head is distilled without it, unless it is asked for."""
     if config.statistics_weight is not None:
         return config
-    default = TrainConfig().statistics_weight
-    return replace(config, statistics_weight=float(sane.about.get("training", {}).get("statistics_weight", default)))
+    return replace(config, statistics_weight=model.provenance.training.statistics_weight)
 
 
 def _describe_run(folder: Path, zoo: Zoo, images: Images) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was begun."""
     return {
         "model": hash_input(folder),
-        "zoo": [hash_input(own) for own in zoo.folders],
+        "zoo": [hash_input(folder) for folder in zoo.folders],
         "checkpoints": zoo.checkpoints,
         "images": [len(images.inputs), float(images.inputs.double().sum()), int(images.labels.sum())],
     }
 
 
-def _scales(sane: SANE, draws: Sequence[Drawn]) -> dict[str, float]:
-    """The first value of every term, which it is divided by: its mean over a few draws."""
-    with torch.no_grad():
-        losses = [behaviour_losses(sane.eval(), drawn) for drawn in draws]
-    means = {name: float(torch.stack([getattr(own, name) for own in losses]).mean()) for name in TERMS}
-    return {name: mean if mean > 0 else 1.0 for name, mean in means.items()}
+@dataclass(frozen=True)
+class Distilling:
+    """The stage in which decoded networks learn to answer as encoded ones do.
+
+    Attributes:
+        objective: the losses as one module; `scales`: the first value of every term, which it is divided by.
+        groups, images: what networks and queries are drawn from.
+    """
+
+    network: Network
+    objective: nn.Module
+    groups: Sequence[Group]
+    images: Tensor
+    config: DistillConfig
+    accelerator: Accelerator
+    scales: Mapping[str, float]
+    description: str = "distilling"
+
+    @classmethod
+    def of(cls, network: Network, groups: Sequence[Group], images: Tensor, config: DistillConfig) -> "Distilling":
+        """Move everything to the device that accelerate chooses, and measure the terms once."""
+        accelerator = make_accelerator(idle=True)  # the projection head has no part in this
+        network.to(accelerator.device)
+        for group in groups:
+            group.module.to(accelerator.device)
+        objective = DistillObjective(network.eval())
+        draws = [
+            draw_networks(groups, images, network, config, derive_generator(config.seed, "scale", number))
+            for number in range(DRAWS_FOR_SCALES)
+        ]
+        with torch.no_grad():
+            measured = [objective(drawn.to(accelerator.device)) for drawn in draws]
+        means = {name: float(torch.stack([getattr(losses, name) for losses in measured]).mean()) for name in TERMS}
+        scales = {name: mean if mean > 0 else 1.0 for name, mean in means.items()}
+        return cls(network, accelerator.prepare_model(objective), groups, images, config, accelerator, scales)
+
+    @property
+    def dropout(self) -> float:
+        """Whether steps draw at random."""
+        return self.network.config.dropout
+
+    def draw(self, step: int) -> StepNetworks:
+        """The networks and queries of a step, counted from 1 as its seed is."""
+        generator = derive_generator(self.config.seed, "step", step + 1)
+        return draw_networks(self.groups, self.images, self.network, self.config, generator)
+
+    def losses(self, drawn: StepNetworks) -> StepLosses:
+        """The losses of a step, of this process's share of its networks."""
+        moved = drawn.to(self.accelerator.device)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        losses: DistillLosses = self.objective(moved, rank, processes)
+        terms = [getattr(self.config, f"{name}_weight") * getattr(losses, name) / self.scales[name] for name in TERMS]
+        weights = int(moved.group.part.frame.layout.size * len(moved.tokens))
+        return StepLosses(torch.stack(terms).sum(), lambda: self._measure(losses), weights)
+
+    def _measure(self, losses: DistillLosses) -> dict[str, float | int]:
+        values = torch.stack([value.detach().float() for value in losses])
+        return dict(zip(losses._fields, self.accelerator.reduce(values, "mean").tolist(), strict=True))
 
 
-def _train(
-    sane: SANE,
-    draw: Callable[[str, int], Drawn],
-    config: BehaviourConfig,
-    scales: dict[str, float],
-    folder: Path,
-    resume: bool,
-    observers: Sequence[tuple[int, Observer]],
-) -> History:
-    optimizer = torch.optim.AdamW(sane.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
-    run, dropout = Run(sane, optimizer, schedule), sane.config.dropout
-    done, history = load_state(folder / STATE_FILE, run, config) if resume else (0, [])
-    with deferred_interrupt() as interrupted, progress_bar("tuning", config.steps, done=done) as advance:
-        for step in range(done + 1, config.steps + 1):
-            last = step == config.steps
-            with own_randomness(derive_seed(config.seed, "dropout", step) if dropout else None, CPU):
-                losses = _step(run, draw("step", step), config, scales)
-            due = [observer for every, observer in observers if step % every == 0 or last]
-            if due or step % config.log_every == 0 or last:
-                history.append({"step": step, **_row(losses)})
-            for observer in due:
-                sane.eval()
-                history[-1].update({name: float(value) for name, value in observer(step, sane).items()})
-            stopped = interrupted() and not last
-            if stopped or step % config.save_every == 0:
-                save_state(folder / STATE_FILE, run, step, history, config)
-            if stopped:
-                raise TrainingStopped(f"stopped after step {step} of {config.steps}; --resume continues")
-            advance(note=f"agreement {history[-1]['agreement']:.3f}" if history else "")
-    return history
+class DistillObjective(nn.Module):
+    """Encode, mix, disturb and decode networks, ask them, and compare with what the encoded ones answer."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, drawn: StepNetworks, rank: int = 0, processes: int = 1) -> DistillLosses:
+        """The losses of a step.
+
+        All networks are encoded by every process, as they are mixed and their spread counts; each process decodes and
+        asks its share of them, and what it finds counts by how many these are.
+        """
+        group, frame, network = drawn.group, drawn.group.part.frame, self.network
+        coder = WindowCoder(network, frame.layout, at_once=len(drawn.tokens) * len(frame.layout), learned=drawn.windows)
+        latents = coder.encode(drawn.tokens)
+        share = drawn.share[:, None, None]
+        mixed = share * latents + (1 - share) * latents[drawn.partner]
+        disturbed = mixed + latents.detach().std(0, correction=0) * drawn.noise
+        present = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+        entries = Entries(*(kind.to(latents.device).expand_as(drawn.tokens) for kind in entries_of(frame.layout)))
+        statistics = statistics_loss(network.statistics(latents), token_statistics(drawn.tokens, entries), present)
+        taught = self._taught(drawn)
+        part = torch.arange(rank, len(latents), processes)
+        decoded = coder.decode(disturbed[part])
+        unmixed = drawn.share[part] == 1
+        reconstruction = decoded.new_zeros(())
+        if unmixed.any():
+            true, mask = drawn.tokens[part][unmixed], entries.mask[part][unmixed]
+            counts = processes * unmixed.sum() / (drawn.share == 1).sum()
+            reconstruction = masked_mse(decoded[unmixed], true, mask) * counts
+        stack = stack_tokens(decoded, frame, group.architecture)
+        answers = answer_decoded(group.module, stack, drawn.queries)
+        divergence = functional.kl_div(answers.log_softmax(-1), taught[part], reduction="none").sum(-1).mean()
+        agreement = (answers.argmax(-1) == taught[part].argmax(-1)).float().mean()
+        among = processes * len(part) / len(latents)
+        return DistillLosses(reconstruction, divergence * among, statistics, agreement * among)
+
+    @torch.no_grad()
+    def _taught(self, drawn: StepNetworks) -> Float[Tensor, "networks queries outputs"]:
+        """What the encoded networks answer, mixed as their latents are."""
+        stack = stack_tokens(drawn.tokens, drawn.group.part.frame, drawn.group.architecture)
+        answers = answer_stack(drawn.group.module, stack, drawn.queries).softmax(-1)
+        share = drawn.share[:, None, None]
+        return share * answers + (1 - share) * answers[drawn.partner]
 
 
-def _step(run: Run, drawn: Drawn, config: BehaviourConfig, scales: dict[str, float]) -> BehaviourLosses:
-    losses = behaviour_losses(run.sane.train(), drawn)
-    terms = [getattr(config, f"{name}_weight") * getattr(losses, name) / scales[name] for name in TERMS]
-    total = torch.stack(terms).sum()
-    if not torch.isfinite(total):
-        raise InputError(f"expected a finite loss, found {total.item()}: lower the learning rate")
-    total.backward()
-    torch.nn.utils.clip_grad_norm_(run.sane.parameters(), config.clip or torch.inf)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    run.schedule.step()
-    return losses
+def group_networks(corpus: Corpus, architectures: dict[str, Architecture], example: Sequence[int]) -> list[Group]:
+    """The checkpoints of a corpus that can be run on queries of the shape `example`, by architecture.
+
+    Raises:
+        InputError: none can.
+    """
+    groups = []
+    for part in corpus.parts:
+        names = part.table["architecture"].reset_index(drop=True)
+        for name in names.unique():
+            architecture = architectures[str(name)]
+            if architecture.example_shape is None or tuple(architecture.example_shape[1:]) != tuple(example):
+                continue
+            rows = torch.tensor(names.index[names == name].to_numpy(copy=True))
+            groups.append(Group(part, architecture, architecture.build().eval(), rows))
+    if not groups:
+        raise InputError(f"expected networks that take inputs of shape {list(example)}, found none")
+    return groups
 
 
-def _row(losses: BehaviourLosses) -> Row:
-    return {name: float(value.detach()) for name, value in losses._asdict().items()}
+def draw_networks(
+    groups: Sequence[Group], images: Tensor, network: Network, config: DistillConfig, generator: torch.Generator
+) -> StepNetworks:
+    """The networks and queries of one step; every checkpoint is as likely as any other."""
+    sizes = torch.tensor([float(len(group.rows)) for group in groups])
+    group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
+    place = torch.randperm(len(group.rows), generator=generator)[: config.networks]
+    rows = group.rows[place]
+    tokens = whole_networks(group.part, group.part.flat[rows])
+    count, length = tokens.shape[:2]
+    mixed = torch.arange(count) < round(config.mixed * count)
+    share = torch.where(mixed, torch.rand(count, generator=generator), torch.ones(count))
+    noise = config.latent_noise * torch.randn(count, length, network.config.latent_width, generator=generator)
+    chosen = torch.randint(len(images), (config.queries,), generator=generator)
+    queries = images[chosen]
+    if config.query_source == "noise":
+        queries = torch.randn(queries.shape, generator=generator)
+    cut = cut_windows(length, network.window)
+    windows = torch.randperm(cut.count, generator=generator)[: config.windows].sort().values
+    partner = torch.roll(torch.arange(count), 1)
+    return StepNetworks(group, tokens, partner, share, noise, queries, windows)

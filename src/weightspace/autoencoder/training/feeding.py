@@ -1,41 +1,61 @@
 """Batches for the training steps, drawn by a thread while the step before is computed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from weightspace.autoencoder.config import TrainConfig
-from weightspace.autoencoder.token_statistics import spread_of, token_statistics
-from weightspace.autoencoder.training.losses import target_scale
+from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.autoencoder.training.config import TrainConfig
+from weightspace.autoencoder.training.objective import spread_of, target_scale
 from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.tokens.patterns import Entries
 
+Drawn = TypeVar("Drawn")
 
-class Fed(NamedTuple):
+
+class Waited(NamedTuple, Generic[Drawn]):
+    """What a step is computed from, and for how many seconds the step waited for it."""
+
+    drawn: Drawn
+    seconds: float
+
+
+def draw_ahead(draw: Callable[[int], Drawn], start: int, stop: int) -> Iterator[Waited[Drawn]]:
+    """What is drawn for the steps `start` to `stop`, each by a thread while the step before is computed."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(draw, start)
+        for step in range(start, stop):
+            began = time.perf_counter()
+            drawn = waiting.result()
+            seconds = time.perf_counter() - began
+            if step + 1 < stop:
+                waiting = thread.submit(draw, step + 1)
+            yield Waited(drawn, seconds)
+
+
+class StepBatch(NamedTuple):
     """What one process computes in one step.
 
     Attributes:
         batch: its part of the step's batch.
         scale, share, spread: see `Objective`.
         weights: real weights in the whole batch.
-        waited: seconds for which the step waited for it.
     """
 
     batch: Batch
     scale: Tensor | None
     share: Tensor | None
     weights: int
-    waited: float = 0.0
     spread: Tensor | None = None
 
 
-class Feed:
+class BatchQueue:
     """Draws the batch of every step from a generator of the step's own, and hands out one process's part.
 
     Every process draws the whole batch, so that runs on one process and on several see the same.
@@ -62,34 +82,19 @@ class Feed:
             spread=config.rescale_second_view,
         )
 
-    def steps(self, start: int, stop: int) -> Iterator[Fed]:
-        """What is computed in the steps `start` to `stop`, one drawn ahead."""
-        with ThreadPoolExecutor(1) as thread:
-            waiting = thread.submit(self.draw, start)
-            for step in range(start, stop):
-                began = time.perf_counter()
-                fed = waiting.result()
-                waited = time.perf_counter() - began
-                if step + 1 < stop:
-                    waiting = thread.submit(self.draw, step + 1)
-                yield fed._replace(waited=waited)
-
-    def draw(self, step: int) -> Fed:
+    def draw(self, step: int) -> StepBatch:
         """One step's batch."""
         whole = self.source.draw(derive_generator(self.config.seed, "step", step), self.views)
         layer = whole.positions[..., 1]
         scale = target_scale(whole.targets, whole.mask, layer, self.config.loss_scale)
         if self.processes == 1:
-            return Fed(whole, scale, None, whole.weights)
-        own = whole.part(self.rank, self.processes)
-        shares = [
-            float(part.sum() / all_of_it.sum())
-            for part, all_of_it in ((own.mask, whole.mask), (own.present, whole.present))
-        ]
+            return StepBatch(whole, scale, None, whole.weights)
+        part = whole.part(self.rank, self.processes)
+        shares = [float(part.mask.sum() / whole.mask.sum()), float(part.present.sum() / whole.present.sum())]
         share = self.processes * torch.tensor(shares)
         if scale is not None:
-            size = len(own.mask)
+            size = len(part.mask)
             scale = scale[:, self.rank * size : (self.rank + 1) * size]
         true = token_statistics(whole.targets, Entries(whole.mask, whole.bias))
         spread = spread_of(true, whole.present.expand(len(true), -1, -1))
-        return Fed(own, scale, share, whole.weights, spread=spread)
+        return StepBatch(part, scale, share, whole.weights, spread=spread)

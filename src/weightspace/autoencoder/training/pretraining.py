@@ -1,29 +1,47 @@
 """From a zoo to a trained SANE folder, in one call."""
 
 import contextlib
-import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+import torch
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.provenance import Provenance, TrainedZoo
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.training.devices import team
-from weightspace.autoencoder.training.loop import Observer, train
-from weightspace.autoencoder.training.states import STATE_FILE, History
+from weightspace.autoencoder.training.config import TrainConfig
+from weightspace.autoencoder.training.devices import choose_precision, compiled, make_accelerator, team
+from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
+from weightspace.autoencoder.training.loop import Loop, StepLosses
+from weightspace.autoencoder.training.objective import Losses, Objective
+from weightspace.autoencoder.training.states import RUN_FILE, STATE_FILE, History, Row, check_run
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus, fit_preparation
+from weightspace.corpus.corpus import Corpus
+from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
-from weightspace.errors import InputError
-from weightspace.outputs import hash_input, new_folder, partial_path, require_apart, write_json, write_manifest
+from weightspace.corpus.views import Batch, WindowSource
+from weightspace.outputs import (
+    Existing,
+    hash_input,
+    new_folder,
+    partial_path,
+    require_apart,
+    write_json,
+    write_manifest,
+)
 from weightspace.zoo.zoo import Zoo
 
-HISTORY_FILE, RUN_FILE, CORPUS_FOLDER = "history.json", "run.json", "corpus"
+HISTORY_FILE, CORPUS_FOLDER = "history.json", "corpus"
+# Called with the step and the model; what it returns joins the history.
+SaneObserver = Callable[[int, SANE], Row]
 
 
 def pretrain(
@@ -33,8 +51,8 @@ def pretrain(
     preparation: PreparationConfig | None = None,
     *,
     out: str | Path,
-    mode: Collection[str] = (),
-    observers: Sequence[tuple[int, Observer]] = (),
+    existing: Existing = "refuse",
+    observers: Sequence[tuple[int, SaneObserver]] = (),
 ) -> SANE:
     """Pre-train a SANE on a zoo and write it to `out`.
 
@@ -47,74 +65,154 @@ def pretrain(
         training: how it is trained.
         preparation: how weights become tokens.
         out: a folder that does not exist yet.
-        mode: `resume` continues an interrupted run for `out`; `force` replaces an existing `out`.
-        observers: see `train`.
+        existing: `resume` continues an interrupted run for `out`; `replace` replaces an existing `out`.
+        observers: see `Loop`; called with the model as well.
 
     Returns:
-        The model in evaluation mode, with its preparation. `out` also has `history.json`.
+        The model in evaluation mode. `out` also has `history.json`.
 
     Raises:
         InputError: no checkpoints, NaN weights, `out` exists, or a resumed run was configured otherwise.
-        TrainingStopped: Ctrl-C; `mode={"resume"}` continues.
+        TrainingStopped: Ctrl-C; `existing="resume"` continues.
+
+    Example:
+        >>> sane = pretrain(zoo, SANEConfig(), TrainConfig(steps=100), out="sane")  # doctest: +SKIP
     """
     sane, training = sane or SANEConfig(), training or TrainConfig()
     preparation = preparation or PreparationConfig()
-    sane.check()
-    training.check()
-    preparation.check()
     require_apart(out, zoo.folders)
     processes = team()
-    with _new_folder(Path(out), mode, processes) as folder:
+    with training_folder(Path(out), existing, processes) as folder:
         if processes.is_main_process:
-            check_run(folder, _describe_run(zoo, sane, preparation), "resume" in mode)
+            check_run(folder, _describe_run(zoo, sane, preparation), existing == "resume")
         fitted, corpus = _prepare(zoo, preparation, folder, processes)
         longest = max(len(part.frame.layout) for part in corpus.parts)
         training = replace(training, window=min(training.window, longest))
-        model = SANE(sane, fitted, window=training.window, seed=training.seed)
-        history = train(model, corpus, training, folder, resume="resume" in mode, observers=observers)
-        model = model.cpu().eval()
-        model.members = zoo.members
-        model.about = {
-            "training": asdict(training),
-            "checkpoints": len(zoo),
-            "zoos": [folder.absolute().name for folder in zoo.folders],
-            "final": history[-1] if history else {},
-        }
-        del corpus
+        network = Network(sane, fitted.config.token_width, window=training.window, seed=training.seed)
+        provenance = Provenance(training=training, zoos=tuple(TrainedZoo.describe(zoo)))
+        model = SANE(network=network, preparation=fitted, provenance=provenance)
+        stage = Pretraining.of(network, corpus, training)
+        watching = [(every, _watch(observer, model)) for every, observer in observers]
+        history = Loop(stage, training, stage.accelerator, folder, existing == "resume", watching).run()
+        model = replace(model.to(torch.device("cpu")), provenance=replace(provenance, final=history[-1]))
+        model.network.eval()
+        del corpus, stage
         if processes.is_main_process:
-            _finish(folder, model, history, preparation, zoo)
+            shutil.rmtree(folder / CORPUS_FOLDER)
+            configuration = {"sane": sane, "preparation": preparation, "training": training}
+            finish_training(folder, model, history, configuration, inputs=zoo.folders)
     return model
 
 
-def _new_folder(out: Path, mode: Collection[str], processes: PartialState) -> contextlib.AbstractContextManager[Path]:
+def finish_training(
+    folder: Path, model: SANE, history: History, configuration: dict[str, Any], inputs: Sequence[Path]
+) -> None:
+    """Drop what only training needed, and write what it made."""
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    (folder / RUN_FILE).unlink()
+    model.save(folder)
+    write_json(folder / HISTORY_FILE, history)
+    seed = configuration["training"].seed
+    described = {name: asdict(config) for name, config in configuration.items()}
+    write_manifest(folder, configuration=described, seed=seed, inputs=inputs)
+
+
+def _watch(observer: SaneObserver, model: SANE) -> Callable[[int], Row]:
+    return lambda step: observer(step, model)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The stage in which SANE learns to reconstruct windows of tokens, and to tell networks apart."""
+
+    network: Network
+    objective: nn.Module
+    queue: BatchQueue
+    accelerator: Accelerator
+    description: str = "pre-training"
+
+    @classmethod
+    def of(cls, network: Network, corpus: Corpus, config: TrainConfig) -> "Pretraining":
+        """Move the network to the device that accelerate chooses, and prepare its batches.
+
+        Raises:
+            InputError: positions beyond learned tables, or a batch that the processes cannot share equally.
+        """
+        for part in corpus.parts:
+            network.positions.check(part.positions)
+        idle = not (config.contrastive_weight and config.statistics_weight)
+        accelerator = make_accelerator(choose_precision(config), idle=idle)
+        network.to(accelerator.device)
+        source = WindowSource(corpus, window=config.window, batch_size=config.batch_size, balance=config.balance)
+        queue = BatchQueue(source, config, accelerator.process_index, accelerator.num_processes)
+        prepared = accelerator.prepare_model(Objective(network, config))
+        return cls(network, compiled(prepared, config, accelerator.device), queue, accelerator)
+
+    @property
+    def dropout(self) -> float:
+        """Whether steps draw at random."""
+        return self.network.config.dropout
+
+    def draw(self, step: int) -> StepBatch:
+        """The batch of a step."""
+        return self.queue.draw(step)
+
+    def losses(self, drawn: StepBatch) -> StepLosses:
+        """The losses of a step."""
+        batch, *extras = _to_device(drawn, self.accelerator.device)
+        losses: Losses = self.objective(batch, *extras)
+        return StepLosses(losses.total, lambda: _measure(self.accelerator, losses, batch), drawn.weights)
+
+
+def _to_device(drawn: StepBatch, device: torch.device) -> tuple[Batch, *tuple[Tensor | None, ...]]:
+    """A batch and what goes with it where the model is."""
+    extras = (drawn.scale, drawn.share, drawn.spread)
+    if device.type == "cpu":
+        return drawn.batch, *extras
+    batch = drawn.batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+    return batch, *(extra.to(device) if extra is not None else None for extra in extras)
+
+
+def _measure(accelerator: Accelerator, losses: Losses, batch: Batch) -> Row:
+    """The losses of a step and the state of its latents, averaged over processes."""
+    latents = losses.latents.detach()[batch.present.repeat(len(batch.inputs), 1)].float()
+    values = {
+        "loss": losses.total,
+        "reconstruction": losses.reconstruction,
+        "contrastive": losses.contrastive,
+        "statistics": losses.statistics,
+        "latent_norm": latents.norm(dim=-1).mean(),
+        "effective_rank": torch.tensor(effective_rank(latents), device=latents.device),
+    }
+    mean = accelerator.reduce(torch.stack([value.detach().float() for value in values.values()]), "mean")
+    return dict(zip(values, mean.tolist(), strict=True))
+
+
+def effective_rank(latents: Float[Tensor, "samples width"]) -> float:
+    """exp of the entropy of the normalised spectrum: how many latent dimensions are in use."""
+    centered = (latents - latents.mean(0)).float()
+    spectrum = torch.linalg.eigvalsh(centered.T @ centered).clamp_min(0)
+    share = spectrum / spectrum.sum().clamp_min(1e-12)
+    return float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum()))
+
+
+def training_folder(out: Path, existing: Existing, processes: PartialState) -> contextlib.AbstractContextManager[Path]:
     """The folder to write into, which the first of several processes makes."""
     if not processes.is_main_process:
         return contextlib.nullcontext(partial_path(out))
-    return new_folder(out, force="force" in mode, resume="resume" in mode, resumable=STATE_FILE)
+    return new_folder(out, existing=existing, resumable=STATE_FILE)
 
 
 def _prepare(zoo: Zoo, config: PreparationConfig, folder: Path, processes: PartialState) -> tuple[Preparation, Corpus]:
     """The fitted preparation and the corpus, made by the first process and mapped by all."""
     if processes.num_processes == 1:
         return fit_preparation(zoo, config, folder / CORPUS_FOLDER)
-    made: list[Any] = [None]
+    shared: list[Any] = [None]
     if processes.is_main_process:
         fitted, corpus = fit_preparation(zoo, config, folder / CORPUS_FOLDER)
-        made = [(fitted, corpus.closed())]
-    fitted, corpus = broadcast_object_list(made)[0]
+        shared = [(fitted, corpus.closed())]
+    fitted, corpus = broadcast_object_list(shared)[0]
     return fitted, corpus.opened()
-
-
-def _finish(folder: Path, model: SANE, history: History, preparation: PreparationConfig, zoo: Zoo) -> None:
-    """Drop what only training needed, and write what it made."""
-    shutil.rmtree(folder / CORPUS_FOLDER)
-    (folder / STATE_FILE).unlink()
-    (folder / RUN_FILE).unlink()
-    model.save(folder)
-    write_json(folder / HISTORY_FILE, history)
-    training = model.about["training"]
-    configuration = {"sane": asdict(model.config), "preparation": asdict(preparation), "training": training}
-    write_manifest(folder, configuration=configuration, seed=training["seed"], inputs=zoo.folders)
 
 
 def _describe_run(zoo: Zoo, sane: SANEConfig, preparation: PreparationConfig) -> dict[str, Any]:
@@ -125,15 +223,3 @@ def _describe_run(zoo: Zoo, sane: SANEConfig, preparation: PreparationConfig) ->
         "zoo": [hash_input(folder) for folder in zoo.folders],
         "checkpoints": zoo.checkpoints,
     }
-
-
-def check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:
-    """Raise `InputError` if a resumed run is not the run that was begun; a new one is written down."""
-    path = folder / RUN_FILE
-    if not resume or not path.exists():
-        write_json(path, run)
-        return
-    begun = json.loads(path.read_text())
-    changed = [name for name, value in json.loads(json.dumps(run)).items() if begun.get(name) != value]
-    if changed:
-        raise InputError(f"expected the run that was begun for this folder, found another {', '.join(changed)}")

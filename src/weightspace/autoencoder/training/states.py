@@ -1,35 +1,40 @@
 """The state of a training run on disk, from which it goes on."""
 
+import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from weightspace.autoencoder.config import BehaviourConfig, TrainConfig
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.errors import InputError
+from weightspace.outputs import to_json, write_json
 
-STATE_FILE = "state.pt"
+STATE_FILE, RUN_FILE = "state.pt", "run.json"
 Row = dict[str, float | int]
 History = list[Row]
 
 
-class Run(NamedTuple):
+class TrainingState(NamedTuple):
     """What a training run changes as it goes."""
 
-    sane: SANE
+    network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
 
 
-def save_state(path: Path, run: Run, step: int, history: History, config: TrainConfig | BehaviourConfig) -> None:
+def save_state(
+    path: Path, training: TrainingState, step: int, history: History, config: TrainConfig | DistillConfig
+) -> None:
     """Write the state whole: to another name first, then renamed."""
     state = {
-        "model": run.sane.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "schedule": run.schedule.state_dict(),
+        "model": training.network.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "schedule": training.schedule.state_dict(),
         "step": step,
         "history": history,
         "config": asdict(config),
@@ -39,7 +44,7 @@ def save_state(path: Path, run: Run, step: int, history: History, config: TrainC
     partial.replace(path)
 
 
-def load_state(path: Path, run: Run, config: TrainConfig | BehaviourConfig) -> tuple[int, History]:
+def load_state(path: Path, training: TrainingState, config: TrainConfig | DistillConfig) -> tuple[int, History]:
     """Bring a run to its saved state; returns the steps done and the history, which are none without a file.
 
     Raises:
@@ -54,7 +59,19 @@ def load_state(path: Path, run: Run, config: TrainConfig | BehaviourConfig) -> t
     changed = [name for name, value in asdict(config).items() if state["config"].get(name) != value]
     if changed:
         raise InputError(f"expected the configuration the run was started with, found another {', '.join(changed)}")
-    run.sane.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.schedule.load_state_dict(state["schedule"])
+    training.network.load_state_dict(state["model"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.schedule.load_state_dict(state["schedule"])
     return state["step"], state["history"]
+
+
+def check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:
+    """Raise `InputError` if a resumed run is not the run that was begun; a new one is written down."""
+    path = folder / RUN_FILE
+    if not resume or not path.exists():
+        write_json(path, run)
+        return
+    begun = json.loads(path.read_text())
+    changed = [name for name, value in json.loads(to_json(run)).items() if begun.get(name) != value]
+    if changed:
+        raise InputError(f"expected the run that was begun for this folder, found another {', '.join(changed)}")

@@ -1,28 +1,27 @@
-"""One Gaussian over the anchors' latents."""
+"""Gaussians over whole networks' latents: one, or a mixture of several."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from weightspace.errors import require_between
-from weightspace.generation.samplers.sampler import Samples, blended, fitted
+from weightspace.generation.samplers.sampler import Density, Samples, blended
+
+SMALLEST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """The anchors' mean, and their covariance or their spread alone.
+    """The anchors' mean, and their full covariance over all tokens, so that tokens fit each other.
 
     Attributes:
         scale: what the deviations are multiplied by.
-        coherent: deviations have the anchors' full covariance over all tokens, so that tokens fit each other: they are
-            random combinations of the anchors' own deviations. Otherwise every number is drawn by itself.
     """
 
     scale: float = 1.0
-    coherent: bool = True
-    latents: Tensor | None = field(default=None, repr=False, compare=False)
     keeps_anchor: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -30,16 +29,55 @@ class Gaussian:
 
     def fit(
         self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
-    ) -> "Gaussian":
-        """A copy that is fitted to anchors."""
-        return replace(self, latents=latents)
+    ) -> Density:
+        """Samples are random combinations of the anchors' own deviations."""
+        mean = latents.mean(0)
 
-    def sample(self, count: int, generator: torch.Generator) -> Samples:
-        """Draw `count` latent sequences."""
-        anchors = fitted(self.latents)
-        mean = anchors.mean(0)
-        if not self.coherent:
-            noise = torch.randn(count, *mean.shape, generator=generator)
-            return blended(mean + self.scale * anchors.std(0, correction=0) * noise)
-        shares = torch.randn(count, len(anchors), generator=generator) / len(anchors) ** 0.5
-        return blended(mean + self.scale * torch.einsum("sa,atl->stl", shares, anchors - mean))
+        def sample(count: int, generator: torch.Generator) -> Samples:
+            shares = torch.randn(count, len(latents), generator=generator) / len(latents) ** 0.5
+            return blended(mean + self.scale * torch.einsum("sa,atl->stl", shares, latents - mean))
+
+        return Density(sample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Gaussians with diagonal covariances in the space that the anchors span (scikit-learn).
+
+    Attributes:
+        components: how many; at most as many as there are anchors.
+        scale: what the deviations from the components' means are multiplied by.
+    """
+
+    components: int = 3
+    scale: float = 1.0
+    keeps_anchor: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_between("the number of components", self.components, 1)
+        require_between("the scale", self.scale, 0)
+
+    def fit(
+        self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
+    ) -> Density:
+        """Fitted to the anchors' coordinates in the space they span: as many as anchors, however long networks are."""
+        flat = latents.flatten(1)
+        mean = flat.mean(0)
+        left, sizes, basis = torch.linalg.svd(flat - mean, full_matrices=False)
+        codes = (left * sizes).numpy()
+        mixture = GaussianMixture(
+            min(self.components, len(latents)),
+            covariance_type="diag",
+            reg_covar=SMALLEST_VARIANCE * float(sizes.square().mean()) + SMALLEST_VARIANCE,
+            random_state=0,
+        ).fit(codes if len(codes) > 1 else codes.repeat(2, axis=0))
+        fitted = (mixture.weights_, mixture.means_, mixture.covariances_)
+        shares, means, variances = (torch.from_numpy(values).float() for values in fitted)
+
+        def sample(count: int, generator: torch.Generator) -> Samples:
+            component = torch.multinomial(shares, count, replacement=True, generator=generator)
+            noise = torch.randn(count, means.shape[1], generator=generator)
+            drawn = means[component] + self.scale * variances[component].sqrt() * noise
+            return blended((mean + drawn @ basis).unflatten(1, latents.shape[1:]))
+
+        return Density(sample)

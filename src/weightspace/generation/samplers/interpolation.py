@@ -1,6 +1,6 @@
 """Interpolation between neighbouring anchors."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.errors import require_between
-from weightspace.generation.samplers.sampler import Samples, blended, fitted
+from weightspace.generation.samplers.sampler import Density, Samples, blended
 
 SMALLEST_ANGLE = 1e-4
 
@@ -29,7 +29,6 @@ class Interpolation:
     neighbors: int = 0
     along: Literal["line", "sphere"] = "line"
     bandwidth: float = 0.0
-    latents: Tensor | None = field(default=None, repr=False, compare=False)
     keeps_anchor: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -39,26 +38,25 @@ class Interpolation:
 
     def fit(
         self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
-    ) -> "Interpolation":
-        """A copy that is fitted to anchors."""
-        return replace(self, latents=latents)
+    ) -> Density:
+        """Samples lie between anchors; with a single anchor they are that anchor."""
+        mixed = min(self.mixed, len(latents))
 
-    def sample(self, count: int, generator: torch.Generator) -> Samples:
-        """Draw `count` latent sequences between anchors; with a single anchor, the anchor."""
-        anchors = fitted(self.latents)
-        mixed = min(self.mixed, len(anchors))
-        chosen = torch.stack([self._choose(anchors, mixed, generator) for _ in range(count)])
-        # Exponential variables over their sum: a flat Dirichlet distribution.
-        shares = -torch.rand(count, mixed, generator=generator).clamp_min(1e-12).log()
-        shares = shares / shares.sum(1, keepdim=True)
-        if self.along == "line":
-            made = torch.einsum("sm,smtl->stl", shares, anchors[chosen])
-        else:
-            made = _spherical(anchors[chosen], shares)
-        if self.bandwidth:
-            noise = torch.randn(made.shape, generator=generator)
-            made = made + self.bandwidth * anchors.std(0, correction=0) * noise
-        return blended(made)
+        def sample(count: int, generator: torch.Generator) -> Samples:
+            chosen = torch.stack([self._choose(latents, mixed, generator) for _ in range(count)])
+            # Exponential variables over their sum: a flat Dirichlet distribution.
+            shares = -torch.rand(count, mixed, generator=generator).clamp_min(1e-12).log()
+            shares = shares / shares.sum(1, keepdim=True)
+            if self.along == "line":
+                between = torch.einsum("sm,smtl->stl", shares, latents[chosen])
+            else:
+                between = _spherical(latents[chosen], shares)
+            if self.bandwidth:
+                noise = torch.randn(between.shape, generator=generator)
+                between = between + self.bandwidth * latents.std(0, correction=0) * noise
+            return blended(between)
+
+        return Density(sample)
 
     def _choose(self, anchors: Tensor, mixed: int, generator: torch.Generator) -> Int[Tensor, "mixed"]:
         first = int(torch.randint(len(anchors), (), generator=generator))
@@ -73,19 +71,19 @@ def _spherical(
     anchors: Float[Tensor, "samples mixed tokens latent"], shares: Float[Tensor, "samples mixed"]
 ) -> Float[Tensor, "samples tokens latent"]:
     """Along great circles from the first to the others in turn, by each one's share of what there is so far."""
-    made, weight = anchors[:, 0], shares[:, :1]
+    between, weight = anchors[:, 0], shares[:, :1]
     for number in range(1, anchors.shape[1]):
         weight = weight + shares[:, number : number + 1]
-        made = slerp(made, anchors[:, number], (shares[:, number : number + 1] / weight)[..., None])
-    return made
+        between = slerp(between, anchors[:, number], (shares[:, number : number + 1] / weight)[..., None])
+    return between
 
 
 def slerp(
     first: Float[Tensor, "*batch latent"], second: Float[Tensor, "*batch latent"], share: Float[Tensor, "*shares 1"]
 ) -> Float[Tensor, "*batch latent"]:
     """Spherical interpolation of directions, linear in length; linear where the directions are almost alike."""
-    lengths = [own.norm(dim=-1, keepdim=True).clamp_min(1e-12) for own in (first, second)]
-    ends = [own / length for own, length in zip((first, second), lengths, strict=True)]
+    lengths = [end.norm(dim=-1, keepdim=True).clamp_min(1e-12) for end in (first, second)]
+    ends = [end / length for end, length in zip((first, second), lengths, strict=True)]
     angle = (ends[0] * ends[1]).sum(-1, keepdim=True).clamp(-1, 1).acos()
     bent = (((1 - share) * angle).sin() * ends[0] + (share * angle).sin() * ends[1]) / angle.sin()
     length = (1 - share) * lengths[0] + share * lengths[1]

@@ -5,7 +5,7 @@ token, so all tokens share one anchor *and* one noise vector, and two calls retu
 both choices have names.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.errors import require_between
-from weightspace.generation.samplers.sampler import Samples, fitted
+from weightspace.generation.samplers.sampler import Density, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,6 @@ class KernelDensity:
     relative: bool = True
     anchor: Literal["shared", "layer", "independent"] = "shared"
     noise: Literal["shared", "independent"] = "independent"
-    latents: Tensor | None = field(default=None, repr=False, compare=False)
-    layers: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_between("the bandwidth", self.bandwidth, 0)
@@ -46,33 +44,37 @@ class KernelDensity:
 
     def fit(
         self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
-    ) -> "KernelDensity":
-        """A copy that is fitted to anchors."""
-        return replace(self, latents=latents, layers=layers)
+    ) -> Density:
+        """Samples are anchors with noise."""
+        tokens, width = latents.shape[1:]
+        owner, scale = self.owners(tokens, layers), self._scale(latents)
 
-    @property
-    def scale(self) -> Float[Tensor, "tokens latent"]:
-        """Standard deviation of the noise in every dimension of every token."""
-        anchors = fitted(self.latents)
-        if not self.relative or len(anchors) == 1:
-            return torch.full_like(anchors[0], self.bandwidth)
-        return self.bandwidth * anchors.std(0)
+        def sample(count: int, generator: torch.Generator) -> Samples:
+            chosen = torch.randint(len(latents), (count, int(owner.max()) + 1), generator=generator)[:, owner]
+            noise = torch.randn(count, 1 if self.noise == "shared" else tokens, width, generator=generator)
+            return Samples(latents[chosen, torch.arange(tokens)] + scale * noise, chosen)
 
-    def sample(self, count: int, generator: torch.Generator) -> Samples:
-        """Draw `count` latent sequences around the anchors."""
-        anchors = fitted(self.latents)
-        tokens, width = anchors.shape[1:]
-        owner = self.owners
-        chosen = torch.randint(len(anchors), (count, int(owner.max()) + 1), generator=generator)[:, owner]
-        noise = torch.randn(count, 1 if self.noise == "shared" else tokens, width, generator=generator)
-        return Samples(anchors[chosen, torch.arange(tokens)] + self.scale * noise, chosen)
+        return Density(sample)
 
-    @property
-    def owners(self) -> Int[Tensor, "tokens"]:
+    def owners(self, tokens: int, layers: Int[Tensor, "tokens"] | None = None) -> Int[Tensor, "tokens"]:
         """Which choice of an anchor every token follows."""
-        tokens = fitted(self.latents).shape[1]
         if self.anchor == "independent":
             return torch.arange(tokens)
-        if self.anchor == "layer" and self.layers is not None:
-            return self.layers
+        if self.anchor == "layer" and layers is not None:
+            return layers
         return torch.zeros(tokens, dtype=torch.long)
+
+    def _scale(self, latents: Float[Tensor, "anchors tokens latent"]) -> Float[Tensor, "tokens latent"]:
+        """Standard deviation of the noise in every dimension of every token."""
+        if not self.relative or len(latents) == 1:
+            return torch.full_like(latents[0], self.bandwidth)
+        return self.bandwidth * latents.std(0)
+
+
+def published_sampler(bandwidth: float = 0.2) -> KernelDensity:
+    """What the published code does: one anchor and one noise vector for all tokens of a sample.
+
+    The paper describes independent draws per token (equation 7); its code draws every token with the same seed. Unlike
+    the code, two calls with different generators give different samples.
+    """
+    return KernelDensity(bandwidth=bandwidth, relative=False, anchor="shared", noise="shared")

@@ -1,6 +1,6 @@
 """Latents from nowhere: the paper's GAUSS start of bootstrapping."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from weightspace.errors import require_between
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.samplers.sampler import Samples, fitted
+from weightspace.generation.samplers.sampler import Density, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,6 @@ class RandomLatents:
     scale: float = 1.0
     relative: bool = True
     onwards: KernelDensity = field(default_factory=KernelDensity)
-    latents: Tensor | None = field(default=None, repr=False, compare=False)
     keeps_anchor: bool = field(default=True, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -32,13 +31,12 @@ class RandomLatents:
 
     def fit(
         self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
-    ) -> "RandomLatents":
-        """A copy that knows the shape."""
-        return replace(self, latents=latents)
+    ) -> Density:
+        """Samples have the anchors' shape, and each the architecture of a random one."""
+        size = latents.square().mean().sqrt() if self.relative else 1.0
 
-    def sample(self, count: int, generator: torch.Generator) -> Samples:
-        """Draw `count` latent sequences; each takes the architecture of a random anchor."""
-        anchors = fitted(self.latents)
-        size = anchors.square().mean().sqrt() if self.relative else 1.0
-        chosen = torch.randint(len(anchors), (count, 1), generator=generator).expand(-1, anchors.shape[1])
-        return Samples(self.scale * size * torch.randn(count, *anchors.shape[1:], generator=generator), chosen)
+        def sample(count: int, generator: torch.Generator) -> Samples:
+            chosen = torch.randint(len(latents), (count, 1), generator=generator).expand(-1, latents.shape[1])
+            return Samples(self.scale * size * torch.randn(count, *latents.shape[1:], generator=generator), chosen)
+
+        return Density(sample)

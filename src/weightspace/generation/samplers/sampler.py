@@ -1,12 +1,11 @@
 """What a sampler is."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from weightspace.errors import InputError
 
 
 class Samples(NamedTuple):
@@ -21,9 +20,15 @@ class Samples(NamedTuple):
     anchors: Int[Tensor, "samples tokens"]
 
 
+class Density(NamedTuple):
+    """What a sampler makes of anchors: `sample(count, generator)` draws sequences of latents."""
+
+    sample: Callable[[int, torch.Generator], Samples]
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    """Fitted to anchors' latents, it draws others; frozen, so `fit` returns a fitted copy."""
+    """How latents are drawn around anchors, whichever these are: a frozen configuration."""
 
     @property
     def keeps_anchor(self) -> bool:
@@ -31,27 +36,13 @@ class Sampler(Protocol):
 
     def fit(
         self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
-    ) -> "Sampler":
-        """A copy that is fitted to anchors.
+    ) -> Density:
+        """The density around some anchors.
 
         Args:
             latents: of the anchors, at least one, all of one layout.
             layers: which layer every token is of; all one layer if not given.
         """
-
-    def sample(self, count: int, generator: torch.Generator) -> Samples:
-        """Draw `count` sequences of latents; the generator decides all that is random."""
-
-
-def fitted(latents: Tensor | None) -> Tensor:
-    """The anchors' latents.
-
-    Raises:
-        InputError: the sampler has not been fitted.
-    """
-    if latents is None:
-        raise InputError("expected a sampler that was fitted to anchors, found one that was not")
-    return latents
 
 
 def blended(latents: Float[Tensor, "samples tokens latent"]) -> Samples:

@@ -1,7 +1,7 @@
 """Grow a zoo: train a population of networks in the way that is fastest here, resumable at any member."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
-from weightspace.outputs import new_folder, to_json, write_json, write_manifest
+from weightspace.outputs import Existing, new_folder, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator, derive_seed
 from weightspace.spreading import Tick, Where, spread
@@ -52,7 +52,7 @@ def grow(
     config: GrowConfig,
     out: str | Path,
     *,
-    mode: Sequence[str] = (),
+    existing: Existing = "refuse",
     ray: str | None = None,
 ) -> Zoo:
     """Train a zoo of networks on images and write it to `out`.
@@ -63,8 +63,8 @@ def grow(
         images: train, validation and test images; accuracy and loss on each are recorded per checkpoint.
         config: what varies between members, and how they are trained.
         out: a folder that does not exist yet.
-        mode: `"resume"` goes on with interrupted growing of the same settings, training no finished member again;
-            `"force"` replaces `out` if it exists.
+        existing: `resume` goes on with interrupted growing of the same settings, training no finished member again;
+            `replace` replaces an existing `out`.
         ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
 
     Every member's numbers derive from the seed and its name. The plan (see `planning.py`) changes them by rounding
@@ -77,7 +77,7 @@ def grow(
     _check(config, len(images.train.labels))
     recipe = find_recipe(network, images)
     members, kept = draw_members(config, recipe), _kept_epochs(config)
-    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
+    with new_folder(out, existing=existing, resumable=BEGUN) as folder:
         plan = _settle_plan(folder, network, members, images, config, on_ray=ray is not None)
         tasks, store = plan_tasks(members, plan, config.epochs), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from weightspace.errors import InputError, require_between
-from weightspace.outputs import new_folder, require_apart, to_json, write_json, write_manifest
+from weightspace.outputs import Existing, new_folder, require_apart, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.spreading import Tick, Where, count_cpus, spread
 from weightspace.supervised import stack_weights
@@ -62,7 +62,7 @@ def import_zoo(
     *,
     architectures: Sequence[Architecture] = (),
     ray: str | None = None,
-    mode: Sequence[str] = (),
+    existing: Existing = "refuse",
 ) -> Zoo:
     """Convert a folder of checkpoints, of any layout that is recognised, into a zoo at `out`.
 
@@ -72,7 +72,7 @@ def import_zoo(
         config: how plain files tell of themselves, and what is left out.
         architectures: descriptions that checkpoints of their names and shapes get.
         ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
-        mode: `"resume"` continues interrupted work, `"force"` replaces `out`.
+        existing: `resume` continues interrupted work, `replace` replaces an existing `out`.
 
     Memory holds a few tasks of 32 MiB (or one checkpoint each, if larger), whatever the zoo's size; while it is
     written, the disk holds the imported zoo twice.
@@ -86,7 +86,7 @@ def import_zoo(
     if "://" not in str(address):
         require_apart(out, [Path(address)])
     source = Source(address)
-    with new_folder(out, force="force" in mode, resume="resume" in mode, resumable=BEGUN) as folder:
+    with new_folder(out, existing=existing, resumable=BEGUN) as folder:
         reader = _unpack(recognize(source, pattern=config.pattern, table=config.table), folder)
         listing = reader.scan()
         listing.entries = list(_unique(listing))

@@ -31,7 +31,7 @@ NAMES = {
     "wd": "weight_decay",
     "w_init": "initialization",
 }
-RESERVED = ("member", "epoch", "architecture", "shard", "row")
+RESERVED = ("member", "epoch", "architecture", "shard", "row", "digest")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """How much of networks survives the autoencoder: in their weights, layer by layer, and in what they compute."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
-from weightspace.autoencoder.inference import decode_latents, encode_tokens
-from weightspace.autoencoder.refining import Descent, encode_closely
+from weightspace.autoencoder.reconstructing import LatentDescent, Projection, Reconstruction, reconstruct
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.states import Row
 from weightspace.errors import InputError
@@ -23,9 +21,8 @@ from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
-RANDOM_INPUTS, CONDITIONED = 256, 1_000
+RANDOM_INPUTS, MOST_NETWORKS = 256, 24
 SMALLEST_VARIANCE = 1e-6
-Squeeze = Callable[[Float[Tensor, "tokens latent"]], Float[Tensor, "tokens latent"]]
 
 
 class Fidelity(NamedTuple):
@@ -62,91 +59,34 @@ class Fidelity(NamedTuple):
         return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
-@dataclass(frozen=True)
-class FidelityObserver:
-    """Measures the fidelity of held-out networks while a model is trained (see `train`).
+def watch_fidelity(zoos: Sequence[tuple[Zoo, Images | None]]) -> Callable[[int, SANE], Row]:
+    """An observer (see `pretrain`) of the fidelity of networks that a model is not trained on.
 
-    Attributes:
-        held_out: zoos of networks that the model is not trained on, each with images, if there are any; the mean
-            over zoos joins the history.
+    Args:
+        zoos: each with images, if there are any; of each the last checkpoints of at most 24 members are measured, and
+            the mean over zoos joins the history.
     """
 
-    held_out: Sequence[tuple[Zoo, Images | None]]
-
-    def __call__(self, step: int, sane: SANE) -> Row:
-        """The columns that join the history."""
-        rows = [measure_fidelity(sane, zoo, images).row() for zoo, images in self.held_out]
+    def observe(step: int, sane: SANE) -> Row:
+        rows = [measure_fidelity(sane, last_of_first_members(zoo), images).row() for zoo, images in zoos]
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
-
-class Reconstruction(NamedTuple):
-    """A network in canonical form, and what came back of it; both as standardised tokens and as weights.
-
-    Attributes:
-        true_tokens, made_tokens: before and after, standardised.
-        true, made: the same as weights under the architecture's names.
-        latents: how many latent numbers are in between.
-    """
-
-    architecture: Architecture
-    true_tokens: Float[Tensor, "tokens width"]
-    made_tokens: Float[Tensor, "tokens width"]
-    true: Weights
-    made: Weights
-    latents: int
+    return observe
 
 
-def reconstruct(
-    sane: SANE,
-    networks: Sequence[Weights],
-    architecture: Architecture,
-    *,
-    squeeze: Squeeze | None = None,
-    closely: Descent | None = None,
-) -> list[Reconstruction]:
-    """Encode and decode networks of one architecture, all of them at once.
-
-    Args:
-        sane: a trained model.
-        networks: raw weights.
-        architecture: theirs.
-        squeeze: see `measure_fidelity`.
-        closely: likewise; batch norms of what is decoded then have statistics of 1,000 of the images.
-
-    Raises:
-        InputError: no networks, or a refusal of `encode_closely`.
-    """
-    if not networks:
-        raise InputError("expected networks to reconstruct, found none")
-    prepared = [sane.preparation.prepare(weights, architecture) for weights in networks]
-    layout = prepared[0].frame.layout
-    true = [sane.preparation.restore(own.tokens, architecture, own.carried) for own in prepared]
-    if closely is None:
-        latents = encode_tokens(sane, torch.stack([own.tokens for own in prepared]), layout)
-    else:
-        latents = encode_closely(sane, true, architecture, closely)
-    latents = torch.stack([squeeze(own) for own in latents]) if squeeze is not None else latents
-    decoded = decode_latents(sane, latents, layout)
-    made = [
-        sane.preparation.restore(tokens, architecture, own.carried)
-        for own, tokens in zip(prepared, decoded, strict=True)
-    ]
-    if closely is not None:
-        inputs = conditioning_images(closely.images, CONDITIONED, closely.seed)
-        made = [condition_weights(weights, architecture, inputs) for weights in made]
-    return [
-        Reconstruction(architecture, own.tokens, tokens, before, after, latents[0].numel())
-        for own, tokens, before, after in zip(prepared, decoded, true, made, strict=True)
-    ]
+def last_of_first_members(zoo: Zoo) -> Zoo:
+    """The last checkpoints of at most 24 members."""
+    last = zoo.last()
+    return last.where(lambda table: table["member"].isin(last.members[:MOST_NETWORKS]))
 
 
 def measure_fidelity(
     sane: SANE,
     zoo: Zoo,
     images: Images | None = None,
-    squeeze: Squeeze | None = None,
-    closely: Descent | None = None,
+    project: Projection | None = None,
+    descent: LatentDescent | None = None,
 ) -> Fidelity:
     """Encode and decode every checkpoint of a zoo, and compare.
 
@@ -155,11 +95,11 @@ def measure_fidelity(
         zoo: networks it was not trained on; few enough to be in memory.
         images: what accuracy and agreement are taken on by the networks that take such images; others, and all
             without images, agree or not on random inputs of their example shape.
-        squeeze: what is done to latents in between, to see what fewer of them would keep.
-        closely: move the latents first until decoded networks answer alike (see `encode_closely`).
+        project: what is done to latents in between; see `reconstruct`.
+        descent: move the latents first; see `reconstruct`.
 
     Raises:
-        InputError: no checkpoints, NaN weights, or a refusal of `encode_closely`.
+        InputError: no checkpoints, NaN weights, or a refusal of `encode_by_function`.
     """
     if len(zoo) == 0:
         raise InputError("expected networks to reconstruct, found none")
@@ -167,7 +107,7 @@ def measure_fidelity(
     for name in zoo.table["architecture"].unique():
         alike, architecture = zoo.where(architecture=str(name)), zoo.architectures[str(name)]
         networks = [alike.weights(row) for row in range(len(alike))]
-        pairs = reconstruct(sane, networks, architecture, squeeze=squeeze, closely=closely)
+        pairs = reconstruct(sane, networks, architecture, project=project, descent=descent)
         for pair in pairs:
             errors.add(pair, sane.preparation.frame_of(architecture).layout)
         outcomes.append(_compare(pairs, images))
@@ -199,35 +139,37 @@ class LayerFidelity(NamedTuple):
     reconstructed: float
 
 
-def measure_layers(sane: SANE, zoo: Zoo, images: Images | None = None) -> list[LayerFidelity]:
+def fidelity_by_layer(sane: SANE, zoo: Zoo, images: Images | None = None) -> list[LayerFidelity]:
     """Layer by layer: reconstruct it alone, in every checkpoint of a zoo of one layout, and compare.
 
     Raises:
         InputError: no checkpoints, or networks with different tensors.
     """
-    if len({zoo.architectures[str(name)].signature() for name in zoo.table["architecture"]}) != 1:
+    if len({zoo.architectures[str(name)].signature for name in zoo.table["architecture"]}) != 1:
         raise InputError("expected networks with the same tensors to compare layer by layer, found several kinds")
     errors = _Errors()
-    pairs = [reconstruct(sane, [weights], own)[0] for weights, own in _networks(zoo)]
+    pairs = [reconstruct(sane, [weights], architecture)[0] for weights, architecture in _networks(zoo)]
     frame = sane.preparation.frame_of(pairs[0].architecture)
     for pair in pairs:
         errors.add(pair, frame.layout)
-    groups = {own.architecture.id: own.architecture for own in pairs}
-    found = []
+    names = dict.fromkeys(pair.architecture.id for pair in pairs)
+    layers = []
     for block in frame.layout.blocks:
         tensors = [name for name in (block.name, block.bias) if name is not None]
         places = [frame.names.index(name) for name in tensors]
         mixed = [_mix(pair, [list(pair.architecture.shapes)[place] for place in places]) for pair in pairs]
-        outcomes = [_compare([own for own in mixed if own.architecture.id == name], images) for name in groups]
+        outcomes = [
+            _compare([pair for pair in mixed if pair.architecture.id == name], images) for name in names
+        ]
         agreement, _, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
         r2 = _r2([errors.sums[name] for name in tensors])
-        found.append(LayerFidelity(block.name, block.rows * block.row_length, r2, agreement, reconstructed))
-    return found
+        layers.append(LayerFidelity(block.name, block.rows * block.row_length, r2, agreement, reconstructed))
+    return layers
 
 
 def _mix(pair: Reconstruction, names: list[str]) -> Reconstruction:
     """The network as it was, but for some tensors."""
-    return pair._replace(made={**pair.true, **{name: pair.made[name] for name in names}})
+    return pair._replace(decoded={**pair.original, **{name: pair.decoded[name] for name in names}})
 
 
 def _networks(zoo: Zoo) -> Iterator[tuple[Weights, Architecture]]:
@@ -254,20 +196,20 @@ class _Errors:
 
     @property
     def weights(self) -> int:
-        return int(sum(own[0] for own in self.sums.values()))
+        return int(sum(sums[0] for sums in self.sums.values()))
 
     def add(self, one: Reconstruction, layout: TokenLayout) -> None:
         """Count a network in."""
         self.latents += one.latents
-        both = (scatter_tokens(own, layout).double() for own in (one.true_tokens, one.made_tokens))
-        parts = (own.split(layout.sizes.tolist()) for own in both)
-        for name, true, made in zip(layout.names, *parts, strict=True):
+        both = (scatter_tokens(tokens, layout).double() for tokens in (one.original_tokens, one.decoded_tokens))
+        parts = (flat.split(layout.sizes.tolist()) for flat in both)
+        for name, true, decoded in zip(layout.names, *parts, strict=True):
             count = torch.tensor(float(len(true)), dtype=torch.float64)
-            own = torch.stack([count, true.sum(), true.square().sum(), (made - true).square().sum()])
-            self.sums[name] = self.sums.get(name, torch.zeros(4, dtype=torch.float64)) + own
+            sums = torch.stack([count, true.sum(), true.square().sum(), (decoded - true).square().sum()])
+            self.sums[name] = self.sums.get(name, torch.zeros(4, dtype=torch.float64)) + sums
 
     def by_tensor(self) -> dict[str, float]:
-        return {name: _r2([own]) for name, own in self.sums.items()}
+        return {name: _r2([sums]) for name, sums in self.sums.items()}
 
     def overall(self) -> float:
         return _r2(list(self.sums.values()))
@@ -291,11 +233,11 @@ def _compare(pairs: list[Reconstruction], images: Images | None) -> Float[Tensor
         return unknown
     fits = images is not None and images.inputs.shape[1:] == example.shape[1:]
     inputs = images.inputs if images is not None and fits else _random_inputs(architecture)
-    stacks = (stack_weights([getattr(pair, which) for pair in pairs]) for which in ("true", "made"))
-    true, made = (predict_stack(module, stack, inputs).argmax(-1) for stack in stacks)
-    unknown[:, 0] = _share_equal(true, made)
+    stacks = (stack_weights([getattr(pair, which) for pair in pairs]) for which in ("original", "decoded"))
+    true, decoded = (predict_stack(module, stack, inputs).argmax(-1) for stack in stacks)
+    unknown[:, 0] = _share_equal(true, decoded)
     if images is not None and fits:
-        unknown[:, 1], unknown[:, 2] = (_share_equal(own, images.labels) for own in (true, made))
+        unknown[:, 1], unknown[:, 2] = (_share_equal(answers, images.labels) for answers in (true, decoded))
     return unknown
 
 

@@ -1,0 +1,224 @@
+"""Examine a trained SANE on members that it never saw, beside an untrained model of the same shape."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weightspace.analysis.fidelity import (
+    Fidelity,
+    LayerFidelity,
+    fidelity_by_layer,
+    last_of_first_members,
+    measure_fidelity,
+)
+from weightspace.analysis.predicting.calibrating import TARGETS, fit_predictor
+from weightspace.analysis.predicting.predictor import Predictor
+from weightspace.analysis.probing.probe import probe
+from weightspace.analysis.representations.baselines import layer_statistics
+from weightspace.analysis.representations.catalog import Represent, untrained
+from weightspace.autoencoder.reconstructing import PrincipalLatents
+from weightspace.autoencoder.sane import SANE
+from weightspace.errors import InputError
+from weightspace.images import Images, ImageSet, open_images
+from weightspace.zoo.concatenating import concatenate
+from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.zoo import Zoo, require_finite_zoo
+
+SHARES = (0.1, 0.25, 0.5, 1.0)
+
+
+class SplitZoo(NamedTuple):
+    """A zoo in three parts by member, and the images that its networks are asked about, if there are any."""
+
+    name: str
+    parts: Sequence[Zoo]
+    images: ImageSet | None = None
+
+    @property
+    def test_images(self) -> Images | None:
+        """What networks are scored on."""
+        return self.images.test if self.images is not None else None
+
+
+class FidelityPoint(NamedTuple):
+    """What is left of networks with so many latents for each weight; see `Fidelity`."""
+
+    latents_per_weight: float
+    r2: float
+    agreement: float
+    original_accuracy: float
+    reconstructed_accuracy: float
+
+
+class ZooFidelity(NamedTuple):
+    """What is left of the networks of one zoo.
+
+    Attributes:
+        networks: how many were decoded; scored_on: what they were asked about, in words.
+        curve: with fewer latents, and last with all.
+        layers: each reconstructed alone; empty for networks of several layouts.
+    """
+
+    zoo: str
+    networks: int
+    scored_on: str
+    curve: list[FidelityPoint]
+    layers: list[LayerFidelity]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; the point with all latents stands at its top too."""
+        rows = [point._asdict() for point in self.curve]
+        layers = [layer._asdict() for layer in self.layers]
+        about = {"zoo": self.zoo, "networks": self.networks, "scored_on": self.scored_on}
+        return {**about, **rows[-1], "curve": rows, "layers": layers}
+
+
+class ReadingPoint(NamedTuple):
+    """R² and rank correlation of one linear probe on test members."""
+
+    representation: str
+    target: str
+    r2: float
+    r2_low: float
+    r2_high: float
+    tau: float
+
+
+class ZooReading(NamedTuple):
+    """What linear probes read of one zoo's test members, and why some properties are not read."""
+
+    zoo: str
+    rows: list[ReadingPoint]
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"zoo": self.zoo, "rows": [row._asdict() for row in self.rows], "note": self.note}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a trained model is worth on members that it never saw.
+
+    Attributes:
+        fidelity, reading: zoo by zoo.
+        predictor: fitted, calibrated and checked; None, for the reason in `predictor_note`.
+    """
+
+    fidelity: list[ZooFidelity]
+    reading: list[ZooReading]
+    predictor: Predictor | None
+    predictor_note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything but the predictor's arrays."""
+        predicting: dict[str, Any] = {"rows": [], "note": self.predictor_note}
+        if self.predictor is not None:
+            fields = ("target", "r2", "usual_radius", "coverage")
+            rows = [{name: asdict(model)[name] for name in fields} for model in self.predictor.properties]
+            about = {name: getattr(self.predictor, name) for name in ("level", "outlier_share", "members")}
+            predicting = {"rows": rows, "note": "", **about}
+        return {
+            "fidelity": [zoo.to_json() for zoo in self.fidelity],
+            "reading": [zoo.to_json() for zoo in self.reading],
+            "predicting": predicting,
+        }
+
+
+def split_zoos(
+    folders: Sequence[Path], shares: Sequence[float], *, seed: int, fold: int = 0, data: str | None = None
+) -> list[SplitZoo]:
+    """Zoos in three parts each, with the images given, or those that they name.
+
+    Raises:
+        InputError: no zoos, or NaN weights in a part that is not trained on.
+    """
+    if not folders:
+        raise InputError("expected a zoo to train on, found none")
+    given = open_images(data) if data is not None else None
+    zoos = []
+    for folder in folders:
+        parts = Zoo.open(folder).split(*shares, seed=seed, fold=fold)
+        for part in parts[1:]:
+            require_finite_zoo(part)
+        zoos.append(SplitZoo(folder.absolute().name, parts, given or recorded_images(parts[0])))
+    return zoos
+
+
+def together(zoos: Sequence[Zoo]) -> Zoo:
+    """Several zoos as one; a single one as it is."""
+    return concatenate(zoos) if len(zoos) > 1 else zoos[0]
+
+
+def examine(sane: SANE, zoos: Sequence[SplitZoo]) -> Examination:
+    """Measure how much of networks survives, what can be read of them, and fit the predictor.
+
+    Args:
+        sane: a trained model.
+        zoos: what it was trained on the first parts of; the last parts are what it is examined on: at most 24 networks
+            of each for fidelity, at their last epoch.
+
+    Raises:
+        InputError: test members that it was trained on.
+    """
+    parts = [together([zoo.parts[number] for zoo in zoos]) for number in range(3)]
+    predictor, note = None, ""
+    fidelity, reading = [_fidelity(sane, zoo) for zoo in zoos], [_reading(sane, zoo) for zoo in zoos]
+    try:
+        predictor = fit_predictor(sane, parts)
+    except InputError as refusal:
+        note = str(refusal)
+    return Examination(fidelity, reading, predictor, note)
+
+
+def _fidelity(sane: SANE, zoo: SplitZoo) -> ZooFidelity:
+    """What is left of the networks of one zoo: as a whole, with fewer latents, and layer by layer."""
+    networks = last_of_first_members(zoo.parts[-1])
+    whole = measure_fidelity(sane, networks, zoo.test_images)
+    components = PrincipalLatents.fit(sane, zoo.parts[0])
+    width, density = sane.config.latent_width, whole.latents_per_weight
+    counts = [math.floor(share * width / density) for share in SHARES if share < density]
+    curve = [
+        _point(measure_fidelity(sane, networks, zoo.test_images, components.first(count)), density * count / width)
+        for count in counts
+        if count >= 1
+    ]
+    try:
+        layers = fidelity_by_layer(sane, networks, zoo.test_images)
+    except InputError:
+        layers = []  # networks of several layouts have no layers in common
+    return ZooFidelity(zoo.name, whole.networks, _scored_on(whole), [*curve, _point(whole, density)], layers)
+
+
+def _point(measured: Fidelity, latents_per_weight: float) -> FidelityPoint:
+    return FidelityPoint(
+        latents_per_weight, measured.overall_r2, measured.agreement, measured.original, measured.reconstructed
+    )
+
+
+def _scored_on(measured: Fidelity) -> str:
+    if math.isnan(measured.agreement):
+        return "nothing, as the networks cannot be built"
+    return "random inputs, as no images fit" if math.isnan(measured.original) else "images"
+
+
+def _reading(sane: SANE, zoo: SplitZoo) -> ZooReading:
+    """R² of linear probes on unseen members: the model, an untrained one of its shape, and layer statistics."""
+    represent: list[Represent] = [
+        lambda parts: untrained(sane, parts, "mean"),
+        lambda parts: [sane.embed(part) for part in parts],
+    ]
+    if len(sane.preparation.frames) == 1:  # networks of several layouts have only the mean in common
+        readout: Callable[[Sequence[Zoo]], Any] = lambda parts: [sane.embed(part, "readout") for part in parts]  # noqa: E731
+        represent = [lambda parts: [layer_statistics(part) for part in parts], *represent, readout]
+    rows, notes = [], []
+    for target in (name for name in TARGETS if name in zoo.parts[0].properties):
+        try:
+            results = [probe(*compute(zoo.parts), target=target) for compute in represent]
+        except InputError as refusal:
+            notes.append(f"{target.replace('_', ' ')}: {refusal}")
+            continue
+        rows += [ReadingPoint(r.representation.label, target, r.r2, r.r2_low, r.r2_high, r.tau) for r in results]
+    return ZooReading(zoo.name, rows, "; ".join(notes))

@@ -1,0 +1,184 @@
+"""Whole networks through SANE, window by window: tokens to latents, and back.
+
+Paper, algorithm 2: long sequences are coded in haloed windows and stitched together. Deviation: the published code
+codes the whole sequence in one pass, at quadratic cost and out of the trained range. This is the one place where
+windows are coded: with gradients or, under `torch.no_grad`, without; from memory or from a stream.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightspace.autoencoder.network import Network
+from weightspace.corpus.corpus import Corpus, CorpusPart
+from weightspace.corpus.reading import TokenReader
+from weightspace.corpus.views import whole_networks
+from weightspace.tokens.layout import TokenLayout
+from weightspace.tokens.patterns import Entries, entries_of, positions_of
+from weightspace.tokens.windows import WindowCut
+
+WINDOWS_AT_ONCE = 256
+# Numbers in the tokens of a stream that are encoded at once: 16 MiB.
+NUMBERS_AT_ONCE = 4 * 2**20
+# Windows, and the numbers of their tokens, and which of these there are (all, if None); returns what becomes of them.
+Code = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def cut_windows(length: int, window: int) -> WindowCut:
+    """Windows as long as a model's, an eighth of it as halo; a single one for a sequence that is not longer."""
+    halo = window // 8
+    return WindowCut(length, length, 0) if length <= window else WindowCut(length, window - 2 * halo, halo)
+
+
+class WindowCoder:
+    """Encodes and decodes networks of one layout in haloed windows.
+
+    Args:
+        network: SANE's; results are where what is coded was.
+        layout: of the networks.
+        at_once: so many windows go through together, which bounds the memory.
+        learned: the windows whose results have gradients, where gradients are on; all by default.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        layout: TokenLayout,
+        *,
+        at_once: int = WINDOWS_AT_ONCE,
+        learned: Int[Tensor, "windows"] | None = None,
+    ) -> None:
+        self.network, self.layout, self.at_once = network, layout, at_once
+        self.cut = cut_windows(len(layout), network.window)
+        self.learned = torch.ones(self.cut.count, dtype=torch.bool)
+        if learned is not None:
+            self.learned = torch.zeros_like(self.learned).index_fill(0, learned, True)
+
+    def encode(self, tokens: Float[Tensor, "networks tokens width"]) -> Float[Tensor, "networks tokens latent"]:
+        """Latents of whole networks."""
+        return self._map(tokens, self._encoder)
+
+    def decode(self, latents: Float[Tensor, "networks tokens latent"]) -> Float[Tensor, "networks tokens width"]:
+        """Tokens of whole networks' latents."""
+        return self._map(latents, self._decoder)
+
+    def stream(self, reader: TokenReader) -> Iterator[tuple[int, Float[Tensor, "tokens latent"]]]:
+        """Latents of one network that is read as it is encoded, with the number of the first token of each run."""
+        for first, count in self._runs(self.at_once):
+            start, stop = self.cut.seen(first, count)
+            tokens = reader.read(start, stop)[None]
+            yield self.cut.kept(first, count)[0], self._run(tokens, start, first, count, self._encoder)[0]
+
+    def _runs(self, at_once: int) -> Iterator[tuple[int, int]]:
+        """The first window of every run, and how many windows it has."""
+        for first in range(0, self.cut.count, at_once):
+            yield first, min(at_once, self.cut.count - first)
+
+    def _map(self, sequence: Tensor, coder: Callable[[int, int], Code]) -> Tensor:
+        """Short networks go through several at once, a long one in several runs of windows."""
+        together = max(1, self.at_once // self.cut.count)
+        parts = [
+            torch.cat(
+                [self._run(part, 0, first, count, coder) for first, count in self._runs(self.at_once)],
+                dim=1,
+            )
+            for part in sequence.split(together)
+        ]
+        return torch.cat(parts)
+
+    def _run(self, sequence: Tensor, start: int, first: int, count: int, coder: Callable[[int, int], Code]) -> Tensor:
+        """What `count` windows from the `first` keep of sequences that begin with the token `start`."""
+        seen, stop = self.cut.seen(first, count)
+        index, present = self.cut.index(first, count)
+        code, learned = coder(seen, stop), self.learned[first : first + count]
+        coded = _apply(code, sequence, start, index[learned] - seen, present[learned], seen)
+        if not learned.all():
+            # Windows without gradients are no part of the graph; the two kinds are put in their places again.
+            with torch.no_grad():
+                others = _apply(code, sequence, start, index[~learned] - seen, present[~learned], seen)
+            whole = others.new_empty(len(sequence), count, *coded.shape[2:])
+            whole[:, ~learned], whole[:, learned] = others, coded
+            coded = whole
+        return torch.stack([self.cut.merge(windows, first, count) for windows in coded])
+
+    def _encoder(self, start: int, stop: int) -> Code:
+        """What encodes windows of the tokens `start:stop`."""
+        device = self.network.device
+        positions = positions_of(self.layout, start, stop).to(device)
+        entries = Entries(*(kind.to(device) for kind in entries_of(self.layout, start, stop)))
+
+        def encode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
+            shown = Entries(*(kind[place] for kind in entries))
+            return self.network.encode(windows.to(device), positions[place], shown, present)
+
+        return encode
+
+    def _decoder(self, start: int, stop: int) -> Code:
+        """What decodes windows of the tokens `start:stop`."""
+        device = self.network.device
+        positions = positions_of(self.layout, start, stop).to(device)
+        return lambda windows, place, present: self.network.decode(windows.to(device), positions[place], present)
+
+
+def _apply(code: Code, sequence: Tensor, start: int, place: Tensor, present: Tensor, seen: int) -> Tensor:
+    """Windows of every sequence, coded, `[networks, windows, span, ...]`; `place` counts from the token `seen`."""
+    count = len(sequence)
+    windows = sequence[:, place + (seen - start)].flatten(0, 1)
+    there = None if bool(present.all()) else present.repeat(count, 1)
+    coded = code(windows, place.repeat(count, 1), there)
+    return coded.float().to(sequence.device).unflatten(0, (count, len(place)))
+
+
+def encode_tokens(
+    network: Network, tokens: Float[Tensor, "networks tokens width"], layout: TokenLayout
+) -> Float[Tensor, "networks tokens latent"]:
+    """Latents of whole networks' tokens, without gradients.
+
+    Raises:
+        InputError: positions beyond the network's learned tables.
+    """
+    network.eval().positions.check(positions_of(layout))
+    with torch.no_grad():
+        return WindowCoder(network, layout).encode(tokens)
+
+
+def decode_latents(
+    network: Network, latents: Float[Tensor, "networks tokens latent"], layout: TokenLayout
+) -> Float[Tensor, "networks tokens width"]:
+    """Tokens of whole networks' latents, without gradients; raises as `encode_tokens`."""
+    network.eval().positions.check(positions_of(layout))
+    with torch.no_grad():
+        return WindowCoder(network, layout).decode(latents)
+
+
+def encode_stream(
+    network: Network, reader: TokenReader, windows: int | None = None
+) -> Iterator[tuple[int, Float[Tensor, "tokens latent"]]]:
+    """Latents of a network's tokens, some windows at a time, with the number of the first token."""
+    layout = reader.frame.layout
+    span = cut_windows(len(layout), network.eval().window).span
+    coder = WindowCoder(network, layout, at_once=windows or max(1, NUMBERS_AT_ONCE // (span * layout.width)))
+    with torch.no_grad():
+        yield from coder.stream(reader)
+
+
+class Latents(NamedTuple):
+    """Latents of whole checkpoints that share a layout."""
+
+    part: CorpusPart
+    values: Float[Tensor, "checkpoints tokens latent"]
+
+
+def encode_corpus(network: Network, corpus: Corpus) -> Iterator[Latents]:
+    """Latents of every checkpoint of a prepared corpus, one part per layout."""
+    for part in corpus.parts:
+        yield Latents(part, torch.cat(list(encode_part(network, part))))
+
+
+def encode_part(network: Network, part: CorpusPart) -> Iterator[Float[Tensor, "checkpoints tokens latent"]]:
+    """Latents of the checkpoints of one part, a few at a time."""
+    for flat in part.chunks():
+        yield encode_tokens(network, whole_networks(part, flat), part.frame.layout)

@@ -1,0 +1,206 @@
+"""From networks to vectors: checkpoints of a zoo, or one network of any size, read window by window."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightspace.autoencoder.coding import encode_part, encode_stream
+from weightspace.autoencoder.network import Network
+from weightspace.corpus.corpus import opened_corpus
+from weightspace.corpus.frame import Frame
+from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.reading import InMemory, TokenReader
+from weightspace.errors import InputError
+from weightspace.progress import progress_bar
+from weightspace.tokens.patterns import largest_positions, positions_of
+from weightspace.weights.files import StoredWeights, meta_of, open_weights
+from weightspace.weights.values import Weights, require_finite
+from weightspace.zoo.addressing import naming, network_files
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
+from weightspace.zoo.zoo import Zoo
+
+Aggregation = Literal["mean", "mean+spread", "readout", "sequence"]
+
+
+class Aggregator:
+    """Takes the latents of networks of one layout run by run, in order, and makes one vector of each.
+
+    `mean` over tokens (paper, algorithm 2); `mean+spread`, mean and standard deviation over the tokens of each
+    layer, side by side; `readout`, the same of the model's statistics head instead of its latents (ours; see
+    `token_statistics`); and `sequence`, all latents in a row (paper, tables 10 to 12), the only one that is as long as
+    the network. Sums are taken in float64.
+
+    Raises:
+        InputError: an unknown aggregation.
+    """
+
+    def __init__(self, network: Network, kind: str) -> None:
+        if kind not in get_args(Aggregation):
+            raise InputError(f"expected an aggregation among {', '.join(get_args(Aggregation))}, found '{kind}'")
+        self._network, self._kind = network, kind
+        self._sums: dict[int, Tensor] = {}
+        self._runs: list[Tensor] = []
+
+    def add(self, latents: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"]) -> None:
+        """Take the next tokens of every network, and which layer each is of."""
+        if self._kind == "sequence":
+            self._runs.append(latents)
+            return
+        if self._kind == "readout":
+            with torch.no_grad():
+                latents = self._network.statistics(latents.to(self._network.device)).cpu()
+        layers = torch.zeros_like(layers) if self._kind == "mean" else layers
+        for layer in layers.unique(sorted=True).tolist():
+            values = latents[:, layers == layer].double()
+            count = torch.full_like(values[:, 0], values.shape[1])
+            sums = torch.stack([count, values.sum(1), values.square().sum(1)])
+            self._sums[layer] = self._sums[layer] + sums if layer in self._sums else sums
+
+    def result(self) -> Float[Tensor, "networks features"]:
+        """One vector for every network."""
+        if self._kind == "sequence":
+            return torch.cat(self._runs, dim=1).flatten(1)
+        columns = []
+        for _, (count, total, squares) in sorted(self._sums.items()):
+            mean = total / count
+            spread = (squares / count - mean.square()).clamp_min(0).sqrt()
+            columns += [mean] if self._kind == "mean" else [mean, spread]
+        return torch.cat(columns, dim=1).float()
+
+
+def mean_and_spread(
+    values: Float[Tensor, "networks tokens width"], layers: Int[Tensor, "tokens"]
+) -> Float[Tensor, "networks features"]:
+    """Mean and standard deviation over the tokens of each layer, side by side."""
+    parts = [values[:, layers == layer].double() for layer in layers.unique(sorted=True).tolist()]
+    return torch.cat([moment for part in parts for moment in (part.mean(1), part.std(1, correction=0))], dim=1).float()
+
+
+def representation_of(aggregation: str) -> Representation:
+    """What SANE's embeddings of one aggregation are."""
+    return Representation(f"SANE ({aggregation})", "sane")
+
+
+def embed_zoo(
+    network: Network, preparation: Preparation, zoo: Zoo, aggregation: str
+) -> Float[np.ndarray, "checkpoints features"]:
+    """One vector per checkpoint, in the order of the zoo's table; see `SANE.embed`."""
+    Aggregator(network, aggregation)  # refuses an unknown one before anything is read
+    vectors, tables = [], []
+    with opened_corpus(zoo, preparation) as corpus, progress_bar("embedding", len(zoo)) as advance:
+        for part in corpus.parts:
+            for latents in encode_part(network, part):
+                aggregator = Aggregator(network, aggregation)
+                aggregator.add(latents, part.positions[:, 1])
+                vectors.append(aggregator.result().numpy())
+                advance(len(latents))
+            tables.append(part.table)
+    return rows_in_order(zoo, vectors, tables, aggregation)
+
+
+class NetworkEmbedding(NamedTuple):
+    """The embedding of one network.
+
+    Attributes:
+        vector: see `Aggregator`.
+        architecture: whose layout was taken; `unknown` if none has the network's shapes.
+        tokens, weights: how many tokens it has, and how many weights are in them.
+        assumed: what had to be assumed, a sentence each.
+    """
+
+    vector: Float[Tensor, "features"]
+    architecture: str
+    tokens: int
+    weights: int
+    assumed: tuple[str, ...]
+
+
+def embed_network(
+    network: Network,
+    preparation: Preparation,
+    weights: Mapping[str, Tensor],
+    aggregation: str = "mean",
+    *,
+    windows: int | None = None,
+) -> NetworkEmbedding:
+    """One vector for a network of any architecture; see `SANE.embed_network`."""
+    aggregator = Aggregator(network, aggregation)
+    meta = meta_of(weights)
+    architecture = preparation.architecture_for(meta)
+    frame = preparation.frame_of(architecture)
+    if len(frame.layout) == 0:
+        types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in meta.values()})
+        raise InputError(f"expected 16- or 32-bit floating-point weights in a network, found {', '.join(types)}")
+    network.positions.check(largest_positions(frame.layout))
+    reader = _open(weights, architecture, frame)
+    with progress_bar("embedding", len(reader)) as advance:
+        for start, latents in encode_stream(network, reader, windows):
+            layers = positions_of(frame.layout, start, start + len(latents))[:, 1]
+            aggregator.add(latents[None], layers)
+            advance(len(latents))
+    vector = aggregator.result()[0]
+    if not vector.isfinite().all():
+        raise InputError("expected weights of ordinary size, found some so large that their embedding is not finite")
+    return NetworkEmbedding(
+        vector=vector,
+        architecture=architecture.id,
+        tokens=len(reader),
+        weights=frame.layout.size,
+        assumed=tuple(assumptions(preparation, architecture)),
+    )
+
+
+def embed_files(network: Network, preparation: Preparation, paths: Sequence[Path], aggregation: str) -> Embeddings:
+    """Embeddings of networks in files; see `SANE.embed_files`."""
+    files = [file for path in paths for file in network_files(path)]
+    embedded = []
+    for file in files:
+        with naming(file):
+            embedded.append(embed_network(network, preparation, open_weights(file), aggregation))
+    if len({len(one.vector) for one in embedded}) > 1:
+        raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
+    table = pd.DataFrame(
+        {
+            "network": [str(file) for file in files],
+            "architecture": [one.architecture for one in embedded],
+            "weights": [one.weights for one in embedded],
+            "tokens": [one.tokens for one in embedded],
+            "assumed": ["; ".join(one.assumed) for one in embedded],
+        }
+    )
+    vectors = torch.stack([one.vector for one in embedded]).numpy()
+    return Embeddings(vectors, table, representation_of(aggregation))
+
+
+def assumptions(preparation: Preparation, architecture: Architecture) -> list[str]:
+    """What had to be assumed of a network that is known by its weights only, a sentence each."""
+    frame = preparation.frame_of(architecture)
+    if architecture.id in preparation.architectures:
+        note = f"; {frame.note}" if frame.note else ""
+        return [f"taken for {architecture.id} by its names and shapes{note}"]
+    sentences, layout = [frame.note], frame.layout
+    if layout.source == "names":
+        sentences.append("rows run along the first axis, with P.bias as last column of P.weight")
+    unseen = sorted({kind for kind in layout.kinds.values() if kind not in preparation.kinds})
+    if unseen and preparation.config.standardize != "none":
+        sentences.append(f"kinds of layers never seen have the widest spread of all: {', '.join(unseen)}")
+    if layout.carried:
+        sentences.append(f"{len(layout.carried)} tensors that are no 16- or 32-bit floats are left out")
+    return sentences
+
+
+def _open(weights: Mapping[str, Tensor], architecture: Architecture, frame: Frame) -> TokenReader:
+    """A reader of the network's tokens: of its file, or of its canonical form where it has one."""
+    names = frame.own_names(architecture)
+    if frame.rescalings or frame.aligned:
+        whole: Weights = weights.read() if isinstance(weights, StoredWeights) else dict(weights)
+        require_finite(whole, architecture.id)
+        return TokenReader(frame, names, InMemory(frame.canonicalize(whole, architecture)))
+    return TokenReader(frame, names, weights if isinstance(weights, StoredWeights) else InMemory(weights))

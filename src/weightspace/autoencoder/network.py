@@ -1,0 +1,219 @@
+"""The network of SANE: a transformer over windows of tokens, with embeddings of their positions."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.token_statistics import STATISTICS, token_statistics
+from weightspace.errors import InputError
+from weightspace.randomness import derive_seed
+from weightspace.tokens.patterns import Entries
+
+COMPONENTS = ("token", "layer", "row", "chunk")
+FREQUENCIES = 16
+LONGEST_PERIOD = 100_000.0
+
+
+class SinusoidalPositions(nn.Module):
+    """Sines and cosines of every component, mixed by one linear layer.
+
+    Deviation from the paper, whose learned tables end where training ended: these reach any position.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        periods = torch.logspace(0, 1, FREQUENCIES, base=LONGEST_PERIOD)
+        self.register_buffer("frequencies", 2 * torch.pi / (4 * periods), persistent=False)
+        self.mix = nn.Linear(len(COMPONENTS) * 2 * FREQUENCIES, width, bias=False)
+
+    def check(self, positions: Int[Tensor, "*batch 4"]) -> None:
+        """Any position is embedded."""
+
+    def forward(self, positions: Int[Tensor, "*batch 4"]) -> Float[Tensor, "*batch width"]:
+        """Embed positions."""
+        angles = positions[..., None] * self.frequencies
+        return self.mix(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2))
+
+
+class LearnedPositions(nn.Module):
+    """The paper's tables, with one for the chunk: concat(token + layer, row + chunk), each half as wide."""
+
+    def __init__(self, width: int, limits: tuple[int, ...]) -> None:
+        super().__init__()
+        self.limits = limits
+        self.tables = nn.ModuleList(nn.Embedding(limit, width // 2) for limit in limits)
+
+    def check(self, positions: Int[Tensor, "*batch 4"]) -> None:
+        """Raise `InputError` naming the component that lies beyond its table."""
+        for name, limit, largest in zip(COMPONENTS, self.limits, positions.flatten(0, -2).amax(0), strict=True):
+            if largest >= limit:
+                raise InputError(f"expected {name} positions below {limit} for learned tables, found {int(largest)}")
+
+    def forward(self, positions: Int[Tensor, "*batch 4"]) -> Float[Tensor, "*batch width"]:
+        """Embed positions; see `check`, which a compiled model leaves to its caller."""
+        if not torch.compiler.is_compiling():
+            self.check(positions)
+        token, layer, row, chunk = (table(positions[..., i]) for i, table in enumerate(self.tables))
+        return torch.cat([token + layer, row + chunk], dim=-1)
+
+
+class Block(nn.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; exact GELU, four times wide (paper: GPT-2's block)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm = nn.LayerNorm(width, bias=False)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.LayerNorm(width, bias=False)
+        self.mlp_in = nn.Linear(width, 4 * width, bias=False)
+        self.mlp_out = nn.Linear(4 * width, width, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch window width"], present: Bool[Tensor, "batch window"] | None
+    ) -> Float[Tensor, "batch window width"]:
+        """Absent tokens are not attended to; None means that all are present."""
+        x = x + self._drop(self.attention_out(self._attend(self.attention_norm(x), present)))
+        return x + self._drop(self.mlp_out(functional.gelu(self.mlp_in(self.mlp_norm(x)))))
+
+    def _attend(self, x: Tensor, present: Tensor | None) -> Tensor:
+        batch, window, width = x.shape
+        heads = self.query_key_value(x).view(batch, window, 3, self.heads, width // self.heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        mask = present[:, None, None, :] if present is not None else None
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return mixed.transpose(1, 2).reshape(batch, window, width)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks. Deviation from the published default: attention never runs over the batch."""
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"expected a width divisible by the number of heads, found {width} and {heads}")
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+
+    def forward(
+        self, x: Float[Tensor, "batch window width"], present: Bool[Tensor, "batch window"] | None = None
+    ) -> Float[Tensor, "batch window width"]:
+        """All blocks in turn."""
+        for block in self.blocks:
+            x = block(x, present)
+        return x
+
+
+class Network(nn.Module):
+    """The network of SANE, the sequential autoencoder for neural embeddings (paper, section 3.1).
+
+    Encoder and decoder: a linear map into the transformer's width, positions added, transformer blocks, a
+    linear map out. The same position embedding serves both.
+
+    Attributes:
+        window: tokens that it sees at once.
+    """
+
+    def __init__(self, config: SANEConfig, token_width: int, *, window: int, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.window = config, window
+        width = config.model_width
+        self.token_in = nn.Linear(token_width + len(STATISTICS), width)
+        self.latent_out = nn.Linear(width, config.latent_width)
+        self.latent_in = nn.Linear(config.latent_width, width)
+        self.token_out = nn.Linear(width, token_width)
+        self.encoder = Transformer(width, config.layers, config.heads, config.dropout)
+        self.decoder = Transformer(width, config.layers, config.heads, config.dropout)
+        learned = config.positions == "learned"
+        self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
+        self.head = _projection_head(config, window)
+        self.statistics = nn.Linear(config.latent_width, len(STATISTICS))
+        if config.linear_path:
+            self.token_to_latent = nn.Linear(token_width, config.latent_width, bias=False)
+            self.latent_to_token = nn.Linear(config.latent_width, token_width, bias=False)
+        self._initialize(derive_seed(seed, "sane"))
+
+    def encode(
+        self,
+        tokens: Float[Tensor, "batch window width"],
+        positions: Int[Tensor, "batch window 4"],
+        entries: Entries,
+        present: Bool[Tensor, "batch window"] | None = None,
+    ) -> Float[Tensor, "batch window latent"]:
+        """Latents of windows of tokens.
+
+        Deviation: beside each token the encoder sees its statistics (see `statistics`), which a linear map of its
+        entries cannot tell it.
+        """
+        seen = torch.cat([tokens, token_statistics(tokens, entries)], dim=-1)
+        x = self.token_in(seen) + self.positions(positions)
+        latents = self.latent_out(self.encoder(x, present))
+        return latents + self.token_to_latent(tokens) if self.config.linear_path else latents
+
+    def decode(
+        self,
+        latents: Float[Tensor, "batch window latent"],
+        positions: Int[Tensor, "batch window 4"],
+        present: Bool[Tensor, "batch window"] | None = None,
+    ) -> Float[Tensor, "batch window width"]:
+        """Tokens of windows of latents."""
+        x = self.latent_in(latents) + self.positions(positions)
+        tokens = self.token_out(self.decoder(x, present))
+        return tokens + self.latent_to_token(latents) if self.config.linear_path else tokens
+
+    def project(
+        self, latents: Float[Tensor, "batch window latent"], present: Bool[Tensor, "batch window"]
+    ) -> Float[Tensor, "batch projection"]:
+        """What the contrastive loss compares.
+
+        Deviation: `mean` pools over the present tokens and so takes windows of any length; `flatten` is the
+        paper's. The published head ends in a ReLU, which leaves no negative cosines; ours does not.
+        """
+        kept = latents * present[..., None]
+        if self.config.projection == "flatten":
+            return self.head(kept.flatten(1))
+        return self.head(kept.sum(1) / present.sum(1, keepdim=True).clamp_min(1))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.token_in.weight.device
+
+    def _initialize(self, seed: int) -> None:
+        """Normal with variance 1 / inputs; the blocks' outputs are smaller with depth, as published.
+
+        Deviation: the published standard deviation of 0.02 suits widths of 1,024 and more. At width 64 it
+        costs half of what 200 steps can learn (LOG.md, "Initial scale").
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shrink = (2 * self.config.layers) ** -0.5
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                residual = name.endswith(("attention_out.weight", "mlp_out.weight"))
+                std = (self.config.initial_std or parameter.shape[1] ** -0.5) * (shrink if residual else 1)
+                nn.init.normal_(parameter, std=std, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        if self.config.linear_path:
+            nn.init.orthogonal_(self.token_to_latent.weight, generator=generator)
+            self.latent_to_token.weight.data = self.token_to_latent.weight.data.T.clone()
+            for last in (self.latent_out, self.token_out):
+                nn.init.zeros_(last.weight)
+
+
+def _projection_head(config: SANEConfig, window: int) -> nn.Sequential:
+    inputs = config.latent_width * (window if config.projection == "flatten" else 1)
+    return nn.Sequential(
+        nn.Linear(inputs, config.projection_width, bias=False),
+        nn.LayerNorm(config.projection_width),
+        nn.ReLU(),
+        nn.Linear(config.projection_width, config.projection_width, bias=False),
+    )

@@ -1,0 +1,116 @@
+"""Networks from sampled latents: encode anchors, draw latents around them, decode whole weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weightspace.autoencoder.conditioning import condition_weights
+from weightspace.autoencoder.sane import SANE
+from weightspace.batch_norms import norm_statistics, with_positive_variances
+from weightspace.errors import InputError
+from weightspace.generation.anchors import Anchors
+from weightspace.generation.coverage import Coverage
+from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.sampler import Sampler
+from weightspace.randomness import derive_generator
+from weightspace.weights.values import Weights
+from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
+
+
+@dataclass(frozen=True, eq=False)
+class Generated(Mapping[str, Tensor]):
+    """One generated network: its weights by name, as `load_state_dict` takes them, and where they come from.
+
+    Attributes:
+        architecture: of its anchor.
+        weights: complete: they load strictly.
+        coverage: which tensors were generated, conditioned (batch-norm statistics averaged over images) and carried
+            over from an anchor.
+        latents: what it was decoded from, if it was just now.
+        anchor: the number of the anchor it is centred on; -1 if there is no single one.
+    """
+
+    architecture: Architecture
+    weights: Weights
+    coverage: Coverage
+    latents: Float[Tensor, "tokens latent"] | None = None
+    anchor: int = -1
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def sample_networks(
+    sane: SANE, anchors: Anchors, count: int, *, seed: int = 0, sampler: Sampler | None = None
+) -> list[Generated]:
+    """Networks as they are drawn around encoded anchors, neither conditioned nor selected.
+
+    Raises:
+        InputError: no networks asked for, or a sampler that blends anchors and a single one, or some of different
+            architectures.
+    """
+    sampler = sampler or KernelDensity()
+    if count < 1:
+        raise InputError(f"expected at least 1 network to generate, found {count}")
+    names = {architecture.id for architecture in anchors.architectures}
+    if not sampler.keeps_anchor and len(names) > 1:
+        raise InputError(f"expected anchors of one architecture to blend, found {', '.join(sorted(names))}")
+    if not sampler.keeps_anchor and len(anchors.latents) < 2:
+        raise InputError("expected at least 2 anchors to blend, found 1")
+    samples = sampler.fit(anchors.latents, anchors.layers).sample(count, derive_generator(seed, "generate"))
+    networks = []
+    for latents, chosen in zip(samples.latents, samples.anchors, strict=True):
+        anchor = max(0, int(chosen[0]))
+        network = decode_network(sane, latents, anchors.architectures[anchor], anchors.carried[anchor])
+        networks.append(replace(network, anchor=anchor) if sampler.keeps_anchor else network)
+    return networks
+
+
+def decode_network(
+    sane: SANE, latents: Float[Tensor, "tokens latent"], architecture: Architecture, carried: Weights
+) -> Generated:
+    """A whole network from its latents, and what is carried beside them."""
+    weights = sane.decode(latents, architecture, carried)
+    if carried and architecture.factory in OUR_FACTORIES:  # counters: there may be batch norms
+        weights = with_positive_variances(weights, architecture.build())
+    frame = sane.preparation.frame_of(architecture)
+    names = frame.own_names(architecture)
+    sources = {names[name]: "generated" for name in frame.layout.names} | {names[name]: "carried" for name in carried}
+    sizes = {name: weights[name].numel() for name in sources}
+    return Generated(architecture, weights, Coverage(sources, sizes), latents)
+
+
+def condition(network: Generated, inputs: Float[Tensor, "n ..."]) -> Generated:
+    """A network whose batch norms have statistics of the inputs; without batch norms or inputs the network itself."""
+    if len(inputs) == 0:
+        return network
+    weights = condition_weights(network.weights, network.architecture, inputs)
+    if weights is network.weights:
+        return network
+    statistics = norm_statistics(network.architecture.build())
+    return replace(network, weights=weights, coverage=network.coverage.with_source("conditioned", statistics))
+
+
+def carried_of(sane: SANE, network: Generated) -> Weights:
+    """What a network's latents do not hold, under the names of its frame."""
+    return sane.preparation.frame_of(network.architecture).carried_of(network.weights, network.architecture)
+
+
+def latents_of(networks: Sequence[Generated]) -> Float[Tensor, "networks tokens latent"]:
+    """What networks were decoded from."""
+    return torch.stack([network.latents for network in networks if network.latents is not None])
+
+
+def by_architecture(networks: Sequence[Generated]) -> Iterator[tuple[Architecture, list[int]]]:
+    """Every architecture of some networks, and the places of those that have it."""
+    for architecture in {network.architecture.id: network.architecture for network in networks}.values():
+        yield architecture, [n for n, network in enumerate(networks) if network.architecture.id == architecture.id]
