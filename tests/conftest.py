@@ -7,8 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.training.config import TrainConfig
+from tools import TINY_SANE, TINY_TRAINING
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.images import ImageSet, open_images
 from weightspace.zoo.growing.config import GrowConfig
@@ -26,9 +25,6 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("house")
-
-TINY_SANE = SANEConfig(latent_width=8, model_width=16, layers=1, heads=2, projection_width=8)
-TINY_TRAINING = TrainConfig(steps=12, window=16, batch_size=8, save_every=4, log_every=2)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weightspace.analysis.probing.classifying import classify
-from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_representations, last_epoch
+from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
-from weightspace.analysis.probing.probe import ProbeResult, bootstrap_r2, pool_folds, probe, subtract
+from weightspace.analysis.probing.probe import ProbeResult, bootstrap_r2, pool_folds, probe, r2_difference
 from weightspace.analysis.representations.baselines import (
     QUANTILES,
     exact_token_statistics,
@@ -21,25 +22,32 @@ from weightspace.analysis.representations.baselines import (
 from weightspace.analysis.representations.catalog import (
     REPRESENTATIONS,
     Represent,
-    beside,
     choose_representations,
     components,
     represent,
+    side_by_side,
 )
 from weightspace.analysis.representations.spectra import PROBES, matrix_views, spectra
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.hyper_representation import embed_whole, fit_hyper_representation
+from weightspace.autoencoder.provenance import TrainedZoo
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.token_statistics import token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.cli.sane import embed
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 from weightspace.tokens.patterns import entries_of
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.embeddings import Embeddings
+from weightspace.zoo.embeddings import Embeddings, Representation
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
+
+PLANTED = Representation("planted")
+
+
+def seeing(sane: SANE, zoo: Zoo) -> SANE:
+    """A model that was trained on a zoo, as far as it knows."""
+    return replace(sane, provenance=replace(sane.provenance, zoos=tuple(TrainedZoo.describe(zoo))))
 
 
 def planted(members: range, signal: float, seed: int = 0, epochs: int = 3) -> Embeddings:
@@ -58,7 +66,7 @@ def planted(members: range, signal: float, seed: int = 0, epochs: int = 3) -> Em
             "name": "x",
         }
     )
-    return Embeddings(features, table, "planted")
+    return Embeddings(features, table, PLANTED)
 
 
 def parts(signal: float, seed: int = 0) -> tuple[Embeddings, Embeddings, Embeddings]:
@@ -92,7 +100,7 @@ def test_shuffled_labels_give_nothing(zoo: Zoo) -> None:
             Embeddings(
                 part.features,
                 part.table.assign(quality=part.table["quality"].sample(frac=1, random_state=seed).to_numpy()),
-                "",
+                PLANTED,
             )
             for part in parts(0.9, seed)
         )
@@ -121,14 +129,14 @@ def test_bad_probes_are_refused() -> None:
         probe(train, validation, test, target="name")
     with pytest.raises(InputError, match="found 200 members in several"):
         probe(train, validation, train, target="quality")
-    empty = Embeddings(test.features, test.table.assign(quality=np.nan), "")
+    empty = Embeddings(test.features, test.table.assign(quality=np.nan), PLANTED)
     with pytest.raises(InputError, match="found none"):
         probe(train, validation, empty, target="quality")
 
 
 def test_test_members_the_model_was_trained_on_are_refused() -> None:
     train, validation, test = parts(0.5)
-    seen = Embeddings(test.features, test.table, "SANE", frozenset({"m260", "m261", "other"}))
+    seen = Embeddings(test.features, test.table, Representation("SANE", "sane"), frozenset({"m260", "m261", "other"}))
     with pytest.raises(InputError, match="found 2 of 80 among its training members"):
         probe(train, validation, seen, target="quality")
     assert probe(train, validation, seen.forgetting(), target="quality").members == 80
@@ -138,7 +146,7 @@ def test_missing_values_are_left_out() -> None:
     train, validation, test = parts(0.5)
     table = test.table.copy()
     table.loc[:29, "quality"] = np.nan
-    assert probe(train, validation, Embeddings(test.features, table, ""), target="quality").checkpoints == 210
+    assert probe(train, validation, Embeddings(test.features, table, PLANTED), target="quality").checkpoints == 210
 
 
 def test_layer_statistics_are_those_of_each_tensor(zoo: Zoo) -> None:
@@ -193,7 +201,7 @@ def test_networks_of_several_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_last_epoch_is_each_members_own(zoo: Zoo) -> None:
-    kept = last_epoch(raw_weights(zoo.where(lambda table: (table["epoch"] < 2) | (table["member"] == "member-0001"))))
+    kept = raw_weights(zoo.where(lambda table: (table["epoch"] < 2) | (table["member"] == "member-0001"))).last_epochs()
     assert set(kept.table.groupby("member")["epoch"].max()) == {1, 2} and len(kept.features) == 24
 
 
@@ -206,12 +214,12 @@ def test_categories_are_classified() -> None:
         features[:, 0] += 3 * (labels == "a")
         features[:, 1] += 3 * (labels == "b")
         table = pd.DataFrame({"member": [f"m{start + n}" for n in range(count)], "kind": labels, "same": "x"})
-        parts_.append(Embeddings(features, table, "planted"))
+        parts_.append(Embeddings(features, table, PLANTED))
     found = classify(*parts_, target="kind")
     assert found.chance < 0.6 < found.accuracy and found.low <= found.accuracy <= found.high
     shuffled = [
         Embeddings(
-            part.features, part.table.assign(kind=part.table["kind"].sample(frac=1, random_state=1).to_numpy()), ""
+            part.features, part.table.assign(kind=part.table["kind"].sample(frac=1, random_state=1).to_numpy()), PLANTED
         )
         for part in parts_
     ]
@@ -222,7 +230,7 @@ def test_categories_are_classified() -> None:
 
 def test_learning_rates_are_predicted_as_logarithms() -> None:
     train, validation, test = (
-        Embeddings(part.features, part.table.assign(rate=10.0 ** part.table["quality"]), "") for part in parts(0.8)
+        Embeddings(part.features, part.table.assign(rate=10.0 ** part.table["quality"]), PLANTED) for part in parts(0.8)
     )
     as_logarithm = probe(train, validation, test, target="rate", logarithmic=True)
     assert as_logarithm.scale == "log10" and as_logarithm.r2 > 0.6
@@ -233,16 +241,18 @@ def test_learning_rates_are_predicted_as_logarithms() -> None:
 def test_components_are_fitted_on_the_first_part_only() -> None:
     train, validation, test = parts(0.5)
     made = components([train, validation, test], 3)
-    changed = components([train, validation, Embeddings(test.features * 9 + 5, test.table, "planted")], 3)
-    assert made[0].features.shape[1] == 3 and made[0].representation == "planted (PCA)"
+    changed = components([train, validation, Embeddings(test.features * 9 + 5, test.table, PLANTED)], 3)
+    assert made[0].features.shape[1] == 3 and made[0].representation.label == "planted (PCA)"
     np.testing.assert_array_equal(made[1].features, changed[1].features)
 
 
 def test_side_by_side_remembers_what_was_trained_on() -> None:
     train = parts(0.5)[0]
-    seen = Embeddings(train.features, train.table, "SANE", frozenset({"m1"}))
-    both = beside(seen, train)
-    assert both.features.shape[1] == 8 and both.trained_on == {"m1"} and both.representation == "SANE + planted"
+    seen = Embeddings(train.features, train.table, Representation("SANE", "sane"), frozenset({"m1"}))
+    both = side_by_side(seen, train)
+    assert (
+        both.features.shape[1] == 8 and both.trained_on == {"m1"} and both.representation == ("SANE + planted", "both")
+    )
 
 
 def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], sane_folder: Path) -> None:
@@ -261,20 +271,20 @@ def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], san
         "SANE (mean)",
         "SANE (mean+spread)",
     ]
-    names += ["SANE (readout)", "SANE (sequence, PCA)", "SANE (readout) + s(W)", CHOSEN]
-    assert list(dict.fromkeys(row["representation"] for row in rows)) == names
-    assert {(row["subset"], row["target"]) for row in rows} == {
+    names += ["SANE (readout)", "SANE (sequence, PCA)", "SANE (readout) + s(W)", CHOSEN.label]
+    assert list(dict.fromkeys(row.representation for row in rows)) == names
+    assert {(row.subset, row.target) for row in rows} == {
         ("pooled", "test_accuracy"),
         ("pooled", "epoch"),
         ("last_epoch", "test_accuracy"),
         ("last_epoch", "learning_rate"),
         ("last_epoch", "activation"),
     }
-    assert len(rows) == 55 and json.dumps(rows)
+    assert len(rows) == 55 and json.dumps([row.to_json() for row in rows])
     for row in rows:
-        assert (row["r2"] is None) == (row["target"] == "activation") == ("chance" in row)
-    chosen = next(row for row in rows if row["representation"] == CHOSEN)
-    assert chosen["chosen"] in names and chosen["chosen"].startswith("SANE (") and "+ s(W)" not in chosen["chosen"]
+        assert (row.r2 is None) == (row.target == "activation") == (row.chance is not None)
+    chosen = next(row for row in rows if row.representation == CHOSEN.label)
+    assert chosen.chosen in names and chosen.chosen.startswith("SANE (") and "+ s(W)" not in chosen.chosen
 
 
 def test_what_is_chosen_is_chosen_on_validation_members(zoo: Zoo) -> None:
@@ -282,12 +292,15 @@ def test_what_is_chosen_is_chosen_on_validation_members(zoo: Zoo) -> None:
         signals = (0.9, on_validation, on_test)
         members = (range(200), range(200, 260), range(260, 340))
         made = [planted(own, signal, 3) for own, signal in zip(members, signals, strict=True)]
-        named = [Embeddings(p.features, p.table.rename(columns={"quality": "test_accuracy"}), name) for p in made]
+        named = [
+            Embeddings(p.features, p.table.rename(columns={"quality": "test_accuracy"}), Representation(name, "sane"))
+            for p in made
+        ]
         return lambda _: named
 
     representations = [represent("SANE (good here)", 0.9, 0.1), represent("SANE (good there)", 0.1, 0.9)]
     rows = compare_representations([Fold([zoo], representations)], ["test_accuracy"]).rows
-    chosen = [row["chosen"] for row in rows if row["representation"] == CHOSEN]
+    chosen = [row.chosen for row in rows if row.representation == CHOSEN.label]
     assert chosen == ["SANE (good here)"] * 2
 
 
@@ -298,19 +311,19 @@ def test_folds_are_scored_together_and_members_tested_once(zoo: Zoo) -> None:
     for fold in folds:
         assert sum(len(part.members) for part in fold.parts) == len(zoo.members)
     rows = compare_representations(folds, ["test_accuracy"]).rows
-    assert {row["members"] for row in rows} == {len(zoo.members)} and rows[0]["checkpoints"] == len(zoo)
+    assert {row.members for row in rows} == {len(zoo.members)} and rows[0].checkpoints == len(zoo)
 
 
 def test_each_fold_takes_a_model_that_has_not_seen_its_test_members(zoo: Zoo, sane_folder: Path) -> None:
     sane = SANE.open(sane_folder)
     shares = (0.5, 0.25, 0.25)
-    sane.members = [*zoo.split(*shares, seed=0, fold=0)[0].members]
+    sane = seeing(sane, zoo.split(*shares, seed=0, fold=0)[0])
     folds = make_folds(zoo, shares, [sane], ("mean",))
     assert len(folds) == 2  # its validation and its test members; others it was trained on
     for fold in folds:
         assert not sane.trained_on(fold.parts[-1])
     assert len(make_folds(zoo, shares, [sane], ("mean",), allow_overlap=True)) == 4
-    sane.members = zoo.members
+    sane = seeing(sane, zoo)
     with pytest.raises(InputError, match=r"expected test members that the SANE was not trained on, found \d of"):
         make_folds(zoo, shares, [sane], ("mean",))
 
@@ -329,18 +342,18 @@ def test_paired_differences_are_narrower_than_intervals_apart() -> None:
     noise = np.random.default_rng(0).normal(size=len(base.true)) * 0.05
     better = base._replace(predicted=base.predicted + 0.02 * (base.true - base.predicted) + 0 * noise)
     better = better._replace(r2=1 - ((better.true - better.predicted) ** 2).sum() / base.true.var() / len(base.true))
-    found = subtract(better, base)
+    found = r2_difference(better, base)
     assert 0 < found.low < found.value < found.high < base.r2_high - base.r2_low
-    assert subtract(base, base) == (0, 0, 0)
+    assert r2_difference(base, base) == (0, 0, 0)
     with pytest.raises(InputError, match="expected two results of the same checkpoints"):
-        subtract(base, probe(*parts(0.6, 1), target="quality"))
+        r2_difference(base, probe(*parts(0.6, 1), target="quality"))
 
 
 def test_trees_read_what_no_line_can() -> None:
     curved = []
     for part in parts(0.9):
         table = part.table.assign(quality=part.features[:, 0] ** 2)
-        curved.append(Embeddings(part.features, table, "curved"))
+        curved.append(Embeddings(part.features, table, PLANTED))
     line, trees = (probe(*curved, target="quality", model=model) for model in ("linear", "trees"))
     assert isinstance(line, ProbeResult) and line.r2 < 0.2 < 0.8 < trees.r2
 
@@ -396,7 +409,7 @@ def test_matrix_views_keep_what_standardising_takes(zoo: Zoo) -> None:
 
 def test_exact_token_statistics_are_what_the_readout_learns(zoo: Zoo, sane_folder: Path) -> None:
     sane = SANE.open(sane_folder)
-    exact, learned = exact_token_statistics(zoo, sane.preparation), embed(sane, zoo, "readout")
+    exact, learned = exact_token_statistics(zoo, sane.preparation), sane.embed(zoo, "readout")
     assert exact.features.shape == learned.features.shape
     layout = next(iter(sane.preparation.frames.values())).layout
     prepared = sane.preparation.prepare(zoo.weights(5))

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from weightspace.autoencoder.inference import encode_network, encode_zoo, restore
 
-from conftest import TINY_SANE, TINY_TRAINING
-from weightspace.autoencoder.coding import decode_latents, encode_tokens
+from tools import TINY_SANE, TINY_TRAINING, fresh_sane, train, wait_for
+from weightspace.autoencoder.coding import Latents, decode_latents, encode_corpus, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.network import LearnedPositions, SinusoidalPositions, Transformer
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.token_statistics import OF_A_PART, token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.loop import TrainingStopped, train
+from weightspace.autoencoder.training.loop import TrainingStopped
 from weightspace.autoencoder.training.objective import Objective, masked_mse, nt_xent, statistics_loss
 from weightspace.autoencoder.training.pretraining import effective_rank, pretrain
-from weightspace.cli.sane import embed
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus
+from weightspace.corpus.corpus import Corpus, opened_corpus
 from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Batch, Views, WindowSource
@@ -121,7 +118,7 @@ def test_the_transformer_is_torchs() -> None:
 
 def small_model(fitted: tuple[Preparation, Corpus], **changes: object) -> SANE:
     config = SANEConfig(**{"latent_width": 6, "model_width": 16, "layers": 2, "heads": 2, **changes})  # type: ignore[arg-type]
-    return SANE(config, fitted[0], window=8).eval()
+    return fresh_sane(fitted[0], config, window=8)
 
 
 def windows(count: int = 4, length: int = 8) -> tuple[torch.Tensor, torch.Tensor, Entries]:
@@ -131,7 +128,7 @@ def windows(count: int = 4, length: int = 8) -> tuple[torch.Tensor, torch.Tensor
 
 
 def test_samples_do_not_see_each_other_but_tokens_do(fitted: tuple[Preparation, Corpus]) -> None:
-    model = small_model(fitted)
+    model = small_model(fitted).network
     tokens, positions, entries = windows()
     before = model.encode(tokens, positions, entries)
     tokens[2] += 1
@@ -143,7 +140,7 @@ def test_samples_do_not_see_each_other_but_tokens_do(fitted: tuple[Preparation, 
 
 
 def test_absent_tokens_change_nothing(fitted: tuple[Preparation, Corpus]) -> None:
-    model = small_model(fitted)
+    model = small_model(fitted).network
     tokens, positions, entries = windows()
     present = torch.ones(4, 8, dtype=torch.bool)
     alone = model.encode(tokens, positions, entries, present)
@@ -164,7 +161,7 @@ def test_absent_tokens_change_nothing(fitted: tuple[Preparation, Corpus]) -> Non
 
 
 def test_the_training_loss_ignores_padding(fitted: tuple[Preparation, Corpus]) -> None:
-    model, length = small_model(fitted), len(fitted[1].parts[0].frame.layout)
+    model, length = small_model(fitted).network, len(fitted[1].parts[0].frame.layout)
     exact, longer = (
         WindowSource(fitted[1], window=window, batch_size=4).draw(
             torch.Generator().manual_seed(0), Views(permuted=(False, False))
@@ -179,7 +176,7 @@ def test_the_training_loss_ignores_padding(fitted: tuple[Preparation, Corpus]) -
 
 
 def test_the_flattened_head_is_the_papers(fitted: tuple[Preparation, Corpus]) -> None:
-    model = small_model(fitted, projection="flatten")
+    model = small_model(fitted, projection="flatten").network
     assert model.head[0].in_features == 8 * 6
     latents = torch.randn(3, 8, 6)
     assert model.project(latents, torch.ones(3, 8, dtype=torch.bool)).shape == (3, 30)
@@ -197,7 +194,7 @@ def test_learned_positions_end_with_a_sentence(fitted: tuple[Preparation, Corpus
     assert module(torch.zeros(2, 3, 4, dtype=torch.int64)).shape == (2, 3, 8)
     with pytest.raises(InputError, match="expected layer positions below 4 for learned tables, found 4"):
         module(torch.tensor([[0, 4, 0, 0]]))
-    assert small_model(fitted, positions="learned").encode(*windows()).shape == (4, 8, 6)
+    assert small_model(fitted, positions="learned").network.encode(*windows()).shape == (4, 8, 6)
 
 
 def test_impossible_widths_are_refused() -> None:
@@ -208,65 +205,63 @@ def test_impossible_widths_are_refused() -> None:
 # Training
 
 
-def run(fitted: tuple[Preparation, Corpus], folder: Path, config: TrainConfig, **options: object) -> SANE:
+def trained(fitted: tuple[Preparation, Corpus], folder: Path, config: TrainConfig, **options: object) -> nn.Module:
     folder.mkdir(exist_ok=True)
-    model = SANE(TINY_SANE, fitted[0], window=config.window, seed=config.seed)
+    model = fresh_sane(fitted[0], window=config.window, seed=config.seed)
     train(model, fitted[1], config, folder, **options)  # type: ignore[arg-type]
-    return model
+    return model.network
 
 
 def test_training_lowers_the_loss_and_is_reproducible(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
     config = TrainConfig(steps=60, window=16, batch_size=12, log_every=5)
-    model = SANE(TINY_SANE, fitted[0], window=16)
+    model = fresh_sane(fitted[0])
     history = train(model, fitted[1], config, tmp_path)
     assert history[-1]["reconstruction"] < 0.95 * history[0]["reconstruction"]
     assert {"loss", "contrastive", "effective_rank", "latent_norm", "gradient_norm", "weights_per_second"} <= set(
         history[0]
     )
-    assert_equal_states(state(model), state(run(fitted, tmp_path / "again", config)))
+    assert_equal_states(state(model.network), state(trained(fitted, tmp_path / "again", config)))
 
 
 def test_stopped_at_any_step_and_resumed_training_ends_the_same(
     fitted: tuple[Preparation, Corpus], tmp_path: Path
 ) -> None:
     config = TINY_TRAINING
-    whole = state(run(fitted, tmp_path / "whole", config))
+    whole = state(trained(fitted, tmp_path / "whole", config))
     for stop in (1, 5, 8):
 
-        def interrupt(step: int, model: SANE, stop: int = stop) -> dict[str, float]:
+        def interrupt(step: int, stop: int = stop) -> dict[str, float]:
             if step == stop:
                 os.kill(os.getpid(), signal.SIGINT)
             return {}
 
         folder = tmp_path / f"stop-{stop}"
         with pytest.raises(TrainingStopped, match=f"stopped after step {stop} of 12"):
-            run(fitted, folder, config, observers=[(1, interrupt)])
-        assert_equal_states(state(run(fitted, folder, config, resume=True)), whole)
+            trained(fitted, folder, config, observers=[(1, interrupt)])
+        assert_equal_states(state(trained(fitted, folder, config, resume=True)), whole)
 
 
 def test_killed_training_resumes_from_its_last_saved_state(sane_folder: Path, zoo_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "weightspace", "pretrain", str(zoo_folder), "--out", str(tmp_path / "sane")]
-    command += "--steps 400 --save-every 5 --window 8 --model-width 16 --layers 1 --heads 2 --batch-size 8".split()
+    command += "--steps 60 --save-every 5 --window 8 --model-width 16 --layers 1 --heads 2 --batch-size 8".split()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     saved = partial_path(tmp_path / "sane") / "state.pt"
-    deadline = time.monotonic() + 120
-    while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
+    wait_for(saved)
     process.kill()
     process.communicate()
     assert saved.exists() and not (tmp_path / "sane").exists()
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     command[command.index(str(tmp_path / "sane"))] = str(tmp_path / "whole")
     subprocess.run(command, check=True, capture_output=True)
-    assert_equal_states(state(SANE.open(tmp_path / "sane")), state(SANE.open(tmp_path / "whole")))
+    assert_equal_states(state(SANE.open(tmp_path / "sane").network), state(SANE.open(tmp_path / "whole").network))
 
 
 def test_training_works_outside_the_main_thread(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
-    done: list[SANE] = []
-    thread = threading.Thread(target=lambda: done.append(run(fitted, tmp_path, TINY_TRAINING)))
+    done: list[nn.Module] = []
+    thread = threading.Thread(target=lambda: done.append(trained(fitted, tmp_path, TINY_TRAINING)))
     thread.start()
     thread.join()
-    assert_equal_states(state(done[0]), state(run(fitted, tmp_path, TINY_TRAINING)))
+    assert_equal_states(state(done[0]), state(trained(fitted, tmp_path, TINY_TRAINING)))
 
 
 def test_a_resumed_run_must_be_the_same_run(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
@@ -277,14 +272,14 @@ def test_a_resumed_run_must_be_the_same_run(parts: tuple[Zoo, ...], tmp_path: Pa
         pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=tmp_path / "s", observers=[(6, stop)])
     other = SANEConfig(latent_width=4, model_width=16, layers=1, heads=2)
     with pytest.raises(InputError, match="found another sane"):
-        pretrain(parts[0], other, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
+        pretrain(parts[0], other, TINY_TRAINING, out=tmp_path / "s", existing="resume")
     less = parts[0].where(epoch=2)
     with pytest.raises(InputError, match="found another checkpoints"):
-        pretrain(less, TINY_SANE, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
+        pretrain(less, TINY_SANE, TINY_TRAINING, out=tmp_path / "s", existing="resume")
     changed = TrainConfig(**{**vars(TINY_TRAINING), "noise": 0.5})
     with pytest.raises(InputError, match="found another noise"):
-        pretrain(parts[0], TINY_SANE, changed, out=tmp_path / "s", mode={"resume"})
-    pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=tmp_path / "s", mode={"resume"})
+        pretrain(parts[0], TINY_SANE, changed, out=tmp_path / "s", existing="resume")
+    pretrain(parts[0], TINY_SANE, TINY_TRAINING, out=tmp_path / "s", existing="resume")
     assert (tmp_path / "s" / "model.safetensors").exists() and not partial_path(tmp_path / "s").exists()
 
 
@@ -306,19 +301,20 @@ def test_two_architectures_train_in_one_run(digits: ImageSet, tmp_path: Path) ->
         model.embed(zoo, "readout")
     for row in (0, 15):
         weights = zoo.weights(row)
-        prepared, latents = encode_network(model, weights)
+        prepared, latents = model.encode(weights)
         architecture = zoo.architectures[zoo.table["architecture"].iloc[row]]
-        architecture.build().load_state_dict(restore(model, latents, architecture, prepared.carried), strict=True)
+        architecture.build().load_state_dict(model.decode(latents, architecture, prepared.carried), strict=True)
 
 
 def test_observers_join_the_history(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
     seen = []
 
-    def observe(step: int, model: SANE) -> dict[str, float]:
-        seen.append((step, model.training))
+    model = fresh_sane(fitted[0])
+
+    def observe(step: int) -> dict[str, float]:
+        seen.append((step, model.network.training))
         return {"watched": float(step)}
 
-    model = SANE(TINY_SANE, fitted[0], window=16)
     history = train(model, fitted[1], TINY_TRAINING, tmp_path, observers=[(5, observe)])
     assert seen == [(5, False), (10, False), (12, False)]
     assert history[-1]["watched"] == 12
@@ -326,14 +322,14 @@ def test_observers_join_the_history(fitted: tuple[Preparation, Corpus], tmp_path
 
 def test_without_contrast_one_view_is_enough(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
     config = TrainConfig(**{**vars(TINY_TRAINING), "contrastive_weight": 0.0, "statistics_weight": 0.0})
-    model = SANE(TINY_SANE, fitted[0], window=16)
+    model = fresh_sane(fitted[0])
     history = train(model, fitted[1], config, tmp_path)
     assert history[-1]["loss"] == history[-1]["reconstruction"] and history[-1]["contrastive"] == 0
 
 
 def test_impossible_training_is_refused(fitted: tuple[Preparation, Corpus], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected steps to be at least 1, found 0"):
-        run(fitted, tmp_path, TrainConfig(steps=0))
+        TrainConfig(steps=0)
 
 
 # A trained folder
@@ -348,32 +344,37 @@ def test_a_model_from_its_folder_gives_the_same_embeddings_in_another_process(
         f"np.save({str(tmp_path / 'e.npy')!r}, e.features)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    here = embed(sane, Zoo.open(zoo_folder), "mean+spread").features
+    here = sane.embed(Zoo.open(zoo_folder), "mean+spread").features
     assert np.array_equal(np.load(tmp_path / "e.npy"), here)
 
 
 def test_the_folder_is_complete(sane_folder: Path, parts: tuple[Zoo, ...]) -> None:
     names = {path.name for path in sane_folder.iterdir()}
     assert names == {"config.json", "model.safetensors", "preparation", "history.json", "manifest.json"}
-    assert json.loads((sane_folder / "config.json").read_text())["members"] == parts[0].members
+    assert SANE.open(sane_folder).provenance.members == parts[0].members
 
 
 def test_the_same_network_as_pt_and_safetensors_has_the_same_latents(sane: SANE, zoo: Zoo, tmp_path: Path) -> None:
     weights = zoo.weights(4)
     torch.save(weights, tmp_path / "a.pt")
     write_weights(tmp_path / "a.safetensors", weights)
-    first, second = (encode_network(sane, read_weights(tmp_path / name))[1] for name in ("a.pt", "a.safetensors"))
+    first, second = (sane.encode(read_weights(tmp_path / name))[1] for name in ("a.pt", "a.safetensors"))
     assert torch.equal(first, second)
 
 
 def test_embeddings_are_in_the_order_of_the_table(sane: SANE, zoo: Zoo) -> None:
     shuffled = zoo._take(zoo.table["epoch"] >= 0)
     shuffled = type(zoo)(**{**vars(shuffled), "table": zoo.table.sample(frac=1, random_state=0)})
-    whole, mixed = embed(sane, zoo), embed(sane, shuffled)
+    whole, mixed = sane.embed(zoo), sane.embed(shuffled)
     order = [list(whole.table.index).index(label) for label in mixed.table.index]
     np.testing.assert_allclose(mixed.features, whole.features[order], rtol=1e-4, atol=1e-5)
-    assert embed(sane, zoo, "mean+spread").features.shape == (72, 2 * 2 * 8)
+    assert sane.embed(zoo, "mean+spread").features.shape == (72, 2 * 2 * 8)
     assert list(whole.to_table().columns[-2:]) == ["z6", "z7"]
+
+
+def encoded(sane: SANE, zoo: Zoo) -> list[Latents]:
+    with opened_corpus(zoo, sane.preparation) as corpus:
+        return list(encode_corpus(sane.network, corpus))
 
 
 def mean_and_spread(values: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
@@ -383,16 +384,16 @@ def mean_and_spread(values: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
 
 
 def test_every_aggregation_is_of_the_same_latents(sane: SANE, parts: tuple[Zoo, ...]) -> None:
-    (latents,) = encode_zoo(sane, parts[1])
+    (latents,) = encoded(sane, parts[1])
     values, layers = latents.values, latents.part.positions[:, 1]
     expected = {
         "mean": values.mean(1),
         "mean+spread": mean_and_spread(values, layers),
-        "readout": mean_and_spread(sane.statistics(values), layers).detach(),
+        "readout": mean_and_spread(sane.network.statistics(values), layers).detach(),
         "sequence": values.flatten(1),
     }
     for name, features in expected.items():
-        np.testing.assert_allclose(embed(sane, parts[1], name).features, features, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(sane.embed(parts[1], name).features, features, rtol=1e-4, atol=1e-5)
 
 
 def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:
@@ -439,9 +440,9 @@ def test_statistics_count_alike_and_absent_tokens_do_not_count() -> None:
 
 
 def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:
-    (latents,) = encode_zoo(sane, parts[1])
+    (latents,) = encoded(sane, parts[1])
     part = latents.part
-    alone = encode_tokens(sane, part_tokens(part)[:1], part.frame.layout)
+    alone = encode_tokens(sane.network, part_tokens(part)[:1], part.frame.layout)
     torch.testing.assert_close(alone[0], latents.values[0], rtol=1e-4, atol=1e-5)
 
 
@@ -454,22 +455,22 @@ def part_tokens(part: object) -> torch.Tensor:
 def test_long_sequences_are_encoded_in_haloed_windows(sane: SANE) -> None:
     for length in (1, 5, 16, 17, 40):
         tokens, layout = torch.randn(3, length, 65), plan_layout({"weight": torch.empty(length, 65)}, 65)
-        latents = encode_tokens(sane, tokens, layout)
+        latents = encode_tokens(sane.network, tokens, layout)
         assert latents.shape == (3, length, 8) and latents.isfinite().all()
-        assert decode_latents(sane, latents, layout).shape == tokens.shape
+        assert decode_latents(sane.network, latents, layout).shape == tokens.shape
     near = torch.randn(1, 60, 65)
     layout = plan_layout({"weight": torch.empty(60, 65)}, 65)
     far = near.clone()
     far[0, 50:] += 1  # far outside the window of the first tokens
-    first, second = (encode_tokens(sane, tokens, layout) for tokens in (near, far))
+    first, second = (encode_tokens(sane.network, tokens, layout) for tokens in (near, far))
     assert torch.equal(first[0, :12], second[0, :12]) and not torch.equal(first[0, 50:], second[0, 50:])
 
 
 def test_restored_networks_are_complete(sane: SANE, zoo: Zoo) -> None:
     weights = zoo.weights(0)
-    prepared, latents = encode_network(sane, weights)
+    prepared, latents = sane.encode(weights)
     architecture = zoo.architectures[zoo.table["architecture"].iloc[0]]
-    architecture.build().load_state_dict(restore(sane, latents, architecture, prepared.carried), strict=True)
+    architecture.build().load_state_dict(sane.decode(latents, architecture, prepared.carried), strict=True)
 
 
 def test_other_folders_and_aggregations_are_refused(sane: SANE, zoo: Zoo, tmp_path: Path) -> None:
@@ -481,7 +482,7 @@ def test_other_folders_and_aggregations_are_refused(sane: SANE, zoo: Zoo, tmp_pa
     with pytest.raises(
         InputError, match="expected an aggregation among mean, mean\\+spread, readout, sequence, found 'max'"
     ):
-        embed(sane, zoo, "max")
+        sane.embed(zoo, "max")
 
 
 def test_a_damaged_model_is_refused(sane_folder: Path, tmp_path: Path) -> None:
@@ -510,6 +511,6 @@ def test_views_of_the_batch_are_what_the_loss_takes(fitted: tuple[Preparation, C
         torch.Generator().manual_seed(0), Views(permuted=(False, True))
     )
     assert isinstance(batch, Batch)
-    found = Objective(small_model(fitted), TrainConfig())(batch)
+    found = Objective(small_model(fitted).network, TrainConfig())(batch)
     expected = 0.95 * found.reconstruction + 0.05 * found.contrastive + 0.3 * found.statistics
     torch.testing.assert_close(found.total, expected)

@@ -14,23 +14,10 @@ import pytest
 import torch
 
 from garden.small import ResidualNet
-from weightspace.cli.app import main, split_lists
+from tools import refused, run
+from weightspace.cli.app import split_lists
 from weightspace.weights.files import write_weights
 from weightspace.zoo.zoo import Zoo
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return int(end.value.code or 0), captured.out, captured.err
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one sentence a mistake gets."""
-    status, out, err = run(capsys, *words)
-    assert status == 2 and out == "" and err.startswith("weightspace: ") and err.count("\n") == 1
-    return err
 
 
 def test_the_pipeline_end_to_end(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
 from weightspace.demo.story import run_demo
 from weightspace.errors import InputError
-from weightspace.evaluation.beside import NOISE, SCRATCH
 from weightspace.evaluation.comparing import GENERATED
+from weightspace.evaluation.controls import CONTROLS
 from weightspace.report.figures import FIGURES, look_of
 from weightspace.report.page import render_report
 from weightspace.zoo.zoo import Zoo
@@ -112,29 +112,20 @@ def test_the_page_is_rendered_from_the_results(demo: Path, tmp_path: Path) -> No
 
 
 def test_findings_follow_the_numbers() -> None:
-    def rows(ours: float, noise: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def rows(ours: float, noise: float) -> tuple[list[ProbeRow], list[WritingRow]]:
         reading = [
-            {
-                "representation": name,
-                "target": "epoch",
-                "subset": "pooled",
-                "r2": r2,
-                "r2_low": r2 - 0.05,
-                "r2_high": r2 + 0.05,
-            }
-            for name, r2 in (("s(W)", 0.5), (CHOSEN, ours))
+            ProbeRow(name, "epoch", "pooled", source, r2, r2 - 0.05, r2 + 0.05)
+            for name, source, r2 in (("s(W)", "baseline", 0.5), (*CHOSEN, ours))
         ]
-        methods = (("SANE, kernel density", ours), ("anchor + noise", noise), ("another", 0.6), ("from scratch", 0.1))
+        methods = (
+            ("SANE, kernel density", "generated", ours),
+            ("anchor + noise", "noise", noise),
+            ("another", "average", 0.6),
+            ("from scratch", "scratch", 0.1),
+        )
         writing = [
-            {
-                "method": name,
-                "epochs": 0,
-                "accuracy": value,
-                "novelty": 0.3,
-                "accuracy_low": value - 0.05,
-                "accuracy_high": value + 0.05,
-            }
-            for name, value in methods
+            WritingRow(name, 0, value, value - 0.05, value + 0.05, 5, value, None, 0.3, 0.3, None, 0.0, key)
+            for name, key, value in methods
         ]
         return reading, writing
 
@@ -167,7 +158,8 @@ def test_the_whole_demo_reaches_its_targets(tmp_path: Path) -> None:
     results = run_demo(tmp_path / "demo")
     accuracy = {(row["method"], row["epochs"]): row for row in results["writing"]}
     generated, noise, scratch = (
-        [accuracy[method, epoch]["accuracy"] for epoch in (0, 1, 5)] for method in (GENERATED, NOISE, SCRATCH)
+        [accuracy[method, epoch]["accuracy"] for epoch in (0, 1, 5)]
+        for method in (GENERATED, CONTROLS["noise"].label, CONTROLS["scratch"].label)
     )
     assert accuracy[GENERATED, 0]["novelty"] >= 0.2
     assert generated[0] > scratch[0] + 0.5 and generated[0] > noise[0]
@@ -175,4 +167,4 @@ def test_the_whole_demo_reaches_its_targets(tmp_path: Path) -> None:
     for subset in ("pooled", "last_epoch"):
         rows = [row for row in results["reading"] if (row["target"], row["subset"]) == ("test_accuracy", subset)]
         r2 = {row["representation"]: row["r2"] for row in rows}
-        assert r2[CHOSEN] > r2["s(W)"] - 0.03 and r2[CHOSEN] > r2["W"]
+        assert r2[CHOSEN.label] > r2["s(W)"] - 0.03 and r2[CHOSEN.label] > r2["W"]

@@ -123,9 +123,9 @@ def test_interrupted_growing_goes_on_and_trains_nobody_twice(
         grow("mlp:8", digits, config, tmp_path / "zoo")
     other = GrowConfig(members=5, epochs=2, activation="tanh", seed=1, **ALONE)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected the settings that the unfinished work"):
-        grow("mlp:8", digits, other, tmp_path / "zoo", mode=["resume"])
+        grow("mlp:8", digits, other, tmp_path / "zoo", existing="resume")
     again = GrowConfig(members=5, epochs=2, activation="tanh")  # the plan of the first run is used again
-    zoo = grow("mlp:8", digits, again, tmp_path / "zoo", mode=["resume"])
+    zoo = grow("mlp:8", digits, again, tmp_path / "zoo", existing="resume")
     assert seen == [f"member-{number:04d}" for number in (0, 1, 2, 3, 3, 4)]
     assert zoo.about["plan"]["way"] == "alone" and by_checkpoint(zoo).equals(by_checkpoint(whole))
     assert largest_difference(zoo, whole) == 0
@@ -149,7 +149,7 @@ def test_growing_stopped_while_it_is_put_together_goes_on(
         with pytest.raises(KeyboardInterrupt):
             grow("mlp:8", digits, config, tmp_path / "zoo")
     seen = stop_after(99, monkeypatch)
-    assert len(grow("mlp:8", digits, config, tmp_path / "zoo", mode=["resume"])) == 6 and seen == []
+    assert len(grow("mlp:8", digits, config, tmp_path / "zoo", existing="resume")) == 6 and seen == []
 
 
 def test_two_processes_grow_the_same_zoo(digits: ImageSet, tmp_path: Path) -> None:

@@ -362,14 +362,13 @@ def test_hugging_face_folders_are_one_member_each(tmp_path: Path) -> None:
 
 def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     from garden.small import ResidualNet
-    from weightspace.cli.symmetries import describe_given
     from weightspace.corpus.config import PreparationConfig
-    from weightspace.corpus.frame import plan_frame
+    from weightspace.corpus.frame import describe_module, plan_frame
 
     (tmp_path / "nets").mkdir()
     for number in range(2):
         torch.save(ResidualNet().state_dict(), tmp_path / "nets" / f"{number}.pt")
-    given = describe_given("garden.small:ResidualNet", "2,3,6,6")
+    given = describe_module("garden.small:ResidualNet", "2,3,6,6")
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out", architectures=[given])
     architecture = zoo.architectures["garden.small.ResidualNet"]
     with pytest.raises(InputError, match="which was not imported"):
@@ -377,8 +376,8 @@ def test_an_architecture_can_be_given_and_is_proved(tmp_path: Path) -> None:
     frame = plan_frame(architecture, PreparationConfig(token_width=8))
     assert frame.symmetry is not None and len(frame.symmetry.groups) == 2 and "as recorded" in frame.note
     with pytest.raises(InputError, match="expected --example"):
-        describe_given("garden.small:ResidualNet", "")
-    language = describe_given("garden.sequences:LanguageLSTM", "2,5", 9)
+        describe_module("garden.small:ResidualNet", "")
+    language = describe_module("garden.sequences:LanguageLSTM", "2,5", 9)
     assert not language.example().is_floating_point() and language.symmetry is not None
 
 
@@ -454,7 +453,7 @@ def test_resuming_with_another_table_is_refused(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(KeyboardInterrupt):
             import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / "t0.csv")))
     with pytest.raises(InputError, match="expected the same files and settings"):
-        import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / "t1.csv")), mode=["resume"])
+        import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / "t1.csv")), existing="resume")
 
 
 @pytest.mark.parametrize(
@@ -530,7 +529,7 @@ def test_folders_without_anything_are_refused(trials: Path, tmp_path: Path) -> N
             import_zoo(tmp_path / name, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not partial_path(tmp_path / "out").exists()
     with pytest.raises(InputError, match="expected an --out apart from the inputs"):
-        import_zoo(trials, trials, mode=["force"])
+        import_zoo(trials, trials, existing="replace")
 
 
 def test_an_archive_cannot_write_outside(tmp_path: Path) -> None:
@@ -558,8 +557,8 @@ def test_interrupted_imports_go_on(trials: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="--resume continues it"):
         import_zoo(trials, tmp_path / "out")
     with pytest.raises(InputError, match="expected the same files and settings"):
-        import_zoo(trials, tmp_path / "out", ImportConfig(largest_weight=5.0), mode=["resume"])
-    zoo = import_zoo(trials, tmp_path / "out", mode=["resume"])
+        import_zoo(trials, tmp_path / "out", ImportConfig(largest_weight=5.0), existing="resume")
+    zoo = import_zoo(trials, tmp_path / "out", existing="resume")
     assert seen == [f"{number:06d}" for number in (0, 1, 2, 3, 3, 4, 5, 6, 7, 8)]
     assert zoo.table.equals(import_zoo(trials, tmp_path / "whole").table)
 

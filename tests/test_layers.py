@@ -11,12 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from weightspace.autoencoder.inference import encode_network
 
-from weightspace.analysis.layers import Layer, fit_line, layer_similarity, layers_of, watch_layers
+from weightspace.analysis.layers import Layer, fit_line, layer_features, layer_similarity, mean_feature, watch_layers
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
-from weightspace.evaluation.controls import average
 from weightspace.zoo.addressing import known_accuracies, open_networks, short_names
 from weightspace.zoo.zoo import Zoo
 
@@ -35,10 +33,10 @@ def resnet(blocks: int) -> dict[str, torch.Tensor]:
 
 def test_layers_are_the_matrices_in_order_with_the_spread_of_their_tokens(sane: SANE, zoo: Zoo) -> None:
     weights = zoo.weights(7)
-    layers = layers_of(sane, weights)
+    layers = layer_features(sane, weights)
     assert [layer.name for layer in layers] == [name for name, tensor in weights.items() if tensor.ndim > 1]
     assert layers[0].depth == 0 and layers[-1].depth == 1
-    prepared, latents = encode_network(sane, weights)
+    prepared, latents = sane.encode(weights)
     block = prepared.frame.layout.blocks[0]
     own = latents[block.first : block.first + block.count]
     assert layers[0].features["spread"] == pytest.approx(float(own.std(0, correction=0).mean()), rel=1e-4)
@@ -46,13 +44,13 @@ def test_layers_are_the_matrices_in_order_with_the_spread_of_their_tokens(sane: 
 
 
 def test_networks_of_any_depth_have_layers(sane: SANE) -> None:
-    deep, shallow = (layers_of(sane, resnet(blocks)) for blocks in (6, 2))
+    deep, shallow = (layer_features(sane, resnet(blocks)) for blocks in (6, 2))
     assert len(deep) == 8 and len(shallow) == 4 and deep[-1].name == "linear.weight"
     similarity = layer_similarity(deep, shallow)
     assert similarity.shape == (8, 4) and np.abs(similarity).max() <= 1 + 1e-9
     np.testing.assert_allclose(np.diag(layer_similarity(deep, deep)), 1, rtol=1e-6)
     with pytest.raises(InputError, match="expected matrices in a network, found none"):
-        layers_of(sane, {"scale": torch.randn(4)})
+        layer_features(sane, {"scale": torch.randn(4)})
 
 
 def test_a_line_through_networks() -> None:
@@ -60,7 +58,7 @@ def test_a_line_through_networks() -> None:
     assert fit is not None and fit.slope == pytest.approx(0.2) and fit.r2 == pytest.approx(1)
     assert fit_line([1.0, 2.0], [0.3, 0.5]) is None and fit_line([1.0, 1.0, 1.0], [0.3, 0.5, 0.7]) is None
     layers = [Layer("a", 0, {"alpha": 2.0}, np.zeros(2)), Layer("b", 1, {}, np.zeros(2))]
-    assert average(layers, "alpha") == 2 and np.isnan(average(layers, "spread"))
+    assert mean_feature(layers, "alpha") == 2 and np.isnan(mean_feature(layers, "spread"))
 
 
 def test_weightwatcher_values_are_its_own() -> None:

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from weightspace.analysis.predicting.calibrating import conformal_radius, coverage, fit_predictor
-from weightspace.analysis.predicting.predictor import Interval, Predicted, Predictor
+from weightspace.analysis.predicting.predictor import Interval, Predictor, PropertyModel
 from weightspace.autoencoder.sane import SANE
-from weightspace.cli.sane import embed
 from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo
 
@@ -53,7 +52,7 @@ def test_a_radius_is_a_quantile_over_members() -> None:
 
 
 def test_intervals_stop_at_what_is_possible() -> None:
-    own = Predicted("test_accuracy", 0.5, 2.0, 0.1, 0.0, 1.0, 0.9, 0.9)
+    own = PropertyModel("test_accuracy", 0.5, 2.0, 0.1, 0.0, 1.0, 0.9, 0.9)
     assert own.interval(0.95, 0.1) == Interval(0.95, 0.75, 1.0)
     assert str(own.interval(0.5, 0.05)) == "0.50 [0.40, 0.60]"
     few = replace(own, factor=np.inf).interval(0.95, 0.1)
@@ -63,9 +62,9 @@ def test_intervals_stop_at_what_is_possible() -> None:
 def test_a_predictor_comes_back_from_its_folder(predictor: Predictor, tmp_path: Path, sane: SANE, zoo: Zoo) -> None:
     predictor.save(tmp_path)
     again = Predictor.open(tmp_path)
-    features = embed(sane, zoo, predictor.aggregation).features
+    features = sane.embed(zoo, predictor.aggregation).features
     for first, second in zip(predictor.predict_many(features), again.predict_many(features), strict=True):
-        assert first.reason == second.reason and first.strangeness == pytest.approx(second.strangeness, rel=1e-4)
+        assert first.reason == second.reason and first.outlier_factor == pytest.approx(second.outlier_factor, rel=1e-4)
         for name, interval in first.intervals.items():
             assert tuple(interval) == pytest.approx(tuple(second.intervals[name]), rel=1e-4, abs=1e-6)
     assert [own.target for own in again.properties] == ["test_accuracy", "epoch", "generalization_gap"]
@@ -73,9 +72,9 @@ def test_a_predictor_comes_back_from_its_folder(predictor: Predictor, tmp_path: 
 
 def test_one_network_is_predicted_as_in_its_zoo(predictor: Predictor, sane: SANE, parts: tuple[Zoo, ...]) -> None:
     last = parts[2].last()
-    (whole, *_) = predictor.predict_many(embed(sane, last, predictor.aggregation).features)
+    (whole, *_) = predictor.predict_many(sane.embed(last, predictor.aggregation).features)
     alone = predictor.predict(sane, last.weights(0))
-    assert alone.strangeness == pytest.approx(whole.strangeness, rel=1e-3)
+    assert alone.outlier_factor == pytest.approx(whole.outlier_factor, rel=1e-3)
 
 
 def test_networks_unlike_the_zoo_are_not_predicted(predictor: Predictor, sane: SANE, zoo: Zoo) -> None:
@@ -86,7 +85,7 @@ def test_networks_unlike_the_zoo_are_not_predicted(predictor: Predictor, sane: S
     huge = {name: 1e30 * tensor for name, tensor in zoo.weights(0).items()}
     with pytest.raises(InputError, match="expected weights of ordinary size"):
         predictor.predict(sane, huge)
-    assert found.strangeness > 1 and str(found).startswith("this network is unlike the zoo: no prediction (")
+    assert found.outlier_factor > 1 and str(found).startswith("this network is unlike the zoo: no prediction (")
 
 
 def test_what_cannot_be_fitted_is_refused(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> None:

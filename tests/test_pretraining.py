@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,30 +15,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from weightspace.report.model_card import CardZoo, write_model_card
 
-from conftest import TINY_SANE, TINY_TRAINING
-from weightspace.analysis.fidelity import FidelityObserver, fidelity_by_layer, measure_fidelity
-from weightspace.autoencoder import fidelity
+from tools import TINY_SANE, TINY_TRAINING, Fitted, Stop, fresh_sane, run, train, wait_for
+from weightspace.analysis.examining import SplitZoo, examine
+from weightspace.analysis.fidelity import fidelity_by_layer, measure_fidelity, watch_fidelity
+from weightspace.autoencoder import reconstructing
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.presets import PRESETS, preset_options
+from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.presets import SIZES, WRITING, SizeName, sized
 from weightspace.autoencoder.reconstructing import PrincipalLatents
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.token_statistics import STATISTICS
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.feeding import Feed
-from weightspace.autoencoder.training.loop import train
+from weightspace.autoencoder.training.feeding import BatchQueue
 from weightspace.autoencoder.training.objective import Objective, masked_mse, target_scale
 from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.cli.app import main, written_out
+from weightspace.cli.app import main
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
-from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
-from weightspace.outputs import partial_path
+from weightspace.outputs import called_as, partial_path
+from weightspace.report.card import write_card
 from weightspace.tokens.patterns import positions_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
@@ -49,7 +47,6 @@ from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
-Fitted = tuple[Preparation, Corpus]
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -71,7 +68,7 @@ def both(zoo: Zoo, other_zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def model(fitted: Fitted, **changes: object) -> SANE:
-    return SANE(replace(TINY_SANE, **changes), fitted[0], window=TINY_TRAINING.window)  # type: ignore[arg-type]
+    return fresh_sane(fitted[0], replace(TINY_SANE, **changes))  # type: ignore[arg-type]
 
 
 def test_zoos_are_drawn_equally_often_until_one_has_no_members_left(both: Fitted) -> None:
@@ -96,7 +93,7 @@ def test_windows_of_networks_of_several_sizes_share_a_batch(both: Fitted) -> Non
     lengths = batch.present.sum(1)
     assert set(lengths.tolist()) == {18, 25} and batch.padded
     assert not batch.targets[:, ~batch.present].any() and not batch.mask[~batch.present].any()
-    whole = Objective(model(both), TINY_TRAINING)(batch)
+    whole = Objective(model(both).network, TINY_TRAINING)(batch)
     assert torch.isfinite(whole.total)
 
 
@@ -155,79 +152,74 @@ def test_views_can_be_noisy_targets_and_erased_tokens(fitted: Fitted) -> None:
 def test_the_parts_of_a_batch_have_the_loss_of_the_whole(both: Fitted) -> None:
     config = replace(TINY_TRAINING, contrastive_weight=0.0, loss_scale="layer", window=25)
     source = WindowSource(both[1], window=25, batch_size=12)
-    objective = Objective(model(both), config)
-    whole = Feed(source, config).draw(3)
+    objective = Objective(model(both).network, config)
+    whole = BatchQueue(source, config).draw(3)
     expected = objective(whole.batch, whole.scale)
-    found = [Feed(source, config, rank, 3).draw(3) for rank in range(3)]
+    found = [BatchQueue(source, config, rank, 3).draw(3) for rank in range(3)]
     parts = [objective(own.batch, own.scale, own.share, own.spread) for own in found]
     for name in ("reconstruction", "statistics", "total"):
         mean = sum(getattr(part, name) for part in parts) / 3
         torch.testing.assert_close(mean, getattr(expected, name))
     assert all(own.weights == whole.weights for own in found)
     with pytest.raises(InputError, match="expected a batch that 5 processes share equally, found 12"):
-        Feed(source, config, 0, 5)
+        BatchQueue(source, config, 0, 5)
 
 
 def test_dropout_is_drawn_anew_in_every_step_and_the_same_when_resumed(fitted: Fitted, tmp_path: Path) -> None:
-    def stop(step: int, sane: SANE) -> dict[str, float]:
-        if step == 4:
-            raise RuntimeError
-        return {}
-
     states = []
     for name in ("whole", "stopped"):
         folder = tmp_path / name
         folder.mkdir()
         if name == "stopped":
-            with pytest.raises(RuntimeError):
-                train(model(fitted, dropout=0.3), fitted[1], TINY_TRAINING, folder, observers=[(4, stop)])
+            with pytest.raises(Stop):
+                train(model(fitted, dropout=0.3), fitted[1], TINY_TRAINING, folder, observers=[(4, Stop(4))])
             (folder / "state.pt").unlink(missing_ok=True)
         trained = model(fitted, dropout=0.3)
         train(trained, fitted[1], TINY_TRAINING, folder, resume=True)
-        states.append(trained.state_dict())
+        states.append(trained.network.state_dict())
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name])
 
 
-@pytest.mark.parametrize("name", ["paper-cnn", "paper-resnet18"])
-def test_the_papers_presets_have_the_papers_sizes(name: str, fitted: Fitted) -> None:
+@pytest.mark.parametrize(("name", "published"), [("paper", 202_539_421), ("paper-resnet", 865_050_012)])
+def test_the_papers_sizes_are_the_papers(name: SizeName, published: int) -> None:
     """Parameter counts of the published models; ours have a table of chunks and statistics in and out more, and one
     norm with bias less in the projection head.
     """
-    published = {"paper-cnn": 202_539_421, "paper-resnet18": 865_050_012}[name]
-    options = PRESETS[name]  # type: ignore[index]
-    own = {key: value for key, value in options.items() if key in SANEConfig.__dataclass_fields__}
-    config, width, token = SANEConfig(**own), options["model_width"], options["token_width"]
-    preparation = replace(fitted[0], config=replace(fitted[0].config, token_width=token))
+    config, training, preparation = sized(name)
+    width = config.model_width
     with torch.device("meta"):
-        sane = SANE.__new__(SANE)
-        SANE.__init__(sane, config, preparation, window=options["window"])
-    count = sum(parameter.numel() for parameter in sane.parameters())
-    chunks, norm = options["position_limits"][3] * width // 2, 60
+        network = Network(config, preparation.token_width, window=training.window)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    chunks, norm = config.position_limits[3] * width // 2, 60
     statistics = len(STATISTICS) * (129 + width)
     assert count == published + chunks + statistics - norm
 
 
-def test_a_preset_is_written_out_behind_what_is_given() -> None:
-    words = written_out(["pretrain", "zoo", "--preset", "paper-cnn", "--layers", "2", "--out", "x"])
-    assert words[:8] == ["pretrain", "zoo", "--preset", "paper-cnn", "--layers", "2", "--out", "x"]
-    assert (
-        words.count("--layers") == 1 and "--no-denoise" in words and words[words.index("--model-width") + 1] == "1024"
+def test_a_size_sets_what_is_not_given_and_says_so(
+    zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--layers", 1, "--steps", 2, "--model-width", 16, "--heads", 2, "--no-denoise")
+    status, _, said = run(
+        capsys, "pretrain", zoo_folder, "--size", "medium", "--writing", *given, "--out", tmp_path / "s"
     )
-    assert written_out(["pretrain", "zoo", "--preset=paper-cnn", "--model_width", "8"]).count("--model-width") == 0
-    assert written_out(["pretrain", "zoo", "--preset=small"]) == ["pretrain", "zoo", "--preset=small"]
+    assert status == 0 and "--size medium sets" in said and "--latent-width 64" in said and "--linear-path True" in said
+    assert "--layers" not in said and "--steps" not in said
+    sane = SANE.open(tmp_path / "s")
+    assert (sane.config.layers, sane.config.latent_width, sane.config.linear_path) == (1, 64, True)
+    assert sane.provenance.training.steps == 2 and not sane.provenance.training.denoise
+    assert sane.preparation.config.token_width == WRITING["token_width"]
     fields = {**SANEConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
     fields |= PreparationConfig.__dataclass_fields__
-    for options in PRESETS.values():
-        assert set(options) <= set(fields)
-    assert preset_options("small") == {}
+    assert all(set(values) <= set(fields) for values in (*SIZES.values(), WRITING))
+    assert sized("small") == (SANEConfig(), TrainConfig(), PreparationConfig())
 
 
 @pytest.fixture
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """An autoencoder that changes nothing."""
     for name in ("encode_tokens", "decode_latents"):
-        monkeypatch.setattr(fidelity, name, lambda sane, sequence, layout: sequence)
+        monkeypatch.setattr(reconstructing, name, lambda network, sequence, layout: sequence)
 
 
 @pytest.mark.usefixtures("identity")
@@ -246,11 +238,11 @@ def test_what_is_not_changed_is_all_there(sane_folder: Path, parts: tuple[Zoo, .
 def test_one_broken_layer_is_found(
     sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fidelity, "encode_tokens", lambda sane, sequence, layout: sequence)
+    monkeypatch.setattr(reconstructing, "encode_tokens", lambda network, sequence, layout: sequence)
     monkeypatch.setattr(
-        fidelity,
+        reconstructing,
         "decode_latents",
-        lambda sane, sequence, layout: sequence * (positions_of(layout)[:, 1] != 1)[:, None],
+        lambda network, sequence, layout: sequence * (positions_of(layout)[:, 1] != 1)[:, None],
     )
     first, second = fidelity_by_layer(SANE.open(sane_folder), parts[2].last(), digits.test)
     assert first.r2 == pytest.approx(1) and first.agreement == 1
@@ -263,16 +255,18 @@ def test_fewer_latents_keep_less(sane_folder: Path, parts: tuple[Zoo, ...]) -> N
     sane = SANE.open(sane_folder)
     components = PrincipalLatents.fit(sane, parts[0])
     latents = torch.randn(5, sane.config.latent_width)
-    torch.testing.assert_close(components.keeping(sane.config.latent_width)(latents), latents, rtol=1e-4, atol=1e-5)
-    lost = [float((components.keeping(count)(latents) - latents).norm()) for count in (1, 4, 7)]
+    torch.testing.assert_close(components.first(sane.config.latent_width)(latents), latents, rtol=1e-4, atol=1e-5)
+    lost = [float((components.first(count)(latents) - latents).norm()) for count in (1, 4, 7)]
     assert lost[0] > lost[1] > lost[2] > 0
 
 
 def test_held_out_networks_are_watched_during_training(
     fitted: Fitted, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path
 ) -> None:
-    watched = FidelityObserver([(parts[1].last(), digits.validation), (parts[2].last(), None)])
-    history = train(model(fitted), fitted[1], TINY_TRAINING, tmp_path, observers=[(6, watched)])
+    sane = model(fitted)
+    watch = watch_fidelity([(parts[1], digits.validation), (parts[2], None)])
+    observers = [(6, lambda step: watch(step, sane))]
+    history = train(sane, fitted[1], TINY_TRAINING, tmp_path, observers=observers)
     seen = [row for row in history if "held_out_r2" in row]
     assert [row["step"] for row in seen] == [6, 12]
     assert {"held_out_agreement", "held_out_accuracy", "held_out_reconstructed_accuracy"} <= set(seen[0])
@@ -291,7 +285,7 @@ def test_two_zoos_make_one_model_with_a_card(
     sane = SANE.open(out)
     trained, _, test = other_zoo.split(0.5, 0.25, 0.25, seed=0)
     assert sane.trained_on(other_zoo) == set(trained.members) and not sane.trained_on(test)
-    assert sane.about["zoos"] == ["digits-mlp", "digits-deep"]
+    assert [zoo.name for zoo in sane.provenance.zoos] == ["digits-mlp", "digits-deep"]
     card, numbers = (out / "README.md").read_text(), json.loads((out / "card.json").read_text())
     assert "digits-mlp" in card and "digits-deep" in card and "untrained SANE" in card
     assert [own["zoo"] for own in numbers["fidelity"]] == ["digits-mlp", "digits-deep"]
@@ -304,10 +298,11 @@ def test_a_card_without_images_or_properties_says_so(sane_folder: Path, parts: t
     folder = tmp_path / "model"
     shutil.copytree(sane_folder, folder)
     bare = [replace(part, table=part.table.drop(columns=["test_accuracy", "generalization_gap"])) for part in parts]
-    numbers = write_model_card(folder, [CardZoo("bare", bare)], command="by hand")
+    zoos = [SplitZoo("bare", bare)]
+    numbers = write_card(folder, examine(SANE.open(folder), zoos), zoos)
     assert numbers["fidelity"][0]["scored_on"] == "random inputs, as no images fit"
     card = (folder / "README.md").read_text()
-    assert "random inputs, as no images fit" in card and "    by hand" in card and "| – | – |" in card
+    assert "random inputs, as no images fit" in card and f"    {called_as()}" in card and "| – | – |" in card
     assert {row["target"] for row in numbers["reading"][0]["rows"]} == {"epoch"}
 
 
@@ -322,7 +317,8 @@ def test_recorded_images_are_found_or_not(zoo: Zoo) -> None:
 SCRIPT = """
 import sys
 import torch
-from weightspace.autoencoder.config import SANEConfig, TrainConfig
+from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.zoo.zoo import Zoo
 
@@ -330,7 +326,7 @@ torch.set_num_threads(1)
 train = Zoo.open(sys.argv[1]).split(0.6, 0.2, 0.2, seed=1)[0]
 small = SANEConfig(latent_width=4, model_width=16, layers=1, heads=2)
 steps = TrainConfig(steps=40, window=16, batch_size=12, save_every=2)
-pretrain(train, small, steps, out=sys.argv[2], mode=sys.argv[3:])
+pretrain(train, small, steps, out=sys.argv[2], existing=sys.argv[3])
 """
 
 
@@ -341,23 +337,22 @@ def test_killed_at_any_moment_a_run_goes_on_on_one_process_or_two(zoo_folder: Pa
     script.write_text(SCRIPT)
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def run(*words: str | Path) -> None:
+    def launch(*words: str | Path) -> None:
         done = subprocess.run([str(word) for word in words], env=quiet, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
 
-    run(sys.executable, script, zoo_folder, whole)
-    process = subprocess.Popen([sys.executable, str(script), str(zoo_folder), str(killed)], env=quiet)
-    saved, end = partial_path(killed) / "state.pt", time.monotonic() + 120
-    while not saved.exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.002)
+    launch(sys.executable, script, zoo_folder, whole, "refuse")
+    process = subprocess.Popen([sys.executable, str(script), str(zoo_folder), str(killed), "refuse"], env=quiet)
+    saved = partial_path(killed) / "state.pt"
+    wait_for(saved)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert saved.exists() and not killed.exists()
     assert torch.load(saved, weights_only=True)["step"] < 40
     shutil.copytree(partial_path(killed), partial_path(shared))
-    run(sys.executable, script, zoo_folder, killed, "resume")
-    run(*LAUNCHER, script, zoo_folder, shared, "resume")
-    run(*LAUNCHER, script, zoo_folder, two)
+    launch(sys.executable, script, zoo_folder, killed, "resume")
+    launch(*LAUNCHER, script, zoo_folder, shared, "resume")
+    launch(*LAUNCHER, script, zoo_folder, two, "refuse")
     expected = load_file(whole / "model.safetensors")
     for name, tensor in load_file(killed / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
@@ -375,7 +370,7 @@ def test_a_compiled_step_learns_the_same(zoo_folder: Path, tmp_path: Path) -> No
     for compile in ("off", "on"):
         script, out = tmp_path / f"{compile}.py", tmp_path / compile
         script.write_text(SCRIPT.replace("save_every=2", f"compile='{compile}'"))
-        words = [sys.executable, str(script), str(zoo_folder), str(out)]
+        words = [sys.executable, str(script), str(zoo_folder), str(out), "refuse"]
         subprocess.run(words, capture_output=True, text=True, check=True, timeout=600)
         losses.append([row["loss"] for row in json.loads((out / "history.json").read_text())])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -385,7 +380,7 @@ def test_a_compiled_step_learns_the_same(zoo_folder: Path, tmp_path: Path) -> No
     ("words", "sentence"),
     [
         (["pretrain", "--out", "x"], "expected a zoo to train on, found none"),
-        (["pretrain", "ZOO", "--out", "x", "--preset", "large"], "large"),
+        (["pretrain", "ZOO", "--out", "x", "--size", "large"], "large"),
         (["pretrain", "ZOO", "--out", "x", "--erase", "2"], "expected erase"),
         (["pretrain", "ZOO", "--out", "x", "--data", "nowhere.npz"], "nowhere.npz"),
         (["pretrain", "ZOO", "ZOO", "--out", "x"], "expected different zoos, found"),
@@ -413,7 +408,7 @@ def test_mistakes_get_one_sentence(
 
 def test_a_small_zoo_trains_from_python_too(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
     sane = pretrain(parts[0], TINY_SANE, replace(TINY_TRAINING, loss_scale="token"), out=tmp_path / "sane")
-    assert sane.about["final"]["waiting_for_batches"] < 1
+    assert sane.provenance.final["waiting_for_batches"] < 1
 
 
 def planted(folder: Path, *, broken: str = "") -> Zoo:
@@ -487,7 +482,7 @@ def test_zoos_in_folders_of_one_name_are_told_apart(zoo_folder: Path, other_zoo:
 
 
 def test_what_observers_return_can_be_resumed(fitted: Fitted, tmp_path: Path) -> None:
-    def stop(step: int, sane: SANE) -> dict[str, float]:
+    def stop(step: int) -> dict[str, float]:
         if step == 8:
             raise RuntimeError
         return {"seen": np.float64(step)}

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from weightspace.generation.samplers.published import published
 
 from weightspace.errors import InputError
 from weightspace.generation.config import SamplerConfig
 from weightspace.generation.samplers.by_name import make_sampler
 from weightspace.generation.samplers.gaussian import Gaussian, Mixture
 from weightspace.generation.samplers.interpolation import Interpolation, slerp
-from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.kernel_density import KernelDensity, published_sampler
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.widths import choose_bandwidth
@@ -20,9 +19,8 @@ LAYERS = torch.tensor([0, 0, 1, 1])
 ALL: list[Sampler] = [
     KernelDensity(),
     KernelDensity(anchor="layer"),
-    published(),
+    published_sampler(),
     Gaussian(),
-    Gaussian(coherent=False),
     Mixture(),
     Interpolation(),
     Interpolation(along="sphere", mixed=3, bandwidth=0.1),
@@ -39,8 +37,6 @@ def test_one_seed_one_sample_and_another_another(sampler: Sampler) -> None:
     assert sampler.fit(ANCHORS[:1], LAYERS).sample(2, derive_generator(0)).latents.isfinite().all()
     mixes = isinstance(sampler, KernelDensity)
     assert (first.anchors >= 0).all() if sampler.keeps_anchor or mixes else (first.anchors == -1).all()
-    with pytest.raises(InputError, match="sampler that was fitted"):
-        sampler.sample(1, derive_generator(0))
 
 
 def test_tokens_of_a_layer_share_an_anchor() -> None:
@@ -52,7 +48,7 @@ def test_tokens_of_a_layer_share_an_anchor() -> None:
 
 
 def test_the_published_sampler_is_one_anchor_and_one_constant() -> None:
-    samples = published(bandwidth=0.3).fit(ANCHORS, LAYERS).sample(4_000, derive_generator(0))
+    samples = published_sampler(bandwidth=0.3).fit(ANCHORS, LAYERS).sample(4_000, derive_generator(0))
     residual = samples.latents - ANCHORS[samples.anchors[:, 0]]
     torch.testing.assert_close(residual, residual[:, :1].expand(-1, 4, -1), rtol=0, atol=1e-5)
     assert abs(float(residual[:, 0].std()) - 0.3) < 0.01
@@ -64,9 +60,6 @@ def test_a_gaussian_has_the_moments_of_its_anchors() -> None:
     torch.testing.assert_close(drawn.mean(0), ANCHORS.flatten(1).mean(0), rtol=0, atol=0.04)
     expected = torch.cov(ANCHORS.flatten(1).T, correction=0)
     torch.testing.assert_close(torch.cov(drawn.T), expected, rtol=0, atol=0.08)
-    apart = Gaussian(coherent=False).fit(ANCHORS).sample(40_000, derive_generator(0)).latents.flatten(1)
-    off = torch.cov(apart.T)[~torch.eye(12, dtype=torch.bool)]
-    assert off.abs().max() < 0.05, "every number is drawn by itself"
 
 
 def test_a_mixture_finds_two_clusters() -> None:
@@ -109,7 +102,7 @@ def test_the_bandwidth_that_made_networks_is_found_again() -> None:
     with pytest.raises(InputError, match="at least 2 anchors and 1 validation network"):
         choose_bandwidth(KernelDensity(), anchors[:1], anchors)
     with pytest.raises(InputError, match="relative bandwidth and independent noise"):
-        choose_bandwidth(published(), anchors, anchors)
+        choose_bandwidth(published_sampler(), anchors, anchors)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +122,13 @@ def test_samplers_have_names(name: str, kind: type) -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="expected mixed to be at least 1, found 0"):
-        make_sampler(SamplerConfig(mixed=0))
+        SamplerConfig(mixed=0)
     with pytest.raises(InputError, match="expected the bandwidth to be at least 0"):
-        make_sampler(SamplerConfig(bandwidth=-1.0))
+        SamplerConfig(bandwidth=-1.0)
     with pytest.raises(InputError, match="the sampler gaussian, found --bandwidth, which it does not use"):
-        make_sampler(SamplerConfig(sampler="gaussian", bandwidth=0.1))
+        SamplerConfig(sampler="gaussian", bandwidth=0.1)
     with pytest.raises(InputError, match="the sampler kernel-density, found --noisy"):
-        make_sampler(SamplerConfig(noisy=True))
+        SamplerConfig(noisy=True)
     make_sampler(SamplerConfig(sampler="interpolation", noisy=True, bandwidth=0.1))
     for refused in (lambda: Gaussian(scale=-1.0), lambda: Mixture(components=0), lambda: Interpolation(neighbors=-1)):
         with pytest.raises(InputError, match="expected the"):

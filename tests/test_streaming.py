@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weightspace.autoencoder.inference import encode_network
 
 from garden import GARDEN
 from test_tokens import every_kind
@@ -118,7 +117,7 @@ def test_any_network_is_embedded_whatever_the_batch_of_windows(sane: SANE, tmp_p
     }
     write_weights(tmp_path / "net.safetensors", weights)
     torch.save(weights, tmp_path / "net.pt")
-    latents = encode_network(sane, weights)[1]
+    latents = sane.encode(weights)[1]
     for source in (weights, open_weights(tmp_path / "net.safetensors"), open_weights(tmp_path / "net.pt")):
         for windows in (1, 2, 5, None):
             found = embed_network(sane, source, windows=windows)
@@ -141,7 +140,7 @@ def test_nan_is_named(sane: SANE, tmp_path: Path) -> None:
 def test_numbers_and_networks_without_tokens(sane: SANE, tmp_path: Path) -> None:
     weights = {"a.weight": torch.randn(5, 70), "a.bias": torch.randn(5), "scale": torch.tensor(2.0)}
     write_weights(tmp_path / "net.safetensors", weights)
-    expected = encode_network(sane, weights)[1].mean(0)
+    expected = sane.encode(weights)[1].mean(0)
     for source in (weights, open_weights(tmp_path / "net.safetensors")):
         torch.testing.assert_close(embed_network(sane, source).vector, expected, rtol=1e-4, atol=1e-5)
     for empty in ({"x": torch.arange(5)}, {"x": torch.zeros(3, dtype=torch.float64)}, {"x": torch.zeros(0, 3)}):

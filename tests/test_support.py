@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from garden import GARDEN, planted
-from weightspace.autoencoder.inference import encode_network, restore
 from weightspace.autoencoder.sane import SANE
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations
-from weightspace.symmetry.matching import match
+from weightspace.symmetry.matching import match_weights
 from weightspace.symmetry.proving import prove_symmetry
 from weightspace.weights.values import Weights
 
@@ -27,7 +26,7 @@ def matched(weights: Weights, symmetry: Symmetry) -> str:
     found = 0
     for seed in range(TRIALS):
         moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(seed)))
-        back = permute(moved, symmetry, match(moved, weights, symmetry))
+        back = permute(moved, symmetry, match_weights(moved, weights, symmetry))
         found += all(torch.equal(back[name], weights[name]) for name in symmetry.moved if name not in symmetry.buffers)
     return f"{found} of {TRIALS}"
 
@@ -41,9 +40,9 @@ def proved(module: nn.Module, symmetry: Symmetry, example: torch.Tensor) -> str:
 def written(sane: SANE, module: nn.Module) -> str:
     """Whether weights that went through an autoencoder which never saw the architecture load strictly."""
     weights = dict(module.state_dict())
-    prepared, latents = encode_network(sane, weights)
+    prepared, latents = sane.encode(weights)
     architecture = sane.preparation.architecture_for(weights)
-    module.load_state_dict(restore(sane, latents, architecture, prepared.carried), strict=True)
+    module.load_state_dict(sane.decode(latents, architecture, prepared.carried), strict=True)
     return "complete"
 
 

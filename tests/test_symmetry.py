@@ -26,7 +26,7 @@ from weightspace.symmetry.axes import (
     random_permutations,
 )
 from weightspace.symmetry.homogeneity import trace_rescaling
-from weightspace.symmetry.matching import match, match_stack, objective
+from weightspace.symmetry.matching import match_stack, match_weights, objective
 from weightspace.symmetry.proving import SymmetryDisproved, prove_symmetry, prove_unchanged
 from weightspace.symmetry.rescaling import Rescaling, canonical_factors, random_factors, rescale
 from weightspace.symmetry.tracing import trace, trace_symmetry
@@ -375,15 +375,15 @@ def test_matching_refuses_other_shapes_and_takes_any_scale() -> None:
     weights, symmetry = plain_network(0)
     wider = {name: torch.cat([own, own]) for name, own in weights.items()}
     with pytest.raises(WeightsMismatch):
-        match(wider, weights, symmetry)
+        match_weights(wider, weights, symmetry)
     with pytest.raises(WeightsMismatch):
-        match({}, weights, symmetry)
+        match_weights({}, weights, symmetry)
     moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(0)))
     for size in (1e25, 1e-25):
         large = {name: (own * size).requires_grad_() for name, own in moved.items()}
-        found = match(large, {name: own * size for name, own in weights.items()}, symmetry)
+        found = match_weights(large, {name: own * size for name, own in weights.items()}, symmetry)
         assert all(torch.equal(permute(moved, symmetry, found)[name], own) for name, own in weights.items())
-    assert match(weights, {}, symmetry, restarts=1).keys() == symmetry.groups.keys()
+    assert match_weights(weights, {}, symmetry, restarts=1).keys() == symmetry.groups.keys()
 
 
 class Hidden(nn.Module):
@@ -488,7 +488,7 @@ def plain_network(seed: int) -> tuple[Weights, Symmetry]:
 def test_a_planted_permutation_is_recovered(seed: int) -> None:
     weights, symmetry = plain_network(seed)
     moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(seed)))
-    back = permute(moved, symmetry, match(moved, weights, symmetry))
+    back = permute(moved, symmetry, match_weights(moved, weights, symmetry))
     assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
 
 
@@ -499,7 +499,7 @@ def test_on_a_residual_network_the_planted_objective_is_mostly_reached() -> None
         torch.manual_seed(seed)
         weights = dict(ResidualNet().state_dict())
         moved = permute(weights, symmetry, random_permutations(symmetry, derive_generator(seed)))
-        back = permute(moved, symmetry, match(moved, weights, symmetry))
+        back = permute(moved, symmetry, match_weights(moved, weights, symmetry))
         reached += objective(back, weights, symmetry) >= objective(weights, weights, symmetry) - 1e-6
     assert reached >= 7
 
@@ -511,12 +511,12 @@ def test_canonicalising_is_idempotent_deterministic_and_never_lowers_the_objecti
     for seed in range(4):
         torch.manual_seed(100 + seed)
         weights = dict(GARDEN[name][0]().state_dict())
-        found = match(weights, reference, symmetry)
-        again = match(weights, reference, symmetry)
+        found = match_weights(weights, reference, symmetry)
+        again = match_weights(weights, reference, symmetry)
         assert all(torch.equal(found[group], again[group]) for group in found)
         canonical = permute(weights, symmetry, found)
         assert objective(canonical, reference, symmetry) >= objective(weights, reference, symmetry) - 1e-9
-        twice = permute(canonical, symmetry, match(canonical, reference, symmetry))
+        twice = permute(canonical, symmetry, match_weights(canonical, reference, symmetry))
         assert all(torch.equal(twice[key], canonical[key]) for key in canonical)
 
 
@@ -531,7 +531,7 @@ def test_one_free_group_equals_brute_force() -> None:
         return objective(permute(weights, symmetry, permutations), reference, symmetry)
 
     best = max(value({group: torch.tensor(order)}) for order in itertools.permutations(range(5)))
-    assert abs(value(match(weights, reference, symmetry)) - best) < 1e-9
+    assert abs(value(match_weights(weights, reference, symmetry)) - best) < 1e-9
 
 
 def test_matching_a_stack_is_matching_each() -> None:
@@ -540,7 +540,7 @@ def test_matching_a_stack_is_matching_each() -> None:
     stack = {name: torch.stack([weights[name] for weights in networks]) for name in reference}
     together = match_stack(stack, reference, symmetry)
     for number, weights in enumerate(networks):
-        alone = match(weights, reference, symmetry)
+        alone = match_weights(weights, reference, symmetry)
         assert all(torch.equal(together[group][number], alone[group]) for group in alone)
 
 
@@ -549,7 +549,7 @@ def test_buffers_do_not_enter_the_matching() -> None:
     reference = dict(module.state_dict())
     weights = dict(ResidualNet().state_dict())
     changed = {name: tensor * 1000 if name in symmetry.buffers else tensor for name, tensor in weights.items()}
-    first, second = match(weights, reference, symmetry), match(changed, reference, symmetry)
+    first, second = match_weights(weights, reference, symmetry), match_weights(changed, reference, symmetry)
     assert all(torch.equal(first[group], second[group]) for group in first)
 
 
@@ -560,7 +560,7 @@ def test_restarts_never_end_lower_and_are_deterministic() -> None:
 
     def reached(**options: int) -> float:
         return objective(
-            permute(weights, symmetry, match(weights, reference, symmetry, **options)), reference, symmetry
+            permute(weights, symmetry, match_weights(weights, reference, symmetry, **options)), reference, symmetry
         )
 
     assert reached(restarts=3) >= reached() and reached(restarts=3, seed=1) == reached(restarts=3, seed=1)
@@ -570,7 +570,7 @@ def test_nan_is_refused_before_matching() -> None:
     weights, symmetry = plain_network(0)
     broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
     with pytest.raises(InputError, match="found NaN or infinity in module_list"):
-        match(broken, weights, symmetry)
+        match_weights(broken, weights, symmetry)
 
 
 def test_an_iterated_mean_agrees_with_its_networks_better_than_a_plain_one() -> None:

@@ -10,24 +10,23 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from weightspace.generation.widening import widen
 
 from garden.small import OddOnes, TiedTransformer
 from garden.vision import convnext, densenet
-from test_cli import refused, run
+from tools import refused, run
 from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.reconstructing import LatentDescent, reconstruct
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.autoencoder.training.distilling import distill
 from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.cli.writing import tune
 from weightspace.errors import InputError
-from weightspace.evaluation.comparing import evaluate
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.fine_tuning import Population
+from weightspace.evaluation.fine_tuning import Population, fine_tune
 from weightspace.generation.anchors import Anchors, choose_anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
+from weightspace.generation.coverage import Coverage
 from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.novelty import NoveltyReference
 from weightspace.generation.samplers.interpolation import Interpolation
@@ -35,8 +34,8 @@ from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.sampling import Generated, condition, sample_networks
-from weightspace.generation.selecting import generate_selected, generate_with, rank, refine
-from weightspace.generation.widths import novelty_of
+from weightspace.generation.selecting import best_networks, rank, refine, select_networks
+from weightspace.generation.widths import novelty_of, width_for_novelty
 from weightspace.images import Images, ImageSet
 from weightspace.supervised import predict, score
 from weightspace.weights.values import find_aliases
@@ -44,6 +43,8 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.zoo import Zoo
+
+NOWHERE = Coverage({}, {})
 
 
 def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +85,7 @@ def test_what_is_good_on_test_images_and_bad_on_validation_images_loses(zoo: Zoo
     shifted = (predict(module, digits.validation.inputs).argmax(-1) + 1) % 10
     planted = digits._replace(validation=Images(digits.validation.inputs, shifted))
     other = architecture.build().state_dict()
-    made = [Generated(architecture, good, {}), Generated(architecture, other, {})]
+    made = [Generated(architecture, good, NOWHERE), Generated(architecture, other, NOWHERE)]
     ranked = rank(made, planted)
     assert score(module, digits.test).accuracy > 0.3 and ranked.accuracies[1] == 0
     assert ranked.networks[0].weights is other and ranked.networks[1].weights is good
@@ -93,41 +94,41 @@ def test_what_is_good_on_test_images_and_bad_on_validation_images_loses(zoo: Zoo
 
 def test_subsampling_keeps_the_best_of_what_is_drawn(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
     best = SelectConfig(draws=12, spread=False)
-    kept = generate_selected(sane, anchors, 3, digits, best, seed=0)
-    all_of_them = generate_selected(sane, anchors, 12, digits, SelectConfig(spread=False), seed=0)
+    kept = best_networks(sane, anchors, 3, digits, best, seed=0)
+    all_of_them = best_networks(sane, anchors, 12, digits, SelectConfig(spread=False), seed=0)
     assert kept.accuracies == all_of_them.accuracies[:3] and kept.accuracies == sorted(kept.accuracies, reverse=True)
-    apart = generate_selected(sane, anchors, 3, digits, SelectConfig(draws=12), seed=0)
+    apart = best_networks(sane, anchors, 3, digits, SelectConfig(draws=12), seed=0)
     assert len({network.anchor for network in apart.networks}) == 3, "the best of every anchor first"
     for network, accuracy in zip(apart.networks, apart.accuracies, strict=True):
         own = [a for n, a in zip(*all_of_them, strict=True) if n.anchor == network.anchor]
         assert accuracy == max(own)
     with pytest.raises(InputError, match="expected at least 3 draws to keep 3 networks, found 2"):
-        generate_selected(sane, anchors, 3, digits, SelectConfig(draws=2))
+        best_networks(sane, anchors, 3, digits, SelectConfig(draws=2))
 
 
 def test_bootstrapping_returns_the_best_of_the_last_round(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
     config = SelectConfig(draws=10, rounds=4, keep=3)
-    found = generate_selected(sane, anchors, 3, digits, config, seed=0, sampler=RandomLatents())
-    once = generate_selected(sane, anchors, 3, digits, SelectConfig(draws=10), seed=0, sampler=RandomLatents())
+    found = best_networks(sane, anchors, 3, digits, config, seed=0, sampler=RandomLatents())
+    once = best_networks(sane, anchors, 3, digits, SelectConfig(draws=10), seed=0, sampler=RandomLatents())
     assert np.mean(found.accuracies) > np.mean(once.accuracies), "keepers are better anchors than random latents"
 
 
 def test_without_images_nothing_is_selected(sane: SANE, anchors: Anchors) -> None:
-    assert len(generate_with(sane, anchors, 2, None, SelectConfig())) == 2
+    assert len(select_networks(sane, anchors, 2, None, SelectConfig())) == 2
     with pytest.raises(InputError, match=r"expected images \(--data\) for --draws, found none"):
-        generate_with(sane, anchors, 2, None, SelectConfig(draws=4))
+        select_networks(sane, anchors, 2, None, SelectConfig(draws=4))
     with pytest.raises(InputError, match="for --rounds"):
-        generate_with(sane, anchors, 2, None, SelectConfig(rounds=2))
+        select_networks(sane, anchors, 2, None, SelectConfig(rounds=2))
 
 
 def test_images_that_do_not_fit_the_networks_are_refused(sane: SANE, anchors: Anchors, digits: ImageSet) -> None:
     narrow = digits._replace(train=Images(digits.train.inputs[..., :4], digits.train.labels))
     with pytest.raises(InputError, match=r"images of shape \[1, 8, 8\] for mlp-64-8-10-tanh, found \[1, 8, 4\]"):
-        generate_selected(sane, anchors, 1, narrow, SelectConfig())
+        best_networks(sane, anchors, 1, narrow, SelectConfig())
     with pytest.raises(InputError, match="images of at most 10 classes for mlp-64-8-10-tanh, found 12"):
-        generate_selected(sane, anchors, 1, digits._replace(classes=12), SelectConfig())
+        best_networks(sane, anchors, 1, digits._replace(classes=12), SelectConfig())
     with pytest.raises(InputError, match="number of networks to be at least 1"):
-        generate_selected(sane, anchors, 0, digits, SelectConfig(draws=5))
+        best_networks(sane, anchors, 0, digits, SelectConfig(draws=5))
 
 
 def test_anchors_are_not_chosen_by_test_images_or_losses(sane: SANE, zoo: Zoo) -> None:
@@ -150,7 +151,7 @@ def test_refining_moves_latents_and_lowers_the_loss(sane: SANE, anchors: Anchors
     assert loss(refined) < loss(made) - 0.05
     assert refined[0].latents is not None and made[0].latents is not None
     assert not torch.equal(refined[0].latents, made[0].latents)
-    assert all(parameter.grad is None for parameter in sane.parameters()), "the model itself stays as it is"
+    assert all(parameter.grad is None for parameter in sane.network.parameters()), "the model itself stays as it is"
 
 
 # Batch norms
@@ -173,16 +174,16 @@ def test_conditioned_statistics_are_exact_averages(residual: tuple[SANE, Zoo], d
     torch.testing.assert_close(first.running_var, values.var(1), rtol=1e-3, atol=1e-4)
     assert condition(made, inputs[:0]) is made
     assert all(made.weights[name].min() > 0 for name in made.weights if name.endswith("running_var"))
-    counts, size = conditioned.coverage, made.architecture.parameters
-    assert counts["conditioned"] > 0 and sum(counts.values()) == size == sum(made.coverage.values())
+    counts, size = conditioned.coverage.counts, made.architecture.parameters
+    assert counts["conditioned"] > 0 and sum(counts.values()) == size == sum(made.coverage.counts.values())
 
 
 def test_what_is_encoded_closely_is_conditioned(residual: tuple[SANE, Zoo], digits: ImageSet) -> None:
     sane, zoo = residual
     architecture = next(iter(zoo.architectures.values()))
     weights = zoo.last().weights(0)
-    plain = reconstruct(sane, [weights], architecture)[0].made
-    closely = reconstruct(sane, [weights], architecture, closely=LatentDescent(digits.train, steps=0))[0].made
+    plain = reconstruct(sane, [weights], architecture)[0].decoded
+    closely = reconstruct(sane, [weights], architecture, descent=LatentDescent(digits.train, steps=0))[0].decoded
     expected = condition_weights(plain, architecture, conditioning_images(digits.train, 1_000, 0))
     for name, tensor in closely.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
@@ -196,10 +197,10 @@ def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], di
     refined = refine(sane, made, digits.train, SelectConfig(refine=2))
     assert all(set(network.weights) == set(network.architecture.shapes) for network in refined)
     with pytest.raises(InputError, match=r"images \(--data\) to condition batch norms on, or --condition 0"):
-        generate_with(sane, encode_anchors(sane, zoo.last()), 1, None, SelectConfig())
+        select_networks(sane, encode_anchors(sane, zoo.last()), 1, None, SelectConfig())
     config = DistillConfig(steps=2, networks=2, queries=8)
-    tuned = tune(folder / "sane", zoo, digits.train, config, out=tmp_path / "tuned")
-    assert tuned.about["final_behaviour"]["behaviour"] > 0
+    distilled = distill(folder / "sane", zoo, digits.train, config, out=tmp_path / "distilled")
+    assert distilled.provenance.distilled["distillation"] > 0
 
 
 # Initialising
@@ -322,12 +323,12 @@ def test_ensembles_and_overlaps_are_what_they_say(zoo: Zoo, digits: ImageSet) ->
     one = zoo.where(activation="tanh").last().weights(0)
     two = zoo.where(activation="tanh").last().weights(1)
     same, different = (
-        evaluate([Population("p", architecture, networks)], digits, EvaluateConfig(epochs=(0,)))[0]
+        fine_tune([Population("p", "p", architecture, networks)], digits, EvaluateConfig(epochs=(0,)))[0]
         for networks in ([one, one], [one, two])
     )
     assert same.overlap == 1 and same.ensemble == pytest.approx(same.accuracy, abs=1e-6)
     assert 0 < different.overlap < 1
-    alone = evaluate([Population("p", architecture, [one])], digits, EvaluateConfig(epochs=(0,)))[0]
+    alone = fine_tune([Population("p", "p", architecture, [one])], digits, EvaluateConfig(epochs=(0,)))[0]
     assert np.isnan(alone.overlap)
 
 
@@ -336,12 +337,12 @@ def test_residual_networks_are_fine_tuned_alone_as_in_a_stack(
 ) -> None:
     zoo = residual[1].last()
     architecture = next(iter(zoo.architectures.values()))
-    population = Population("p", architecture, [zoo.weights(row) for row in range(3)])
+    population = Population("p", "p", architecture, [zoo.weights(row) for row in range(3)])
     images = digits._replace(train=Images(*(own[:256] for own in digits.train)))
     config = EvaluateConfig(epochs=(0, 1))
-    alone = evaluate([population], images, config)
+    alone = fine_tune([population], images, config)
     monkeypatch.setattr("weightspace.evaluation.fine_tuning.faster_alone", lambda module, device: False)
-    stacked = evaluate([population], images, config)
+    stacked = fine_tune([population], images, config)
     assert [outcome.epochs for outcome in alone] == [0, 1]
     np.testing.assert_allclose(alone[0].each, stacked[0].each, atol=1e-6)
     np.testing.assert_allclose(alone[1].each, stacked[1].each, atol=0.05)
@@ -351,8 +352,8 @@ def test_residual_networks_are_fine_tuned_alone_as_in_a_stack(
 def test_several_seeds_are_several_data_orders(zoo: Zoo, digits: ImageSet) -> None:
     architecture = zoo.architectures["mlp-64-8-10-tanh"]
     networks = [zoo.where(activation="tanh").weights(row) for row in range(3)]
-    population = Population("p", architecture, networks)
-    one, two = (evaluate([population], digits, EvaluateConfig(epochs=(0, 1), seeds=seeds))[1].each for seeds in (1, 2))
+    population = Population("p", "p", architecture, networks)
+    one, two = (fine_tune([population], digits, EvaluateConfig(epochs=(0, 1), seeds=seeds))[1].each for seeds in (1, 2))
     assert len(one) == len(two) == 3 and not np.allclose(one, two)
 
 
@@ -363,15 +364,15 @@ def test_the_commands_of_writing(
     sane_folder: Path, zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = ("--split", "0.6,0.2,0.2")
-    tuned = tmp_path / "tuned"
+    distilled = tmp_path / "distilled"
     options = ("--steps", 4, "--networks", 4, "--queries", 8, "--log-every", 2)
     model = tmp_path / "sane"
     assert run(capsys, "pretrain", zoo_folder, "--out", model, "--steps", 4, *split)[0] == 0
-    status, out, _ = run(capsys, "tune", model, zoo_folder, *options, *split, "--out", tuned)
-    assert status == 0 and out.startswith(f"{tuned}: decoded networks agree on") and "unseen ones keep" in out
+    status, out, _ = run(capsys, "distill", model, zoo_folder, *options, *split, "--out", distilled)
+    assert status == 0 and out.startswith(f"{distilled}: decoded networks agree on") and "unseen ones keep" in out
     made = tmp_path / "made"
     chosen = ("--architecture", "mlp-64-8-10-tanh", "--sampler", "interpolation", "--draws", 6, "--rounds", 2)
-    common = ("generate", tuned, "--anchors", zoo_folder, "--best", 3, "--count", 2)
+    common = ("generate", distilled, "--anchors", zoo_folder, "--best", 3, "--count", 2)
     status, out, _ = run(capsys, *common, *chosen, "--refine", 2, "--out", made, "--json")
     assert status == 0 and json.loads(out)["select"]["draws"] == 6 and json.loads(out)["conditioned"] == 0
     status, out, _ = run(capsys, "evaluate", made, "--data", "digits", "--epochs", "0,1", "--json")
@@ -420,7 +421,7 @@ def test_the_narrowest_bandwidth_that_is_new_enough_is_taken() -> None:
         return []
 
     config = SamplerConfig(anchor="layer")
-    assert widen(config, 0.12, make, lambda made: tried[-1]).sampling == replace(config, bandwidth=0.15)
+    assert width_for_novelty(config, 0.12, make, lambda made: tried[-1]).sampling == replace(config, bandwidth=0.15)
     assert tried == [0.05, 0.1, 0.15]
 
 
@@ -429,9 +430,9 @@ def test_novelty_is_the_lesser_of_weights_and_function(sane_folder: Path, zoo: Z
     architecture = zoo.architectures["mlp-64-8-10-tanh"]
     own = zoo.where(activation="tanh").last()
     measure = novelty_of(sane, zoo, digits)
-    known = Generated(architecture, own.weights(0), {})
+    known = Generated(architecture, own.weights(0), NOWHERE)
     assert measure([known]) < 1e-3
-    silent = Generated(architecture, {name: torch.zeros_like(value) for name, value in known.weights.items()}, {})
+    silent = Generated(architecture, {name: torch.zeros_like(value) for name, value in known.weights.items()}, NOWHERE)
     reference = NoveltyReference(zoo, sane.preparation, architecture)
     found = reference.measure([silent.weights], architecture, digits.validation)
     assert measure([silent]) == pytest.approx(min(float(found.weights[0]), float(found.function[0])), abs=1e-4)

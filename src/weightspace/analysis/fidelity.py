@@ -158,9 +158,7 @@ def fidelity_by_layer(sane: SANE, zoo: Zoo, images: Images | None = None) -> lis
         tensors = [name for name in (block.name, block.bias) if name is not None]
         places = [frame.names.index(name) for name in tensors]
         mixed = [_mix(pair, [list(pair.architecture.shapes)[place] for place in places]) for pair in pairs]
-        outcomes = [
-            _compare([pair for pair in mixed if pair.architecture.id == name], images) for name in names
-        ]
+        outcomes = [_compare([pair for pair in mixed if pair.architecture.id == name], images) for name in names]
         agreement, _, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
         r2 = _r2([errors.sums[name] for name in tensors])
         layers.append(LayerFidelity(block.name, block.rows * block.row_length, r2, agreement, reconstructed))

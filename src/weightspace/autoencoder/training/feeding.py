@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,17 +16,15 @@ from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.tokens.patterns import Entries
 
-Drawn = TypeVar("Drawn")
 
-
-class Waited(NamedTuple, Generic[Drawn]):
+class Waited(NamedTuple):
     """What a step is computed from, and for how many seconds the step waited for it."""
 
-    drawn: Drawn
+    drawn: Any
     seconds: float
 
 
-def draw_ahead(draw: Callable[[int], Drawn], start: int, stop: int) -> Iterator[Waited[Drawn]]:
+def draw_ahead(draw: Callable[[int], Any], start: int, stop: int) -> Iterator[Waited]:
     """What is drawn for the steps `start` to `stop`, each by a thread while the step before is computed."""
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(draw, start)

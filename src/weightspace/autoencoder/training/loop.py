@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +39,7 @@ class StepLosses(NamedTuple):
     weights: int = 0
 
 
+@runtime_checkable
 class Stage(Protocol):
     """What is trained, and how."""
 
@@ -131,7 +132,7 @@ class Loop:
         )
         return TrainingState(self.stage.network, optimizer, schedule)
 
-    def _step(self, training: TrainingState, step: int, waited: Waited[Any], history: History, meter: "_Meter") -> None:
+    def _step(self, training: TrainingState, step: int, waited: Waited, history: History, meter: "_Meter") -> None:
         """One optimiser step; measures it, which takes time on a GPU, only where that is logged."""
         device = self.accelerator.device
         chance = derive_seed(self.config.seed, "dropout", step, self.accelerator.process_index)

@@ -1,22 +1,26 @@
-"""The behavioural stage: its loss, its windows, its folder."""
+"""Distilling: its losses, its windows, its folder."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from weightspace.autoencoder.training.behaviour import distill_losses
 
+from tools import Stop, same_weights, with_window
 from weightspace.analysis.fidelity import measure_fidelity
 from weightspace.autoencoder.coding import WindowCoder, decode_latents, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.reconstructing import LatentDescent, encode_by_function, stack_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
-from weightspace.autoencoder.training.distilling import draw_networks, group_networks
-from weightspace.autoencoder.training.feeding import Drawn
+from weightspace.autoencoder.training.distilling import (
+    DistillObjective,
+    StepNetworks,
+    distill,
+    draw_networks,
+    group_networks,
+)
 from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.cli.writing import tune
 from weightspace.corpus.corpus import Corpus, build_corpus
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
@@ -37,9 +41,9 @@ def corpus(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> Corpus:
     return build_corpus(parts[0], sane.preparation, tmp_path / "corpus")
 
 
-def draw(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], images: ImageSet, config: DistillConfig) -> Drawn:
+def draw(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], images: ImageSet, config: DistillConfig) -> StepNetworks:
     groups = group_networks(corpus, parts[0].architectures, images.train.inputs.shape[1:])
-    return draw_networks(groups, images.train.inputs, sane, config, derive_generator(0))
+    return draw_networks(groups, images.train.inputs, sane.network, config, derive_generator(0))
 
 
 def test_stacked_tokens_compute_what_the_networks_do(
@@ -58,56 +62,58 @@ def test_a_perfect_reconstruction_has_no_loss_but_that_of_its_mixtures(
 ) -> None:
     monkeypatch.setattr(WindowCoder, "encode", lambda self, tokens: tokens)
     monkeypatch.setattr(WindowCoder, "decode", lambda self, latents: latents)
-    sane.statistics = torch.nn.Linear(sane.preparation.config.token_width, 22)
+    sane.network.statistics = torch.nn.Linear(sane.preparation.config.token_width, 22)
     exact = replace(TINY, mixed=0.0, latent_noise=0.0)
     drawn = draw(sane, corpus, parts, digits, exact)
     assert (drawn.share == 1).all()
-    losses = distill_losses(sane, drawn._replace(noise=torch.zeros(1)))
-    assert losses.reconstruction < 1e-9 and abs(losses.behaviour) < 1e-5 and losses.agreement == 1
+    losses = DistillObjective(sane.network)(drawn._replace(noise=torch.zeros(1)))
+    assert losses.reconstruction < 1e-9 and abs(losses.distillation) < 1e-5 and losses.agreement == 1
     mixed = draw(sane, corpus, parts, digits, replace(exact, mixed=1.0))
     assert (mixed.share < 1).all()
-    losses = distill_losses(sane, mixed._replace(noise=torch.zeros(1)))
-    assert losses.reconstruction == 0 and losses.behaviour > 1e-3, "mixed weights do not compute mixed answers"
+    losses = DistillObjective(sane.network)(mixed._replace(noise=torch.zeros(1)))
+    assert losses.reconstruction == 0 and losses.distillation > 1e-3, "mixed weights do not compute mixed answers"
 
 
 def test_windows_without_gradient_decode_alike(sane: SANE, parts: tuple[Zoo, ...]) -> None:
     architecture = parts[0].architectures["mlp-64-8-10-tanh"]
     prepared = sane.preparation.prepare(parts[0].where(architecture=architecture.id).weights(0), architecture)
     layout = prepared.frame.layout
-    sane.window = 4  # several haloed windows
-    latents = encode_tokens(sane, prepared.tokens[None], layout)
-    coder = WindowCoder(sane, layout, torch.tensor([1]))
+    sane = with_window(sane, 4)  # several haloed windows
+    latents = encode_tokens(sane.network, prepared.tokens[None], layout)
+    coder = WindowCoder(sane.network, layout, learned=torch.tensor([1]))
     own = latents.clone().requires_grad_()
     decoded = coder.decode(own)
-    torch.testing.assert_close(decoded.detach(), decode_latents(sane, latents, layout), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(decoded.detach(), decode_latents(sane.network, latents, layout), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(coder.encode(prepared.tokens[None]).detach(), latents, rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(decoded.sum(), own)
     seen = gradient[0].abs().sum(-1) > 0
     assert seen.any() and not seen.all(), "only the chosen window and what it sees has a gradient"
 
 
-def test_the_stage_brings_functions_back(parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path) -> None:
+def test_distilling_brings_functions_back(parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path) -> None:
     shape = SANEConfig(latent_width=12, model_width=32, layers=1, heads=2, linear_path=True)
     pretrain(parts[0], shape, TrainConfig(steps=30, contrastive_weight=0.0), out=tmp_path / "sane")
     before = measure_fidelity(SANE.open(tmp_path / "sane"), parts[0].last(), digits.test)
     config = DistillConfig(steps=60, networks=12, mixed=0.0, latent_noise=0.05, learning_rate=3e-3)
-    tuned = tune(tmp_path / "sane", parts[0], digits.train, config, out=tmp_path / "tuned")
-    after = measure_fidelity(tuned, parts[0].last(), digits.test)
+    distilled = distill(tmp_path / "sane", parts[0], digits.train, config, out=tmp_path / "distilled")
+    after = measure_fidelity(distilled, parts[0].last(), digits.test)
     assert after.agreement > before.agreement + 0.02
-    closely = measure_fidelity(tuned, parts[0].last(), digits.test, closely=LatentDescent(digits.train, steps=40))
+    closely = measure_fidelity(distilled, parts[0].last(), digits.test, descent=LatentDescent(digits.train, steps=40))
     assert closely.agreement > after.agreement + 0.02, "gradient steps on latents bring back more"
     assert closely.latents_per_weight == after.latents_per_weight
-    assert tuned.about["behaviour"]["steps"] == 60 and SANE.open(tmp_path / "tuned").trained_on(parts[0])
+    assert distilled.provenance.distilling == replace(config, statistics_weight=0.3) and SANE.open(
+        tmp_path / "distilled"
+    ).trained_on(parts[0])
 
 
 def test_close_encoding_refuses_what_it_cannot_ask(sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
     sane, held_out = SANE.open(sane_folder), parts[2].last()
     small = digits.train._replace(inputs=digits.train.inputs[:, :, :4, :4])
     with pytest.raises(InputError, match="expected images of shape"):
-        measure_fidelity(sane, held_out, closely=LatentDescent(small, steps=1))
+        measure_fidelity(sane, held_out, descent=LatentDescent(small, steps=1))
     with pytest.raises(InputError, match="number of steps"):
-        measure_fidelity(sane, held_out, closely=LatentDescent(digits.train, steps=-1))
-    still = measure_fidelity(sane, held_out, digits.test, closely=LatentDescent(digits.train, steps=0))
+        measure_fidelity(sane, held_out, descent=LatentDescent(digits.train, steps=-1))
+    still = measure_fidelity(sane, held_out, digits.test, descent=LatentDescent(digits.train, steps=0))
     assert still.agreement == measure_fidelity(sane, held_out, digits.test).agreement, "without steps as encoded"
 
 
@@ -119,29 +125,20 @@ def test_close_encoding_holds_some_networks_at_a_time(
     networks = [own.weights(row) for row in range(3)]
     descent = LatentDescent(digits.train, steps=2)
     alone = torch.cat([encode_by_function(sane, [weights], architecture, descent) for weights in networks])
-    monkeypatch.setattr("weightspace.autoencoder.refining.TOGETHER", 1)
+    monkeypatch.setattr("weightspace.autoencoder.reconstructing.TOGETHER", 1)
     torch.testing.assert_close(encode_by_function(sane, networks, architecture, descent), alone)
 
 
 def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tune(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "whole")
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: int, sane: SANE) -> dict[str, float]:
-        if step == 3:
-            raise Stop
-        return {}
+    whole = distill(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "whole")
 
     with pytest.raises(Stop):
-        tune(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", observers=[(1, stop)])
+        distill(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", observers=[(1, Stop(3))])
     assert not (tmp_path / "cut").exists()
-    again = tune(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", mode={"resume"})
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
+    again = distill(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", existing="resume")
+    assert same_weights(whole.network, again.network)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
@@ -150,34 +147,34 @@ def test_the_statistics_head_counts_as_in_pretraining(
 ) -> None:
     training = TrainConfig(steps=2, window=16, statistics_weight=weight, contrastive_weight=0.0)
     pretrained = pretrain(parts[0], SANEConfig(latent_width=8, model_width=16), training, out=tmp_path / "sane")
-    tuned = tune(tmp_path / "sane", parts[0], digits.train, TINY, out=tmp_path / "tuned")
-    assert tuned.about["behaviour"]["statistics_weight"] == weight
+    distilled = distill(tmp_path / "sane", parts[0], digits.train, TINY, out=tmp_path / "distilled")
+    assert distilled.provenance.distilling.statistics_weight == weight  # type: ignore[union-attr]
     same = [
-        torch.equal(own, tuned.statistics.state_dict()[name])
-        for name, own in pretrained.statistics.state_dict().items()
+        torch.equal(own, distilled.network.statistics.state_dict()[name])
+        for name, own in pretrained.network.statistics.state_dict().items()
     ]
     assert all(same) == (weight == 0)
     asked = replace(TINY, statistics_weight=1.0)
-    other = tune(tmp_path / "sane", parts[0], digits.train, asked, out=tmp_path / "asked")
-    assert other.about["behaviour"]["statistics_weight"] == 1
+    other = distill(tmp_path / "sane", parts[0], digits.train, asked, out=tmp_path / "asked")
+    assert other.provenance.distilling.statistics_weight == 1  # type: ignore[union-attr]
 
 
 def test_noise_can_be_asked(sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet) -> None:
     drawn = draw(sane, corpus, parts, digits, replace(TINY, query_source="noise"))
     assert drawn.queries.shape[1:] == digits.train.inputs.shape[1:] and abs(float(drawn.queries.std()) - 1) < 0.2
-    assert torch.isfinite(distill_losses(sane, drawn).behaviour)
+    assert torch.isfinite(DistillObjective(sane.network)(drawn).distillation)
 
 
 def test_what_cannot_be_taught_is_refused(
     sane_folder: Path, parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="expected members that the model was trained on, found others"):
-        tune(sane_folder, parts[2], digits.train, TINY, out=tmp_path / "x")
+        distill(sane_folder, parts[2], digits.train, TINY, out=tmp_path / "x")
     small = digits.train._replace(inputs=digits.train.inputs[..., :4])
     with pytest.raises(InputError, match=r"inputs of shape \[1, 8, 4\], found none"):
-        tune(sane_folder, parts[0], small, TINY, out=tmp_path / "x")
+        distill(sane_folder, parts[0], small, TINY, out=tmp_path / "x")
     with pytest.raises(InputError, match="expected networks to be at least 2"):
-        tune(sane_folder, parts[0], digits.train, replace(TINY, networks=1), out=tmp_path / "x")
+        distill(sane_folder, parts[0], digits.train, replace(TINY, networks=1), out=tmp_path / "x")
 
 
 def test_a_module_that_cannot_be_stacked_answers_one_by_one() -> None:
