@@ -17,7 +17,7 @@ def main(folder: Path) -> None:
     sane = ws.pretrain(train, ws.SANEConfig(), ws.TrainConfig(steps=100, seed=0), out=folder / "sane")
     embeddings = [sane.embed(part, "readout") for part in (train, validation, test)]
     print(ws.probe(*embeddings, target="test_accuracy"))
-    statistics = [ws.layer_statistics(part) for part in (train, validation, test)]
+    statistics = ws.represent((train, validation, test), "s(W)")
     print(ws.probe(*statistics, target="test_accuracy"))
 
     anchors = train.where(activation="tanh").best(10, by="validation_accuracy")

@@ -179,7 +179,7 @@ def test_few_test_members_have_no_interval() -> None:
 
 def test_components_without_variance_are_dropped() -> None:
     few = planted(range(10), 0.9, epochs=1)
-    flat = Embeddings(np.hstack([few.features, few.features]), few.table, "flat")
+    flat = Embeddings(np.hstack([few.features, few.features]), few.table, Representation("flat"))
     made = components([flat, flat], 128)[0].features
     assert made.shape[1] <= 2 and made.std(0).min() > 1e-3
 
@@ -196,7 +196,7 @@ def test_networks_of_several_sizes_are_refused(tmp_path: Path) -> None:
         table = pd.DataFrame({"member": [f"m{size}"], "epoch": 0})
         writer.add(Architecture(id=f"a{size}", shapes={"w": (size,)}), {"w": torch.zeros(1, size)}, table)
     writer.finish({})
-    with pytest.raises(InputError, match="expected networks of one size for W"):
+    with pytest.raises(InputError, match="expected networks with the same layers for W"):
         raw_weights(Zoo.open(tmp_path))
 
 

@@ -13,6 +13,7 @@ from garden import GARDEN, planted
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus
 from weightspace.corpus.fitting import fit_preparation
+from weightspace.corpus.frame import describe_module
 from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.rescaling import rescaling_windows
@@ -265,8 +266,7 @@ def test_two_architectures_share_a_batch(digits: ImageSet, tmp_path: Path) -> No
     )
     preparation, one = fit_preparation(first, PreparationConfig(token_width=40), tmp_path / "c1")
     other = replace(preparation, config=preparation.config)
-    architecture = next(iter(second.architectures.values()))
-    corpus = Corpus((*one.parts, *build_corpus(second, other.with_architecture(architecture), tmp_path / "c2").parts))
+    corpus = Corpus((*one.parts, *build_corpus(second, other, tmp_path / "c2").parts))
     source = WindowSource(corpus, window=10, batch_size=8)
     batch = source.draw(torch.Generator().manual_seed(0), Views(permuted=(False, True)))
     assert batch.targets.shape == (2, 8, 10, 40)
@@ -303,24 +303,20 @@ class Skipping(Plain):
 
 def test_equal_shapes_with_other_symmetries_have_frames_of_their_own(tmp_path: Path) -> None:
     writer = ZooWriter(tmp_path / "zoo")
-    allow = []
+    built = {}
     for kind in (Plain, Skipping):
-        factory = f"{__name__}:{kind.__name__}"
-        allow.append(factory)
+        architecture = describe_module(f"{__name__}:{kind.__name__}", "2,4")
         modules = [kind() for _ in range(3)]
-        architecture = Architecture.of_module(
-            modules[0], id=kind.__name__, factory=factory, arguments={}, example_shape=(2, 4)
-        )
+        built[architecture.id] = modules[0]
         table = pd.DataFrame({"member": [f"{kind.__name__}-{n}" for n in range(3)], "epoch": 0})
         writer.add(architecture, stack_weights([module.state_dict() for module in modules]), table)
     writer.finish({})
     zoo = Zoo.open(tmp_path / "zoo")
-    preparation, corpus = fit_preparation(zoo, PreparationConfig(), tmp_path / "corpus", allow=allow)
+    preparation, corpus = fit_preparation(zoo, PreparationConfig(), tmp_path / "corpus")
     assert len(preparation.frames) == 2 == len(corpus.parts)
     inputs = torch.randn(5, 4)
     for row, name in enumerate(zoo.table["architecture"]):
-        module = zoo.architectures[name].build(allow)
-        weights = zoo.weights(row)
+        module, weights = built[name], zoo.weights(row)
         canonical = preparation.canonicalize(weights, zoo.architectures[name])
         before, after = (torch.func.functional_call(module, own, (inputs,)) for own in (weights, canonical))
         torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)

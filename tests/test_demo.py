@@ -10,12 +10,12 @@ from typing import Any
 import markupsafe
 import pytest
 
-from weightspace.analysis.probing.comparing import CHOSEN
+from weightspace.analysis.probing.comparing import CHOSEN, ProbeRow
 from weightspace.demo.config import DemoConfig
 from weightspace.demo.findings import describe_findings
 from weightspace.demo.story import run_demo
 from weightspace.errors import InputError
-from weightspace.evaluation.comparing import GENERATED
+from weightspace.evaluation.comparing import GENERATED, WritingRow
 from weightspace.evaluation.controls import CONTROLS
 from weightspace.report.figures import FIGURES, look_of
 from weightspace.report.page import render_report

@@ -11,7 +11,7 @@ import weightspace
 
 PACKAGE = Path(weightspace.__file__).parent
 FLOORS = [
-    {"errors", "randomness", "progress", "interrupting"},
+    {"errors", "randomness", "progress", "interrupting", "exposing", "user_code"},
     {"outputs", "spreading"},
     {"weights", "images", "graphs"},
     {"supervised", "batch_norms"},

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
-from weightspace.autoencoder.provenance import Provenance
 from weightspace.errors import InputError
 from weightspace.report.plots import draw_zoo
 from weightspace.weights.files import write_weights
+from weightspace.zoo.cards import CardText
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.networks import mlp
 from weightspace.zoo.publishing import publish
@@ -138,7 +138,7 @@ def test_the_plot_shows_what_varies(zoo: Zoo) -> None:
 def test_a_published_zoo_is_the_same_zoo_in_bounded_shards(zoo: Zoo, tmp_path: Path) -> None:
     from weightspace.zoo import writing
 
-    about = Provenance(title="Digits: a zoo", license="cc-by-4.0", source="Grown by a test.")
+    about = CardText(title="Digits: a zoo", license="cc-by-4.0", source="Grown by a test.")
     writer = writing.ZooWriter(tmp_path / "small", shard_bytes=30_000)
     for piece in zoo.stacks():
         writer.add(piece.architecture, piece.stack, piece.table.drop(columns=["architecture", "shard", "row"]))
@@ -159,7 +159,7 @@ def test_a_published_zoo_is_the_same_zoo_in_bounded_shards(zoo: Zoo, tmp_path: P
 
 def test_the_card_is_one_that_the_hub_reads(zoo: Zoo, tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="the card is checked with the hub's own reader")
-    publish(zoo, tmp_path / "out", Provenance(title='Digits: a "zoo"', license="mit", source="From a test."))
+    publish(zoo, tmp_path / "out", CardText(title='Digits: a "zoo"', license="mit", source="From a test."))
     card = hub.DatasetCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "mit" and card.data.pretty_name == 'Digits: a "zoo"'
     assert card.data.size_categories == ["n<1K"] and "model-zoo" in card.data.tags
@@ -169,7 +169,7 @@ def test_the_card_is_one_that_the_hub_reads(zoo: Zoo, tmp_path: Path) -> None:
 
 
 def test_files_of_a_zoo_can_be_read_by_others(zoo: Zoo, tmp_path: Path) -> None:
-    publish(zoo, tmp_path / "out", Provenance())
+    publish(zoo, tmp_path / "out", CardText())
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
@@ -223,7 +223,7 @@ def test_plots_bear_odd_columns(zoo: Zoo, tmp_path: Path) -> None:
 
 def test_publishing_a_concatenation_names_no_local_folder(zoo: Zoo, tmp_path: Path) -> None:
     shutil.copytree(zoo.folder, tmp_path / "other")
-    publish(concatenate([zoo, Zoo.open(tmp_path / "other")]), tmp_path / "out", Provenance(license="mit\nfoo: bar"))
+    publish(concatenate([zoo, Zoo.open(tmp_path / "other")]), tmp_path / "out", CardText(license="mit\nfoo: bar"))
     assert Zoo.open(tmp_path / "out").folders == [tmp_path / "out"]
     assert str(tmp_path) not in (tmp_path / "out" / "zoo.json").read_text()
     assert "\nfoo: bar" not in (tmp_path / "out" / "README.md").read_text()

@@ -43,24 +43,24 @@ def test_an_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="expected nothing at"), new_file(tmp_path / "out"):
         pass
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "out", force=True):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out", existing="replace"):
         raise RuntimeError
     assert (tmp_path / "out" / "precious").read_text() == "1"
-    with new_folder(tmp_path / "out", force=True):
+    with new_folder(tmp_path / "out", existing="replace"):
         pass
     assert not (tmp_path / "out" / "precious").exists()
 
 
 def test_resumable_work_is_kept_and_continued(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with pytest.raises(InputError, match="found none"), new_folder(target, resume=True, resumable="state"):
+    with pytest.raises(InputError, match="found none"), new_folder(target, existing="resume", resumable="state"):
         pass
     with pytest.raises(KeyboardInterrupt), new_folder(target, resumable="state") as folder:
         (folder / "state").write_text("half")
         raise KeyboardInterrupt
     with pytest.raises(InputError, match="--resume continues it"), new_folder(target, resumable="state"):
         pass
-    with new_folder(target, resume=True, resumable="state") as folder:
+    with new_folder(target, existing="resume", resumable="state") as folder:
         assert (folder / "state").read_text() == "half"
     assert (target / "state").exists() and not partial_path(target).exists()
 
@@ -104,10 +104,10 @@ def test_force_replaces_like_with_like_only(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with (
         pytest.raises(InputError, match="found a file, which --force does not"),
-        new_folder(tmp_path / "file", force=True),
+        new_folder(tmp_path / "file", existing="replace"),
     ):
         pass
-    with pytest.raises(InputError, match="found a folder, which"), new_file(tmp_path / "folder", force=True):
+    with pytest.raises(InputError, match="found a folder, which"), new_file(tmp_path / "folder", existing="replace"):
         pass
     assert (tmp_path / "file").read_text() == "precious" and (tmp_path / "folder").is_dir()
 
@@ -119,7 +119,7 @@ def test_inputs_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             require_apart(target, [tmp_path / "zoo"])
     require_apart(tmp_path / "zoo" / "inside", [tmp_path / "zoo"])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="apart from the inputs"), new_folder(".", force=True):
+    with pytest.raises(InputError, match="apart from the inputs"), new_folder(".", existing="replace"):
         pass
 
 

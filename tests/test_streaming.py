@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from garden import GARDEN
 from test_tokens import every_kind
-from weightspace.autoencoder.embedding import embed_files, embed_network
 from weightspace.autoencoder.sane import SANE
 from weightspace.cli.app import main
 from weightspace.corpus.config import PreparationConfig
@@ -104,7 +103,7 @@ def test_a_known_network_has_the_embedding_it_has_in_its_zoo(sane: SANE, parts: 
     for aggregation in ("mean", "mean+spread", "readout", "sequence"):
         expected = sane.embed(last, aggregation).features
         for row in (0, len(last) - 1):
-            found = embed_network(sane, last.weights(row), aggregation)
+            found = sane.embed_network(last.weights(row), aggregation)
             np.testing.assert_allclose(found.vector, expected[row], rtol=1e-4, atol=1e-5)
             assert found.architecture.startswith("mlp-64-8-10")
             assert found.assumed == (f"taken for {found.architecture} by its names and shapes",)
@@ -120,7 +119,7 @@ def test_any_network_is_embedded_whatever_the_batch_of_windows(sane: SANE, tmp_p
     latents = sane.encode(weights)[1]
     for source in (weights, open_weights(tmp_path / "net.safetensors"), open_weights(tmp_path / "net.pt")):
         for windows in (1, 2, 5, None):
-            found = embed_network(sane, source, windows=windows)
+            found = sane.embed_network(source, windows=windows)
             torch.testing.assert_close(found.vector, latents.mean(0), rtol=1e-4, atol=1e-5)
     assert found.architecture == "unknown" and found.weights == 3 * 71 * 30 and found.tokens == len(latents)
     assumed = " | ".join(found.assumed)
@@ -132,9 +131,9 @@ def test_nan_is_named(sane: SANE, tmp_path: Path) -> None:
     write_weights(tmp_path / "net.safetensors", weights)
     for source in (weights, open_weights(tmp_path / "net.safetensors")):
         with pytest.raises(InputError, match=r"expected finite weights, found NaN or infinite values in b\.weight"):
-            embed_network(sane, source)
+            sane.embed_network(source)
     with pytest.raises(InputError, match="expected an aggregation among mean"):
-        embed_network(sane, weights, "median")
+        sane.embed_network(weights, "median")
 
 
 def test_numbers_and_networks_without_tokens(sane: SANE, tmp_path: Path) -> None:
@@ -142,10 +141,10 @@ def test_numbers_and_networks_without_tokens(sane: SANE, tmp_path: Path) -> None
     write_weights(tmp_path / "net.safetensors", weights)
     expected = sane.encode(weights)[1].mean(0)
     for source in (weights, open_weights(tmp_path / "net.safetensors")):
-        torch.testing.assert_close(embed_network(sane, source).vector, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sane.embed_network(source).vector, expected, rtol=1e-4, atol=1e-5)
     for empty in ({"x": torch.arange(5)}, {"x": torch.zeros(3, dtype=torch.float64)}, {"x": torch.zeros(0, 3)}):
         with pytest.raises(InputError, match="expected 16- or 32-bit floating-point weights in a network, found"):
-            embed_network(sane, empty)
+            sane.embed_network(empty)
 
 
 def test_the_command_embeds_files_and_folders(
@@ -181,15 +180,15 @@ def test_networks_of_different_depth_have_means_only(sane: SANE, tmp_path: Path)
     write_weights(tmp_path / "a.safetensors", dict(torch.nn.Linear(4, 4).state_dict()))
     two = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     write_weights(tmp_path / "b.safetensors", dict(two.state_dict()))
-    assert embed_files(sane, [tmp_path]).features.shape == (2, 8)
+    assert sane.embed_files([tmp_path]).features.shape == (2, 8)
     with pytest.raises(InputError, match="expected networks with the same layers for readout"):
-        embed_files(sane, [tmp_path], "readout")
+        sane.embed_files([tmp_path], "readout")
 
 
 def test_published_resnets_are_embedded(sane: SANE) -> None:
     if not PUBLISHED.is_dir():
         pytest.skip("needs the published CIFAR-10 ResNets")
-    found = embed_files(sane, [PUBLISHED])
+    found = sane.embed_files([PUBLISHED])
     assert found.features.shape == (4, 8) and np.isfinite(found.features).all()
     assert found.table["weights"].is_monotonic_increasing
 

@@ -408,7 +408,7 @@ def test_as_new_as_asked(
     for option in (("--sampler", "gaussian"), ("--bandwidth-in", "latents")):
         refusal = refused(capsys, *common, *option, "--novelty", 0.3, "--out", tmp_path / "x")
         assert "expected a kernel density to widen, in units of the anchors' spread" in refusal and option[1] in refusal
-    assert "the novelty" in refused(capsys, *common, "--novelty", -1, "--out", tmp_path / "x")
+    assert "expected novelty to be at least 0" in refused(capsys, *common, "--novelty", -1, "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter, Token
@@ -27,7 +26,6 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclass
 class BriefHelp(DefaultFormatter):
     """Help without the panels of configurations, which `--help-all` shows."""
 

@@ -30,10 +30,11 @@ def predict(model: Path, /, *networks: str, as_json: Json = False) -> None:
         Files or folders of weights, folders of such files, or ZOO:MEMBER.
     """
     prepare_torch()
-    from weightspace.analysis.predicting.predictor import Predictor, predict_networks
+    from weightspace.analysis.predicting.predictor import predict_networks
 
-    predictor, predictions = Predictor.open(model), {}
-    for name, prediction in predict_networks(model, networks):
+    predictor, said = predict_networks(model, networks)
+    predictions = {}
+    for name, prediction in said:
         predictions[name] = prediction
         if not as_json:
             print(f"{name}: {prediction}")

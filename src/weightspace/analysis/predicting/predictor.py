@@ -215,8 +215,15 @@ def _with_infinity(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: unbounded.get(name, math.nan) if own is None else own for name, own in value.items()}
 
 
-def predict_networks(model: Path, names: Sequence[str]) -> Iterator[tuple[str, Prediction]]:
-    """What the predictor in a model's folder says of networks, one after the other; refusals name the network.
+class NetworkPredictions(NamedTuple):
+    """A predictor, and what it says of networks by name, one after the other."""
+
+    predictor: Predictor
+    networks: Iterator[tuple[str, Prediction]]
+
+
+def predict_networks(model: Path, names: Sequence[str]) -> NetworkPredictions:
+    """What the predictor in a model's folder says of networks; refusals name the network.
 
     Raises:
         InputError: no networks, no model, no predictor, or a network that cannot be embedded.
@@ -224,6 +231,10 @@ def predict_networks(model: Path, names: Sequence[str]) -> Iterator[tuple[str, P
     if not names:
         raise InputError("expected networks to predict properties of, found none")
     sane, predictor = SANE.open(model), Predictor.open(model)
-    for name, weights in open_networks(names):
-        with naming(name):
-            yield name, predictor.predict(sane, weights)
+
+    def predict() -> Iterator[tuple[str, Prediction]]:
+        for name, weights in open_networks(names):
+            with naming(name):
+                yield name, predictor.predict(sane, weights)
+
+    return NetworkPredictions(predictor, predict())
