@@ -33,10 +33,9 @@ from weightspace.evaluation.fine_tuning import Population
 from weightspace.generation.anchors import Anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.novelty import Novelty, NoveltyReference
-from weightspace.generation.samplers.gaussian import Gaussian, Mixture
+from weightspace.generation.samplers.gaussian import Gaussian, Mixture, RandomLatents
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.sampling import Generated
 from weightspace.generation.selecting import generate_selected

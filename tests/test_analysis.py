@@ -30,9 +30,9 @@ from weightspace.analysis.representations.catalog import (
 from weightspace.analysis.representations.spectra import PROBES, matrix_views, spectra
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.hyper_representation import embed_whole, fit_hyper_representation
+from weightspace.autoencoder.network import token_statistics
 from weightspace.autoencoder.provenance import TrainedZoo
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.token_statistics import token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed

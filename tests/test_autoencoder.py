@@ -17,9 +17,14 @@ from torch import nn
 from tools import TINY_SANE, TINY_TRAINING, fresh_sane, train, wait_for
 from weightspace.autoencoder.coding import Latents, decode_latents, encode_corpus, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.network import LearnedPositions, SinusoidalPositions, Transformer
+from weightspace.autoencoder.network import (
+    OF_A_PART,
+    LearnedPositions,
+    SinusoidalPositions,
+    Transformer,
+    token_statistics,
+)
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.token_statistics import OF_A_PART, token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.loop import TrainingStopped
 from weightspace.autoencoder.training.objective import Objective, masked_mse, nt_xent, statistics_loss

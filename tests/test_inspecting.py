@@ -18,7 +18,7 @@ from weightspace.weights.files import write_weights
 from weightspace.zoo.cards import CardText
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.networks import mlp
-from weightspace.zoo.publishing import publish
+from weightspace.zoo.writing import publish
 from weightspace.zoo.zoo import Zoo
 
 

@@ -21,11 +21,10 @@ from weightspace.analysis.examining import SplitZoo, examine
 from weightspace.analysis.fidelity import fidelity_by_layer, measure_fidelity, watch_fidelity
 from weightspace.autoencoder import reconstructing
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.network import STATISTICS, Network
 from weightspace.autoencoder.presets import SIZES, WRITING, SizeName, sized
 from weightspace.autoencoder.reconstructing import PrincipalLatents
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.token_statistics import STATISTICS
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.feeding import BatchQueue
 from weightspace.autoencoder.training.objective import Objective, masked_mse, target_scale

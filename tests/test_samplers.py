@@ -5,12 +5,11 @@ import torch
 
 from weightspace.errors import InputError
 from weightspace.generation.config import SamplerConfig
-from weightspace.generation.samplers.by_name import make_sampler
-from weightspace.generation.samplers.gaussian import Gaussian, Mixture
+from weightspace.generation.samplers.gaussian import Gaussian, Mixture, RandomLatents
 from weightspace.generation.samplers.interpolation import Interpolation, slerp
 from weightspace.generation.samplers.kernel_density import KernelDensity, published_sampler
-from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
+from weightspace.generation.sampling import make_sampler
 from weightspace.generation.widths import choose_bandwidth
 from weightspace.randomness import derive_generator
 

@@ -14,9 +14,8 @@ from torch import nn
 from garden.small import OddOnes, TiedTransformer
 from garden.vision import convnext, densenet
 from tools import refused, run
-from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.reconstructing import LatentDescent, reconstruct
+from weightspace.autoencoder.reconstructing import LatentDescent, condition_weights, conditioning_images, reconstruct
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.autoencoder.training.distilling import distill
@@ -29,9 +28,9 @@ from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.coverage import Coverage
 from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.novelty import NoveltyReference
+from weightspace.generation.samplers.gaussian import RandomLatents
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.sampling import Generated, condition, sample_networks
 from weightspace.generation.selecting import best_networks, rank, refine, select_networks

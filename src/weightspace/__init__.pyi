@@ -32,7 +32,7 @@ from weightspace.zoo.embeddings import Embeddings as Embeddings
 from weightspace.zoo.growing.config import GrowConfig as GrowConfig
 from weightspace.zoo.growing.growing import grow as grow
 from weightspace.zoo.importing.importing import import_zoo as import_zoo
-from weightspace.zoo.publishing import publish as publish
+from weightspace.zoo.writing import publish as publish
 from weightspace.zoo.zoo import Zoo as Zoo
 
 __version__: str

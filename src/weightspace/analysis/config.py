@@ -1,8 +1,43 @@
-"""How two networks are aligned and compared."""
+"""What is probed for, and how two networks are aligned."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from weightspace.errors import require_between
+
+TARGETS = "test_accuracy,epoch,generalization_gap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What is probed for, in which representations, on which members."""
+
+    representations: str = "standard"
+    """Separated by commas: W, s(W), spectra, views, aligned, t(W), hyper, untrained, mean, mean+spread, readout,
+    sequence, readout+s(W); standard for all but spectra, views and hyper; or all."""
+
+    targets: str = TARGETS
+    """Properties to predict, separated by commas, or all."""
+
+    model: Literal["linear", "trees"] = "linear"
+    """linear (ridge regression, as in the paper) or trees (gradient boosting)."""
+
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of members for training, validation and test."""
+
+    folds: int = 0
+    """So many splits, each with other test members; 0 for as many as test every member at most once. Of one SANE,
+    those that it has seen test members of are left out."""
+
+    seed: int = 0
+    """Seed of the split: the one the SANE was trained with, so that it has not seen the test members."""
+
+    allow_overlap: bool = False
+    """Probe all the same if the SANE was trained on test members."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("folds", self.folds, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weightspace.autoencoder.coding import WindowCoder, decode_latents, encode_tokens
-from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.sane import SANE
-from weightspace.batch_norms import norms_in_training
+from weightspace.batch_norms import batch_norms, norms_in_training, recalibrate_batch_norm
 from weightspace.corpus.frame import Frame
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images
@@ -248,3 +247,23 @@ class PrincipalLatents:
         """A function that projects latents on the first `count` components."""
         kept = self.components[:count]
         return lambda latents: self.mean + (latents - self.mean) @ kept.T @ kept
+
+
+def conditioning_images(images: Images, count: int, seed: int) -> Float[Tensor, "n ..."]:
+    """At most so many training images to average batch norms over, drawn at random: files are often sorted by class."""
+    order = torch.randperm(len(images.labels), generator=derive_generator(seed, "conditioning"))
+    return images.inputs[order[:count].sort().values]
+
+
+def condition_weights(weights: Weights, architecture: Architecture, inputs: Float[Tensor, "n ..."]) -> Weights:
+    """Weights whose batch norms have statistics of the inputs; without batch norms or inputs the weights themselves.
+
+    Paper, section 3.4 (table 7). Deviation: exact averages over a stated number of images, where the published code
+    takes 200 momentum steps that keep a share of the old statistics.
+    """
+    module = architecture.build()
+    if not batch_norms(module) or len(inputs) == 0:
+        return weights
+    module.load_state_dict(weights)
+    recalibrate_batch_norm(module, inputs)
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from weightspace.analysis.probing.config import ProbeConfig
+from weightspace.analysis.config import ProbeConfig
 from weightspace.cli.shared import (
     Force,
     Json,

@@ -223,7 +223,7 @@ def publish(
     """
     from weightspace.outputs import require_apart
     from weightspace.zoo.cards import CardText
-    from weightspace.zoo.publishing import publish as publish_zoo
+    from weightspace.zoo.writing import publish as publish_zoo
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [folder])

@@ -15,10 +15,9 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from weightspace.autoencoder.conditioning import condition_weights, conditioning_images
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.hyper_representation import fit_hyper_representation
-from weightspace.autoencoder.reconstructing import reconstruct
+from weightspace.autoencoder.reconstructing import condition_weights, conditioning_images, reconstruct
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.batch_norms import with_positive_variances

@@ -12,9 +12,8 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.generation.anchors import choose_anchors, encode_anchors, training_members
 from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
-from weightspace.generation.samplers.by_name import make_sampler
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.generation.sampling import Generated, by_architecture
+from weightspace.generation.sampling import Generated, by_architecture, make_sampler
 from weightspace.generation.selecting import select_networks
 from weightspace.generation.widths import novelty_of, width_for_novelty, with_likeliest_bandwidth
 from weightspace.images import ImageSet

@@ -1,4 +1,4 @@
-"""Networks from sampled latents: encode anchors, draw latents around them, decode whole weights."""
+"""Networks from sampled latents: a sampler by name, latents drawn around anchors, whole weights decoded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,13 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.autoencoder.conditioning import condition_weights
+from weightspace.autoencoder.reconstructing import condition_weights
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import norm_statistics, with_positive_variances
 from weightspace.errors import InputError
 from weightspace.generation.anchors import Anchors
+from weightspace.generation.config import SamplerConfig
 from weightspace.generation.coverage import Coverage
-from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.gaussian import Gaussian, Mixture, RandomLatents
+from weightspace.generation.samplers.interpolation import Interpolation
+from weightspace.generation.samplers.kernel_density import KernelDensity, published_sampler
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.randomness import derive_generator
 from weightspace.weights.values import Weights
@@ -47,6 +50,28 @@ class Generated(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.weights)
+
+
+def make_sampler(config: SamplerConfig) -> Sampler:
+    """The sampler that a configuration names."""
+    name, relative = config.sampler, config.bandwidth_in == "spread"
+    density = KernelDensity(bandwidth=config.bandwidth, relative=relative, anchor=config.anchor, noise=config.noise)
+    if name == "published":
+        return published_sampler(config.bandwidth)
+    if name == "gaussian":
+        return Gaussian(scale=config.scale)
+    if name == "mixture":
+        return Mixture(components=config.components, scale=config.scale)
+    if name == "interpolation":
+        return Interpolation(
+            mixed=config.mixed,
+            neighbors=config.neighbors,
+            along=config.along,
+            bandwidth=config.bandwidth if config.noisy else 0.0,
+        )
+    if name == "random":
+        return RandomLatents(scale=config.scale, onwards=density)
+    return density
 
 
 def sample_networks(

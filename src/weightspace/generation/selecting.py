@@ -13,15 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from weightspace.autoencoder.conditioning import conditioning_images
-from weightspace.autoencoder.reconstructing import LatentDescent, refine_latents
+from weightspace.autoencoder.reconstructing import LatentDescent, conditioning_images, refine_latents
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms
 from weightspace.errors import InputError, require_between
 from weightspace.generation.anchors import Anchors
 from weightspace.generation.config import SelectConfig
+from weightspace.generation.samplers.gaussian import RandomLatents
 from weightspace.generation.samplers.kernel_density import KernelDensity
-from weightspace.generation.samplers.random_latents import RandomLatents
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.sampling import (
     Generated,

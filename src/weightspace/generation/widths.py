@@ -16,10 +16,9 @@ from weightspace.errors import InputError, require_between
 from weightspace.generation.anchors import Anchors
 from weightspace.generation.config import SamplerConfig
 from weightspace.generation.novelty import NoveltyReference
-from weightspace.generation.samplers.by_name import make_sampler
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.generation.sampling import Generated, by_architecture
+from weightspace.generation.sampling import Generated, by_architecture, make_sampler
 from weightspace.images import ImageSet
 from weightspace.zoo.zoo import Zoo
 

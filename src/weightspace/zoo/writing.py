@@ -1,4 +1,7 @@
-"""Write a zoo, shard by shard, so that it never has to be in memory as a whole."""
+"""Write a zoo, shard by shard, so that it never has to be in memory as a whole; and publish one.
+
+What is published is the same zoo with a card, in shards of bounded size, so that a hub takes and shows it as it is.
+"""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,12 +12,12 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from weightspace.errors import InputError
-from weightspace.outputs import write_json
+from weightspace.errors import InputError, require_between
+from weightspace.outputs import Existing, new_folder, write_json, write_manifest
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.cards import CardText, write_card
-from weightspace.zoo.zoo import DIGEST, FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE, digest_stack
+from weightspace.zoo.zoo import DIGEST, FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE, Zoo, digest_stack
 
 SHARD_BYTES = 15 * 2**20
 SHARDS_BUFFERED = 4
@@ -98,3 +101,34 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
         ):
             table[name] = table[name].map(str, na_action="ignore")
     return table
+
+
+def publish(
+    zoo: Zoo, out: str | Path, about: CardText, *, shard_mib: int = 15, existing: Existing = "refuse"
+) -> dict[str, Any]:
+    """Write a zoo, or a part of one, for others.
+
+    Args:
+        zoo: what is published.
+        out: a folder that does not exist yet; `huggingface-cli upload --repo-type dataset NAME OUT` takes it.
+        about: what the card says that the zoo does not know.
+        shard_mib: bound of a shard's weights in MiB; a larger single checkpoint makes a larger shard.
+        existing: `replace` an existing `out`.
+
+    Returns:
+        `checkpoints`, `shards` and `bytes` of what was written.
+
+    Example:
+        >>> publish(zoo, "for-the-hub", CardText(title="CNNs on MNIST", license="mit"))  # doctest: +SKIP
+    """
+    require_between("the size of a shard", shard_mib, 1)
+    with new_folder(out, existing=existing) as folder:
+        writer = ZooWriter(folder, shard_mib * 2**20)
+        for piece in zoo.stacks():
+            places = [name for name in PLACE_COLUMNS if name not in ("member", "epoch")]
+            writer.add(piece.architecture, piece.stack, piece.table.drop(columns=places))
+        writer.finish({name: value for name, value in zoo.about.items() if name != "concatenated"}, about)
+        write_manifest(folder, configuration={"zoo": str(zoo.folder.name), "shard_mib": shard_mib}, seed=0)
+    shards = list((Path(out) / SHARD_FOLDER).iterdir())
+    size = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
+    return {"checkpoints": len(zoo), "shards": len(shards), "bytes": size}

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pandas.api.types import is_numeric_dtype
 
+from weightspace.analysis.config import TARGETS, ProbeConfig
 from weightspace.analysis.probing.comparing import Fold, ProbeRow, compare_representations
-from weightspace.analysis.probing.config import TARGETS, ProbeConfig
 from weightspace.analysis.representations.catalog import choose_representations
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError

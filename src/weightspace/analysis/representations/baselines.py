@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.autoencoder.embedding import mean_and_spread
-from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.autoencoder.network import token_statistics
 from weightspace.corpus.corpus import opened_corpus
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import whole_networks

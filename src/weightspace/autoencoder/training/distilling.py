@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weightspace.autoencoder.coding import WindowCoder, cut_windows
-from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.network import Network, token_statistics
 from weightspace.autoencoder.reconstructing import answer_decoded, stack_tokens
 from weightspace.autoencoder.sane import SANE
-from weightspace.autoencoder.token_statistics import token_statistics
 from weightspace.autoencoder.training.config import DistillConfig
 from weightspace.autoencoder.training.devices import make_accelerator, team
 from weightspace.autoencoder.training.loop import Loop, StepLosses

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.autoencoder.network import token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.objective import spread_of, target_scale
 from weightspace.corpus.views import Batch, Views, WindowSource

@@ -7,8 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weightspace.autoencoder.network import Network
-from weightspace.autoencoder.token_statistics import token_statistics
+from weightspace.autoencoder.network import Network, token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.devices import rows_of_all_processes
 from weightspace.corpus.views import Batch

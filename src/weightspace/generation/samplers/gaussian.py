@@ -1,4 +1,4 @@
-"""Gaussians over whole networks' latents: one, or a mixture of several."""
+"""Gaussians over whole networks' latents: one, a mixture of several, or numbers from nowhere."""
 
 from dataclasses import dataclass, field
 
@@ -8,6 +8,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from weightspace.errors import require_between
+from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Density, Samples, blended
 
 SMALLEST_VARIANCE = 1e-6
@@ -79,5 +80,36 @@ class Mixture:
             noise = torch.randn(count, means.shape[1], generator=generator)
             drawn = means[component] + self.scale * variances[component].sqrt() * noise
             return blended((mean + drawn @ basis).unflatten(1, latents.shape[1:]))
+
+        return Density(sample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomLatents:
+    """Gaussian numbers that know nothing of the anchors but their shape: the paper's GAUSS start of bootstrapping.
+
+    Attributes:
+        scale: their standard deviation (the published code: 10, in its latent units).
+        relative: `scale` is a share of the root mean square of all anchors' latents.
+        onwards: what later rounds of bootstrapping sample with.
+    """
+
+    scale: float = 1.0
+    relative: bool = True
+    onwards: KernelDensity = field(default_factory=KernelDensity)
+    keeps_anchor: bool = field(default=True, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        require_between("the scale", self.scale, 0)
+
+    def fit(
+        self, latents: Float[Tensor, "anchors tokens latent"], layers: Int[Tensor, "tokens"] | None = None
+    ) -> Density:
+        """Samples have the anchors' shape, and each the architecture of a random one."""
+        size = latents.square().mean().sqrt() if self.relative else 1.0
+
+        def sample(count: int, generator: torch.Generator) -> Samples:
+            chosen = torch.randint(len(latents), (count, 1), generator=generator).expand(-1, latents.shape[1])
+            return Samples(self.scale * size * torch.randn(count, *latents.shape[1:], generator=generator), chosen)
 
         return Density(sample)
