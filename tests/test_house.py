@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import GenericAlias
 
 import pytest
 
@@ -170,7 +171,7 @@ def public() -> Iterator[tuple[str, object]]:
 
 def test_public_names_are_few_and_documented() -> None:
     assert len(weightspace.__all__) <= 35
-    assert not [name for name, value in public() if not isinstance(value, type({}.__class__)) and not value.__doc__]
+    assert not [name for name, value in public() if not value.__doc__]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = weightspace.nothing  # type: ignore[attr-defined] # that is the point
 
@@ -180,6 +181,8 @@ def test_every_public_name_has_an_api_page() -> None:
     listed = set(re.findall(r"^::: ([\w.]+)", pages, re.MULTILINE))
     missing = []
     for name, value in public():
+        if isinstance(value, GenericAlias):  # of types there is nothing to say
+            continue
         address = f"{getattr(value, '__module__', '')}.{getattr(value, '__name__', name)}"
         if address not in listed and getattr(value, "__module__", "") not in listed:
             missing.append(name)

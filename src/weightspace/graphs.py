@@ -131,9 +131,11 @@ def _recorded(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
     inputs, spec = torch.utils._pytree.tree_flatten((examples, dict(named)))
 
     def run(weights: list[Tensor], given: list[Any]) -> Any:
-        own, keywords = torch.utils._pytree.tree_unflatten(given, spec)
-        made = functional_call(module, dict(zip(tensors, weights, strict=True)), own, keywords, tie_weights=False)
-        return [value for value in torch.utils._pytree.tree_leaves(made) if isinstance(value, Tensor)]
+        positional, keywords = torch.utils._pytree.tree_unflatten(given, spec)
+        outputs = functional_call(
+            module, dict(zip(tensors, weights, strict=True)), positional, keywords, tie_weights=False
+        )
+        return [value for value in torch.utils._pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
     with _quietly(), torch.no_grad():
         traced = make_fx(torch.func.functionalize(run), tracing_mode="real", _allow_non_fake_inputs=True)

@@ -106,12 +106,12 @@ def watch_layers(weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
             ) from error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own, of what newer releases of pandas and numpy advise
-            found = WeightWatcher(model=shell, log_level="ERROR").analyze()
+            report = WeightWatcher(model=shell, log_level="ERROR").analyze()
     values: dict[str, dict[str, float]] = {}
-    for row in found.to_dict("records"):
-        own = {feature: float(row[feature]) for feature in WATCHED}
-        if math.isfinite(own["alpha"]) and own["alpha"] > 0:
-            values[names[int(str(row["longname"]).removeprefix("layer"))]] = own
+    for row in report.to_dict("records"):
+        features = {feature: float(row[feature]) for feature in WATCHED}
+        if math.isfinite(features["alpha"]) and features["alpha"] > 0:
+            values[names[int(str(row["longname"]).removeprefix("layer"))]] = features
     return values
 
 
@@ -146,11 +146,11 @@ def layer_similarity(first: list[Layer], second: list[Layer]) -> Float[np.ndarra
 
 def fit_line(values: list[float], accuracies: list[float]) -> Fit | None:
     """The least-squares line of accuracy over an aggregated feature; None for fewer than 3 networks that have both."""
-    known = [(x, y) for x, y in zip(values, accuracies, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    if len(known) < 3 or len({x for x, _ in known}) < 2:
+    pairs = [(x, y) for x, y in zip(values, accuracies, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    if len(pairs) < 3 or len({x for x, _ in pairs}) < 2:
         return None
-    found: Any = linregress(*zip(*known, strict=True))
-    return Fit(float(found.slope), float(found.intercept), float(found.rvalue**2))
+    line: Any = linregress(*zip(*pairs, strict=True))
+    return Fit(float(line.slope), float(line.intercept), float(line.rvalue**2))
 
 
 class LayerStudy(NamedTuple):

@@ -62,22 +62,22 @@ class _Family:
         if moves is None:
             return self.columns.take(run, axis=0)
         runs, key = len(self.columns), network
-        which, own = np.arange(len(moves)), np.zeros(len(moves), dtype=np.int64)
+        which, shown = np.arange(len(moves)), np.zeros(len(moves), dtype=np.int64)
         if runs > 1:
             pair = run + runs * network
             used = np.zeros(runs * len(moves), dtype=bool)
             used[pair] = True
-            which, own = np.divmod(np.flatnonzero(used), runs)
+            which, shown = np.divmod(np.flatnonzero(used), runs)
             key = (used.cumsum() - 1).take(pair)
-        found = self.columns.take(own, axis=0)
+        index = self.columns.take(shown, axis=0)
         first = (which * moves.shape[1])[:, None]
         for slots, strides in zip(self.slots, self.strides, strict=True):
-            place = slots.take(own, axis=0)
-            place += first
-            moved = moves.reshape(-1).take(place)
-            moved *= strides.take(own, axis=0)
-            found += moved
-        return found.take(key, axis=0)
+            slot = slots.take(shown, axis=0)
+            slot += first
+            moved = moves.reshape(-1).take(slot)
+            moved *= strides.take(shown, axis=0)
+            index += moved
+        return index.take(key, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,8 +316,8 @@ class _Plan:
         for axis, size in enumerate(self.shape):
             stride = math.prod(self.shape[axis + 1 :])
             if axis != self.row_axis:
-                own, place = axis_moves(self.axes[axis], self.starts), column // stride % size
-                parts.append(Moves(own.slots[:, place], own.strides[:, place] * stride))
+                moves_along, entry = axis_moves(self.axes[axis], self.starts), column // stride % size
+                parts.append(Moves(moves_along.slots[:, entry], moves_along.strides[:, entry] * stride))
         moves = Moves(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         return _side_by_side([moves, _still(1)]) if self.block.bias is not None else moves
 

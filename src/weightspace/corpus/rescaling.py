@@ -77,11 +77,11 @@ def rescaling_windows(layout: TokenLayout, rescaling: Rescaling) -> RescalingWin
         run_of.append(runs + token % block.chunks)
         count, runs = count + block.rows, runs + block.chunks
         tables.append(_tables(layout, block, rescaling, starts))
-        place = torch.zeros(block.chunks * layout.width)
+        is_bias = torch.zeros(block.chunks * layout.width)
         if block.bias is not None:
-            place[block.columns] = 1
-        bias_at.append(place.view(block.chunks, layout.width))
-    rows, biases, columns = (_joined(list(own)) for own in zip(*tables, strict=True))
+            is_bias[block.columns] = 1
+        bias_at.append(is_bias.view(block.chunks, layout.width))
+    rows, biases, columns = (_joined(list(table)) for table in zip(*tables, strict=True))
     return RescalingWindows(
         rescaling=rescaling,
         rows=rows,
@@ -101,18 +101,18 @@ def _tables(
     rows: list[Factor] = [_nothing((block.rows,))]
     biases, columns = list(rows), [_nothing((block.chunks, layout.width))]
     column = torch.arange(block.columns)
-    place = block.place(0, column)
-    for own in rescaling.places:
-        if own.tensor == block.bias:
-            biases += _units(own.axis, starts, own.exponent)
-        if own.tensor != block.name:
+    entry = block.place(0, column)
+    for attached in rescaling.places:
+        if attached.tensor == block.bias:
+            biases += _units(attached.axis, starts, attached.exponent)
+        if attached.tensor != block.name:
             continue
-        inner = math.prod(shape[own.number + 1 :])
-        if own.number == block.axis:
-            rows += _units(own.axis, starts, own.exponent)
+        inner = math.prod(shape[attached.number + 1 :])
+        if attached.number == block.axis:
+            rows += _units(attached.axis, starts, attached.exponent)
         else:
-            along = place // inner % shape[own.number]
-            for units, powers in _units(own.axis, starts, own.exponent):
+            along = entry // inner % shape[attached.number]
+            for units, powers in _units(attached.axis, starts, attached.exponent):
                 padded = [torch.zeros(block.chunks * layout.width, dtype=torch.int64) for _ in range(2)]
                 padded[0][: block.columns], padded[1][: block.columns] = units[along], powers[along]
                 columns.append((padded[0].view(block.chunks, -1), padded[1].view(block.chunks, -1)))

@@ -99,17 +99,17 @@ class WindowSource:
         self._parts = corpus.parts
         self._gathers = [window_gather(part.frame.layout, part.frame.symmetry) for part in corpus.parts]
         self._rescalings = [
-            [rescaling_windows(part.frame.layout, own) for own in part.frame.rescalings]
+            [rescaling_windows(part.frame.layout, rescaling) for rescaling in part.frame.rescalings]
             if part.frame.layout.style == "rows"
             else []
             for part in corpus.parts
         ]
         self._members = [(number, member) for number, part in enumerate(corpus.parts) for member in part.checkpoints_of]
         zoos: dict[str, list[int]] = {}
-        for place, (number, member) in enumerate(self._members):
+        for index, (number, member) in enumerate(self._members):
             part = corpus.parts[number]
             origin = part.origins[part.checkpoints_of[member][0]] if balance else ""
-            zoos.setdefault(origin, []).append(place)
+            zoos.setdefault(origin, []).append(index)
         self._zoos = [torch.tensor(places) for places in zoos.values()]
         self.batch_size = min(batch_size, len(self._members))
 
@@ -152,16 +152,16 @@ class WindowSource:
         present = torch.from_numpy(token < length)
         token = token.clip(max=length - 1)
         positions, pattern = locate_tokens(part.frame.layout, token)
-        known = (torch.from_numpy(table.take(pattern, axis=0)) for table in part.tables)
-        real, bias, mean, std = known
+        shown = (torch.from_numpy(table.take(pattern, axis=0)) for table in part.tables)
+        real, bias, mean, std = shown
         mask, first = real & present[..., None], (rows * part.flat.shape[1]).numpy()
         views = []
         for view, shuffle in enumerate(how.permuted):
             moves = gather.draw(token, generator) if shuffle else None
             values = gather.gather(part.flat, token, first, moves)
             if how.spread and view:
-                for own in self._rescalings[number]:
-                    values *= own.draw(token, how.spread, generator)
+                for rescaling in self._rescalings[number]:
+                    values *= rescaling.draw(token, how.spread, generator)
             views.append((values - mean) / std * mask)
         targets = torch.stack(views)
         return Batch(targets, targets, mask, bias & mask, present, torch.from_numpy(positions))

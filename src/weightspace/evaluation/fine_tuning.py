@@ -107,18 +107,18 @@ def _answers_of(
     """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""
     networks = [weights for population in group for weights in population.networks]
     module = group[0].architecture.build()
-    names = [(p.method, place) for p in group for place in range(len(p.networks))]
+    names = [(p.method, number_within) for p in group for number_within in range(len(p.networks))]
     seeds = [derive_seed(config.seed, *name, *([number] if number else [])) for name in names]
     answer = _answer_alone if faster_alone(module, images.train.labels.device) else _answer_stacked
     sizes = [len(population.networks) for population in group]
-    found = {}
+    answered = {}
     for epoch, outputs in answer(module, networks, images, config, seeds, advance).items():
-        for population, own in zip(group, outputs.softmax(-1).split(sizes), strict=True):
-            mean = own[: config.ensemble].mean(0).argmax(-1)
+        for population, answers in zip(group, outputs.softmax(-1).split(sizes), strict=True):
+            mean = answers[: config.ensemble].mean(0).argmax(-1)
             together = float((mean == images.test.labels).float().mean())
-            wrong = own.argmax(-1) != images.test.labels
-            found[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
-    return found
+            wrong = answers.argmax(-1) != images.test.labels
+            answered[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
+    return answered
 
 
 # After every epoch that is scored, what networks answer on the test images.

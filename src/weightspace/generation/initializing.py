@@ -129,8 +129,8 @@ def _computes_the_same(model: nn.Module, first: Weights, second: Weights, data: 
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if data is None or {name: tensor.shape for name, tensor in first.items()} != shapes:
         return False
-    one, other = (_answers(model, dict(own), data) for own in (first, second))
-    return torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * float(one.abs().max().clamp_min(1)))
+    one, two = (_answers(model, dict(weights), data) for weights in (first, second))
+    return torch.allclose(one, two, rtol=TOLERANCE, atol=TOLERANCE * float(one.abs().max().clamp_min(1)))
 
 
 def _weights_of(anchors: object) -> list[Weights]:
@@ -138,13 +138,13 @@ def _weights_of(anchors: object) -> list[Weights]:
     if not isinstance(anchors, Sequence) or isinstance(anchors, str):
         raise InputError(f"expected a list of modules or state dicts as anchors, found one {type(anchors).__name__}")
     networks: list[Weights] = []
-    for own in anchors:
-        found = unwrap(dict(own.state_dict()) if isinstance(own, nn.Module) else own)
-        if found is None:
-            raise InputError(f"expected modules or state dicts as anchors, found {type(own).__name__} without one")
-        prefix = shared_prefix(found.tensors)
-        networks.append({name.removeprefix(prefix): tensor for name, tensor in found.tensors.items()})
-    kinds = {tuple((name, tuple(tensor.shape)) for name, tensor in sorted(own.items())) for own in networks}
+    for anchor in anchors:
+        unwrapped = unwrap(dict(anchor.state_dict()) if isinstance(anchor, nn.Module) else anchor)
+        if unwrapped is None:
+            raise InputError(f"expected modules or state dicts as anchors, found {type(anchor).__name__} without one")
+        prefix = shared_prefix(unwrapped.tensors)
+        networks.append({name.removeprefix(prefix): tensor for name, tensor in unwrapped.tensors.items()})
+    kinds = {tuple((name, tuple(tensor.shape)) for name, tensor in sorted(anchor.items())) for anchor in networks}
     if len(kinds) > 1:
         raise InputError(f"expected anchors with the same tensors, found {len(kinds)} different kinds")
     return networks
@@ -168,7 +168,7 @@ def _sample(sane: SANE, prompts: _Prompts, sampler: Sampler, seed: int) -> tuple
 
 
 def _fill(
-    model: nn.Module, made: Weights, carried: frozenset[str], head: str, seed: int
+    model: nn.Module, generated: Weights, carried: frozenset[str], head: str, seed: int
 ) -> tuple[Weights, dict[str, str]]:
     """What a module gets, and where each of its tensors comes from; tied ones count once."""
     state = model.state_dict()
@@ -176,12 +176,12 @@ def _fill(
     last = next(reversed(state)).rpartition(".")[0]
     filled, sources = {}, {}
     for name, tensor in state.items():
-        other = made.get(name)
-        if other is not None and other.shape == tensor.shape:
-            filled[name], sources[name] = other, "carried" if name in carried else "generated"
-        elif head == "generated" and other is not None and name.rpartition(".")[0] == last and _longer(tensor, other):
+        rows = generated.get(name)
+        if rows is not None and rows.shape == tensor.shape:
+            filled[name], sources[name] = rows, "carried" if name in carried else "generated"
+        elif head == "generated" and rows is not None and name.rpartition(".")[0] == last and _longer(tensor, rows):
             # By one seed, so that a bias moves with the rows of its weight.
-            filled[name], sources[name] = other[_draw_rows(len(other), len(tensor), seed)], "copied"
+            filled[name], sources[name] = rows[_draw_rows(len(rows), len(tensor), seed)], "copied"
         else:
             sources[name] = "reinitialized"
     if not {"generated", "copied"} & set(sources.values()):

@@ -231,22 +231,22 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
     """Architectures, then checkpoints, those with remarks first, then what is there twice."""
     checkpoints = inspection["checkpoints"]
     groups: dict[str, list[Row]] = {}
-    for found in checkpoints:
-        groups.setdefault(found["architecture"] or "not readable", []).append(found)
+    for checkpoint in checkpoints:
+        groups.setdefault(checkpoint["architecture"] or "not readable", []).append(checkpoint)
     architectures = [
-        [name, f"{own[0]['parameters']:,}", ", ".join(own[0]["dtypes"]), f"{len(own):,}"]
-        for name, own in groups.items()
+        [name, f"{alike[0]['parameters']:,}", ", ".join(alike[0]["dtypes"]), f"{len(alike):,}"]
+        for name, alike in groups.items()
     ]
-    shown = sorted(checkpoints, key=lambda found: not remarks[found["path"]])[:limit]
+    shown = sorted(checkpoints, key=lambda checkpoint: not remarks[checkpoint["path"]])[:limit]
     rows = [
         [
-            found["path"] or ".",
-            found["format"],
-            f"{found['bytes']:,}",
-            found["wrapping"],
-            "; ".join(remarks[found["path"]]),
+            checkpoint["path"] or ".",
+            checkpoint["format"],
+            f"{checkpoint['bytes']:,}",
+            checkpoint["wrapping"],
+            "; ".join(remarks[checkpoint["path"]]),
         ]
-        for found in shown
+        for checkpoint in shown
     ]
     note = f"The first {limit} of {len(checkpoints)}; --json has all." if len(checkpoints) > limit else ""
     twice = [["same file", ", ".join(group)] for group in inspection["equal_files"]]

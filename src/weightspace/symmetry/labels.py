@@ -181,16 +181,16 @@ class Labels:
         """Unite two concatenations part by part, cutting parts where the other one ends."""
         left, right = list(self.parts(first)), list(self.parts(second))
         while left and right:
-            own, other = left.pop(0), right.pop(0)
-            common = min(self.size(own), self.size(other))
-            for axis, rest in ((own, left), (other, right)):
+            first_part, second_part = left.pop(0), right.pop(0)
+            common = min(self.size(first_part), self.size(second_part))
+            for axis, rest in ((first_part, left), (second_part, right)):
                 if self.size(axis) > common:
                     pair = self._cut_in_two(axis, common)
                     if pair is None:
                         return False
                     rest.insert(0, pair[1])
-                    own, other = (pair[0], other) if axis is own else (own, pair[0])
-            self.unite(own, other)
+                    first_part, second_part = (pair[0], second_part) if axis is first_part else (first_part, pair[0])
+            self.unite(first_part, second_part)
         return True
 
     def _divide(self, atom: int, size: int) -> bool:
@@ -206,9 +206,9 @@ class Labels:
         if any(self.size(part) % fast for part in parts):
             return False
         pairs = [self.regroup((part,), (self.size(part) // fast, fast), MISFIT) for part in parts]
-        for _, other in pairs[1:]:
-            self.unite(pairs[0][1], other)
-        slow = self.concatenate([own for own, _ in pairs])
+        for _, faster in pairs[1:]:
+            self.unite(pairs[0][1], faster)
+        slow = self.concatenate([slower for slower, _ in pairs])
         whole.parts, whole.factors = None, (*slow, *pairs[0][1])
         return True
 

@@ -90,10 +90,10 @@ def match_stack(
         start = {
             group: torch.randperm(size, generator=generator).repeat(count, 1) for group, size in symmetry.groups.items()
         }
-        found = descent.run(start, first_sweep=False)
+        restarted = descent.run(start, first_sweep=False)
         reached = descent.values(best)
-        better = descent.values(found) > reached + SMALLEST_GAIN * reached.abs()
-        best = {group: torch.where(better[:, None], found[group], own) for group, own in best.items()}
+        better = descent.values(restarted) > reached + SMALLEST_GAIN * reached.abs()
+        best = {group: torch.where(better[:, None], restarted[group], order) for group, order in best.items()}
     return best
 
 
@@ -124,12 +124,12 @@ class _Term:
         cost: per network, how well entry j of the network goes with entry i of the reference.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, block: Strided, place: int) -> None:
-        self.moving, self.fixed = moving.movedim(place + 1, 1), fixed.movedim(place, 0)
+    def __init__(self, moving: Tensor, fixed: Tensor, block: Strided, axis: int) -> None:
+        self.moving, self.fixed = moving.movedim(axis + 1, 1), fixed.movedim(axis, 0)
         groups = list(block.groups)
-        self.group = groups.pop(place)
+        self.group = groups.pop(axis)
         self.others = tuple((axis, group) for axis, group in enumerate(groups, start=1) if group is not None)
-        self.place, self.size = place, block.sizes[place]
+        self.place, self.size = axis, block.sizes[axis]
         self.doubled = any(group == self.group for _, group in self.others)
         self.seen: Stacked | None = None
         self.cost = moving.new_zeros(0)
@@ -186,18 +186,20 @@ class _Descent:
     def __init__(self, stack: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry) -> None:
         self.terms: dict[str, list[_Term]] = {group: [] for group in symmetry.groups}
         self.networks = len(next(iter(stack.values()))) if stack else 0
-        names = [own for own in symmetry.moved if own not in symmetry.buffers and own in reference]
-        units = [_unit([own[name] for name in names]) for own in (stack, reference)]
+        names = [name for name in symmetry.moved if name not in symmetry.buffers and name in reference]
+        units = [_unit([tensors[name] for name in names]) for tensors in (stack, reference)]
         for name in names:
-            moving, fixed = (own[name].detach() * unit for own, unit in zip((stack, reference), units, strict=True))
+            moving, fixed = (
+                tensors[name].detach() * unit for tensors, unit in zip((stack, reference), units, strict=True)
+            )
             moving, fixed = moving.float().contiguous(), fixed.float().contiguous()
             if not (moving.isfinite().all() and fixed.isfinite().all()):
                 raise InputError(f"expected finite weights to match, found NaN or infinity in {name}")
             for block in strided_of(symmetry.axes[name]):
                 views = _views(moving, fixed, block)
-                for place, group in enumerate(block.groups):
+                for axis, group in enumerate(block.groups):
                     if group is not None:
-                        self.terms[group].append(_Term(*views, block, place))
+                        self.terms[group].append(_Term(*views, block, axis))
 
     def run(self, start: Stacked, *, first_sweep: bool) -> Stacked:
         """Descend from a start until no group moves."""
@@ -222,12 +224,14 @@ class _Descent:
         visited: set[str] = set()
         for group, terms in self.terms.items():
             visited.add(group)
-            known = [term for term in terms if all(other in visited for _, other in term.others) and not term.doubled]
-            if known and len(known) < len(terms):
-                for term in known:
+            settled = [
+                term for term in terms if all(beside in visited for _, beside in term.others) and not term.doubled
+            ]
+            if settled and len(settled) < len(terms):
+                for term in settled:
                     term.renew(current)
-                solved = _solve(_total(known), current[group])
-                current[group] = self._accept(group, current, solved, known)
+                solved = _solve(_total(settled), current[group])
+                current[group] = self._accept(group, current, solved, settled)
 
     def _improve(self, group: str, current: Stacked) -> bool:
         """Solve one group for every network whose costs have changed; true if some network moved."""
@@ -253,11 +257,11 @@ class _Descent:
         trial = {**current, group: solved}
         before, after = torch.zeros(len(solved), dtype=torch.float64), torch.zeros(len(solved), dtype=torch.float64)
         for term in self.terms[group]:
-            for total, own in ((before, current), (after, trial)):
+            for total, orders in ((before, current), (after, trial)):
                 if term in renewed and not term.doubled:
-                    total += term.cost.gather(1, own[group][:, None])[:, 0].double().sum(1)
+                    total += term.cost.gather(1, orders[group][:, None])[:, 0].double().sum(1)
                 else:
-                    total += term.values(own) / (1 + sum(other == group for _, other in term.others))
+                    total += term.values(orders) / (1 + sum(beside == group for _, beside in term.others))
         better = after > before + SMALLEST_GAIN * before.abs()
         return torch.where(better[:, None], solved, current[group])
 
@@ -266,9 +270,14 @@ def _require_fit(stack: Mapping[str, Tensor], reference: Mapping[str, Tensor], s
     """Refuse networks that the symmetry is not of; the reference may lack tensors."""
     shapes = {name: shape_of(symmetry.axes[name]) for name in symmetry.moved}
     missing = [name for name in shapes if name not in stack]
-    found = [{name: tuple(stack[name].shape[1:]) for name in shapes if name in stack}]
-    found.append({name: tuple(reference[name].shape) for name in shapes if name in reference})
-    wrong = {name: (shapes[name], shape) for own in found for name, shape in own.items() if shape != shapes[name]}
+    shapes_found = [{name: tuple(stack[name].shape[1:]) for name in shapes if name in stack}]
+    shapes_found.append({name: tuple(reference[name].shape) for name in shapes if name in reference})
+    wrong = {
+        name: (shapes[name], shape)
+        for network in shapes_found
+        for name, shape in network.items()
+        if shape != shapes[name]
+    }
     if missing or wrong:
         raise WeightsMismatch(missing, [], wrong)
 

@@ -10,13 +10,13 @@ def name_groups(labels: Labels, axis: AxisLabel, prefix: str, names: dict[int, s
     """Name the free atoms of an axis that have no name yet: by its place if they are all of it, else by number."""
     atoms = labels.resolve(axis)
     for number, atom in enumerate(atoms):
-        own = prefix if len(atoms) == 1 else f"{prefix}.{number}"
+        name = prefix if len(atoms) == 1 else f"{prefix}.{number}"
         parts = labels.parts(atom)
-        for place, part in enumerate(parts):
-            name_groups(labels, part, f"{own}.{place}", names, groups)
+        for position, part in enumerate(parts):
+            name_groups(labels, part, f"{name}.{position}", names, groups)
         if not parts and labels.reason(atom) is None and atom not in names:
-            names[atom] = own
-            groups[own] = labels.size((atom,))
+            names[atom] = name
+            groups[name] = labels.size((atom,))
 
 
 def axis_of(labels: Labels, axis: AxisLabel, names: Mapping[int, str]) -> Axis:
@@ -31,21 +31,21 @@ def axis_of(labels: Labels, axis: AxisLabel, names: Mapping[int, str]) -> Axis:
 
 def _free(labels: Labels, axis: AxisLabel) -> list[int]:
     """The atoms of an axis that may move."""
-    found: list[int] = []
+    free: list[int] = []
     for atom in labels.resolve(axis):
         parts = labels.parts(atom)
-        found += [own for part in parts for own in _free(labels, part)]
+        free += [inner for part in parts for inner in _free(labels, part)]
         if not parts and labels.reason(atom) is None:
-            found.append(atom)
-    return found
+            free.append(atom)
+    return free
 
 
 def reasons_of(labels: Labels, axis: AxisLabel) -> list[str]:
     """Why parts of an axis stand still."""
-    found: list[str] = []
+    reasons: list[str] = []
     for atom in labels.resolve(axis):
         parts = labels.parts(atom)
         reason = labels.reason(atom)
-        found += [own for part in parts for own in reasons_of(labels, part)]
-        found += [reason] if reason is not None and not parts else []
-    return list(dict.fromkeys(found))
+        reasons += [inner for part in parts for inner in reasons_of(labels, part)]
+        reasons += [reason] if reason is not None and not parts else []
+    return list(dict.fromkeys(reasons))

@@ -170,8 +170,8 @@ def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
     leaves = {name: weights[name].clone().requires_grad_() for name in parameters if weights[name].is_floating_point()}
     tied = {alias: leaves[name] for alias, name in aliases.items() if name in leaves}
     with _repeatably_in_double_precision(), torch.enable_grad():
-        made = _tensors(functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False))
-        outputs = [value / value.detach().abs().max().clamp_min(TINY) for value in made if value.requires_grad]
+        results = _tensors(functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False))
+        outputs = [value / value.detach().abs().max().clamp_min(TINY) for value in results if value.requires_grad]
         if not outputs:
             return set()
         total = torch.stack([(value * torch.randn_like(value)).sum() for value in outputs]).sum()
@@ -179,7 +179,9 @@ def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
             slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         except RuntimeError:
             return set(leaves)  # some operation has no gradient: nothing can be told, so nothing is held against them
-    return {name for name, own in zip(leaves, slopes, strict=True) if own is not None and own.abs().max() > TOLERANCE}
+    return {
+        name for name, slope in zip(leaves, slopes, strict=True) if slope is not None and slope.abs().max() > TOLERANCE
+    }
 
 
 def random_weights(module: nn.Module, generator: torch.Generator, *, gain: float = 1.0) -> Weights:
@@ -253,15 +255,20 @@ def _repeatably_in_double_precision() -> Iterator[None]:
 def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
     """All tensors that come out; a module that draws random numbers draws the same ones each time."""
     with _repeatably_in_double_precision():
-        own = {name: tensor.clone() for name, tensor in weights.items()}  # a forward may write into its buffers
-        made = functional_call(module, own, *inputs, tie_weights=False)
-    return _tensors(made)
+        copies = {name: tensor.clone() for name, tensor in weights.items()}  # a forward may write into its buffers
+        results = functional_call(module, copies, *inputs, tie_weights=False)
+    return _tensors(results)
 
 
-def _tensors(made: Any) -> list[Tensor]:
+def _tensors(results: Any) -> list[Tensor]:
     """The tensors of what a module returns, as real numbers in float64."""
-    tensors = [own for own in torch.utils._pytree.tree_leaves(made) if isinstance(own, Tensor) and own.numel()]
-    return [torch.view_as_real(own.resolve_conj()) if own.is_complex() else own.to(torch.float64) for own in tensors]
+    tensors = [
+        tensor for tensor in torch.utils._pytree.tree_leaves(results) if isinstance(tensor, Tensor) and tensor.numel()
+    ]
+    return [
+        torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.to(torch.float64)
+        for tensor in tensors
+    ]
 
 
 def _provable_outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:

@@ -106,7 +106,7 @@ def canonical_factors(weights: Mapping[str, Tensor], rescaling: Rescaling) -> Fa
             largest = max(
                 largest, float(step.log().abs().max()) if rescaling.kind == "scale" else float((step - 1).abs().max())
             )
-            ones = {other: torch.ones_like(own) for other, own in total.items()}
+            ones = {group: torch.ones_like(factor) for group, factor in total.items()}
             current = rescale(current, rescaling, {**ones, group: step})
             total[group] = total[group] * step
         if largest < TOLERANCE:
@@ -141,11 +141,11 @@ def _units(axis: Axis, group: str) -> Int[Tensor, "size"]:
 
 
 def _multiply(stack: Tensor, place: Place, factors: Factors) -> Tensor:
-    own = _axis_factors(place.axis, factors)
-    own = own if place.exponent == 1 else 1 / own
-    shape = [len(own), *[1] * (stack.ndim - 1)]
-    shape[place.number + 1] = own.shape[1]
-    return (stack * own.view(shape)).to(stack.dtype)
+    factor = _axis_factors(place.axis, factors)
+    factor = factor if place.exponent == 1 else 1 / factor
+    shape = [len(factor), *[1] * (stack.ndim - 1)]
+    shape[place.number + 1] = factor.shape[1]
+    return (stack * factor.view(shape)).to(stack.dtype)
 
 
 def _axis_factors(axis: Axis, factors: Factors) -> Float[Tensor, "networks size"]:

@@ -47,21 +47,21 @@ def strided_of(axes: tuple[Axis, ...]) -> list[Strided]:
 
 def _strides(factors: Axis, stride: int) -> list[Strided]:
     """All blocks, from the fastest factor up."""
-    found = [Strided(0, ())]
+    blocks = [Strided(0, ())]
     for factor in reversed(factors):
         grown = []
         start = 0
         for part in factor.parts or ((factor,),):
             inner = _strides(part, stride) if factor.parts else [Strided(0, (Step(factor.group, factor.size, stride),))]
             grown += [
-                Strided(own.offset + block.offset + start * stride, own.steps + block.steps)
-                for own in inner
-                for block in found
+                Strided(outer.offset + block.offset + start * stride, outer.steps + block.steps)
+                for outer in inner
+                for block in blocks
             ]
             start += _size(part)
-        found = grown
+        blocks = grown
         stride *= factor.size
-    return found
+    return blocks
 
 
 def _size(axis: Axis) -> int:

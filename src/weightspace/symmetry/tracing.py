@@ -134,8 +134,8 @@ def _settle_unused(
     alive = {tied.get(name, name) for name in used}
     for alias, name in aliases.items():
         if alias in tensors and name in tensors:
-            for own, other in zip(tensors[alias], tensors[name], strict=True):
-                labels.unite(own, other)
+            for axis, tied_axis in zip(tensors[alias], tensors[name], strict=True):
+                labels.unite(axis, tied_axis)
     for name, value in tensors.items():
         if tied.get(name, name) not in alive:
             _freeze(labels, value, "not used")

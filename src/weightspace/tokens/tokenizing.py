@@ -85,8 +85,8 @@ def scatter_tokens(values: Shaped[Tensor, "*batch tokens width"], layout: TokenL
         raise ValueError(f"expected tokens of shape {expected}, found {found}")
     flat = values.new_empty((*values.shape[:-2], layout.size))
     for block in layout.blocks:
-        own = values[..., block.first : block.first + block.count, :]
-        put_rows(join_rows(own, block, block.rows), flat, block)
+        tokens = values[..., block.first : block.first + block.count, :]
+        put_rows(join_rows(tokens, block, block.rows), flat, block)
     return flat
 
 

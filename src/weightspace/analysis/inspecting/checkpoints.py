@@ -65,15 +65,15 @@ class Inspected:
 
     def remarks(self) -> list[str]:
         """What deserves attention, in words."""
-        found = [self.problem] if self.problem else []
+        sentences = [self.problem] if self.problem else []
         counted = (("NaN or infinite values", self.broken), ("zero units", self.zero_units))
         for what, counts in (*counted, ("duplicate units", self.duplicate_units)):
             if counts:
-                found.append(f"{sum(counts.values()):,} {what} in {_some(counts)}")
+                sentences.append(f"{sum(counts.values()):,} {what} in {_some(counts)}")
         if self.outlying_layers:
             layers = [f"{name} ({factor:.3g} times the usual size)" for name, factor in self.outlying_layers.items()]
-            found.append(f"outlying {_some(layers)}")
-        return found
+            sentences.append(f"outlying {_some(layers)}")
+        return sentences
 
 
 @dataclass
@@ -115,14 +115,14 @@ def inspect_folder(address: str | Path) -> Inspection:
     sizes: list[dict[str, float]] = []
     with progress_bar("inspecting", total=len(entries)) as advance:
         for entry in entries:
-            with reader.source.local(entry.path) as place:
-                found = Inspected(entry.path, _format(place), entry.bytes)
-                files[_hash_files(place)].append(entry.path)
-                digest, own = _read(found, place, entry.kind)
+            with reader.source.local(entry.path) as path:
+                checkpoint = Inspected(entry.path, _format(path), entry.bytes)
+                files[_hash_files(path)].append(entry.path)
+                digest, scales = _read(checkpoint, path, entry.kind)
             if digest:
                 contents[digest].append(entry.path)
-            checkpoints.append(found)
-            sizes.append(own)
+            checkpoints.append(checkpoint)
+            sizes.append(scales)
             advance()
     _mark_outliers(checkpoints, sizes)
     equal_files = [group for group in files.values() if len(group) > 1]
@@ -142,54 +142,56 @@ def _format(place: Path) -> str:
     return "safetensors" if place.suffix == ".safetensors" else "torch"
 
 
-def _read(found: Inspected, place: Path, kind: Kind) -> tuple[str, dict[str, float]]:
+def _read(checkpoint: Inspected, path: Path, kind: Kind) -> tuple[str, dict[str, float]]:
     """Fill in what the tensors tell; returns a digest of them, and every tensor's root mean square."""
     try:
-        stored = open_weights(place)
+        stored = open_weights(path)
         prefix = shared_prefix(stored)
-        found.wrapping = "/".join((*stored.wrapper, *([prefix] if prefix else [])))
-        return _read_tensors(found, stored, prefix, kind)
+        checkpoint.wrapping = "/".join((*stored.wrapper, *([prefix] if prefix else [])))
+        return _read_tensors(checkpoint, stored, prefix, kind)
     except InputError as error:
-        found.problem = str(error).replace(str(place), "the file")
+        checkpoint.problem = str(error).replace(str(path), "the file")
         return "", {}
 
 
-def _read_tensors(found: Inspected, stored: StoredWeights, prefix: str, kind: Kind) -> tuple[str, dict[str, float]]:
+def _read_tensors(
+    checkpoint: Inspected, stored: StoredWeights, prefix: str, kind: Kind
+) -> tuple[str, dict[str, float]]:
     digest, unordered, shapes, sizes = hashlib.sha256(), hashlib.sha256(), {}, {}
     for full_name in stored:
         tensor, name = stored[full_name], full_name.removeprefix(prefix)
         if tensor.is_quantized or tensor.is_complex():
             raise InputError(f"expected real numbers, found {tensor.dtype} in {full_name}")
         dtype = str(tensor.dtype).removeprefix("torch.")
-        found.parameters += tensor.numel()
-        found.dtypes[dtype] = found.dtypes.get(dtype, 0) + tensor.numel()
+        checkpoint.parameters += tensor.numel()
+        checkpoint.dtypes[dtype] = checkpoint.dtypes.get(dtype, 0) + tensor.numel()
         shapes[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        for own, values in ((digest, tensor), (unordered, _sorted(tensor))):
-            own.update(f"{name} {dtype} {list(tensor.shape)}".encode())
+        for hasher, values in ((digest, tensor), (unordered, _sorted(tensor))):
+            hasher.update(f"{name} {dtype} {list(tensor.shape)}".encode())
             for part in _bytes_of(values).split(CHUNK):
-                own.update(part.numpy().tobytes())
+                hasher.update(part.numpy().tobytes())
         if tensor.is_floating_point() and tensor.numel():
-            sizes[name] = _look_at(found, name, tensor)
-    found.architecture, found.fingerprint = identify(kind, shapes).id, unordered.hexdigest()
+            sizes[name] = _look_at(checkpoint, name, tensor)
+    checkpoint.architecture, checkpoint.fingerprint = identify(kind, shapes).id, unordered.hexdigest()
     return digest.hexdigest(), sizes
 
 
-def _look_at(found: Inspected, name: str, tensor: Tensor) -> float:
+def _look_at(checkpoint: Inspected, name: str, tensor: Tensor) -> float:
     """Count broken values and dead or repeated units of a floating-point tensor; returns its root mean square."""
     if tensor.element_size() == 1:  # 8-bit floats have no arithmetic of their own
         tensor = tensor.float()
     broken = tensor.numel() - int(tensor.isfinite().sum())
     if broken:
-        found.broken[name] = broken
+        checkpoint.broken[name] = broken
         return math.nan
     if tensor.ndim > 1:
         rows = tensor.reshape(len(tensor), -1)
         zeros = (rows == 0).all(1)
         zero, repeated = int(zeros.sum()), _count_repeated(rows[~zeros])
         if zero:
-            found.zero_units[name] = zero
+            checkpoint.zero_units[name] = zero
         if repeated:
-            found.duplicate_units[name] = repeated
+            checkpoint.duplicate_units[name] = repeated
     return float(tensor.float().square().mean().sqrt())
 
 
@@ -216,15 +218,15 @@ def _bytes_of(tensor: Tensor) -> Tensor:
 def _mark_outliers(checkpoints: Sequence[Inspected], sizes: Sequence[Mapping[str, float]]) -> None:
     """Compare each tensor's size with the same tensor's in checkpoints of the same architecture."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for place, found in enumerate(checkpoints):
-        if not found.problem:
-            groups[found.architecture].append(place)
+    for number, checkpoint in enumerate(checkpoints):
+        if not checkpoint.problem:
+            groups[checkpoint.architecture].append(number)
     for places in groups.values():
         for name in sizes[places[0]]:
-            values = np.array([sizes[place].get(name, math.nan) for place in places])
-            for place, factor in zip(places, _factors(values), strict=True):
+            values = np.array([sizes[number].get(name, math.nan) for number in places])
+            for number, factor in zip(places, _factors(values), strict=True):
                 if factor is not None:
-                    checkpoints[place].outlying_layers[name] = factor
+                    checkpoints[number].outlying_layers[name] = factor
 
 
 def _factors(values: np.ndarray) -> list[float | None]:

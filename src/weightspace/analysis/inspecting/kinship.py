@@ -144,13 +144,13 @@ def _reordered(
     groups: dict[str, list[str]] = {}
     for path in networks:
         groups.setdefault(fingerprints[path], []).append(path)
-    found, copies = [], set()
-    for own in groups.values():
-        others = [path for path in own[1:] if not _equal(networks[own[0]], networks[path])]
-        copies |= set(own[1:])
+    reordered, copies = [], set()
+    for paths in groups.values():
+        others = [path for path in paths[1:] if not _equal(networks[paths[0]], networks[path])]
+        copies |= set(paths[1:])
         if others:
-            found.append(Reordered([own[0], *others], _confirmed(networks, own[0], others, symmetry)))
-    return found, copies
+            reordered.append(Reordered([paths[0], *others], _confirmed(networks, paths[0], others, symmetry)))
+    return reordered, copies
 
 
 def _confirmed(
@@ -198,7 +198,7 @@ def rooted(tree: Sequence[Kinship]) -> list[tuple[int, str, Kinship | None]]:
     for kinship in tree:
         neighbors.setdefault(kinship.first, []).append(kinship)
         neighbors.setdefault(kinship.second, []).append(kinship)
-    reach = {path: (-len(own), math.fsum(edge.distance for edge in own)) for path, own in neighbors.items()}
+    reach = {path: (-len(edges), math.fsum(edge.distance for edge in edges)) for path, edges in neighbors.items()}
     lines: list[tuple[int, str, Kinship | None]] = []
     waiting: list[tuple[int, str, Kinship | None]] = [(0, min(reach, key=lambda path: reach[path]), None)]
     seen = set()
@@ -207,7 +207,7 @@ def rooted(tree: Sequence[Kinship]) -> list[tuple[int, str, Kinship | None]]:
         lines.append((depth, path, edge))
         seen.add(path)
         for branch in sorted(neighbors[path], key=lambda edge: -edge.distance):
-            other = branch.second if branch.first == path else branch.first
-            if other not in seen:
-                waiting.append((depth + 1, other, branch))
+            neighbor = branch.second if branch.first == path else branch.first
+            if neighbor not in seen:
+                waiting.append((depth + 1, neighbor, branch))
     return lines

@@ -124,16 +124,16 @@ def relate_folder(
         known: symmetries of networks by their names and shapes; such checkpoints are aligned.
     """
     groups: dict[str, list[Inspected]] = {}
-    for found in inspection.checkpoints:
-        if _whole(found):
-            groups.setdefault(found.architecture, []).append(found)
+    for checkpoint in inspection.checkpoints:
+        if _whole(checkpoint):
+            groups.setdefault(checkpoint.architecture, []).append(checkpoint)
     related = {}
-    for architecture, own in groups.items():
-        if len(own) < 2:
+    for architecture, alike in groups.items():
+        if len(alike) < 2:
             continue
-        with opened(address, own) as networks:
+        with opened(address, alike) as networks:
             first = next(iter(networks.values()))
-            fingerprints = {found.path: found.fingerprint for found in own}
+            fingerprints = {checkpoint.path: checkpoint.fingerprint for checkpoint in alike}
             related[architecture] = relate(networks, _symmetry_of(first, known), fingerprints)
     return related
 
@@ -143,10 +143,10 @@ def look_at_folder(
 ) -> list[SaneView]:
     """Nearest neighbours in the space of a SANE's mean embeddings, and what its predictor says, for every checkpoint
     that is not broken; of those that it cannot embed, why not."""
-    found = [own for own in inspection.checkpoints if _whole(own)]
+    whole = [checkpoint for checkpoint in inspection.checkpoints if _whole(checkpoint)]
     vectors: dict[str, np.ndarray] = {}
     said: dict[str, str] = {}
-    with opened(address, found) as networks, progress_bar("embedding", len(found)) as advance:
+    with opened(address, whole) as networks, progress_bar("embedding", len(whole)) as advance:
         for path, weights in networks.items():
             try:
                 vectors[path] = sane.embed_network(weights).vector.numpy()
@@ -169,29 +169,33 @@ def _nearest(vectors: Mapping[str, np.ndarray]) -> dict[str, tuple[str, float]]:
     if len(paths) < 2:
         return {}
     features = np.stack(list(vectors.values()))
-    nearest, found = find_nearest(features, features, 2), {}
-    for place, (rows, distances) in enumerate(zip(nearest.rows, nearest.distances, strict=True)):
-        other = int(rows[0] == place)  # the first is the network itself, or an equal one
-        found[paths[place]] = (paths[rows[other]], float(distances[other]))
-    return found
+    nearest, neighbors = find_nearest(features, features, 2), {}
+    for row, (rows, distances) in enumerate(zip(nearest.rows, nearest.distances, strict=True)):
+        column = int(rows[0] == row)  # the first is the network itself, or an equal one
+        neighbors[paths[row]] = (paths[rows[column]], float(distances[column]))
+    return neighbors
 
 
 @contextlib.contextmanager
-def opened(address: str | Path, found: Sequence[Inspected]) -> Iterator[dict[str, Mapping[str, Tensor]]]:
+def opened(address: str | Path, checkpoints: Sequence[Inspected]) -> Iterator[dict[str, Mapping[str, Tensor]]]:
     """The weights of checkpoints by path, without what is wrapped around them, while they are in use."""
     source = Source(address)
     with contextlib.ExitStack() as places:
         networks: dict[str, Mapping[str, Tensor]] = {}
-        for own in found:
-            stored = open_weights(places.enter_context(source.local(own.path)))
+        for checkpoint in checkpoints:
+            stored = open_weights(places.enter_context(source.local(checkpoint.path)))
             prefix = shared_prefix(stored)
-            networks[own.path] = PrefixedWeights(stored, prefix) if prefix else stored
+            networks[checkpoint.path] = PrefixedWeights(stored, prefix) if prefix else stored
         yield networks
 
 
 def known_symmetries(sane: SANE | None, given: Sequence[Architecture]) -> list[KnownSymmetry]:
     """Those of architectures that were given, then those of architectures that a SANE was trained on."""
-    known = [KnownSymmetry(own.shapes, Symmetry.from_json(own.symmetry)) for own in given if own.symmetry]
+    known = [
+        KnownSymmetry(architecture.shapes, Symmetry.from_json(architecture.symmetry))
+        for architecture in given
+        if architecture.symmetry
+    ]
     if sane is None:
         return known
     for architecture in sane.preparation.architectures.values():
@@ -201,10 +205,10 @@ def known_symmetries(sane: SANE | None, given: Sequence[Architecture]) -> list[K
     return known
 
 
-def _whole(found: Inspected) -> bool:
-    return not found.problem and not found.broken
+def _whole(checkpoint: Inspected) -> bool:
+    return not checkpoint.problem and not checkpoint.broken
 
 
 def _symmetry_of(weights: Mapping[str, Tensor], known: Sequence[KnownSymmetry]) -> Symmetry | None:
     shapes = shapes_of(meta_of(weights))
-    return next((own.symmetry for own in known if own.shapes == shapes), None)
+    return next((entry.symmetry for entry in known if entry.shapes == shapes), None)

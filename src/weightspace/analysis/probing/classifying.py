@@ -76,12 +76,12 @@ def pool_classified(results: Sequence[Classified], seed: int = 0) -> Classified:
     return _scored(results[0]._replace(right=right, labels=labels, owners=owners, validation=validation), seed)
 
 
-def _scored(found: Classified, seed: int) -> Classified:
-    draws, place = draw_members(found.owners, seed)
-    counts, hits = np.bincount(place), np.bincount(place, found.right)
+def _scored(result: Classified, seed: int) -> Classified:
+    draws, owner = draw_members(result.owners, seed)
+    counts, hits = np.bincount(owner), np.bincount(owner, result.right)
     low, high = np.quantile(draws @ hits / (draws @ counts), [0.025, 0.975])
     if len(counts) < FEWEST_MEMBERS:
         low, high = np.nan, np.nan
-    _, frequent = np.unique(found.labels, return_counts=True)
-    chance = float(frequent.max() / len(found.labels))
-    return found._replace(accuracy=float(found.right.mean()), low=float(low), high=float(high), chance=chance)
+    _, frequent = np.unique(result.labels, return_counts=True)
+    chance = float(frequent.max() / len(result.labels))
+    return result._replace(accuracy=float(result.right.mean()), low=float(low), high=float(high), chance=chance)

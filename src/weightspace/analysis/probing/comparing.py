@@ -118,10 +118,10 @@ def compare_representations(
         >>> folds = [Fold(zoo.split(0.7, 0.15, 0.15, seed=0), choose_representations())]  # doctest: +SKIP
         >>> compare_representations(folds, ["test_accuracy"]).rows  # doctest: +SKIP
     """
-    known = folds[0].parts[0].properties
-    unknown = [name for name in (*targets, *hyper_parameters) if name not in known]
+    properties = folds[0].parts[0].properties
+    unknown = [name for name in (*targets, *hyper_parameters) if name not in properties]
     if unknown:
-        raise InputError(f"expected a property among {', '.join(known)}, found {', '.join(unknown)}")
+        raise InputError(f"expected a property among {', '.join(properties)}, found {', '.join(unknown)}")
     tasks = [*_tasks(targets, hyper_parameters)]
     options: dict[str, Any] = {"model": model, "seed": seed}
     results: dict[Place, list[Result]] = {}

@@ -32,10 +32,10 @@ def fit_regressions(model: ProbeModel, features: np.ndarray, target: np.ndarray)
     """
     if model == "trees":
         trees = {leaves: HistGradientBoostingRegressor(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
-        return {leaves: fit_quietly(own, features, target).predict for leaves, own in trees.items()}
+        return {leaves: fit_quietly(tree, features, target).predict for leaves, tree in trees.items()}
     ridge = make_pipeline(StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS)))
     fit_quietly(ridge, features, np.tile(target[:, None], len(RIDGE_STRENGTHS)))
-    return {strength: _column(ridge, place) for place, strength in enumerate(RIDGE_STRENGTHS)}
+    return {strength: _column(ridge, column) for column, strength in enumerate(RIDGE_STRENGTHS)}
 
 
 def _column(ridge: Any, place: int) -> Predict:

@@ -18,15 +18,15 @@ def attention(op: Operation) -> ValueLabel | Several:
         op.labels.unite(runs, key[-3])
         op.labels.unite(runs, value[-3])
         query = (*query[:-3], (*runs, *within), *query[-2:])
-        key, value = ((*own[:-3], (), *own[-2:]) for own in (key, value))
+        key, value = ((*label[:-3], (), *label[-2:]) for label in (key, value))
     op.labels.unite(query[-1], key[-1])
     op.labels.unite(key[-2], value[-2])
     if op.argument(5, "is_causal", False):
         op.freeze((query[-2], key[-2]), "causal mask")
     mask = op.label(op.argument(3, "attn_mask"))
     if mask:
-        for own, other in zip((query[-2], key[-2]), mask[-2:], strict=True):
-            _join(op, own, other)
+        for label, masked in zip((query[-2], key[-2]), mask[-2:], strict=True):
+            _join(op, label, masked)
     lead = [_broadcast(op, axes) for axes in _aligned([query[:-2], key[:-2], value[:-2], mask[:-2]])]
     return op.first_only((*lead, query[-2], value[-1]))
 
@@ -54,6 +54,6 @@ def _broadcast(op: Operation, axes: list[AxisLabel]) -> AxisLabel:
     return whole[0] if whole else ()
 
 
-def _join(op: Operation, own: AxisLabel, other: AxisLabel) -> None:
-    if op.labels.size(own) == op.labels.size(other):
-        op.labels.unite(own, other)
+def _join(op: Operation, axis: AxisLabel, mask_axis: AxisLabel) -> None:
+    if op.labels.size(axis) == op.labels.size(mask_axis):
+        op.labels.unite(axis, mask_axis)

@@ -37,9 +37,9 @@ def native_group_norm(op: Operation) -> ValueLabel | Several:
 def weight_norm(op: Operation) -> ValueLabel | Several:
     """A direction and a length per output: v * g / |v|."""
     direction, length = op.label(op.argument(0)), op.label(op.argument(1))
-    for own, other in zip(direction, length, strict=True):
-        if op.labels.size(own) == op.labels.size(other):
-            op.labels.unite(own, other)
+    for axis, scale_axis in zip(direction, length, strict=True):
+        if op.labels.size(axis) == op.labels.size(scale_axis):
+            op.labels.unite(axis, scale_axis)
     return op.first_only(direction)
 
 

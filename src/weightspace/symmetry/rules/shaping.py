@@ -189,13 +189,17 @@ def index_select(op: Operation) -> ValueLabel:
 def index(op: Operation) -> ValueLabel | Several:
     """Entries chosen by tensors of numbers: the axes chosen from stand still, the others move."""
     axes, chosen = op.filled(op.argument(0)), op.argument(1)
-    places = [place for place, own in enumerate(chosen) if own is not None]
-    if any(own.meta["val"].dtype.is_floating_point or own.meta["val"].element_size() == 1 for own in chosen if own):
+    places = [number for number, indices in enumerate(chosen) if indices is not None]
+    if any(
+        indices.meta["val"].dtype.is_floating_point or indices.meta["val"].element_size() == 1
+        for indices in chosen
+        if indices
+    ):
         return op.freeze_everything()  # a mask takes as many entries as it likes
-    op.freeze(axes[place] for place in places)
-    for own in (chosen[place] for place in places):
-        op.freeze(op.label(own))
-    kept = [axis for place, axis in enumerate(axes) if place not in places]
+    op.freeze(axes[number] for number in places)
+    for indices in (chosen[number] for number in places):
+        op.freeze(op.label(indices))
+    kept = [axis for number, axis in enumerate(axes) if number not in places]
     side_by_side = places == list(range(places[0], places[-1] + 1))
     first = places[0] if side_by_side else 0
     new = op.fixed(op.shape[first : first + len(op.shape) - len(kept)])
@@ -223,9 +227,9 @@ def _replace(op: Operation, axes: ValueLabel, dim: int, sizes: list[int]) -> Val
     return (*axes[:dim], piece, *axes[dim + 1 :])
 
 
-def _common(op: Operation, values: Sequence[ValueLabel], dim: int, own: AxisLabel) -> ValueLabel:
+def _common(op: Operation, values: Sequence[ValueLabel], dim: int, along: AxisLabel) -> ValueLabel:
     for value in values[1:]:
-        for number, (first, other) in enumerate(zip(values[0], value, strict=True)):
+        for number, (first, second) in enumerate(zip(values[0], value, strict=True)):
             if number != dim:
-                op.labels.unite(first, other)
-    return tuple(own if number == dim else axis for number, axis in enumerate(values[0]))
+                op.labels.unite(first, second)
+    return tuple(along if number == dim else axis for number, axis in enumerate(values[0]))

@@ -48,7 +48,7 @@ def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -
     Tried in turn: an architecture that was given, the network of ours that the layout names, and, if neither has
     the weights' names and shapes, a description of the tensors alone, in natural order and without a factory.
     """
-    known = next((own for own in given if _fits(own, weights)), None) or _ours(kind, weights)
+    known = next((architecture for architecture in given if _fits(architecture, weights)), None) or _ours(kind, weights)
     return known or _anonymous(kind, weights)
 
 

@@ -72,16 +72,16 @@ class RayTuneReader:
         by_folder = {str(line["checkpoint_dir_name"]): line for line in lines if line.get("checkpoint_dir_name")}
         checkpoints: dict[str, list[str]] = {}
         for path in files:
-            place = parent_of(path)
-            if CHECKPOINT.search(place) and parent_of(place) == folder:
-                checkpoints.setdefault(place, []).append(path)
+            parent = parent_of(path)
+            if CHECKPOINT.search(parent) and parent_of(parent) == folder:
+                checkpoints.setdefault(parent, []).append(path)
         if not checkpoints:
             listing.leave_out(folder or ".", "no checkpoint folder in it")
-        for place, own in checkpoints.items():
-            name = place.rpartition("/")[2]
-            chosen = _choose_file(own)
+        for parent, paths in checkpoints.items():
+            name = parent.rpartition("/")[2]
+            chosen = _choose_file(paths)
             if chosen is None:
-                listing.leave_out(place, f"expected one file with weights, found {_names(own)}")
+                listing.leave_out(parent, f"expected one file with weights, found {_names(paths)}")
                 continue
             line = by_folder.get(name, None if by_folder else by_iteration.get(int(name.rpartition("_")[2])))
             epoch = _iteration(line) if line else int(name.rpartition("_")[2])
