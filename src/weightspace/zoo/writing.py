@@ -84,7 +84,9 @@ class ZooWriter:
             return
         shard = f"{name}-{len(self._tables):05d}.safetensors"
         tables, stacks = [table for table, _ in waiting], [stack for _, stack in waiting]
-        joined = {tensor: torch.cat([stack[tensor] for stack in stacks]).contiguous() for tensor in stacks[0]}
+        # In the architecture's order, in which a zoo is read: digests are of tensors in their order.
+        shapes = self._architectures[name].shapes
+        joined = {tensor: torch.cat([stack[tensor] for stack in stacks]).contiguous() for tensor in shapes}
         save_file(joined, self.folder / SHARD_FOLDER / shard)
         table = pd.concat(tables, ignore_index=True)
         places = {"architecture": name, "shard": shard, "row": range(len(table)), DIGEST: digest_stack(joined)}

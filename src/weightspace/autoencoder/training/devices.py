@@ -3,6 +3,8 @@
 Processes are started from outside (`torchrun` or `accelerate launch`) and found by accelerate.
 """
 
+import atexit
+
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
@@ -28,7 +30,11 @@ def best_device() -> torch.device:
 
 def team() -> PartialState:
     """The processes that were started together; one, unless a launcher started several."""
-    return PartialState(cpu=_on_cpu())
+    state = PartialState(cpu=_on_cpu())
+    if state.num_processes > 1:
+        # Python must not end while gloo's threads run: the process would abort, its work done.
+        atexit.register(state.destroy_process_group)
+    return state
 
 
 def choose_precision(config: TrainConfig) -> str:

@@ -97,6 +97,7 @@ def pretrain(
         model = replace(model.to(torch.device("cpu")), provenance=replace(provenance, final=history[-1]))
         model.network.eval()
         del corpus, stage
+        processes.wait_for_everyone()
         if processes.is_main_process:
             shutil.rmtree(folder / CORPUS_FOLDER)
             configuration = {"sane": sane, "preparation": preparation, "training": training}
