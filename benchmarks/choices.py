@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from weightspace.report.model_card import held_out_networks
 
-from weightspace.analysis.fidelity import measure_fidelity
+from weightspace.analysis.fidelity import last_of_first_members, measure_fidelity
 from weightspace.analysis.probing.probe import probe
 from weightspace.autoencoder.config import SANEConfig
+from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.cli.sane import embed
 from weightspace.corpus.config import PreparationConfig
 from weightspace.images import Images, open_images
 from weightspace.zoo.zoo import Zoo
@@ -128,17 +127,17 @@ def with_latents(choice: Choice, setting: Setting, folder: Path) -> Choice:
 
 
 def measure(sane: SANE, setting: Setting) -> dict[str, Any]:
-    held_out = held_out_networks(setting.parts[-1])
+    held_out = last_of_first_members(setting.parts[-1])
     found = measure_fidelity(sane, held_out, setting.images)
     row: dict[str, Any] = {
         "r2": found.overall_r2,
         "original_accuracy": found.original,
         "reconstructed_accuracy": found.reconstructed,
         "latents_per_weight": found.latents_per_weight,
-        "parameters": sum(parameter.numel() for parameter in sane.parameters()),
+        "parameters": sum(parameter.numel() for parameter in sane.network.parameters()),
     }
     for aggregation in ("mean", "readout"):
-        embedded = [embed(sane, part, aggregation) for part in setting.parts]
+        embedded = [sane.embed(part, aggregation) for part in setting.parts]
         for target in TARGETS:
             row[f"{aggregation} {target}"] = probe(*embedded, target=target).r2
     return row
@@ -146,13 +145,13 @@ def measure(sane: SANE, setting: Setting) -> dict[str, Any]:
 
 def windows(sane: SANE, setting: Setting) -> dict[str, float]:
     """R² with other windows of inference than that of training."""
-    held_out, trained = held_out_networks(setting.parts[-1]), sane.window
-    found = {}
+    held_out = last_of_first_members(setting.parts[-1])
+    scores = {}
     for window in INFERENCE_WINDOWS:
-        sane.window = window
-        found[f"window {window}"] = measure_fidelity(sane, held_out).overall_r2
-    sane.window = trained
-    return found
+        network = Network(sane.config, sane.preparation.config.token_width, window=window)
+        network.load_state_dict(sane.network.state_dict())
+        scores[f"window {window}"] = measure_fidelity(replace(sane, network=network.eval()), held_out).overall_r2
+    return scores
 
 
 def main() -> None:

@@ -20,8 +20,10 @@ import torch
 from plain import PlainSANE, plain_tokenize
 
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.embedding import embed_files, embed_network
+from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.provenance import Provenance
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.preparation import Preparation
 from weightspace.weights.files import open_weights, write_weights
@@ -38,7 +40,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def untrained(style: str, window: int) -> SANE:
     config = PreparationConfig(token_width=WIDTH, token_style=style)
-    return SANE(SANEConfig(), Preparation(config=config), window=window).eval()
+    network = Network(SANEConfig(), config.token_width, window=window).eval()
+    provenance = Provenance(training=TrainConfig())
+    return SANE(network=network, preparation=Preparation(config=config), provenance=provenance)
 
 
 def whole_sequence(weights: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -73,13 +77,13 @@ def main() -> None:
         write_weights(path, weights)
         for style in ("rows", "packed"):
             sane = untrained(style, options.window)
-            own = statistics.median(seconds(partial(embed_network, sane, open_weights(path))) for _ in range(3))
+            own = statistics.median(seconds(partial(sane.embed_network, open_weights(path))) for _ in range(3))
             ratio = results["straightforward"]["whole_extrapolated"] / own
-            count = embed_network(sane, weights).weights
+            count = sane.embed_network(weights).weights
             results[style] = {"seconds": own, "weights_per_second": count / own, "speed_up": ratio}
     if options.networks:
         started = time.perf_counter()
-        table = embed_files(untrained("rows", options.window), [options.networks]).table
+        table = untrained("rows", options.window).embed_files([options.networks]).table
         results["networks"] = {"count": len(table), "weights": int(table["weights"].sum())}
         results["networks"]["seconds"] = time.perf_counter() - started
     print(json.dumps(results))

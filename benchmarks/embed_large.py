@@ -46,16 +46,21 @@ def write_file(path: Path, weights: int) -> int:
 def embed(path: Path) -> None:
     """In a process of its own: embed, and print seconds and the peak of memory in MB."""
     from weightspace.autoencoder.config import SANEConfig
-    from weightspace.autoencoder.embedding import embed_network
+    from weightspace.autoencoder.network import Network
+    from weightspace.autoencoder.provenance import Provenance
     from weightspace.autoencoder.sane import SANE
+    from weightspace.autoencoder.training.config import TrainConfig
     from weightspace.corpus.config import PreparationConfig
     from weightspace.corpus.preparation import Preparation
     from weightspace.weights.files import open_weights
 
     torch.set_num_threads(1)
-    sane = SANE(SANEConfig(), Preparation(config=PreparationConfig(token_width=288)), window=64).eval()
+    preparation = Preparation(config=PreparationConfig(token_width=288))
+    provenance = Provenance(training=TrainConfig())
+    network = Network(SANEConfig(), 288, window=64).eval()
+    sane = SANE(network=network, preparation=preparation, provenance=provenance)
     started = time.perf_counter()
-    found = embed_network(sane, open_weights(path))
+    found = sane.embed_network(open_weights(path))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "weights": found.weights, "tokens": found.tokens}))

@@ -19,7 +19,6 @@ from torch import Tensor
 from weightspace.analysis.predicting.calibrating import fit_predictor
 from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.autoencoder.sane import SANE
-from weightspace.cli.sane import embed
 from weightspace.outputs import to_json
 from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo
@@ -38,7 +37,7 @@ DISTURBED: dict[str, Disturb] = {
 
 
 def flagged(predictor: Predictor, sane: SANE, zoo: Zoo) -> float:
-    features = embed(sane, zoo, predictor.aggregation).features
+    features = sane.embed(zoo, predictor.aggregation).features
     return float(np.mean([bool(own.reason) for own in predictor.predict_many(features)]))
 
 
@@ -67,7 +66,7 @@ def main() -> None:
             predictor = fit_predictor(sane, parts)
             fields = ("target", "r2", "usual_radius", "coverage")
             held += [
-                {"zoo": name, "fold": fold, "members": predictor.members, "strangers": predictor.strangers}
+                {"zoo": name, "fold": fold, "members": predictor.members, "outlier_share": predictor.outlier_share}
                 | {field: getattr(own, field) for field in fields}
                 for own in predictor.properties
             ]

@@ -24,9 +24,10 @@ from plain import COPIES, PlainSANE, batches, plain_step, write_sample
 from torch import nn
 
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.loop import train
+from weightspace.autoencoder.training.loop import Loop
+from weightspace.autoencoder.training.pretraining import Pretraining
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
@@ -77,7 +78,9 @@ def our_rate(zoo: Zoo, config: SANEConfig, style: str, steps: int, folder: Path)
         save_every=10**6,
         log_every=steps,
     )
-    last = train(SANE(config, fitted, window=training.window), corpus, training, folder)[-1]
+    network = Network(config, fitted.config.token_width, window=training.window)
+    stage = Pretraining.of(network, corpus, training)
+    last = Loop(stage, training, stage.accelerator, folder).run()[-1]
     return {"weights_per_second": last["weights_per_second"], "waiting": last["waiting_for_batches"], "tokens": tokens}
 
 

@@ -119,7 +119,7 @@ def made(sane: ws.SANE, untrained: ws.SANE, published: dict[str, Tensor], train:
         ("untrained SANE, encoded and decoded", untrained, 0.0),
     ):
         model = ResNet(depth)
-        sampler = ws.KernelDensity(bandwidth=bandwidth, relative=False)
+        sampler = ws.samplers.KernelDensity(bandwidth=bandwidth, relative=False)
         ws.initialize(model, own, anchors=[published], data=train, sampler=sampler)
         share = share or change(model, published)
         yield method, model
@@ -140,7 +140,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         zoo = ws.import_zoo(given.networks, Path(folder) / "zoo").where(member=f"resnet{SEEN}")
         sane = ws.pretrain(zoo, SHAPE, TRAINING, RESNET_PREPARATION, out=Path(folder) / "sane")
-        untrained = ws.SANE(sane.config, sane.preparation, window=sane.window)
+        untrained = sane.untrained(0)
         for depth in DEPTHS:
             published = load_file(given.networks / f"resnet{depth}.safetensors")
             layout = sane.preparation.prepare(published).frame.layout

@@ -22,7 +22,7 @@ from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.corpus.gathering import window_gather
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Permutations, permute, random_permutations
-from weightspace.symmetry.matching import match, match_stack, objective
+from weightspace.symmetry.matching import match_stack, match_weights, objective
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.tokens.layout import plan_layout
 from weightspace.tokens.tokenizing import flatten_weights
@@ -120,7 +120,7 @@ def matching_of_resnets(rounds: int) -> dict[str, float]:
     for number in range(rounds):
         reference, weights = ({name: t.detach() for name, t in resnet18().state_dict().items()} for _ in range(2))
         started = time.perf_counter()
-        ours = match(weights, reference, symmetry)
+        ours = match_weights(weights, reference, symmetry)
         middle = time.perf_counter()
         plain = plain_match(weights, reference, symmetry, derive_generator(number))
         times.append((middle - started, time.perf_counter() - middle))

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from weightspace.analysis.probing.comparing import Comparison, Fold, compare_representations, last_epoch
+from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
-from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, subtract
+from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
 from weightspace.analysis.representations.baselines import exact_token_statistics, layer_statistics
 from weightspace.analysis.representations.catalog import REPRESENTATIONS
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.cli.sane import embed
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.embeddings import Embeddings
@@ -72,8 +71,8 @@ class Setting(NamedTuple):
         out = self.models / name
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
-            mode = ["resume"] if partial_path(out).exists() else []
-            pretrain(members(), SANEConfig(), training, out=out, mode=mode)
+            existing = "resume" if partial_path(out).exists() else "refuse"
+            pretrain(members(), SANEConfig(), training, out=out, existing=existing)
         return SANE.open(out)
 
 
@@ -101,10 +100,10 @@ def trees(setting: Setting, name: str) -> list[Row]:
     return named(compare_representations(folds, TARGETS, model="trees", seed=SEED), name, zoo)
 
 
-def named(found: Comparison, name: str, zoo: Zoo) -> list[Row]:
+def named(found: ReadingComparison, name: str, zoo: Zoo) -> list[Row]:
     """Rows with the name of their zoo, and the epoch they are of."""
     last = int(zoo.table["epoch"].max())
-    return [{"zoo": name, "epoch": "all" if row["subset"] == "pooled" else last, **row} for row in found.rows]
+    return [{"zoo": name, "epoch": "all" if row.subset == "pooled" else last, **row.to_json()} for row in found.rows]
 
 
 def control(setting: Setting, name: str) -> list[Row]:
@@ -121,7 +120,7 @@ def control(setting: Setting, name: str) -> list[Row]:
     folds = []
     for fold in range(FOLDS):
         sane = setting.sane(name, fold)
-        both = [shuffled(layer_statistics), shuffled(lambda zoo, sane=sane: embed(sane, zoo, "readout"))]
+        both = [shuffled(layer_statistics), shuffled(lambda zoo, sane=sane: sane.embed(zoo, "readout"))]
         folds.append(Fold(setting.parts(name, fold), both))
     rows = named(compare_representations(folds, TARGETS, seed=SEED), name, setting.zoo(name))
     return [{**row, "labels": "shuffled"} for row in rows if "chosen" not in row]
@@ -140,8 +139,8 @@ def read(sane: SANE, parts: Sequence[Zoo]) -> Read:
     return Read(
         [layer_statistics(part) for part in parts],
         [exact_token_statistics(part, sane.preparation) for part in parts],
-        [embed(sane, part, "mean") for part in parts],
-        [embed(sane, part, "readout") for part in parts],
+        [sane.embed(part, "mean") for part in parts],
+        [sane.embed(part, "readout") for part in parts],
     )
 
 
@@ -153,7 +152,7 @@ def rows_of(results: dict[str, list[ProbeResult]], **about: Any) -> list[Row]:
         fields = ("target", "r2", "r2_low", "r2_high", "tau", "members")
         row = {**about, "representation": name, **{field: getattr(own, field) for field in fields}}
         if name != "s(W)":
-            difference = subtract(own, pooled["s(W)"], SEED)
+            difference = r2_difference(own, pooled["s(W)"], SEED)
             row |= {f"over_statistics{end}": v for end, v in zip(("", "_low", "_high"), difference, strict=True)}
         rows.append(row)
     return rows
@@ -169,9 +168,9 @@ def few(setting: Setting, name: str) -> list[Row]:
                 results: dict[str, list[ProbeResult]] = {}
                 for own in embedded:
                     for parts in own:
-                        cut = parts if epoch == "all" else [last_epoch(part) for part in parts]
+                        cut = parts if epoch == "all" else [part.last_epochs() for part in parts]
                         result = probe(first_members(cut[0], count), *cut[1:], target=target, seed=SEED)
-                        results.setdefault(result.representation, []).append(result)
+                        results.setdefault(result.representation.label, []).append(result)
                 most = len(embedded[0].mean[0].table["member"].unique())
                 rows += rows_of(results, zoo=name, epoch=epoch, labels=min(count, most))
     return rows
@@ -192,8 +191,8 @@ def epochs(setting: Setting, name: str) -> list[Row]:
             parts = [late_epochs(part) for part in setting.parts(name, fold)]
             whole, early = read(setting.sane(name, fold), parts), setting.early(name, fold)
             unseen = {f"SANE of early epochs ({kind})": kind for kind in ("mean", "readout")}
-            named_parts = [(own[-1].representation, own) for own in whole]
-            named_parts += [(name, [embed(early, part, kind) for part in parts]) for name, kind in unseen.items()]
+            named_parts = [(own[-1].representation.label, own) for own in whole]
+            named_parts += [(name, [early.embed(part, kind) for part in parts]) for name, kind in unseen.items()]
             for representation, own in named_parts:
                 results.setdefault(representation, []).append(probe(*own, target=target, seed=SEED))
         rows += rows_of(results, zoo=name, epoch="second half")
@@ -211,7 +210,7 @@ def across(setting: Setting) -> list[Row]:
                 results = {}
                 for trained, other in zip(embedded[source], embedded[tested], strict=True):
                     result = probe(*trained[:2], other[2], target=target, seed=SEED)
-                    results[result.representation] = [result]
+                    results[result.representation.label] = [result]
                 rows += rows_of(results, zoo=tested, trained_on=source, epoch="all")
     return rows
 

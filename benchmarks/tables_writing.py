@@ -13,36 +13,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
-from weightspace.generation.acquainting import acquaint
-from weightspace.generation.samplers.published import published
-from weightspace.generation.widening import widen
 
 from weightspace.autoencoder.config import SANEConfig
-from weightspace.autoencoder.presets import preset
+from weightspace.autoencoder.presets import sized
 from weightspace.autoencoder.reconstructing import LatentDescent, reconstruct
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.autoencoder.training.distilling import distill
 from weightspace.autoencoder.training.pretraining import pretrain
-from weightspace.cli.writing import tune
 from weightspace.corpus.config import PreparationConfig
-from weightspace.evaluation.comparing import compare, evaluate, table_rows
+from weightspace.evaluation.comparing import Competitors, compare_with_controls, writing_rows
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.fine_tuning import Population
+from weightspace.evaluation.fine_tuning import Population, fine_tune
 from weightspace.generation.anchors import Anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.novelty import Novelty, NoveltyReference
 from weightspace.generation.samplers.gaussian import Gaussian, Mixture, RandomLatents
 from weightspace.generation.samplers.interpolation import Interpolation
-from weightspace.generation.samplers.kernel_density import KernelDensity
+from weightspace.generation.samplers.kernel_density import KernelDensity, published_sampler
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.sampling import Generated
-from weightspace.generation.selecting import generate_selected
-from weightspace.generation.widths import BANDWIDTHS, novelty_of
+from weightspace.generation.selecting import best_networks
+from weightspace.generation.widths import BANDWIDTHS, novelty_of, width_for_novelty
 from weightspace.images import Images, ImageSet
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.supervised import predict_stack, stack_weights
+from weightspace.tokens.windows import WindowCut
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import recorded_images
@@ -57,8 +56,8 @@ TRANSFERS = (
     ("mnist-cnn-s", "scene_digits-cnn-s"),
 )
 SHARES, SEED = (0.7, 0.15, 0.15), 0
-SHAPE, TRAINING, PREPARATION = preset("writing")
-BEHAVIOUR = DistillConfig(seed=SEED)
+SHAPE, TRAINING, PREPARATION = sized("small", writing=True)
+DISTILLING = DistillConfig(seed=SEED)
 NARROW = replace(SHAPE, latent_width=18)
 SAMPLER = KernelDensity(bandwidth=0.1)
 RESNET_SHAPE = SANEConfig(latent_width=64, model_width=96, linear_path=True)
@@ -73,7 +72,7 @@ RESNET_TRAINING = TrainConfig(
     noise=0.0,
     seed=SEED,
 )
-RESNET_BEHAVIOUR = DistillConfig(
+RESNET_DISTILLING = DistillConfig(
     steps=150, networks=4, mixed=0.0, latent_noise=0.1, statistics_weight=0.0, windows=3, seed=SEED
 )
 DRAWS, KEPT, ANCHORS, NOVELTY = 50, 5, 10, 0.3
@@ -105,33 +104,33 @@ class Setting(NamedTuple):
         out = self.folder(name, narrow)
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
-            mode = ["resume"] if partial_path(out).exists() else []
+            existing = "resume" if partial_path(out).exists() else "refuse"
             shape = NARROW if narrow else SHAPE
-            pretrain(members_of(self.parts(name)[0], narrow), shape, TRAINING, PREPARATION, out=out, mode=mode)
+            pretrain(members_of(self.parts(name)[0], narrow), shape, TRAINING, PREPARATION, out=out, existing=existing)
         return SANE.open(out)
 
     def residual(self, name: str) -> SANE:
-        """Pre-trained on residual networks, and tuned a little."""
-        plain, out = self.models / name, self.models / f"{name}-tuned"
+        """Pre-trained on residual networks, and distilled a little."""
+        plain, out = self.models / name, self.models / f"{name}-distilled"
         train = self.parts(name)[0]
         if not plain.exists():
             pretrain(train, RESNET_SHAPE, RESNET_TRAINING, RESNET_PREPARATION, out=plain)
         if not out.exists():
-            tune(plain, trained(train), self.images(name).train, RESNET_BEHAVIOUR, out=out)
+            distill(plain, trained(train), self.images(name).train, RESNET_DISTILLING, out=out)
         return SANE.open(out)
 
     def folder(self, name: str, narrow: bool) -> Path:
         return self.models / f"{name}{'-narrow' if narrow else '-half'}"
 
-    def tuned(self, name: str, narrow: bool = False) -> SANE:
-        """The same after the behavioural stage."""
+    def distilled(self, name: str, narrow: bool = False) -> SANE:
+        """The same, distilled."""
         self.plain(name, narrow)
         before = self.folder(name, narrow)
-        out = before.with_name(f"{before.name}-tuned")
+        out = before.with_name(f"{before.name}-distilled")
         if not out.exists():
             members = trained(members_of(self.parts(name)[0], narrow))
-            mode = ["resume"] if partial_path(out).exists() else []
-            tune(before, members, self.images(name).train, BEHAVIOUR, out=out, mode=mode)
+            existing = "resume" if partial_path(out).exists() else "refuse"
+            distill(before, members, self.images(name).train, DISTILLING, out=out, existing=existing)
         return SANE.open(out)
 
 
@@ -157,6 +156,11 @@ def anchors_of(train: Zoo, count: int = ANCHORS, epoch: int | None = None) -> Zo
     return own.best(min(count, len(own.members)), by="validation_accuracy")
 
 
+def without_halo(length: int, window: int) -> WindowCut:
+    """Windows that see no context."""
+    return WindowCut(length, min(length, window), 0)
+
+
 class Method(NamedTuple):
     """A model, a sampler, and how networks are selected."""
 
@@ -166,9 +170,7 @@ class Method(NamedTuple):
 
     def make(self, anchors: Zoo, images: ImageSet, count: int = KEPT) -> list[Generated]:
         encoded: Anchors = encode_anchors(self.sane, anchors)
-        return generate_selected(
-            self.sane, encoded, count, images, self.select, seed=SEED, sampler=self.sampler
-        ).networks
+        return best_networks(self.sane, encoded, count, images, self.select, seed=SEED, sampler=self.sampler).networks
 
 
 PLAIN, SUBSAMPLED = SelectConfig(), SelectConfig(draws=DRAWS)
@@ -178,7 +180,7 @@ REFINED = SelectConfig(draws=DRAWS, refine=50)
 
 def same(setting: Setting, name: str) -> list[Row]:
     """Table 3: pre-train on the first half of the epochs, prompt with the last; every baseline beside it."""
-    plain, sane = setting.plain(name), setting.tuned(name)
+    plain, sane = setting.plain(name), setting.distilled(name)
     chosen = anchors_of(setting.parts(name)[0])
     sampler = new_sampler(setting, name, sane, chosen)
     methods = {
@@ -188,7 +190,7 @@ def same(setting: Setting, name: str) -> list[Row]:
         "SANE, bootstrapped": Method(sane, sampler, BOOTSTRAPPED),
         "SANE, refined": Method(sane, sampler, REFINED),
         "SANE, interpolation, subsampled": Method(sane, Interpolation(), SUBSAMPLED),
-        "SANE, published sampler": Method(sane, published(), PLAIN),
+        "SANE, published sampler": Method(sane, published_sampler(), PLAIN),
         "SANE, random start, bootstrapped": Method(sane, RandomLatents(), SelectConfig(draws=DRAWS, rounds=5)),
         "SANE before tuning, subsampled": Method(plain, sampler, SUBSAMPLED),
     }
@@ -205,12 +207,12 @@ def new_sampler(setting: Setting, name: str, sane: SANE, anchors: Zoo) -> Kernel
         return Method(sane, sampler, SUBSAMPLED).make(anchors, images)
 
     measure = novelty_of(sane, setting.parts(name)[0], images)
-    return KernelDensity(bandwidth=widen(SamplerConfig(), NOVELTY, make, measure).sampling.bandwidth)
+    return KernelDensity(bandwidth=width_for_novelty(SamplerConfig(), NOVELTY, make, measure).sampling.bandwidth)
 
 
 def samplers(setting: Setting, name: str) -> list[Row]:
     """Choices of the sampler, without fine-tuning; all subsampled alike."""
-    sane = setting.tuned(name)
+    sane = setting.distilled(name)
     kinds: dict[str, Sampler] = {
         f"kernel density {width:g}": KernelDensity(bandwidth=width) for width in (0.05, 0.1, 0.2, 0.4)
     }
@@ -218,7 +220,7 @@ def samplers(setting: Setting, name: str) -> list[Row]:
         "kernel density, an anchor for each layer": KernelDensity(bandwidth=0.1, anchor="layer"),
         "kernel density, an anchor for each token": KernelDensity(bandwidth=0.1, anchor="independent"),
         "kernel density, shared noise": KernelDensity(bandwidth=0.1, noise="shared"),
-        "published": published(),
+        "published": published_sampler(),
         "Gaussian": Gaussian(),
         "Gaussian, half as wide": Gaussian(scale=0.5),
         "mixture of 3": Mixture(components=3),
@@ -235,7 +237,7 @@ def samplers(setting: Setting, name: str) -> list[Row]:
 
 def anchors(setting: Setting, name: str) -> list[Row]:
     """How many anchors: 1, 3, 5, 20."""
-    sane, found = setting.tuned(name), []
+    sane, found = setting.distilled(name), []
     for count in (1, 3, 5, 20):
         chosen = anchors_of(setting.parts(name)[0], count)
         sampler = (
@@ -267,7 +269,7 @@ def prompted(setting: Setting, pair: str, config: EvaluateConfig) -> list[Row]:
     """Networks from the SANE of one zoo, with anchors of another that were trained for 2 epochs."""
     source, target = pair.split("->")
     chosen = anchors_of(setting.parts(target)[0], 5, epoch=2)
-    sane = acquaint(setting.tuned(source), chosen)
+    sane = setting.distilled(source).adopting(chosen)
     methods = {
         "SANE, subsampled": Method(sane, SAMPLER, SUBSAMPLED),
         "SANE, kernel density": Method(sane, SAMPLER, PLAIN),
@@ -292,23 +294,24 @@ def resnet(setting: Setting, name: str) -> list[Row]:
         "SANE, neither": methods["SANE, halo, statistics as generated"],
     }
     generated = {label: method.make(chosen, images, RESNET_KEPT) for label, method in methods.items()}
-    with patch("weightspace.autoencoder.inference.halo_of", lambda window: 0):
+    with patch("weightspace.autoencoder.coding.cut_windows", without_halo):
         generated |= {label: method.make(chosen, images, RESNET_KEPT) for label, method in without.items()}
     config = EvaluateConfig(epochs=(0, 1), long=5, seed=SEED)
-    found = compare(sane, setting.parts(name)[0], chosen, generated, images, config, draws)
-    return [{"zoo": name, **row} for row in found.rows]
+    competitors = Competitors(sane, setting.parts(name)[0], chosen, generated, draws)
+    found = compare_with_controls(competitors, images, config)
+    return [{"zoo": name, **row.to_json()} for row in found.rows]
 
 
 def fidelity(setting: Setting, name: str) -> list[Row]:
     """What held-out members keep of half a latent per weight, as encoded and encoded in gradient steps."""
     train, _, held_out = setting.parts(name)
     images = setting.images(name)
-    narrow, descent = setting.tuned(name, narrow=True), LatentDescent(images.train)
-    untrained = SANE(narrow.config, narrow.preparation, window=narrow.window)
+    narrow, descent = setting.distilled(name, narrow=True), LatentDescent(images.train)
+    untrained = narrow.untrained(0)
     kinds: dict[str, tuple[SANE, LatentDescent | None]] = {
         "pre-trained": (setting.plain(name, narrow=True), None),
-        "tuned": (narrow, None),
-        "tuned, encoded closely": (narrow, descent),
+        "distilled": (narrow, None),
+        "distilled, encoded closely": (narrow, descent),
         "untrained, encoded closely": (untrained, descent),
     }
     populations: list[Population] = []
@@ -320,15 +323,16 @@ def fidelity(setting: Setting, name: str) -> list[Row]:
         reference = NoveltyReference(train, narrow.preparation, architecture)
         made = {"held-out members": Decoded(networks, 0.0)}
         for kind, (sane, closely) in kinds.items():
-            pairs = reconstruct(sane, networks, architecture, closely=closely)
-            per_weight = pairs[0].latents / sum(own.numel() for own in pairs[0].true.values())
-            made[kind] = Decoded([own.made for own in pairs], per_weight)
+            pairs = reconstruct(sane, networks, architecture, descent=closely)
+            per_weight = pairs[0].latents / sum(own.numel() for own in pairs[0].original.values())
+            made[kind] = Decoded([own.decoded for own in pairs], per_weight)
         for kind, decoded in made.items():
-            populations.append(Population(kind, architecture, *decoded))
+            populations.append(Population(kind, kind, architecture, *decoded))
             novelty.setdefault(kind, []).append(reference.measure(decoded.networks, architecture, images.test))
             agreement.setdefault(kind, []).append(agreeing(architecture, decoded.networks, networks, images.test))
-    rows = table_rows(populations, evaluate(populations, images, EvaluateConfig(epochs=(0,))), novelty)
-    return [{"zoo": name, **row, "agreement": float(torch.cat(agreement[row["method"]]).mean())} for row in rows]
+    joined = {kind: Novelty(*map(np.concatenate, zip(*parts, strict=True))) for kind, parts in novelty.items()}
+    rows = writing_rows(populations, fine_tune(populations, images, EvaluateConfig(epochs=(0,))), joined)
+    return [{"zoo": name, **r.to_json(), "agreement": float(torch.cat(agreement[r.method]).mean())} for r in rows]
 
 
 class Decoded(NamedTuple):
@@ -352,8 +356,9 @@ def rows_of(
     images = setting.images(name)
     generated = {label: method.make(anchors, images) for label, method in methods.items()}
     train = setting.parts(name)[0]
-    found = compare(sane, train, anchors, generated, images, config, next(iter(methods.values())).select)
-    return [{"zoo": name, **row} for row in found.rows]
+    competitors = Competitors(sane, train, anchors, generated, next(iter(methods.values())).select)
+    found = compare_with_controls(competitors, images, config)
+    return [{"zoo": name, **row.to_json()} for row in found.rows]
 
 
 TABLES: dict[str, tuple[Callable[[Setting, str], list[Row]], tuple[str, ...]]] = {

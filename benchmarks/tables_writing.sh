@@ -4,7 +4,7 @@
 #   benchmarks/tables_writing.sh [TABLE ...]      same, samplers, anchors, transfer, architectures, fidelity, resnet; all
 #                                                 if none is named
 #
-# Grows the zoos that are missing (two hours), trains and tunes a SANE for every zoo (ten minutes of a core each), then
+# Grows the zoos that are missing (two hours), trains and distills a SANE for every zoo (ten minutes of a core each), then
 # fine-tunes (half an hour of a core for each zoo of `same`). What is there already is kept: remove runs/writing to train
 # again, docs/tables/writing-*.json to evaluate again. WEIGHTSPACE_ZOOS, WEIGHTSPACE_DATA: see zoos.sh.
 set -euo pipefail

@@ -9,8 +9,8 @@ PACKAGE = ROOT / "src" / "weightspace"
 PAGE = ROOT / "docs" / "pages" / "house.md"
 HEAD = """# The house
 
-Every file of the package, floor by floor, with the first line of its docstring. A file imports from floors below its own
-and from its own room, never in a circle; `tests/test_house.py` holds both. This page is written by
+Every file of the package, floor by floor, with the first line of its docstring. A file imports from floors below its
+own and from its own room, never in a circle; `tests/test_house.py` holds both. This page is written by
 `python docs/update_house.py`.
 """
 

@@ -239,7 +239,7 @@ def predictions(found: dict[str, Any]) -> str:
             radius = np.average([row["usual_radius"] for row in bounded], weights=weights)
             without = f" ({len(rows) - len(bounded)} folds without)" if len(bounded) < len(rows) else ""
             line.append(f"{held:.0%}, ± {radius:.2g}{without}")
-        line.append(f"{np.average([row['strangers'] for row in own]):.1%}")
+        line.append(f"{np.average([row['outlier_share'] for row in own]):.1%}")
         body.append(line)
     table = markdown(["zoo", *(f"{name}: held, usual width" for name in TARGETS.values()), "unlike the zoo"], body)
     unlike = found["unlike"]
