@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from plain import PlainSANE, plain_tokenize
@@ -30,6 +30,8 @@ from weightspace.weights.files import open_weights, write_weights
 from weightspace.zoo.growing.networks import resnet18
 
 WIDTH = 288
+Style = Literal["rows", "packed"]
+STYLES: tuple[Style, ...] = ("rows", "packed")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -38,7 +40,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def untrained(style: str, window: int) -> SANE:
+def untrained(style: Style, window: int) -> SANE:
     config = PreparationConfig(token_width=WIDTH, token_style=style)
     network = Network(SANEConfig(), config.token_width, window=window).eval()
     provenance = Provenance(training=TrainConfig())
@@ -75,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "resnet18.safetensors"
         write_weights(path, weights)
-        for style in ("rows", "packed"):
+        for style in STYLES:
             sane = untrained(style, options.window)
             own = statistics.median(seconds(partial(sane.embed_network, open_weights(path))) for _ in range(3))
             ratio = results["straightforward"]["whole_extrapolated"] / own

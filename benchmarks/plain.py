@@ -4,6 +4,7 @@ Permute a network tensor by tensor, tokenise all of it, keep 201 copies of every
 two of the copies, and take each through the model by itself; embed a whole network in one pass.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,7 +33,9 @@ def plain_permute(weights: Weights, symmetry: Symmetry, permutations: Permutatio
 
 def plain_tokenize(weights: Weights, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, masks and positions, layer by layer."""
-    tokens, masks, positions = [], [], []
+    tokens: list[Tensor] = []
+    masks: list[Tensor] = []
+    positions: list[Tensor] = []
     for name, tensor in weights.items():
         if "weight" not in name and "running" not in name:
             continue
@@ -54,7 +57,7 @@ def plain_tokenize(weights: Weights, width: int) -> tuple[Tensor, Tensor, Tensor
 def plain_match(weights: Weights, reference: Weights, symmetry: Symmetry, generator: torch.Generator) -> Permutations:
     """One network at a time: all groups in every sweep, in random order, until a sweep changes nothing."""
     permutations = {group: torch.arange(size) for group, size in symmetry.groups.items()}
-    places = {group: [] for group in symmetry.groups}
+    places: dict[str, list[tuple[str, int]]] = {group: [] for group in symmetry.groups}
     for name, axes in symmetry.axes.items():
         for number, axis in enumerate(axes):
             for group in groups_of((axis,)):
@@ -108,7 +111,7 @@ class Samples(Dataset):
         return sample["w"], sample["m"], sample["p"]
 
 
-def batches(paths: list[Path], size: int, window: int, workers: int) -> "list[tuple[Tensor, ...]]":
+def batches(paths: list[Path], size: int, window: int, workers: int) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
     """Two views of a window of every sample: one start and one draw of copies for the whole batch."""
     for tokens, mask, positions in DataLoader(Samples(paths), batch_size=size, num_workers=workers, drop_last=True):
         start = int(torch.randint(max(1, tokens.shape[2] - window + 1), ()))

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -46,6 +46,8 @@ MODELS = {"small": SANEConfig(), "width 256": SANEConfig(model_width=256, heads=
 NETWORKS = {"cnn-s": (cnn_s, (2, 1, 28, 28), 201), "cnn-l": (cnn_l, (2, 3, 32, 32), 289)}
 PUBLISHED_WINDOWS = {"cnn-s": 3, "resnet18": 50}
 FEW_COPIES = (2, 6)
+Style = Literal["rows", "packed"]
+STYLES: tuple[Style, ...] = ("rows", "packed")
 
 
 def write_zoo(folder: Path, name: str, members: int) -> Zoo:
@@ -66,7 +68,7 @@ def modules(name: str) -> nn.Module:
     return resnet18() if name == "resnet18" else NETWORKS[name][0]()
 
 
-def our_rate(zoo: Zoo, config: SANEConfig, style: str, steps: int, folder: Path) -> dict[str, float]:
+def our_rate(zoo: Zoo, config: SANEConfig, style: Style, steps: int, folder: Path) -> dict[str, float]:
     preparation = PreparationConfig(token_style=style)
     fitted, corpus = fit_preparation(zoo, preparation, folder / f"corpus-{style}")
     tokens = len(corpus.parts[0].frame.layout)
@@ -112,7 +114,7 @@ def rates(name: str, steps: int, folder: Path) -> dict[str, Any]:
     found = {}
     for model, config in MODELS.items():
         plain = plain_rate(zoo, config, width, paths, steps)
-        own = {style: our_rate(zoo, config, style, steps, folder) for style in ("rows", "packed")}
+        own = {style: our_rate(zoo, config, style, steps, folder) for style in STYLES}
         ratios = {style: rate["weights_per_second"] / plain["weights_per_second"] for style, rate in own.items()}
         found[model] = {"straightforward": plain, **own, "speed_up": ratios}
     return found

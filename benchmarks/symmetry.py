@@ -124,7 +124,8 @@ def matching_of_resnets(rounds: int) -> dict[str, float]:
         middle = time.perf_counter()
         plain = plain_match(weights, reference, symmetry, derive_generator(number))
         times.append((middle - started, time.perf_counter() - middle))
-        reached.append(tuple(objective(permute(weights, symmetry, own), reference, symmetry) for own in (ours, plain)))
+        mine, other = (objective(permute(weights, symmetry, own), reference, symmetry) for own in (ours, plain))
+        reached.append((mine, other))
     own, plain = (statistics.median(column) for column in zip(*times, strict=True))
     ours, theirs = (statistics.mean(column) for column in zip(*reached, strict=True))
     return {

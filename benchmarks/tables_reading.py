@@ -7,8 +7,9 @@ Each table is a file of rows with the command, the seed, the date and the hashes
 import argparse
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class Setting(NamedTuple):
         out = self.models / name
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
-            existing = "resume" if partial_path(out).exists() else "refuse"
+            existing: Literal["refuse", "resume"] = "resume" if partial_path(out).exists() else "refuse"
             pretrain(members(), SANEConfig(), training, out=out, existing=existing)
         return SANE.open(out)
 
@@ -120,7 +121,7 @@ def control(setting: Setting, name: str) -> list[Row]:
     folds = []
     for fold in range(FOLDS):
         sane = setting.sane(name, fold)
-        both = [shuffled(layer_statistics), shuffled(lambda zoo, sane=sane: sane.embed(zoo, "readout"))]
+        both = [shuffled(layer_statistics), shuffled(partial(sane.embed, aggregation="readout"))]
         folds.append(Fold(setting.parts(name, fold), both))
     rows = named(compare_representations(folds, TARGETS, seed=SEED), name, setting.zoo(name))
     return [{**row, "labels": "shuffled"} for row in rows if "chosen" not in row]
@@ -209,7 +210,7 @@ def across(setting: Setting) -> list[Row]:
             for tested in SMALL:
                 results = {}
                 for trained, other in zip(embedded[source], embedded[tested], strict=True):
-                    result = probe(*trained[:2], other[2], target=target, seed=SEED)
+                    result = probe(trained[0], trained[1], other[2], target=target, seed=SEED)
                     results[result.representation.label] = [result]
                 rows += rows_of(results, zoo=tested, trained_on=source, epoch="all")
     return rows

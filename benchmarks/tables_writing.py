@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -104,7 +104,7 @@ class Setting(NamedTuple):
         out = self.folder(name, narrow)
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
-            existing = "resume" if partial_path(out).exists() else "refuse"
+            existing: Literal["refuse", "resume"] = "resume" if partial_path(out).exists() else "refuse"
             shape = NARROW if narrow else SHAPE
             pretrain(members_of(self.parts(name)[0], narrow), shape, TRAINING, PREPARATION, out=out, existing=existing)
         return SANE.open(out)
@@ -129,7 +129,7 @@ class Setting(NamedTuple):
         out = before.with_name(f"{before.name}-distilled")
         if not out.exists():
             members = trained(members_of(self.parts(name)[0], narrow))
-            existing = "resume" if partial_path(out).exists() else "refuse"
+            existing: Literal["refuse", "resume"] = "resume" if partial_path(out).exists() else "refuse"
             distill(before, members, self.images(name).train, DISTILLING, out=out, existing=existing)
         return SANE.open(out)
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from weightspace.autoencoder.training.loop import TrainingStopped
 from weightspace.autoencoder.training.objective import Objective, masked_mse, nt_xent, statistics_loss
 from weightspace.autoencoder.training.pretraining import effective_rank, pretrain
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.corpus import Corpus, opened_corpus
+from weightspace.corpus.corpus import Corpus, CorpusPart, opened_corpus
 from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Batch, Views, WindowSource
@@ -109,12 +110,12 @@ def test_the_transformer_is_torchs() -> None:
     theirs = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
     with torch.no_grad():
         for block, other in zip(ours.blocks, theirs.layers, strict=True):
-            other.self_attn.in_proj_weight.copy_(block.query_key_value.weight)
-            other.self_attn.out_proj.weight.copy_(block.attention_out.weight)
-            other.linear1.weight.copy_(block.mlp_in.weight)
-            other.linear2.weight.copy_(block.mlp_out.weight)
-            other.norm1.weight.copy_(block.attention_norm.weight)
-            other.norm2.weight.copy_(block.mlp_norm.weight)
+            other.get_parameter("self_attn.in_proj_weight").copy_(block.get_parameter("query_key_value.weight"))
+            other.get_parameter("self_attn.out_proj.weight").copy_(block.get_parameter("attention_out.weight"))
+            other.get_parameter("linear1.weight").copy_(block.get_parameter("mlp_in.weight"))
+            other.get_parameter("linear2.weight").copy_(block.get_parameter("mlp_out.weight"))
+            other.get_parameter("norm1.weight").copy_(block.get_parameter("attention_norm.weight"))
+            other.get_parameter("norm2.weight").copy_(block.get_parameter("mlp_norm.weight"))
     x, present = torch.randn(3, 7, width), torch.ones(3, 7, dtype=torch.bool)
     present[1, 4:] = False
     expected = theirs(x, src_key_padding_mask=~present)
@@ -451,10 +452,10 @@ def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) 
     torch.testing.assert_close(alone[0], latents.values[0], rtol=1e-4, atol=1e-5)
 
 
-def part_tokens(part: object) -> torch.Tensor:
+def part_tokens(part: CorpusPart) -> torch.Tensor:
     from weightspace.corpus.views import whole_networks
 
-    return whole_networks(part, part.flat)  # type: ignore[arg-type]
+    return whole_networks(part, part.flat)
 
 
 def test_long_sequences_are_encoded_in_haloed_windows(sane: SANE) -> None:
@@ -500,7 +501,8 @@ def test_a_damaged_model_is_refused(sane_folder: Path, tmp_path: Path) -> None:
         SANE.open(folder)
     (folder / "model.safetensors").write_bytes(whole)
     config = json.loads((folder / "config.json").read_text())
-    for change in ({"window": None}, {"sane": {**config["sane"], "latent_width": 5}}, {"sane": {}}):
+    changes: list[dict[str, Any]] = [{"window": None}, {"sane": {**config["sane"], "latent_width": 5}}, {"sane": {}}]
+    for change in changes:
         (folder / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(InputError, match="expected a trained SANE"):
             SANE.open(folder)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def ramp_pair() -> tuple[Ramps, Ramps]:
 
 def write_npz(path: Path, **changes: np.ndarray | None) -> Path:
     generator = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray | None] = {
+    arrays: dict[str, Any] = {
         "train_images": generator.integers(0, 255, (20, 6, 6), dtype=np.uint8),
         "train_labels": np.arange(20) % 3,
         "test_images": generator.integers(0, 255, (9, 6, 6), dtype=np.uint8),

@@ -26,7 +26,10 @@ def sane(sane_folder: Path) -> SANE:
 
 def resnet(blocks: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(blocks)
-    shapes = {"conv1.weight": (8, 3, 3, 3), **{f"layer{n}.weight": (8, 8, 3, 3) for n in range(blocks)}}
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv1.weight": (8, 3, 3, 3),
+        **{f"layer{n}.weight": (8, 8, 3, 3) for n in range(blocks)},
+    }
     shapes |= {"bn1.weight": (8,), "linear.weight": (10, 8), "linear.bias": (10,)}
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
@@ -65,7 +68,8 @@ def test_weightwatcher_values_are_its_own() -> None:
     weightwatcher = pytest.importorskip("weightwatcher")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(8, 32, 3, bias=False), nn.Linear(60, 80, bias=False))
-    weights = {"conv.weight": network[0].weight.detach(), "head.weight": network[1].weight.detach()}
+    convolution, head = (network.get_parameter(f"{number}.weight").detach() for number in range(2))
+    weights = {"conv.weight": convolution, "head.weight": head}
     found = watch_layers(weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pandas, about how it makes tables

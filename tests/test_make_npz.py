@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def write_usps(folder: Path, train: tuple, test: tuple) -> None:
 
 
 def write_packed(path: Path, train: tuple, test: tuple) -> None:
-    arrays: dict[str, np.ndarray] = {"image_shape": np.array([32, 32, 3])}
+    arrays: dict[str, Any] = {"image_shape": np.array([32, 32, 3])}
     for name, (images, labels) in (("train", train), ("test", test)):
         padded = np.concatenate([images, np.zeros((2500 - len(images), 32, 32, 3), np.uint8)])
         sheet = padded.reshape(50, 50, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(1600, 1600, 3)

@@ -143,12 +143,12 @@ def test_recalibration_drops_nothing_and_leaves_modes_alone() -> None:
     module.train()
     module[3].eval()
     inputs = torch.randn(64, 3)
-    first = recalibrate_batch_norm(module, inputs)[2].running_var.clone()
-    assert torch.equal(recalibrate_batch_norm(module, inputs)[2].running_var, first)
+    first = recalibrate_batch_norm(module, inputs).get_buffer("2.running_var").clone()
+    assert torch.equal(recalibrate_batch_norm(module, inputs).get_buffer("2.running_var"), first)
     assert module.training and module[1].training and not module[3].training
     with pytest.raises(RuntimeError):
         recalibrate_batch_norm(module, torch.randn(64, 7))
-    assert torch.equal(module[2].running_var, first) and module[1].training and not module[3].training
+    assert torch.equal(module.get_buffer("2.running_var"), first) and module[1].training and not module[3].training
 
 
 def test_networks_that_are_scored_on_the_way_are_trained_alike(digits: ImageSet) -> None:
@@ -206,7 +206,7 @@ def test_tied_networks_are_trained_and_stay_tied(digits: ImageSet, fit: Callable
     images, start = Images(digits.train.inputs.double(), digits.train.labels), Tied().double()
     alone = train_alone(start, images, FitConfig(epochs=1), 0.01, 0.0, 0)
     module = fit(start, images, FitConfig(epochs=1), learning_rate=0.01, seed=0)
-    assert torch.equal(module.a.weight, module.b.weight)
+    assert torch.equal(module.get_parameter("a.weight"), module.get_parameter("b.weight"))
     for name, tensor in alone.state_dict().items():
         torch.testing.assert_close(module.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 

@@ -2,6 +2,7 @@ import itertools
 import json
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -221,8 +222,8 @@ class Parts(nn.Module):
         return self.put_together(self, x)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
-    return nn.functional.scaled_dot_product_attention(q, k, v, **options)  # type: ignore[arg-type] # as it takes them
+def attend(*parts: Tensor, **options: Any) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(*parts, **options)
 
 
 # What a value is constant along, and what is shared among heads, time steps and states: each of these was wrong once.
@@ -321,6 +322,8 @@ def test_choosing_and_extremes_keep_units_moving() -> None:
 
 class Counting(nn.Module):
     """Counts in a buffer, keeps what it computed, and gives a complex number."""
+
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -395,8 +395,8 @@ def test_the_commands_of_writing(
 def test_as_new_as_asked(
     sane_folder: Path, zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ("generate", sane_folder, "--anchors", zoo_folder, "--best", 3, "--count", 2)
-    common = (*common, "--architecture", "mlp-64-8-10-tanh")
+    wanted = ("--best", 3, "--count", 2, "--architecture", "mlp-64-8-10-tanh")
+    common = ("generate", sane_folder, "--anchors", zoo_folder, *wanted)
     status, out, _ = run(capsys, *common, "--novelty", 0.01, "--out", tmp_path / "made", "--json")
     made = Zoo.open(tmp_path / "made")
     assert status == 0 and json.loads(out)["sampler"]["bandwidth"] == 0.05 and len(made) == 2

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from weightspace.zoo.growing.recipes import find_recipe
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
-STACKED = {"plan": "stacked", "workers": 1}
+STACKED: dict[str, Any] = {"plan": "stacked", "workers": 1}
 
 
 @pytest.fixture
@@ -97,8 +98,7 @@ def test_the_papers_cnn_has_the_published_size_and_names() -> None:
 )
 def test_initialisations_depend_on_the_generator_only(scheme: str) -> None:
     first, second, other = (
-        initialize(mlp([9, 5, 2]), scheme, derive_generator(seed)).state_dict()
-        for seed in (0, 0, 1)  # type: ignore[arg-type]
+        initialize(mlp([9, 5, 2]), scheme, derive_generator(seed)).state_dict() for seed in (0, 0, 1)
     )
     weight = "module_list.1.weight"
     assert torch.equal(first[weight], second[weight]) and not torch.equal(first[weight], other[weight])
@@ -294,8 +294,8 @@ def test_ranges_are_drawn_inside() -> None:
         ({"keep": (0, 9)}, "expected kept epochs between 0 and 1"),
     ],
 )
-def test_bad_growing_is_refused(changes: dict[str, object], message: str, digits: ImageSet, tmp_path: Path) -> None:
-    config = GrowConfig(**{"members": 2, "epochs": 1, **STACKED, **changes})  # type: ignore[arg-type]
+def test_bad_growing_is_refused(changes: dict[str, Any], message: str, digits: ImageSet, tmp_path: Path) -> None:
+    config = GrowConfig(**{"members": 2, "epochs": 1, **STACKED, **changes})
     with pytest.raises(InputError, match=message):
         grow("mlp", digits, config, tmp_path / "zoo")
     assert list(tmp_path.iterdir()) == []

@@ -37,11 +37,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_mnist(folder: Path) -> tuple[Part, Part]:
-    parts = [
-        [read_idx(folder / f"{name}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")]
-        for name in ("train", "t10k")
-    ]
-    return tuple(parts[0]), tuple(parts[1])
+    def part(name: str) -> Part:
+        return read_idx(folder / f"{name}-images-idx3-ubyte.gz"), read_idx(folder / f"{name}-labels-idx1-ubyte.gz")
+
+    return part("train"), part("t10k")
 
 
 def read_usps(folder: Path) -> tuple[Part, Part]:

@@ -1,6 +1,7 @@
 """Transformers, mixers and recurrent networks; the first ones are built by `transformers` from configurations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,14 +168,24 @@ def gpt2() -> nn.Module:
 def bert() -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
-    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
+    sizes: dict[str, Any] = {
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 20,
+    }
     return Logits(BertForSequenceClassification(BertConfig(vocab_size=13, max_position_embeddings=12, **sizes)))
 
 
 def llama() -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+    }
     return Logits(LlamaForCausalLM(LlamaConfig(vocab_size=13, num_key_value_heads=2, use_cache=False, **sizes)))
 
 

@@ -105,6 +105,8 @@ class Concatenating(nn.Module):
 class OddOnes(nn.Module):
     """A constant buffer that is not saved, a shared weight, a transposed convolution, PReLU, softmax over channels."""
 
+    pattern: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.up = nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 4, 2)

@@ -138,10 +138,13 @@ class SqueezeExcitation(BasicBlock):
         return (y * gate[:, :, None, None] + self.shortcut(x)).relu()
 
 
+Block = type[BasicBlock] | type[Bottleneck] | type[PreActivation]
+
+
 class ResNet(nn.Module):
     """A stem, stages of blocks, pooling, a head."""
 
-    def __init__(self, block: type, depths: Sequence[int], widths: Sequence[int], last_norm: bool = False) -> None:
+    def __init__(self, block: Block, depths: Sequence[int], widths: Sequence[int], last_norm: bool = False) -> None:
         super().__init__()
         self.stem = conv_norm(3, widths[0], 3)
         blocks: list[nn.Module] = []
