@@ -114,7 +114,7 @@ def rates(name: str, steps: int, folder: Path) -> dict[str, Any]:
     found = {}
     for model, config in MODELS.items():
         plain = plain_rate(zoo, config, width, paths, steps)
-        own = {style: our_rate(zoo, config, style, steps, folder) for style in STYLES}
+        own: dict[str, dict[str, float]] = {style: our_rate(zoo, config, style, steps, folder) for style in STYLES}
         ratios = {style: rate["weights_per_second"] / plain["weights_per_second"] for style, rate in own.items()}
         found[model] = {"straightforward": plain, **own, "speed_up": ratios}
     return found

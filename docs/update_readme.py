@@ -1,7 +1,7 @@
 """Write the parts of README.md that a program can write: `python docs/update_readme.py runs/demo`.
 
 The demo's tables and figure come from a run's folder, the quickstart and its output from running it, and the file
-tree from the first line of every module's docstring. The support table is written by its test.
+tree from the first line of every room's docstring. The support table is written by its test.
 """
 
 import ast
@@ -53,39 +53,12 @@ def quickstart_source() -> str:
 
 
 def file_tree() -> str:
-    """Every module with the first line of its docstring, in the order of the data flow."""
-    order = [
-        "weights",
-        "wrappers",
-        "outputs",
-        "images",
-        "spreading",
-        "batch_norms",
-        "supervised",
-        "symmetry",
-        "tokens",
-        "zoo",
-        "corpus",
-        "autoencoder",
-    ]
-    order += ["analysis", "generation", "report", "demo", "cli"]
-    rooms = [PACKAGE / name for name in order]
-    lines = ["src/weightspace/"]
-    for room in [path if path.is_dir() else path.with_suffix(".py") for path in rooms]:
-        lines.append(f"  {room.name + ('/' if room.is_dir() else ''):28}{purpose(room)}")
-        if room.is_dir():
-            lines += describe_room(room, "    ")
-    return "\n".join([*lines, "tests/  examples/  docs/  benchmarks/  LOG.md"])
-
-
-def describe_room(room: Path, indent: str) -> list[str]:
-    """The modules of a folder, then its folders with theirs."""
-    modules = sorted(path for path in room.glob("*.py") if path.name != "__init__.py")
-    lines = [f"{indent}{module.name:{30 - len(indent)}}{purpose(module)}" for module in modules]
-    for folder in sorted(path for path in room.iterdir() if (path / "__init__.py").exists()):
-        lines.append(f"{indent}{folder.name + '/':{30 - len(indent)}}{purpose(folder)}")
-        lines += describe_room(folder, indent + "  ")
-    return lines
+    """Every room with the first line of its docstring, floor by floor, as the data flows."""
+    floors: list[set[str]] = runpy.run_path(str(ROOT / "tests" / "test_house.py"))["FLOORS"]
+    names = [name for floor in floors for name in sorted(floor)]
+    rooms = [path for path in (PACKAGE / name for name in names) if path.is_dir()]
+    lines = [f"  {room.name + '/':16}{purpose(room)}" for room in rooms]
+    return "\n".join(["src/weightspace/", *lines, "tests/  examples/  docs/  benchmarks/  LOG.md"])
 
 
 def purpose(path: Path) -> str:

@@ -223,7 +223,8 @@ class Parts(nn.Module):
 
 
 def attend(*parts: Tensor, **options: Any) -> Tensor:
-    return nn.functional.scaled_dot_product_attention(*parts, **options)
+    q, k, v = parts
+    return nn.functional.scaled_dot_product_attention(q, k, v, **options)
 
 
 # What a value is constant along, and what is shared among heads, time steps and states: each of these was wrong once.
