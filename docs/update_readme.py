@@ -14,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from weightspace.analysis.probing.comparing import ProbeRow
+from weightspace.evaluation.comparing import WritingRow
 from weightspace.report import tables
 from weightspace.report.figures import draw_figures
 from weightspace.report.page import FIGURES_FILE, read_results, read_run_file
@@ -27,8 +29,10 @@ INK = "#6b7280"  # readable on light and dark pages alike
 def demo_output(run: Path) -> str:
     """What the demo prints after its stages."""
     results = read_results(run)
+    reading = [ProbeRow.from_json(row) for row in results["reading"]]
+    writing = [WritingRow(**row) for row in results["writing"]]
     console = Console(width=tables.WIDTH, file=io.StringIO(), record=True)
-    for table in [*tables.reading_tables(results["reading"]), *tables.writing_tables(results["writing"])]:
+    for table in [*tables.reading_tables(reading), *tables.writing_tables(writing)]:
         console.print(tables.draw_table(table))
         console.print()
     lines = [line.rstrip() for line in console.export_text().splitlines()]

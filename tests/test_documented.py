@@ -2,13 +2,26 @@
 
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from test_writing import Own
+from weightspace.analysis.representations.catalog import REPRESENTATIONS, represent
+from weightspace.autoencoder.sane import SANE
+from weightspace.evaluation.controls import CONTROLS
+from weightspace.generation.config import SamplerConfig
+from weightspace.generation.generating import generate
+from weightspace.generation.sampling import SAMPLERS
 from weightspace.images import ImageSet
+from weightspace.symmetry.rules.table import RULES
+from weightspace.symmetry.tracing import trace_symmetry
+from weightspace.zoo.importing.identifying import READERS
+from weightspace.zoo.importing.importing import import_zoo
+from weightspace.zoo.zoo import Zoo
 
 PAGE = Path(__file__).parent.parent / "docs" / "pages" / "writing.md"
 
@@ -34,3 +47,73 @@ def test_the_drop_in_snippet_of_the_docs_runs(
     assert "numbers generated" in capsys.readouterr().out
     model = scope["model"]
     assert isinstance(model, Own) and torch.isfinite(model(digits.test.inputs[:4])).all()
+
+
+EXTENDING = PAGE.with_name("extending.md")
+
+
+@pytest.fixture
+def extended() -> Iterator[dict[str, Any]]:
+    """What the page of extending defines; its rows of tables are taken out again."""
+    tables: list[dict[str, Any]] = [RULES, SAMPLERS, REPRESENTATIONS, CONTROLS]  # type: ignore[list-item]
+    before, readers = [dict(table) for table in tables], list(READERS)
+    parts = EXTENDING.read_text().split("```python\n")[1:]
+    source = "\n".join(part.split("```")[0] for part in parts)
+    module = types.ModuleType("extending")
+    sys.modules["extending"] = module  # dataclasses look their module up
+    scope = module.__dict__
+    exec(source, scope)
+    yield scope
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+    READERS[:] = readers
+    del sys.modules["extending"]
+
+
+class Running(torch.nn.Module):
+    """Hidden units, summed along the sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(3, 6), torch.nn.Linear(6, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.up(inputs)).cumsum(1))
+
+
+def test_a_rule_added_moves_what_stood_still(request: pytest.FixtureRequest) -> None:
+    example = torch.randn(2, 5, 3)
+    assert not trace_symmetry(Running(), example).groups
+    request.getfixturevalue("extended")
+    symmetry = trace_symmetry(Running(), example)  # and it is proved
+    assert list(symmetry.groups.values()) == [6]
+
+
+def test_a_sampler_added_generates(extended: dict[str, Any], sane_folder: Path, parts: tuple[Zoo, ...]) -> None:
+    sane, anchors = SANE.open(sane_folder), parts[0].last()
+    anchors = anchors.where(architecture=anchors.table["architecture"].iloc[0])
+    (network,) = generate(sane, anchors, 1, sampling=extended["Jitter"](0.2), seed=3)
+    assert all(torch.isfinite(tensor.float()).all() for tensor in network.values())
+    assert isinstance(SAMPLERS["jitter"](SamplerConfig(bandwidth=0.2)), extended["Jitter"])
+
+
+def test_a_reader_added_imports(extended: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for night in (1, 2):
+        torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "runs" / f"nightly-{night:03d}.pt")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert zoo.table["epoch"].tolist() == [1, 2] and set(zoo.table["member"]) == {"run"}
+
+
+def test_a_representation_added_is_probed(extended: dict[str, Any], parts: tuple[Zoo, ...]) -> None:
+    embeddings = represent(parts, "norms")
+    first = parts[0].weights(0)
+    expected = [float(tensor.float().norm()) for tensor in first.values()]
+    assert embeddings[0].features[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_control_added_stands_among_the_others(extended: dict[str, Any]) -> None:
+    contest = types.SimpleNamespace(anchors=[{"weight": torch.ones(2), "count": torch.tensor(4)}])
+    (network,) = CONTROLS["halved"].make(contest)  # type: ignore[arg-type]
+    assert network["weight"].tolist() == [0.5, 0.5] and network["count"] == 2 and network["count"].dtype == torch.int64

@@ -5,6 +5,16 @@ part that only its column decides; a permutation moves the two parts independent
 costs one look-up per token, one per column of the tensors it shows, and the addition of both; nothing is
 copied and nothing is kept (the published code writes 200 permuted copies of every window to disk).
 
+One token, step by step. A linear weight [3, 4] lies at 10 in the flat vector of its network; tokens are rows of 4.
+Token 1 is row 1: its entries lie at 10 + 1 * 4 + (0, 1, 2, 3) = 14, 15, 16, 17. Now the three units are turned by
+(2, 0, 1), new row 1 being old row 0, and the four inputs by (1, 0, 3, 2):
+
+    row part       moves[row 1] = (0 - 1) * 4 = -4                    one look-up for the token
+    column part    moves[columns] = +1, -1, +1, -1                    one look-up for every column
+    gathered from  14 - 4 + 1, 15 - 4 - 1, 16 - 4 + 1, 17 - 4 - 1  =  11, 10, 13, 12
+
+which is old row 0 with its inputs exchanged in pairs: the permuted weight's row 1, from the unpermuted vector.
+
 In numpy, whose look-ups take a fraction of torch's time here.
 """
 

@@ -4,7 +4,7 @@ Each is a function of a `Contest` and one row of `CONTROLS`. Anchors are in cano
 averaged and mixed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -243,7 +243,7 @@ class Control(NamedTuple):
     latents: Callable[[Contest], int] = lambda contest: 0
 
 
-CONTROLS: Mapping[str, Control] = {
+CONTROLS: dict[str, Control] = {
     "anchors": Control("anchors as they are", lambda contest: contest.anchors),
     "decoded": Control("anchors, encoded and decoded", decoded_anchors, lambda contest: contest.latents),
     "members": Control("random zoo members", random_members),

@@ -1,6 +1,6 @@
 """Networks from sampled latents: a sampler by name, latents drawn around anchors, whole weights decoded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,26 +52,29 @@ class Generated(Mapping[str, Tensor]):
         return len(self.weights)
 
 
+def _density(config: SamplerConfig) -> KernelDensity:
+    relative = config.bandwidth_in == "spread"
+    return KernelDensity(bandwidth=config.bandwidth, relative=relative, anchor=config.anchor, noise=config.noise)
+
+
+def _interpolation(config: SamplerConfig) -> Interpolation:
+    noise = config.bandwidth if config.noisy else 0.0
+    return Interpolation(mixed=config.mixed, neighbors=config.neighbors, along=config.along, bandwidth=noise)
+
+
+SAMPLERS: dict[str, Callable[[SamplerConfig], Sampler]] = {
+    "kernel-density": _density,
+    "published": lambda config: published_sampler(config.bandwidth),
+    "gaussian": lambda config: Gaussian(scale=config.scale),
+    "mixture": lambda config: Mixture(components=config.components, scale=config.scale),
+    "interpolation": _interpolation,
+    "random": lambda config: RandomLatents(scale=config.scale, onwards=_density(config)),
+}
+
+
 def make_sampler(config: SamplerConfig) -> Sampler:
     """The sampler that a configuration names."""
-    name, relative = config.sampler, config.bandwidth_in == "spread"
-    density = KernelDensity(bandwidth=config.bandwidth, relative=relative, anchor=config.anchor, noise=config.noise)
-    if name == "published":
-        return published_sampler(config.bandwidth)
-    if name == "gaussian":
-        return Gaussian(scale=config.scale)
-    if name == "mixture":
-        return Mixture(components=config.components, scale=config.scale)
-    if name == "interpolation":
-        return Interpolation(
-            mixed=config.mixed,
-            neighbors=config.neighbors,
-            along=config.along,
-            bandwidth=config.bandwidth if config.noisy else 0.0,
-        )
-    if name == "random":
-        return RandomLatents(scale=config.scale, onwards=density)
-    return density
+    return SAMPLERS[config.sampler](config)
 
 
 def sample_networks(

@@ -5,6 +5,18 @@ a product itself (a flatten or reshape asks for it) or a concatenation of axes (
 it). Operations unite atoms that must move together and freeze what must not move. Dividing, cutting and
 freezing only take symmetries away, so whatever is left at the end is safe.
 
+A convolution of 4 channels on 3x3 maps, flattened, before a linear layer of 5 units, with atoms a, b, ...:
+
+    weight of the convolution [4, 1, 2, 2]    (a) (b) (c) (d)   every axis a new atom
+    its output            [2, 4, 3, 3]    (n) (a) (h) (w)   the channels are the weight's: a
+    flattened             [2, 36]         (n) (a h w)       one axis, a product of three atoms, slowest first
+    weight of the linear  [5, 36]         (e) (f)           new atoms, until the product is taken:
+    contraction                           f := a h w        f is divided into factors, which are united with a, h, w
+    output                [2, 5]          (n) (e)           an output: e is frozen, as are h and w (a convolution
+                                                            knows them by their place)
+
+What is left is a: permuting it moves the convolution's rows, and in the linear layer columns in blocks of nine.
+
 An axis labelled `()` has one entry, or is constant along itself: either way any order of it will do.
 """
 

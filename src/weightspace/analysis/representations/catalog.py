@@ -3,7 +3,7 @@
 Whatever has to be fitted (principal components, a hyper-representation) is fitted on the training members.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def _hyper(sane: SANE, parts: Parts) -> list[Embeddings]:
     return [embed_whole(network, part, sane.preparation, frozenset(parts[0].members)) for part in parts]
 
 
-REPRESENTATIONS: Mapping[str, Entry] = {
+REPRESENTATIONS: dict[str, Entry] = {
     "W": Entry(
         "all weights; principal components where they are many",
         standard=True,

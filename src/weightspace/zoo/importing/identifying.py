@@ -13,12 +13,16 @@ from weightspace.weights.values import Weights, natural_key, shapes_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.plain import PlainReader
 from weightspace.zoo.importing.ray_tune import RayTuneReader
-from weightspace.zoo.importing.reader import Kind, Reader
+from weightspace.zoo.importing.reader import Kind, Reader, RecognizingReader
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
 from weightspace.zoo.zoo import TABLE_FILE, ZOO_FILE
 
 NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
+
+
+# Layouts that are known by their files, asked in this order; whatever no one knows is plain files.
+READERS: list[type[RecognizingReader]] = [SmallCnnZooReader, RayTuneReader]
 
 
 def recognize(source: Source, *, pattern: str = "", table: str = "") -> Reader:
@@ -35,10 +39,9 @@ def recognize(source: Source, *, pattern: str = "", table: str = "") -> Reader:
             f"expected a folder of another layout, found {source.address} to be a zoo already: use it as it is"
         )
     if not pattern and not table:
-        if SmallCnnZooReader.recognizes(files):
-            return SmallCnnZooReader(source)
-        if RayTuneReader.recognizes(files):
-            return RayTuneReader(source)
+        for reader in READERS:
+            if reader.recognizes(files):
+                return reader(source)
     return PlainReader(source, pattern, table)
 
 

@@ -1,6 +1,6 @@
 """What a reader of a layout tells of checkpoints before they are loaded, and how one is loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -82,6 +82,17 @@ class Reader(Protocol):
 
     def loading(self) -> AbstractContextManager[Load]:
         """What loads entries, while the block lasts."""
+        ...
+
+
+class RecognizingReader(Reader, Protocol):
+    """A reader that knows its layout by the names of files."""
+
+    def __init__(self, source: Source) -> None: ...
+
+    @staticmethod
+    def recognizes(files: Sequence[str]) -> bool:
+        """Whether a folder with these files has this layout."""
         ...
 
 
