@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from test_writing import Own
+from tools import Own
 from weightspace.analysis.representations.catalog import REPRESENTATIONS, represent
 from weightspace.autoencoder.sane import SANE
 from weightspace.evaluation.controls import CONTROLS
@@ -55,7 +55,7 @@ EXTENDING = PAGE.with_name("extending.md")
 @pytest.fixture
 def extended() -> Iterator[dict[str, Any]]:
     """What the page of extending defines; its rows of tables are taken out again."""
-    tables: list[dict[str, Any]] = [RULES, SAMPLERS, REPRESENTATIONS, CONTROLS]  # type: ignore[list-item]
+    tables: list[dict[str, Any]] = [RULES, SAMPLERS, REPRESENTATIONS, CONTROLS]
     before, readers = [dict(table) for table in tables], list(READERS)
     parts = EXTENDING.read_text().split("```python\n")[1:]
     source = "\n".join(part.split("```")[0] for part in parts)

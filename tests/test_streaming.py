@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garden import GARDEN
-from test_tokens import every_kind
+from tools import every_kind
 from weightspace.autoencoder.sane import SANE
 from weightspace.cli.app import main
 from weightspace.corpus.config import PreparationConfig

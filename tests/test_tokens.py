@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from garden import GARDEN
+from tools import every_kind
 from weightspace.errors import InputError
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import Tokens, detokenize, tokenize
@@ -27,32 +28,6 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, tensor in expected.items():
         assert found[name].shape == tensor.shape and found[name].dtype == tensor.dtype, name
         assert torch.equal(bits(found[name]), bits(tensor)), name
-
-
-def every_kind() -> dict[str, Tensor]:
-    """One tensor of every kind."""
-    generator = torch.Generator().manual_seed(0)
-    module = nn.ModuleDict(
-        {
-            "conv": nn.Conv2d(3, 5, 3),
-            "transposed": nn.ConvTranspose2d(4, 6, 2),
-            "linear": nn.Linear(7, 4),
-            "norm": nn.BatchNorm2d(5),
-            "layernorm": nn.LayerNorm(9),
-            "embedding": nn.Embedding(11, 3),
-        }
-    )
-    weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    weights["bare"] = torch.randn(2, 3, 4, generator=generator)
-    weights["scalar"] = torch.tensor(-0.0)
-    weights["nan"] = torch.tensor([1.0, torch.nan, torch.inf])
-    weights["half"] = torch.randn(6, 5, generator=generator).half()
-    weights["brain"] = torch.randn(6, generator=generator).bfloat16()
-    weights["double"] = torch.randn(3, generator=generator, dtype=torch.float64)
-    weights["flags"] = torch.tensor([True, False])
-    weights["none"] = torch.zeros(0, 3)
-    weights["tied"] = weights["embedding.weight"]
-    return weights
 
 
 @pytest.mark.parametrize("style", STYLES)

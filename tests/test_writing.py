@@ -13,7 +13,7 @@ from torch import nn
 
 from garden.small import OddOnes, TiedTransformer
 from garden.vision import convnext, densenet
-from tools import refused, run
+from tools import Own, refused, run
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.reconstructing import LatentDescent, condition_weights, conditioning_images, reconstruct
 from weightspace.autoencoder.sane import SANE
@@ -203,18 +203,6 @@ def test_residual_networks_are_refined_and_taught(residual: tuple[SANE, Zoo], di
 
 
 # Initialising
-
-
-class Own(nn.Module):
-    """A user's own network, with a batch norm and a head."""
-
-    def __init__(self, classes: int = 10, width: int = 8) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten())
-        self.head = nn.Linear(width * 36, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(x))
 
 
 def test_a_module_is_filled_in_place_and_told_how(sane: SANE, digits: ImageSet) -> None:

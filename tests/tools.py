@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.network import Network
@@ -90,3 +91,41 @@ class Stop(Exception):
         if step == self.step:
             raise self
         return {}
+
+
+class Own(nn.Module):
+    """A user's own network, with a batch norm and a head."""
+
+    def __init__(self, classes: int = 10, width: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten())
+        self.head = nn.Linear(width * 36, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def every_kind() -> dict[str, Tensor]:
+    """One tensor of every kind."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(3, 5, 3),
+            "transposed": nn.ConvTranspose2d(4, 6, 2),
+            "linear": nn.Linear(7, 4),
+            "norm": nn.BatchNorm2d(5),
+            "layernorm": nn.LayerNorm(9),
+            "embedding": nn.Embedding(11, 3),
+        }
+    )
+    weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    weights["bare"] = torch.randn(2, 3, 4, generator=generator)
+    weights["scalar"] = torch.tensor(-0.0)
+    weights["nan"] = torch.tensor([1.0, torch.nan, torch.inf])
+    weights["half"] = torch.randn(6, 5, generator=generator).half()
+    weights["brain"] = torch.randn(6, generator=generator).bfloat16()
+    weights["double"] = torch.randn(3, generator=generator, dtype=torch.float64)
+    weights["flags"] = torch.tensor([True, False])
+    weights["none"] = torch.zeros(0, 3)
+    weights["tied"] = weights["embedding.weight"]
+    return weights

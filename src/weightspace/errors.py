@@ -6,6 +6,13 @@ class InputError(ValueError):
 
     Its message is one plain sentence that names what was expected and what was found. The command line
     prints that sentence and ends with exit status 2; every other exception is a bug of ours.
+
+    Example:
+        >>> try:
+        ...     Zoo.open("nowhere")
+        ... except InputError as error:
+        ...     print(str(error).startswith("expected"))
+        True
     """
 
 

@@ -82,6 +82,10 @@ def open_images(
 
     Raises:
         InputError: no such source, missing arrays, or arrays of unequal length.
+
+    Example:
+        >>> open_images("digits").train.inputs.shape[1:]
+        torch.Size([1, 8, 8])
     """
     if size is not None:
         require_between("the image size", size, 1)

@@ -162,6 +162,10 @@ def examine(sane: SANE, zoos: Sequence[SplitZoo]) -> Examination:
 
     Raises:
         InputError: test members that it was trained on.
+
+    Example:
+        >>> "fidelity" in examine(sane, test)._asdict()
+        True
     """
     parts = [together([zoo.parts[number] for zoo in zoos]) for number in range(3)]
     predictor, note = None, ""

@@ -8,7 +8,12 @@ from weightspace.errors import InputError, require_between
 
 @dataclass(frozen=True, kw_only=True)
 class SANEConfig:
-    """The shape of the autoencoder (paper, section 3.1 and table 8)."""
+    """The shape of the autoencoder (paper, section 3.1 and table 8).
+
+    Example:
+        >>> SANEConfig(latent_width=16).latent_width
+        16
+    """
 
     latent_width: int = 32
     """Numbers per token in the latent (the paper: 128)."""

@@ -88,6 +88,12 @@ def reconstruct(
 
     Raises:
         InputError: no networks, or a refusal of `encode_by_function`.
+
+    Example:
+        >>> architecture = zoo.architectures[zoo.table["architecture"].iloc[0]]
+        >>> (pair,) = reconstruct(sane, [zoo.weights(0)], architecture)
+        >>> set(pair.decoded) == set(zoo.weights(0))
+        True
     """
     if not networks:
         raise InputError("expected networks to reconstruct, found none")

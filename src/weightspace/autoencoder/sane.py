@@ -43,6 +43,11 @@ class SANE:
         network: encoder and decoder.
         preparation: how raw weights become tokens.
         provenance: what it was trained on, and how.
+
+    Example:
+        >>> sane = SANE.open(model_folder)
+        >>> sane.embed(test, "mean").features.shape[0] == len(test)
+        True
     """
 
     network: Network

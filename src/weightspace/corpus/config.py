@@ -8,7 +8,12 @@ from weightspace.errors import InputError, require_between
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationConfig:
-    """How weights become tokens."""
+    """How weights become tokens.
+
+    Example:
+        >>> PreparationConfig(token_width=64).token_width
+        64
+    """
 
     token_width: int = 0
     """Numbers per token; 0 takes the longest row of the zoo's layers, but at most 288 (the paper's width); up to a

@@ -7,7 +7,12 @@ from weightspace.errors import require_between
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """One fine-tuning schedule for every method."""
+    """One fine-tuning schedule for every method.
+
+    Example:
+        >>> EvaluateConfig(epochs=(0, 1, 5)).epochs
+        (0, 1, 5)
+    """
 
     epochs: tuple[int, ...] = (0, 1, 5)
     """Epochs of fine-tuning after which networks are scored; 0 is before any training."""

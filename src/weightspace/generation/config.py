@@ -70,7 +70,12 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """How the best of many samples are kept, and what is done to them, all of it without test images."""
+    """How the best of many samples are kept, and what is done to them, all of it without test images.
+
+    Example:
+        >>> SelectConfig(draws=50, novelty=0.3).draws
+        50
+    """
 
     draws: int = 0
     """Draw so many and keep the best on validation images (the paper's subsampling); 0: keep what is drawn first."""

@@ -64,6 +64,12 @@ def initialize(
     Raises:
         InputError: no anchors or such that differ, one that is no state dict, a zoo of several architectures, inputs
             that the module does not take, or no tensor in common; the module is then as it was.
+
+    Example:
+        >>> model = zoo.architectures[zoo.table["architecture"].iloc[0]].build()
+        >>> coverage = initialize(model, sane, anchors=[zoo.weights(0)], data=images.train.inputs[:64])
+        >>> print(coverage)  # doctest: +ELLIPSIS
+        ... numbers generated...
     """
     if head not in ("generated", "fresh"):
         raise InputError(f"expected head to be generated or fresh, found '{head}'")

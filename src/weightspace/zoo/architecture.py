@@ -33,6 +33,10 @@ class Architecture:
         dtypes: their types where they are not float32.
         symmetry: a `Symmetry` as JSON, or None if it has not been traced.
         note: why there is no factory or no symmetry, if so.
+
+    Example:
+        >>> zoo.architectures[zoo.table["architecture"].iloc[0]].build()(images.test.inputs[:2]).shape
+        torch.Size([2, 10])
     """
 
     id: str

@@ -18,6 +18,10 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
 
     Raises:
         InputError: no zoos, or the same one twice.
+
+    Example:
+        >>> len(concatenate([train, test])) == len(train) + len(test)
+        True
     """
     if not zoos:
         raise InputError("expected at least 1 zoo to concatenate, found none")

@@ -47,6 +47,12 @@ class Zoo:
             `row`) and its properties.
         architectures: `id -> Architecture`.
         about: everything else in `zoo.json` (image set, command, seed).
+
+    Example:
+        >>> zoo = Zoo.open(zoo_folder)
+        >>> train, validation, test = zoo.split(0.5, 0.25, 0.25, seed=0)
+        >>> len(train) + len(validation) + len(test) == len(zoo)
+        True
     """
 
     folder: Path

@@ -102,6 +102,10 @@ def inspect_folder(address: str | Path) -> Inspection:
 
     Raises:
         InputError: nothing there, or no checkpoints.
+
+    Example:
+        >>> inspect_folder(folder / "nets").to_json()["equal_tensors"]
+        []
     """
     reader = recognize(Source(address))
     listing = reader.scan()

@@ -8,7 +8,12 @@ from weightspace.errors import require_between
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the autoencoder is pre-trained (paper, section 3.2; values of the published code in brackets)."""
+    """How the autoencoder is pre-trained (paper, section 3.2; values of the published code in brackets).
+
+    Example:
+        >>> TrainConfig(steps=1_000, learning_rate=1e-3).steps
+        1000
+    """
 
     steps: int = 500
     """Optimiser steps."""
@@ -93,7 +98,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """How a trained autoencoder learns that decoded networks should compute what encoded ones did."""
+    """How a trained autoencoder learns that decoded networks should compute what encoded ones did.
+
+    Example:
+        >>> DistillConfig(steps=200).steps
+        200
+    """
 
     steps: int = 1_000
     """Optimiser steps."""

@@ -123,6 +123,11 @@ def distill(
         InputError: members the model was not trained on, none that can be run on such images, or a loss that is not
             finite.
         TrainingStopped: Ctrl-C; `existing="resume"` continues.
+
+    Example:
+        >>> distilled = distill(model_folder, train, config=DistillConfig(steps=2), out=folder / "distilled")
+        >>> distilled.network.window == sane.network.window
+        True
     """
     require_apart(out, [Path(folder), *zoo.folders])
     model = SANE.open(folder)

@@ -73,6 +73,11 @@ def grow(
 
     Raises:
         InputError: an unknown network, a malformed range, nothing to resume or other settings, or `out` exists.
+
+    Example:
+        >>> small = grow("mlp:8", images, GrowConfig(members=2, epochs=1), folder / "grown")
+        >>> len(small.members)
+        2
     """
     _check(config, len(images.train.labels))
     recipe = find_recipe(network, images)

@@ -79,6 +79,13 @@ def import_zoo(
 
     Raises:
         InputError: nothing there, nothing usable, another layout's files damaged, or `out` exists.
+
+    Example:
+        >>> for seed in (1, 2):
+        ...     (folder / "nets").mkdir(exist_ok=True)
+        ...     torch.save(torch.nn.Linear(2, 3).state_dict(), folder / "nets" / f"{seed}.pt")
+        >>> len(import_zoo(folder / "nets", folder / "imported"))
+        2
     """
     config = config or ImportConfig()
     require_between("the largest weight", min(config.largest_weight, 1e38), 1e-38)

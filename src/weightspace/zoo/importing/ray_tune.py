@@ -6,7 +6,7 @@ A trial is a folder with `result.json` (one JSON object a line, `training_iterat
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ class RayTuneReader:
         self.source = source
 
     @staticmethod
-    def recognizes(files: list[str]) -> bool:
+    def recognizes(files: Sequence[str]) -> bool:
         """Whether there is a trial folder."""
         return any(path.rpartition("/")[2] == RESULTS for path in files)
 

@@ -8,7 +8,7 @@ columns are which tensor, in TensorFlow's axis order).
 import ast
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -47,7 +47,7 @@ class SmallCnnZooReader:
         self._folder = folders[0]
 
     @staticmethod
-    def recognizes(files: list[str]) -> bool:
+    def recognizes(files: Sequence[str]) -> bool:
         """Whether the three files lie in one folder."""
         return bool(_complete_folders(files))
 
@@ -117,7 +117,7 @@ class SmallCnnZooReader:
             raise InputError(f"expected a table in {name}, found something else ({error})") from error
 
 
-def _complete_folders(files: list[str]) -> list[str]:
+def _complete_folders(files: Sequence[str]) -> list[str]:
     """Folders that hold all three files."""
     folders = [parent_of(path) for path in files if path.rpartition("/")[2] == MATRIX]
     return [folder for folder in folders if all(inside(folder, name) in files for name in (METRICS, LAYOUT))]
