@@ -44,7 +44,7 @@ def scope(
 
 def test_every_public_name_has_an_example_that_runs(scope: dict[str, Any]) -> None:
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(scope["folder"])
     try:
         for name in NAMES:

@@ -164,8 +164,10 @@ def examine(sane: SANE, zoos: Sequence[SplitZoo]) -> Examination:
         InputError: test members that it was trained on.
 
     Example:
-        >>> "fidelity" in examine(sane, test)._asdict()
-        True
+        >>> from weightspace.analysis.examining import SplitZoo
+        >>> examination = examine(sane, [SplitZoo("digits", (train, validation, test), images)])
+        >>> sorted(examination.to_json())  # doctest: +ELLIPSIS
+        [...'fidelity'...]
     """
     parts = [together([zoo.parts[number] for zoo in zoos]) for number in range(3)]
     predictor, note = None, ""

@@ -20,7 +20,8 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
         InputError: no zoos, or the same one twice.
 
     Example:
-        >>> len(concatenate([train, test])) == len(train) + len(test)
+        >>> small = ws.grow("mlp:4", images, ws.GrowConfig(members=2, epochs=1), folder / "small")
+        >>> len(concatenate([zoo, small])) == len(zoo) + len(small)
         True
     """
     if not zoos:
