@@ -125,7 +125,7 @@ def distill(
         TrainingStopped: Ctrl-C; `existing="resume"` continues.
 
     Example:
-        >>> distilled = distill(model_folder, train, images.train, config=DistillConfig(steps=2), out=folder / "distilled")
+        >>> distilled = distill(model_folder, train, images.train, DistillConfig(steps=2), out=folder / "b")
         >>> distilled.network.window == sane.network.window
         True
     """
