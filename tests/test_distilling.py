@@ -1,10 +1,14 @@
 """Distilling: its losses, its windows, its folder."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tools import Stop, same_weights, with_window
 from weightspace.analysis.fidelity import measure_fidelity
@@ -139,6 +143,32 @@ def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     assert not (tmp_path / "cut").exists()
     again = distill(sane_folder, parts[0], digits.train, TINY, out=tmp_path / "cut", existing="resume")
     assert same_weights(whole.network, again.network)
+
+
+SCRIPT = """
+import sys
+import weightspace as ws
+model, zoo, out = sys.argv[1:]
+train = ws.Zoo.open(zoo).split(0.6, 0.2, 0.2, seed=1)[0]
+config = ws.DistillConfig(steps=4, networks=4, queries=8, latent_noise=0.1, save_every=2)
+ws.distill(model, train, ws.open_images("digits").train, config, out=out)
+"""
+
+
+def test_two_processes_distill_what_one_does(zoo_folder: Path, sane_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "distill.py"
+    script.write_text(SCRIPT)
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    for name, command in (("one", (sys.executable,)), ("two", launcher)):
+        arguments = [*command, str(script), str(sane_folder), str(zoo_folder), str(tmp_path / name)]
+        done = subprocess.run(arguments, env=quiet, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    before = load_file(sane_folder / "model.safetensors")
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in one.items())
+    for name, tensor in two.items():
+        torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])

@@ -7,7 +7,7 @@ class InputError(ValueError):
     Its message is one plain sentence that names what was expected and what was found. The command line
     prints that sentence and ends with exit status 2; every other exception is a bug of ours.
 
-    Example:
+    Examples:
         >>> try:
         ...     Zoo.open("nowhere")
         ... except InputError as error:

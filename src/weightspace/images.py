@@ -83,7 +83,7 @@ def open_images(
     Raises:
         InputError: no such source, missing arrays, or arrays of unequal length.
 
-    Example:
+    Examples:
         >>> open_images("digits").train.inputs.shape[1:]
         torch.Size([1, 8, 8])
     """

@@ -163,7 +163,7 @@ def examine(sane: SANE, zoos: Sequence[SplitZoo]) -> Examination:
     Raises:
         InputError: test members that it was trained on.
 
-    Example:
+    Examples:
         >>> from weightspace.analysis.examining import SplitZoo
         >>> examination = examine(sane, [SplitZoo("digits", (train, validation, test), images)])
         >>> sorted(examination.to_json())  # doctest: +ELLIPSIS

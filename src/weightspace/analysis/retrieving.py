@@ -44,7 +44,7 @@ def find_nearest(
     Raises:
         InputError: no networks, embeddings of different widths, or usearch is not installed.
 
-    Example:
+    Examples:
         >>> find_nearest(np.array([[0.0], [1.0], [5.0]]), np.array([[0.9]]), 2).rows
         array([[1, 0]])
     """

@@ -10,7 +10,7 @@ from weightspace.errors import InputError, require_between
 class SANEConfig:
     """The shape of the autoencoder (paper, section 3.1 and table 8).
 
-    Example:
+    Examples:
         >>> SANEConfig(latent_width=16).latent_width
         16
     """

@@ -89,7 +89,7 @@ def reconstruct(
     Raises:
         InputError: no networks, or a refusal of `encode_by_function`.
 
-    Example:
+    Examples:
         >>> architecture = zoo.architectures[zoo.table["architecture"].iloc[0]]
         >>> (pair,) = reconstruct(sane, [zoo.weights(0)], architecture)
         >>> set(pair.decoded) == set(zoo.weights(0))

@@ -44,7 +44,7 @@ class SANE:
         preparation: how raw weights become tokens.
         provenance: what it was trained on, and how.
 
-    Example:
+    Examples:
         >>> sane = SANE.open(model_folder)
         >>> sane.embed(test, "mean").features.shape[0] == len(test)
         True

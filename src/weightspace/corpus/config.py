@@ -10,7 +10,7 @@ from weightspace.errors import InputError, require_between
 class PreparationConfig:
     """How weights become tokens.
 
-    Example:
+    Examples:
         >>> PreparationConfig(token_width=64).token_width
         64
     """

@@ -97,7 +97,7 @@ def evaluate(generated: Zoo, source: str, config: EvaluateConfig | None = None) 
     Raises:
         InputError: not a generated zoo, or its model or anchors have moved or changed.
 
-    Example:
+    Examples:
         >>> rows = evaluate(Zoo.open("generated"), "mnist.npz")  # doctest: +SKIP
     """
     record = generated.about.get("generated")

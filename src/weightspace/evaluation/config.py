@@ -9,7 +9,7 @@ from weightspace.errors import require_between
 class EvaluateConfig:
     """One fine-tuning schedule for every method.
 
-    Example:
+    Examples:
         >>> EvaluateConfig(epochs=(0, 1, 5)).epochs
         (0, 1, 5)
     """

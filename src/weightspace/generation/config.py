@@ -72,7 +72,7 @@ class SamplerConfig:
 class SelectConfig:
     """How the best of many samples are kept, and what is done to them, all of it without test images.
 
-    Example:
+    Examples:
         >>> SelectConfig(draws=50, novelty=0.3).draws
         50
     """

@@ -22,7 +22,7 @@ class Coverage:
             initialised; `carried`: no 16- or 32-bit float, taken from an anchor.
         sizes: name -> how many numbers it has.
 
-    Example:
+    Examples:
         >>> print(Coverage({"weight": "generated", "count": "carried"}, {"weight": 6, "count": 1}))
         6 numbers generated, 1 numbers carried over from an anchor
     """

@@ -66,7 +66,7 @@ def generate(
         InputError: no anchors, anchors of different layouts, or of different architectures with a sampler that blends
             them; fewer draws than networks; networks are to be selected, refined or conditioned without images.
 
-    Example:
+    Examples:
         >>> for weights in generate(sane, zoo.best(20, by="validation_accuracy"), 10):  # doctest: +SKIP
         ...     module.load_state_dict(weights)
     """

@@ -65,7 +65,7 @@ def initialize(
         InputError: no anchors or such that differ, one that is no state dict, a zoo of several architectures, inputs
             that the module does not take, or no tensor in common; the module is then as it was.
 
-    Example:
+    Examples:
         >>> model = zoo.architectures[zoo.table["architecture"].iloc[0]].build()
         >>> coverage = initialize(model, sane, anchors=[zoo.weights(0)], data=images.train.inputs[:64])
         >>> "numbers generated" in str(coverage)

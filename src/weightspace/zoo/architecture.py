@@ -34,7 +34,7 @@ class Architecture:
         symmetry: a `Symmetry` as JSON, or None if it has not been traced.
         note: why there is no factory or no symmetry, if so.
 
-    Example:
+    Examples:
         >>> zoo.architectures[zoo.table["architecture"].iloc[0]].build()(images.test.inputs[:2]).shape
         torch.Size([2, 10])
     """

@@ -19,7 +19,7 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
     Raises:
         InputError: no zoos, or the same one twice.
 
-    Example:
+    Examples:
         >>> small = ws.grow("mlp:4", images, ws.GrowConfig(members=2, epochs=1), folder / "small")
         >>> len(concatenate([zoo, small])) == len(zoo) + len(small)
         True

@@ -33,7 +33,7 @@ class Embeddings:
         representation: what the vectors are.
         trained_on: members of the table that whatever made the vectors was trained on.
 
-    Example:
+    Examples:
         >>> table = pd.DataFrame({"member": ["a", "b"], "epoch": [0, 0]})
         >>> Embeddings(np.eye(2), table, Representation("W")).to_table().columns.tolist()
         ['member', 'epoch', 'z0', 'z1']

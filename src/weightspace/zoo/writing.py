@@ -29,7 +29,7 @@ class ZooWriter:
     Shards hold checkpoints of one architecture and at most `shard_bytes` of weights, except where one
     checkpoint alone is larger. Four shards' worth is held in memory.
 
-    Example:
+    Examples:
         writer = ZooWriter(folder)
         writer.add(architecture, stack, table)   # as often as you like
         writer.finish(about={"seed": 0})
@@ -120,7 +120,7 @@ def publish(
     Returns:
         `checkpoints`, `shards` and `bytes` of what was written.
 
-    Example:
+    Examples:
         >>> publish(zoo, "for-the-hub", CardText(title="CNNs on MNIST", license="mit"))  # doctest: +SKIP
     """
     require_between("the size of a shard", shard_mib, 1)

@@ -48,7 +48,7 @@ class Zoo:
         architectures: `id -> Architecture`.
         about: everything else in `zoo.json` (image set, command, seed).
 
-    Example:
+    Examples:
         >>> zoo = Zoo.open(zoo_folder)
         >>> train, validation, test = zoo.split(0.5, 0.25, 0.25, seed=0)
         >>> len(train) + len(validation) + len(test) == len(zoo)

@@ -124,7 +124,7 @@ class PropertyModel:
 class Predictor:
     """Predicts properties from embeddings of one kind; `fit_predictor` makes one, `examine` and `pretrain` keep one.
 
-    Example:
+    Examples:
         >>> print(Predictor.open("sane").predict(sane, weights))  # doctest: +SKIP
         test accuracy 0.71 [0.64, 0.77]
 

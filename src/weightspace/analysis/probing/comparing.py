@@ -114,7 +114,7 @@ def compare_representations(
         A row for each representation and target. A further one, "SANE (chosen on validation)", takes in every fold the
         SANE embedding whose probe was best on validation members.
 
-    Example:
+    Examples:
         >>> folds = [Fold(zoo.split(0.7, 0.15, 0.15, seed=0), choose_representations())]  # doctest: +SKIP
         >>> compare_representations(folds, ["test_accuracy"]).rows  # doctest: +SKIP
     """

@@ -86,7 +86,7 @@ def probe(
         InputError: an unknown or constant target, members in more than one part, or test members that the
             representation was trained on (see `Embeddings.forgetting`).
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> def part(members):
         ...     table = pd.DataFrame({"member": members, "epoch": 1, "size": [float(ord(name)) for name in members]})

@@ -154,7 +154,7 @@ def represent(parts: Parts, name: str, sane: SANE | None = None) -> list[Embeddi
     Raises:
         InputError: an unknown name, or one that needs a model where there is none.
 
-    Example:
+    Examples:
         >>> embeddings = represent([train, validation, test], "s(W)")
         >>> [len(part.features) for part in embeddings] == [len(train), len(validation), len(test)]
         True

@@ -10,7 +10,7 @@ from weightspace.errors import require_between
 class TrainConfig:
     """How the autoencoder is pre-trained (paper, section 3.2; values of the published code in brackets).
 
-    Example:
+    Examples:
         >>> TrainConfig(steps=1_000, learning_rate=1e-3).steps
         1000
     """
@@ -100,7 +100,7 @@ class TrainConfig:
 class DistillConfig:
     """How a trained autoencoder learns that decoded networks should compute what encoded ones did.
 
-    Example:
+    Examples:
         >>> DistillConfig(steps=200).steps
         200
     """

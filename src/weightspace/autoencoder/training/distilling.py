@@ -124,7 +124,7 @@ def distill(
             finite.
         TrainingStopped: Ctrl-C; `existing="resume"` continues.
 
-    Example:
+    Examples:
         >>> distilled = distill(model_folder, train, images.train, DistillConfig(steps=2), out=folder / "b")
         >>> distilled.network.window == sane.network.window
         True

@@ -75,7 +75,7 @@ def pretrain(
         InputError: no checkpoints, NaN weights, `out` exists, or a resumed run was configured otherwise.
         TrainingStopped: Ctrl-C; `existing="resume"` continues.
 
-    Example:
+    Examples:
         >>> sane = pretrain(zoo, SANEConfig(), TrainConfig(steps=100), out="sane")  # doctest: +SKIP
     """
     sane, training = sane or SANEConfig(), training or TrainConfig()

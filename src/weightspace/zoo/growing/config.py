@@ -17,7 +17,7 @@ class GrowConfig:
     What varies between members is a number or name, a list `1e-3,1e-2`, or a range `0..1` (`log:1e-3..1e-2` for a
     logarithmic one) that each member draws from.
 
-    Example:
+    Examples:
         >>> GrowConfig(members=200, epochs=25).members
         200
     """

@@ -74,7 +74,7 @@ def grow(
     Raises:
         InputError: an unknown network, a malformed range, nothing to resume or other settings, or `out` exists.
 
-    Example:
+    Examples:
         >>> small = grow("mlp:8", images, GrowConfig(members=2, epochs=1), folder / "grown")
         >>> len(small.members)
         2

@@ -80,7 +80,7 @@ def import_zoo(
     Raises:
         InputError: nothing there, nothing usable, another layout's files damaged, or `out` exists.
 
-    Example:
+    Examples:
         >>> for seed in (1, 2):
         ...     (folder / "nets").mkdir(exist_ok=True)
         ...     torch.save(torch.nn.Linear(2, 3).state_dict(), folder / "nets" / f"{seed}.pt")
