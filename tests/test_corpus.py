@@ -392,3 +392,21 @@ def test_networks_that_are_not_aligned_are_permuted_in_views(parts: tuple[Zoo, .
     first, second = source.draw(torch.Generator().manual_seed(0), Views((False, True))).targets.flatten(2)
     assert not torch.equal(first, second)
     assert torch.allclose(first.sort().values, second.sort().values, atol=1e-5)
+
+
+def test_the_way_into_a_frame_and_out_is_an_inverse_pair(zoo: Zoo, tmp_path: Path) -> None:
+    """For an architecture that gives the frame's tensors names of its own."""
+    preparation, _ = fit_preparation(zoo, PreparationConfig(), tmp_path)
+    known = zoo.architectures[zoo.table["architecture"].iloc[0]]
+    renamed = replace(known, shapes={f"net.{name}": shape for name, shape in known.shapes.items()})
+    frame = preparation.frame_of(known)
+    weights = {f"net.{name}": tensor for name, tensor in zoo.weights(0).items()}
+    within = frame.to_frame(weights, renamed)
+    assert list(within) == list(frame.names)
+    back = frame.to_own(within, renamed)
+    assert list(back) == list(renamed.shapes) and all(torch.equal(back[name], weights[name]) for name in weights)
+    whole = frame.network(frame.flat(weights, renamed), renamed, frame.carried_of(weights, renamed))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(whole[name], tensor, rtol=1e-5, atol=1e-6)
+    with pytest.raises(WeightsMismatch):
+        frame.to_frame(within, renamed)

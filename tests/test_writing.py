@@ -26,6 +26,7 @@ from weightspace.evaluation.fine_tuning import Population, fine_tune
 from weightspace.generation.anchors import Anchors, choose_anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.coverage import Coverage
+from weightspace.generation.generating import generate
 from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.novelty import NoveltyReference
 from weightspace.generation.samplers.gaussian import RandomLatents
@@ -378,6 +379,27 @@ def test_the_commands_of_writing(
         capsys, *common, *split, *chosen, "--choose-bandwidth", "--out", tmp_path / "x"
     )
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("novelty", [0.0, 0.01])
+def test_the_command_generates_what_the_library_does(
+    novelty: float,
+    sane_folder: Path,
+    zoo_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("--best", 3, "--count", 2, "--draws", 4, "--seed", 5, "--architecture", "mlp-64-8-10-tanh")
+    new = ("--novelty", novelty) if novelty else ()
+    command = ("generate", sane_folder, "--anchors", zoo_folder, *options, *new, "--out", tmp_path / "made")
+    assert run(capsys, *command)[0] == 0
+    sane, zoo = SANE.open(sane_folder), Zoo.open(zoo_folder)
+    anchors = choose_anchors(sane, zoo, 3, architecture="mlp-64-8-10-tanh")
+    networks = generate(sane, anchors, 2, select=SelectConfig(draws=4, novelty=novelty), seed=5)
+    made = Zoo.open(tmp_path / "made")
+    for number, network in enumerate(networks):
+        for name, tensor in made.weights(number).items():
+            assert torch.equal(tensor, network[name]), name
 
 
 def test_as_new_as_asked(
