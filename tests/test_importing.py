@@ -584,7 +584,7 @@ def test_memory_stays_bounded_while_importing(tmp_path: Path, workers: int) -> N
         torch.save({"w": torch.randn(1600, 1600)}, tmp_path / "nets" / f"{number}.pt")
     code = (
         "import resource, sys\nfrom weightspace.zoo.importing.importing import import_zoo\n"
-        "from weightspace.zoo.growing.config import ImportConfig\n"
+        "from weightspace.zoo.importing.config import ImportConfig\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "import_zoo(sys.argv[1], sys.argv[2], ImportConfig(workers=int(sys.argv[3])))\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
