@@ -139,6 +139,7 @@ def distill(
     with training_folder(Path(out), existing, processes) as partial:
         if processes.is_main_process:
             check_run(partial, _describe_run(Path(folder), zoo, images), existing == "resume")
+        processes.wait_for_everyone()  # the first process clears the folder that all then write into
         # Every process maps a corpus of its own: what is drawn from it is the same.
         corpus = build_corpus(zoo, model.preparation, partial / CORPUS_FOLDER / str(processes.process_index))
         groups = group_networks(corpus, zoo.architectures, images.inputs.shape[1:])
