@@ -28,6 +28,10 @@ class Images(NamedTuple):
     inputs: Float[Tensor, "n channels height width"]
     labels: Int[Tensor, "n"]
 
+    def to(self, device: torch.device) -> "Images":
+        """The same on a device, where networks that take them then run."""
+        return Images(self.inputs.to(device), self.labels.to(device))
+
 
 class ImageSet(NamedTuple):
     """Train, validation and test images, normalised alike.
@@ -45,6 +49,11 @@ class ImageSet(NamedTuple):
     classes: int
     seed: int
     limits: tuple[int | None, int | None] = (None, None)
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same with all parts on a device."""
+        train, validation, test = (part.to(device) for part in (self.train, self.validation, self.test))
+        return self._replace(train=train, validation=validation, test=test)
 
     def describe(self) -> dict[str, Any]:
         """What `zoo.json` and manifests record of the set."""

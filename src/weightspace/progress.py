@@ -1,17 +1,8 @@
 """Progress bars for long work: on a terminal a bar, elsewhere nothing."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 Advance = Callable[..., None]
 
@@ -19,6 +10,20 @@ Advance = Callable[..., None]
 @contextlib.contextmanager
 def progress_bar(description: str, total: int, *, done: int = 0, shown: bool = True) -> Iterator[Advance]:
     """A bar on standard error; call `advance(note="...")` after each of the `total` steps."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda steps=1, note="": None
+        return
+    # Only here: where nobody looks, nothing is loaded for it.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -27,8 +32,7 @@ def progress_bar(description: str, total: int, *, done: int = 0, shown: bool = T
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:

@@ -75,9 +75,9 @@ def fit_stack(
 ) -> Iterator[tuple[int, Stack]]:
     """Train a stack; yields `(epoch, stack)` after every epoch, starting with `(0, stack)`.
 
-    The yielded stack is the one being trained (not a copy), so keep what you need before going on. Training
-    pauses while the caller works, so stopping to iterate stops the training. Tied tensors stay tied. Dropout
-    draws for the whole stack at once, so with dropout a network's course depends on its neighbors in the stack.
+    Runs where the images are. The yielded stack is the one being trained (not a copy), so keep what you need before
+    going on. Training pauses while the caller works, so stopping to iterate stops the training. Tied tensors stay tied.
+    Dropout draws for the whole stack at once, so with dropout a network's course depends on its neighbors in the stack.
 
     The optimiser runs at learning rate 1 and every network then moves the share `learning_rate` of the step:
     for optimisers whose step is linear in the learning rate, as SGD and Adam are, that is its own rate.
@@ -86,12 +86,14 @@ def fit_stack(
     device = images.labels.device
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     aliases = find_aliases(module.state_dict())
-    parameters = {name: tensor.clone() for name, tensor in stack.items() if name in trained}
-    buffers = {name: tensor.clone() for name, tensor in stack.items() if name not in trained and name not in aliases}
+    held = {name: tensor.to(device, copy=True) for name, tensor in stack.items() if name not in aliases}
+    parameters = {name: tensor for name, tensor in held.items() if name in trained}
+    buffers = {name: tensor for name, tensor in held.items() if name not in trained}
     # At rate 1; `_move` then takes each network's own share of the step.
     optimizer = _make_optimizer(list(parameters.values()), config, 1.0, 0.0)
     gradient = vmap(grad(_loss_of(module)), in_dims=0, randomness="different")
     generators = [derive_generator(seed, "order") for seed in seeds]
+    learning_rates, weight_decays = learning_rates.to(device), weight_decays.to(device)
     yield 0, _with_aliases({**parameters, **buffers}, aliases)
     for epoch in range(1, config.epochs + 1):
         module.train()  # whoever was given the stack may have scored it

@@ -69,8 +69,8 @@ class Outcome(NamedTuple):
 def fine_tune(populations: list[Population], images: ImageSet, config: EvaluateConfig | None = None) -> list[Outcome]:
     """Fine-tune every population on the training images and score it on the test images.
 
-    All networks are trained with the same optimiser, learning rate and number of steps, those of one architecture
-    side by side where that is faster; each has a data order of its own.
+    Runs where the images are. All networks are trained with the same optimiser, learning rate and number of steps,
+    those of one architecture side by side where that is faster; each has a data order of its own.
 
     Raises:
         InputError: no populations, or a negative number of epochs.
@@ -106,17 +106,18 @@ def _answers_of(
 ) -> dict[tuple[str, int], _Answered]:
     """`(method, epoch) -> answers` for populations of one architecture, with the data orders of one seed."""
     networks = [weights for population in group for weights in population.networks]
-    module = group[0].architecture.build()
+    device = images.train.labels.device
+    module, labels = group[0].architecture.build().to(device), images.test.labels.cpu()
     names = [(p.method, number_within) for p in group for number_within in range(len(p.networks))]
     seeds = [derive_seed(config.seed, *name, *([number] if number else [])) for name in names]
-    answer = _answer_alone if faster_alone(module, images.train.labels.device) else _answer_stacked
+    answer = _answer_alone if faster_alone(module, device) else _answer_stacked
     sizes = [len(population.networks) for population in group]
     answered = {}
     for epoch, outputs in answer(module, networks, images, config, seeds, advance).items():
-        for population, answers in zip(group, outputs.softmax(-1).split(sizes), strict=True):
+        for population, answers in zip(group, outputs.cpu().softmax(-1).split(sizes), strict=True):
             mean = answers[: config.ensemble].mean(0).argmax(-1)
-            together = float((mean == images.test.labels).float().mean())
-            wrong = answers.argmax(-1) != images.test.labels
+            together = float((mean == labels).float().mean())
+            wrong = answers.argmax(-1) != labels
             answered[population.method, epoch] = _Answered(population.architecture.id, wrong, together)
     return answered
 

@@ -102,7 +102,7 @@ def grow(
 def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
     """Train the members of a task; their checkpoints at the epochs kept."""
     device = torch.device(shared.plan.device)
-    images = {part: Images(*(torch.from_numpy(array).to(device) for array in shared.images[part])) for part in PARTS}
+    images = {part: Images(*map(torch.from_numpy, shared.images[part])).to(device) for part in PARTS}
     architecture = shared.recipe.architecture(task.members[0].activation, task.members[0].dropout)
     train = _train_stacked if shared.plan.way == "stacked" else _train_alone
     pieces = []
