@@ -28,6 +28,7 @@ from device_sanity import compare_with_cpu
 from embed_large import write_file
 from grow import make_images, train_plainly
 from pretrain import write_zoo
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from weightspace.autoencoder.config import SANEConfig
@@ -251,9 +252,8 @@ def train_for_a_while(
         return Loop(stage, replace(config, steps=steps), stage.accelerator).run()[-1]
 
     starting = setting.seconds(lambda: loop(3))
-    steps = max(
-        3, min(400, setting.sized(100) // 10, int(setting.sized(80) / 10 * 3 / setting.seconds(lambda: loop(3))))
-    )
+    each = setting.seconds(lambda: loop(5)) / 5
+    steps = max(5, min(1_000, round((0.5 if setting.dry else 6) / each)))
     rows: list[Any] = []
     seconds = setting.seconds(lambda: rows.append(loop(steps)))
     tokens = 2 * stage.queue.source.batch_size * config.window  # two views
@@ -284,7 +284,9 @@ def profile_of(setting: Setting, work: Callable[[], object]) -> dict[str, float]
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
         setting.seconds(work)
     name = "self_device_time_total" if cuda else "self_cpu_time_total"
-    times = {event.key: float(getattr(event, name)) for event in profiled.key_averages()}
+    # On an accelerator what ran there, its kernels, and not the calls that started them.
+    events = [event for event in profiled.key_averages() if not cuda or event.device_type == DeviceType.CUDA]
+    times = {event.key: float(getattr(event, name)) for event in events}
     whole = max(1e-9, sum(times.values()))
     longest = sorted(times.items(), key=lambda item: -item[1])[:10]
     return {key[:80]: round(time / whole, 4) for key, time in longest}
@@ -331,14 +333,14 @@ def writing(setting: Setting) -> Result:
 
 
 STAGES = {
-    "sanity": Stage(sanity, 60),
+    "sanity": Stage(sanity, 40),
     "growing": Stage(growing, 60),
-    "throughput: small": Stage(throughput("small", "cnn-s", 64), 60),
-    "throughput: paper": Stage(throughput("paper", "cnn-s", 32), 90),
-    "throughput: paper-resnet": Stage(throughput("paper-resnet", "resnet18", 32), 150),
     "embedding": Stage(embedding, 90),
-    "writing": Stage(writing, 90),
-    "population": Stage(population, 150),
+    "writing": Stage(writing, 60),
+    "population": Stage(population, 120),
+    "throughput: paper-resnet": Stage(throughput("paper-resnet", "resnet18", 32), 120),
+    "throughput: paper": Stage(throughput("paper", "cnn-s", 32), 90),
+    "throughput: small": Stage(throughput("small", "cnn-s", 64), 130),
 }
 
 

@@ -87,12 +87,12 @@ def small_corpus(folder: Path, members: int) -> tuple[Corpus, Preparation]:
 
 
 def fresh(fitted: Preparation, device: torch.device) -> Network:
-    return Network(SANEConfig(), fitted.config.token_width, window=64, seed=0).to(device)
+    return Network(SANEConfig(), fitted.config.token_width, window=16, seed=0).to(device)
 
 
 def gradients(corpus: Corpus, fitted: Preparation, device: torch.device, precision: torch.dtype | None) -> Tensor:
     """The gradient of a pre-training step, as one vector."""
-    network, config = fresh(fitted, device), TrainConfig(window=32, batch_size=8)
+    network, config = fresh(fitted, device), TrainConfig(window=16, batch_size=8)
     drawn = queue_of(corpus, config).draw(0)
     with torch.autocast(device.type, precision, enabled=precision is not None):
         losses = Objective(network, config)(drawn.batch.map(lambda tensor: tensor.to(device)))
@@ -106,7 +106,7 @@ def queue_of(corpus: Corpus, config: TrainConfig) -> BatchQueue:
 
 def moved_batch(corpus: Corpus, device: torch.device) -> Tensor:
     """Permuted, noisy windows as a step gets them: pinned, and copied while other work goes on."""
-    batch = queue_of(corpus, TrainConfig(window=32, batch_size=8)).draw(1).batch
+    batch = queue_of(corpus, TrainConfig(window=16, batch_size=8)).draw(1).batch
     if device.type != "cpu":
         batch = batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
     return torch.cat([batch.inputs.flatten(), batch.targets.flatten()])

@@ -55,7 +55,7 @@ class WindowCoder:
         self.cut = cut_windows(len(layout), network.window)
         self.learned = torch.ones(self.cut.count, dtype=torch.bool)
         if learned is not None:
-            self.learned = torch.zeros_like(self.learned).index_fill(0, learned, True)
+            self.learned = torch.zeros_like(self.learned).index_fill(0, learned.cpu(), True)
 
     def encode(self, tokens: Float[Tensor, "networks tokens width"]) -> Float[Tensor, "networks tokens latent"]:
         """Latents of whole networks."""
@@ -112,7 +112,7 @@ class WindowCoder:
 
         def encode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
             shown = Entries(*(kind[place] for kind in entries))
-            return self.network.encode(windows.to(device), positions[place], shown, present)
+            return self.network.encode(windows.to(device), positions[place], shown, _moved(present, device))
 
         return encode
 
@@ -120,7 +120,15 @@ class WindowCoder:
         """What decodes windows of the tokens `start:stop`."""
         device = self.network.device
         positions = positions_of(self.layout, start, stop).to(device)
-        return lambda windows, place, present: self.network.decode(windows.to(device), positions[place], present)
+
+        def decode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
+            return self.network.decode(windows.to(device), positions[place], _moved(present, device))
+
+        return decode
+
+
+def _moved(present: Tensor | None, device: torch.device) -> Tensor | None:
+    return present.to(device) if present is not None else None
 
 
 def _apply(code: Code, sequence: Tensor, start: int, place: Tensor, present: Tensor, seen: int) -> Tensor:

@@ -34,14 +34,15 @@ class Statistics:
 
     def apply(self, flat: Float[Tensor, "*batch size"], layout: TokenLayout) -> Float[Tensor, "*batch size"]:
         """Standardise flat vectors of whole networks."""
-        return (flat - self._along("mean", layout)) / self._along("std", layout)
+        return (flat - self._along("mean", layout, flat.device)) / self._along("std", layout, flat.device)
 
     def undo(self, flat: Float[Tensor, "*batch size"], layout: TokenLayout) -> Float[Tensor, "*batch size"]:
         """The inverse of `apply`."""
-        return flat * self._along("std", layout) + self._along("mean", layout)
+        return flat * self._along("std", layout, flat.device) + self._along("mean", layout, flat.device)
 
-    def _along(self, which: Literal["mean", "std"], layout: TokenLayout) -> Float[Tensor, "size"]:
-        return torch.repeat_interleave(self._table(getattr(self, which))[: len(layout.names)], layout.sizes)
+    def _along(self, which: Literal["mean", "std"], layout: TokenLayout, device: torch.device) -> Float[Tensor, "size"]:
+        each = self._table(getattr(self, which))[: len(layout.names)]
+        return torch.repeat_interleave(each, layout.sizes).to(device)
 
     def entries(self, which: Literal["mean", "std"], tensor: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens"]:
         """The mean or standard deviation of entries of these tensors."""

@@ -183,7 +183,7 @@ def permute_tensor(tensor: Tensor, axes: tuple[Axis, ...], permutations: Permuta
     """Permute one tensor along the axes of a `Symmetry`."""
     for number, axis in enumerate(axes):
         if groups_of((axis,)):
-            tensor = tensor.index_select(number, axis_index(axis, permutations))
+            tensor = tensor.index_select(number, axis_index(axis, permutations).to(tensor.device))
     return tensor
 
 

@@ -75,7 +75,7 @@ def match_stack(
         restarts, seed: as for `match`.
 
     Returns:
-        For every group one permutation per network, to be used with `permute`.
+        For every group one permutation per network, to be used with `permute`; on the CPU, wherever the weights are.
 
     Raises:
         WeightsMismatch, InputError: as for `match`.
@@ -155,7 +155,7 @@ class _Term:
     def values(self, current: Stacked) -> Float[Tensor, "networks"]:
         """The block's share of the objective."""
         moved = _take(self._moved(current, torch.arange(len(self.moving))), 1, current[str(self.group)])
-        return (moved * self.fixed).flatten(1).sum(1, dtype=torch.float64)
+        return (moved * self.fixed).flatten(1).sum(1, dtype=torch.float64).cpu()
 
     def _update(self, current: Stacked, changed: Bool[Tensor, "networks"], moved: dict[str, Tensor]) -> None:
         (axis, group), *rest = self.others
@@ -165,8 +165,8 @@ class _Term:
             self.cost[rows] = self._costs(current, rows)
             return
         assert self.seen is not None
-        now, before = (self.moving[0].index_select(axis, own[group][0, entries]) for own in (current, self.seen))
-        fixed = self.fixed.index_select(axis, entries).flatten(1)
+        now, before = (_select(self.moving[0], axis, own[group][0, entries]) for own in (current, self.seen))
+        fixed = _select(self.fixed, axis, entries).flatten(1)
         self.cost[0] += (now - before).flatten(1) @ fixed.T
 
     def _costs(self, current: Stacked, rows: Int[Tensor, "rows"]) -> Float[Tensor, "rows size size"]:
@@ -259,7 +259,7 @@ class _Descent:
         for term in self.terms[group]:
             for total, orders in ((before, current), (after, trial)):
                 if term in renewed and not term.doubled:
-                    total += term.cost.gather(1, orders[group][:, None])[:, 0].double().sum(1)
+                    total += term.cost.cpu().gather(1, orders[group][:, None])[:, 0].double().sum(1)
                 else:
                     total += term.values(orders) / (1 + sum(beside == group for _, beside in term.others))
         better = after > before + SMALLEST_GAIN * before.abs()
@@ -306,6 +306,7 @@ def _total(terms: list[_Term], rows: Int[Tensor, "rows"] | None = None) -> Float
 
 def _solve(cost: Float[Tensor, "rows size size"], current: Int[Tensor, "rows size"]) -> Int[Tensor, "rows size"]:
     """The best permutation for every network; the current one unless another is better beyond rounding."""
+    cost = cost.cpu()
     highest, solved = cost.max(1)
     now = cost.gather(1, current[:, None])[:, 0]
     margin = SMALLEST_GAIN * highest.abs().sum(1)
@@ -319,9 +320,14 @@ def _solve(cost: Float[Tensor, "rows size size"], current: Int[Tensor, "rows siz
     return torch.where(keep[:, None], current, solved)
 
 
+def _select(tensor: Tensor, dim: int, index: Int[Tensor, "size"]) -> Tensor:
+    """Permutations are on the CPU, where they are solved for; the tensors they reorder may be elsewhere."""
+    return tensor.index_select(dim, index.to(tensor.device))
+
+
 def _take(stack: Tensor, dim: int, index: Int[Tensor, "networks size"]) -> Tensor:
     """Reorder axis `dim` of every network by its own index."""
     if len(stack) == 1:
-        return stack.index_select(dim, index[0])
+        return _select(stack, dim, index[0])
     moved = stack.movedim(dim, 1)
     return moved[torch.arange(len(moved))[:, None], index].movedim(1, dim)

@@ -72,7 +72,7 @@ class TrainConfig:
     """`auto` takes bf16 on a GPU that has it, and fp32 elsewhere."""
 
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the training step; `auto` does so on a GPU only."""
+    """Compile the training step; `auto` does so on a GPU, for a large model and many steps: it takes a minute."""
 
     save_every: int = 100
     """Steps between saved states, from which `--resume` continues."""

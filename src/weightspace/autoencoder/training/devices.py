@@ -13,6 +13,10 @@ from torch import Tensor, distributed, nn
 
 from weightspace.autoencoder.training.config import TrainConfig
 
+# Compiling took 45 to 95 s on an H100. It saved 4 ms a step of a small model (240,000 parameters), and 28 of one with
+# 200 million: `benchmarks/device.py`, docs/tables/device-h100.json.
+WORTH_PARAMETERS, WORTH_STEPS = 50_000_000, 3_000
+
 
 def make_accelerator(precision: str = "no", *, idle: bool = False) -> Accelerator:
     """An accelerator of this precision (see `choose_precision`); `idle` if a step does not use all parameters."""
@@ -46,7 +50,9 @@ def choose_precision(config: TrainConfig) -> str:
 
 def compiled(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
     """The module, compiled where the configuration and the device ask for it; parameters are shared."""
-    wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    worth_it = device.type == "cuda" and parameters >= WORTH_PARAMETERS and config.steps >= WORTH_STEPS
+    wanted = config.compile == "on" or (config.compile == "auto" and worth_it)
     return torch.compile(module) if wanted else module  # type: ignore[return-value]
 
 

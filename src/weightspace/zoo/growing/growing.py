@@ -124,14 +124,15 @@ def _train_stacked(
 ) -> Iterator[Trained]:
     device = images["train"].labels.device
     modules = [_initial(architecture, shared, member) for member in task.members]
+    stack = stack_weights([one.state_dict() for one in modules])
     module = modules[0].to(device)
     fitting = fit_stack(
         module,
-        {name: tensor.to(device) for name, tensor in stack_weights([one.state_dict() for one in modules]).items()},
+        stack,
         images["train"],
         _fit_config(shared.config, task.members[0]),
-        learning_rates=torch.tensor([member.learning_rate for member in task.members], device=device),
-        weight_decays=torch.tensor([member.weight_decay for member in task.members], device=device),
+        learning_rates=torch.tensor([member.learning_rate for member in task.members]),
+        weight_decays=torch.tensor([member.weight_decay for member in task.members]),
         seeds=[derive_seed(shared.config.seed, member.name, "training") for member in task.members],
     )
     for epoch, stack in fitting:
