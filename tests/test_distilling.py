@@ -155,6 +155,17 @@ ws.distill(model, train, ws.open_images("digits").train, config, out=out)
 """
 
 
+def test_a_model_trained_in_bf16_is_distilled_by_the_same_program(
+    parts: tuple[Zoo, ...], digits: ImageSet, tmp_path: Path
+) -> None:
+    training = TrainConfig(steps=2, batch_size=4, precision="bf16")
+    pretrain(parts[0], training=training, out=tmp_path / "sane")
+    pretrain(parts[0], training=replace(training, precision="fp32"), out=tmp_path / "other")
+    distill(tmp_path / "sane", parts[0], digits.train, replace(TINY, steps=2), out=tmp_path / "distilled")
+    first, second = (SANE.open(tmp_path / name).network for name in ("sane", "other"))
+    assert not same_weights(first, second)
+
+
 def test_two_processes_distill_what_one_does(zoo_folder: Path, sane_folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "distill.py"
     script.write_text(SCRIPT)

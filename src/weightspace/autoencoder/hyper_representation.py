@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.network import SinusoidalPositions, Transformer
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.devices import choose_precision, make_accelerator, rows_of_all_processes
+from weightspace.autoencoder.training.devices import make_accelerator, rows_of_all_processes
 from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
 from weightspace.autoencoder.training.loop import Loop, StepLosses
 from weightspace.autoencoder.training.objective import masked_mse, nt_xent
@@ -79,7 +79,7 @@ def fit_hyper_representation(
     with opened_corpus(zoo, preparation) as corpus:
         length = _length(corpus)
         training = replace(training, window=length, weight_decay=0.0)
-        accelerator = make_accelerator(choose_precision(training), idle=not training.contrastive_weight)
+        accelerator = make_accelerator(idle=not training.contrastive_weight)
         network = HyperRepresentation(config, preparation.config.token_width, training.seed).to(accelerator.device)
         source = WindowSource(corpus, window=length, batch_size=training.batch_size, balance=training.balance)
         queue = BatchQueue(source, training, accelerator.process_index, accelerator.num_processes)

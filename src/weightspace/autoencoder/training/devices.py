@@ -11,18 +11,22 @@ from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from weightspace.autoencoder.training.config import TrainConfig
+from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 
-# Compiling took 45 to 95 s on an H100. It saved 4 ms a step of a small model (240,000 parameters), and 28 of one with
+# Compiling took 45 to 115 s on an H100. It saved 4 ms a step of a small model (240,000 parameters), and 28 of one with
 # 200 million: `benchmarks/device.py`, docs/tables/device-h100.json.
 WORTH_PARAMETERS, WORTH_STEPS = 50_000_000, 3_000
 
 
-def make_accelerator(precision: str = "no", *, idle: bool = False) -> Accelerator:
-    """An accelerator of this precision (see `choose_precision`); `idle` if a step does not use all parameters."""
+def make_accelerator(*, idle: bool = False) -> Accelerator:
+    """Devices and processes; `idle` if a step does not use all parameters.
+
+    Precision is not its business (see `lowered_precision`): accelerate settles on the first one of a process, so that
+    a bf16 model could not be distilled by the program that pre-trained it.
+    """
     return Accelerator(
         cpu=_on_cpu(),
-        mixed_precision=precision,
+        mixed_precision="no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)],
     )
 
@@ -41,11 +45,15 @@ def team() -> PartialState:
     return state
 
 
-def choose_precision(config: TrainConfig) -> str:
-    """bf16 is 50 times slower than fp32 on CPUs that lack it, so `auto` takes it on GPUs only."""
-    automatic = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    chosen = automatic if config.precision == "auto" else config.precision
-    return "no" if chosen == "fp32" else chosen
+def lowered_precision(config: TrainConfig | DistillConfig, device: torch.device) -> torch.autocast:
+    """The precision in which steps are computed, to be entered.
+
+    bf16 is 50 times slower than fp32 on CPUs that lack it, so `auto` takes it on GPUs only; distilling, which runs
+    other people's networks, is in fp32.
+    """
+    wanted = config.precision if isinstance(config, TrainConfig) else "fp32"
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bf16" or (wanted == "auto" and able))
 
 
 def compiled(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.autoencoder.training.devices import lowered_precision
 from weightspace.autoencoder.training.feeding import Waited, draw_ahead
 from weightspace.autoencoder.training.states import STATE_FILE, History, Row, TrainingState, load_state, save_state
 from weightspace.errors import InputError
@@ -137,7 +138,7 @@ class Loop:
         device = self.accelerator.device
         chance = derive_seed(self.config.seed, "dropout", step, self.accelerator.process_index)
         training.network.train()
-        with own_randomness(chance if self.stage.dropout else None, device), self.accelerator.autocast():
+        with own_randomness(chance if self.stage.dropout else None, device), lowered_precision(self.config, device):
             losses = self.stage.losses(waited.drawn)
         logged = self._logged(step)
         if (logged or self._saved(step) or device.type == "cpu") and not torch.isfinite(losses.total):

@@ -18,7 +18,7 @@ from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.provenance import Provenance, TrainedZoo
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.devices import choose_precision, compiled, make_accelerator, team
+from weightspace.autoencoder.training.devices import compiled, make_accelerator, team
 from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
 from weightspace.autoencoder.training.loop import Loop, StepLosses
 from weightspace.autoencoder.training.objective import Losses, Objective
@@ -142,7 +142,7 @@ class Pretraining:
         for part in corpus.parts:
             network.positions.check(part.positions)
         idle = not (config.contrastive_weight and config.statistics_weight)
-        accelerator = make_accelerator(choose_precision(config), idle=idle)
+        accelerator = make_accelerator(idle=idle)
         network.to(accelerator.device)
         source = WindowSource(corpus, window=config.window, batch_size=config.batch_size, balance=config.balance)
         queue = BatchQueue(source, config, accelerator.process_index, accelerator.num_processes)
