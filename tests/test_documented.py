@@ -1,5 +1,6 @@
 """Code in the documentation runs."""
 
+import runpy
 import sys
 import types
 from collections.abc import Iterator
@@ -117,3 +118,9 @@ def test_a_control_added_stands_among_the_others(extended: dict[str, Any]) -> No
     contest = types.SimpleNamespace(anchors=[{"weight": torch.ones(2), "count": torch.tensor(4)}])
     (network,) = CONTROLS["halved"].make(contest)  # type: ignore[arg-type]
     assert network["weight"].tolist() == [0.5, 0.5] and network["count"] == 2 and network["count"].dtype == torch.int64
+
+
+def test_the_page_of_json_says_what_commands_print() -> None:
+    update = runpy.run_path(str(PAGE.parent.parent / "update_json.py"))
+    for name in ("page", "schema"):
+        assert update[name.upper()].read_text() == update[name](), "run: python docs/update_json.py"

@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from weightspace.images import ImageSet
 from weightspace.zoo.embeddings import Representation
 from weightspace.zoo.zoo import Zoo
 
+FOLDER = Path(__file__).parent.parent / "examples"
 NAMES = [name for name in ws.__all__ if not inspect.ismodule(getattr(ws, name))]
 
 
@@ -54,3 +56,25 @@ def test_every_public_name_has_an_example_that_runs(scope: dict[str, Any]) -> No
     finally:
         os.chdir(before)
     assert not runner.summarize(verbose=False).failed
+
+
+SCRIPTS = {
+    "look_into_a_folder": "base_finetuned.pt is made from base.pt",
+    "align_two_networks": "halfway between them",
+    "read_a_zoo": "s(W): test_accuracy R²",
+    "write_networks": "a network nobody trained",
+    "start_a_training": "from scratch: test accuracy",
+    "add_a_sampler": "numbers generated",
+}
+
+
+def test_all_scripts_are_short_and_run_below() -> None:
+    lengths = {path.stem: len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")}
+    assert set(lengths) == set(SCRIPTS)
+    assert max(lengths.values()) <= 40
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_what_it_promises(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(FOLDER / f"{name}.py"))["main"](tmp_path)
+    assert SCRIPTS[name] in capsys.readouterr().out

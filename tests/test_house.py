@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "randomness", "progress", "interrupting", "exposing", "user_code"},
     {"outputs", "spreading"},
-    {"weights", "images", "graphs"},
+    {"weights", "images", "graphs", "machine"},
     {"supervised", "batch_norms"},
     {"symmetry", "tokens", "zoo"},
     {"corpus"},
@@ -212,3 +212,10 @@ def test_the_page_of_the_house_is_that_of_the_code() -> None:
 
     update = runpy.run_path(str(ROOT / "docs" / "update_house.py"))
     assert (ROOT / "docs" / "pages" / "house.md").read_text() == update["house_page"](), "python docs/update_house.py"
+
+
+@pytest.mark.parametrize("room", ["symmetry", "tokens", "weights", "samplers"])
+def test_a_room_opens_before_anything_else_was_imported(room: str) -> None:
+    code = f"import weightspace as ws; print(len(dir(ws.{room})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr

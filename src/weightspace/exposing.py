@@ -29,7 +29,9 @@ def expose(package: ModuleType) -> tuple[Callable[[str], Any], Callable[[], list
         if name not in homes:
             raise AttributeError(f"module '{package.__name__}' has no attribute '{name}'")
         home = importlib.import_module(homes[name])
-        return getattr(home, name) if hasattr(home, name) else importlib.import_module(f"{homes[name]}.{name}")
+        if home is not package and hasattr(home, name):
+            return getattr(home, name)
+        return importlib.import_module(f"{homes[name]}.{name}")  # a room
 
     def names() -> list[str]:
         load()

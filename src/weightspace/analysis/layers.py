@@ -5,6 +5,7 @@ latents, here averaged over the latent's numbers.
 """
 
 import contextlib
+import importlib.util
 import io
 import math
 import warnings
@@ -170,7 +171,7 @@ class LayerStudy(NamedTuple):
 
 
 def look_into(
-    model: Path, names: Sequence[str], accuracy: Path | None = None, *, watch: bool = True, compare: bool = False
+    model: Path, names: Sequence[str], accuracy: Path | None = None, *, watch: bool | None = None, compare: bool = False
 ) -> LayerStudy:
     """The layers of networks by name (see `open_networks`); what `weightspace layers` does.
 
@@ -178,7 +179,7 @@ def look_into(
         model: folder of a trained SANE.
         names: of the networks.
         accuracy: a JSON file with accuracies by name; members of zoos bring their own.
-        watch: read WeightWatcher's values too.
+        watch: read WeightWatcher's values too; None does so where it is installed.
         compare: two networks at least are needed.
 
     Raises:
@@ -186,6 +187,8 @@ def look_into(
     """
     if not names:
         raise InputError("expected networks to look into, found none")
+    if watch is None:
+        watch = importlib.util.find_spec("weightwatcher") is not None
     sane, layers = SANE.open(model), {}
     for name, weights in open_networks(names):
         with naming(name):

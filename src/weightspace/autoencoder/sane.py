@@ -33,6 +33,8 @@ from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
 CONFIG_FILE, MODEL_FILE, PREPARATION_FOLDER = "config.json", "model.safetensors", "preparation"
 FORMAT = 3
+# Trained models that come with the package, by the names of their folders.
+BOX, ANY_NETWORK = Path(__file__).parent.parent / "models", "any"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,10 +183,13 @@ class SANE:
     def open(cls, folder: str | Path) -> "SANE":
         """Read a trained model, in evaluation mode.
 
+        Args:
+            folder: of the model; or the name of one that comes with the package (`boxed_models`), such as `any`.
+
         Raises:
             InputError: no model there, or a damaged one.
         """
-        folder = Path(folder)
+        folder = model_folder(folder)
         try:
             value = json.loads((folder / CONFIG_FILE).read_text())
             require_format(value["format"], folder)
@@ -201,6 +206,26 @@ class SANE:
                 f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none"
             ) from error
         return cls(network=network.eval(), preparation=preparation, provenance=provenance)
+
+
+def boxed_models() -> list[str]:
+    """Names of the models that come with the package; each one's card is the `README.md` in its folder."""
+    return sorted(folder.parent.name for folder in BOX.glob(f"*/{CONFIG_FILE}"))
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model that is given by its folder, or by the name of one that comes with the package."""
+    folder = Path(model)
+    return BOX / folder if str(model) in boxed_models() and not folder.exists() else folder
+
+
+def leading_model(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The model that stands first among words, and the words after it; without one, the model for any network."""
+    if words:
+        folder = model_folder(words[0])
+        if (folder / PREPARATION_FOLDER).is_dir():
+            return folder, list(words[1:])
+    return model_folder(ANY_NETWORK), list(words)
 
 
 def require_format(found: object, folder: Path) -> None:

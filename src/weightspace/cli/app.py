@@ -17,13 +17,21 @@ from weightspace.errors import InputError
 LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
 # In the order of the data's way.
 COMMANDS: dict[str, tuple[Any, ...]] = {
-    "See it all": (reports.demo,),
+    "See it all": (reports.demo, reports.doctor),
     "Make and look": (zoos.grow, zoos.import_, zoos.zoo, zoos.publish),
     "Learn": (sane.pretrain, sane.distill, sane.card),
     "Read": (sane.embed, reading.probe, reading.predict, reading.layers, reading.similar),
     "Folders and pairs of checkpoints": (zoos.inspect, symmetries.align, symmetries.symmetry),
     "Write": (writing.generate, writing.evaluate, reports.report),
 }
+
+
+EXAMPLES = """\
+* `weightspace inspect FOLDER`: what is in this folder of checkpoints?
+* `weightspace predict small-cnns FILE`: how good is this network, by its weights alone?
+
+`weightspace COMMAND --help` explains a command; `weightspace --install-completion` lets the shell complete them.
+"""
 
 
 class BriefHelp(DefaultFormatter):
@@ -42,6 +50,7 @@ def make_app(*, full: bool = False) -> App:
     app = App(
         name="weightspace",
         help="Trained neural networks as a data type: read them, and write new ones.",
+        help_epilogue=EXAMPLES,
         version=__version__,
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(consume_multiple=True, negative_iterable=""),
@@ -51,7 +60,8 @@ def make_app(*, full: bool = False) -> App:
     for number, (title, commands) in enumerate(COMMANDS.items()):
         group = Group(title, sort_key=number)
         for place, command in enumerate(commands):
-            app.command(command, name=command.__name__.rstrip("_"), group=group, sort_key=place)
+            app.command(command, name=command.__name__.rstrip("_"), group=group, sort_key=place, help_epilogue="")
+    app.register_install_completion_command(add_to_startup=False, help_epilogue="")
     return app
 
 

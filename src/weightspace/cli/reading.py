@@ -7,25 +7,26 @@ from cyclopts import Parameter
 
 from weightspace.analysis.config import ProbeConfig
 from weightspace.cli.shared import (
+    OUTPUT,
     Force,
     Json,
-    Out,
-    existing,
+    Model,
     options,
     prepare_torch,
     print_json,
-    print_result,
     require_plot,
+    save_plot,
 )
+from weightspace.errors import InputError
 
 
-def predict(model: Path, /, *networks: str, as_json: Json = False) -> None:
+def predict(model: Model, /, *networks: str, as_json: Json = False) -> None:
     """Predict properties of networks with intervals, or say that a network is unlike those the model knows.
 
     Parameters
     ----------
     model
-        A trained SANE with its predictor, which pretrain and card fit.
+        A trained SANE with its predictor, which pretrain and card fit; or small-cnns, which comes with the package.
     networks
         Files or folders of weights, folders of such files, or ZOO:MEMBER.
     """
@@ -48,58 +49,54 @@ def predict(model: Path, /, *networks: str, as_json: Json = False) -> None:
 
 
 def layers(
-    model: Path,
-    /,
     *networks: str,
-    out: Out,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     accuracy: Path | None = None,
     similarity: Path | None = None,
-    weightwatcher: bool = True,
+    weightwatcher: bool | None = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Draw features of layers over depth for networks of any size, SANE's beside WeightWatcher's.
+    """Compare layers of networks of any size, and draw them over depth: SANE's features beside WeightWatcher's.
 
     Parameters
     ----------
-    model
-        A trained SANE.
     networks
         Files or folders of weights, such as a transformers folder, folders of such files, ZOO:MEMBER, or names of
         installed libraries' pretrained models: timm:resnet18, torchvision:resnet18, pytorchcv:resnet20_cifar10.
+        Before them a trained SANE or the name of one that comes with the package (any, small-cnns); without one, any.
     out
-        Where the figure goes: .png, .svg or .pdf; must not exist yet.
+        Where the figure goes: .png, .svg or .pdf; must not exist yet. Without it nothing is drawn.
     accuracy
         A JSON file with the accuracy of networks by name (that of the file without its ending): accuracy is drawn
         over the mean of every feature, with a line. Members of zoos bring their own.
     similarity
         Draw how alike the layers of the first and the last network are into this .png, .svg or .pdf.
     weightwatcher
-        Read WeightWatcher's values too (needs the extra weightspace[weightwatcher]).
+        Read WeightWatcher's values too (the extra weightspace[weightwatcher]); where it is installed, unless told.
     """
     prepare_torch()
     from weightspace.analysis.layers import look_into
-    from weightspace.outputs import new_file
+    from weightspace.autoencoder.sane import leading_model
     from weightspace.report.plots import save_layers, save_similarity
+    from weightspace.report.tables import layer_table, print_table
 
-    for plot in filter(None, (out, similarity)):
+    plots = [plot for plot in (out, similarity) if plot is not None]
+    for plot in plots:
         require_plot(plot)
-    study = look_into(model, networks, accuracy, watch=weightwatcher, compare=similarity is not None)
-    with new_file(out, existing=existing(force)) as path:
-        save_layers(study.layers, study.accuracies, path)
-    if similarity is not None:
-        with new_file(similarity, existing=existing(force)) as path:
-            save_similarity(study.layers, path)
-    line = f"{len(study.layers)} networks, {sum(map(len, study.layers.values()))} layers"
-    print_result(out, line, study.to_json(), as_json)
+    study = look_into(*leading_model(networks), accuracy, watch=weightwatcher, compare=similarity is not None)
+    save_plot(out, lambda path: save_layers(study.layers, study.accuracies, path), force)
+    save_plot(similarity, lambda path: save_similarity(study.layers, path), force)
+    if as_json:
+        print_json({"out": str(out) if out else None, **study.to_json()})
+        return
+    print_table(layer_table(study))
+    counted = f"{len(study.layers)} networks, {sum(map(len, study.layers.values()))} layers"
+    print(": ".join([*map(str, plots[:1]), counted]))
 
 
 def similar(
-    model: Path,
-    folder: Path,
-    network: str,
-    /,
-    *,
+    *networks: str,
     count: Annotated[int, Parameter(alias="-k")] = 10,
     aggregation: str = "mean",
     search: Literal["exact", "index"] = "exact",
@@ -109,13 +106,10 @@ def similar(
 
     Parameters
     ----------
-    model
-        A trained SANE.
-    folder
-        A zoo, or the table of its embeddings that embed wrote, with the same aggregation.
-    network
-        A file or folder of weights, ZOO:MEMBER, or library:name (see layers). A member does not find itself in its
-        zoo.
+    networks
+        First a zoo, or the table of its embeddings that embed wrote with the same aggregation; then a network: a file
+        or folder of weights, ZOO:MEMBER, or library:name (see layers). A member does not find itself in its zoo.
+        Before them a trained SANE or the name of one that comes with the package (any, small-cnns); without one, any.
     count
         So many checkpoints.
     aggregation
@@ -125,20 +119,24 @@ def similar(
     """
     prepare_torch()
     from weightspace.analysis.retrieving import find_similar
+    from weightspace.autoencoder.sane import leading_model
     from weightspace.report.tables import neighbor_table, print_table
 
-    rows = find_similar(model, folder, network, count, aggregation=aggregation, search=search)
+    model, words = leading_model(networks)
+    if len(words) != 2:
+        raise InputError(f"expected a zoo and a network, found {', '.join(words) or 'nothing'}")
+    rows = find_similar(model, Path(words[0]), words[1], count, aggregation=aggregation, search=search)
     if as_json:
         print_json(rows)
         return
-    print_table(neighbor_table(network, rows))
+    print_table(neighbor_table(words[1], rows))
 
 
 def probe(
     folder: Path,
     /,
     *,
-    sane: tuple[Path, ...] = (),
+    sane: tuple[Model, ...] = (),
     config: Annotated[ProbeConfig, options("Probing")] = ProbeConfig(),
     as_json: Json = False,
 ) -> None:

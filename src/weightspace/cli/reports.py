@@ -35,6 +35,23 @@ def demo(
     print(f"\n{out / 'report.html'}: {results['seconds']:.0f} seconds; open it in a browser")
 
 
+def doctor(*, as_json: Json = False) -> None:
+    """Print versions, processors, devices and extras, and whether a GPU would be used."""
+    from weightspace.machine import EXTRAS, describe_machine
+
+    machine = describe_machine()
+    if as_json:
+        print_json(machine._asdict())
+        return
+    for name, version in machine.versions.items():
+        print(f"{name} {version}")
+    print(f"{machine.processors} processors, of which torch uses {machine.threads} (WEIGHTSPACE_THREADS asks for more)")
+    half = "; training takes bf16" if machine.half_precision else ""
+    print(f"models are trained and embed on {machine.device}{half}")
+    for extra, installed in machine.extras.items():
+        print(f"weightspace[{extra}] {installed or 'is not installed'}: {EXTRAS[extra][1]}")
+
+
 def report(run: Path, /, *, out: Out, force: Force = False, as_json: Json = False) -> None:
     """Render the page of a run again from its results.
 

@@ -13,6 +13,7 @@ from weightspace.cli.shared import (
     Fold,
     Force,
     Json,
+    Model,
     Out,
     Resume,
     Split,
@@ -85,7 +86,7 @@ def pretrain(
 
 
 def distill(
-    model: Path,
+    model: Model,
     zoo: Path,
     /,
     *,
@@ -133,7 +134,7 @@ def distill(
 
 
 def card(
-    model: Path,
+    model: Model,
     /,
     *folders: Path,
     split: Split = SHARES,
@@ -164,9 +165,7 @@ def card(
 
 
 def embed(
-    model: Path,
-    /,
-    *networks: Path,
+    *networks: str,
     out: Out,
     aggregation: str = "mean",
     force: Force = False,
@@ -176,23 +175,24 @@ def embed(
 
     Parameters
     ----------
-    model
-        A trained SANE.
     networks
         A zoo; or files, model folders and folders of checkpoints, of any architecture and size: they are read as
-        they are embedded, and the table says what had to be assumed.
+        they are embedded, and the table says what had to be assumed. Before them a trained SANE or the name of one
+        that comes with the package (any, small-cnns); without one, any.
     aggregation
         mean; mean+spread (mean and standard deviation per layer); readout (the same of the statistics head);
         or sequence (all latents in a row).
     """
     prepare_torch()
-    from weightspace.autoencoder.sane import SANE
+    from weightspace.autoencoder.sane import SANE, leading_model
     from weightspace.autoencoder.training.devices import best_device
     from weightspace.outputs import new_file, require_apart
 
-    require_apart(out, [model, *networks])
+    model, names = leading_model(networks)
+    paths = [Path(name) for name in names]
+    require_apart(out, [model, *paths])
     with new_file(out, existing=existing(force)) as path:
-        embeddings = SANE.open(model).to(best_device()).embed_paths(networks, aggregation)
+        embeddings = SANE.open(model).to(best_device()).embed_paths(paths, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
     count, width = embeddings.features.shape
     assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})

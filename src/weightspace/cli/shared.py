@@ -1,6 +1,7 @@
 """Options and endings that all commands share."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,14 @@ def options(title: str) -> Parameter:
     return Parameter(name="*", group=Group(title, sort_key=1))
 
 
+def _find_model(kind: Any, tokens: Any) -> Path:
+    """A folder, or the name of a model that comes with the package."""
+    from weightspace.autoencoder.sane import model_folder
+
+    return model_folder(tokens[0].value)
+
+
+Model = Annotated[Path, Parameter(converter=_find_model)]
 Shares = tuple[float, float, float]
 SHARES: Shares = (0.7, 0.15, 0.15)
 OUTPUT, SPLIT = Group("Output", sort_key=3), Group("Split", sort_key=2)
@@ -94,6 +103,15 @@ def require_plot(plot: Path) -> None:
     """Refuse a picture in a format that we do not draw."""
     if plot.suffix not in PLOTS:
         raise InputError(f"expected a plot as {', '.join(PLOTS)}, found '{plot}'")
+
+
+def save_plot(target: Path | None, draw: Callable[[Path], object], force: bool) -> None:
+    """Draw into a file of its own, where one is asked for."""
+    from weightspace.outputs import new_file
+
+    if target is not None:
+        with new_file(target, existing=existing(force)) as path:
+            draw(path)
 
 
 def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool) -> None:

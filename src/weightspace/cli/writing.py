@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Force, Json, Out, existing, options, prepare_torch, print_json, print_result
+from weightspace.cli.shared import Force, Json, Model, Out, existing, options, prepare_torch, print_json, print_result
 from weightspace.evaluation.config import EvaluateConfig
 from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
 
 
 def generate(
-    model: Path,
+    model: Model,
     /,
     *,
     anchors: Path,

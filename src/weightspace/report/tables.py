@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 
 from weightspace.analysis.inspecting.kinship import rooted
 from weightspace.analysis.inspecting.relating_folders import FolderStudy
+from weightspace.analysis.layers import FEATURES, LayerStudy
 from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.evaluation.comparing import WritingRow
 from weightspace.symmetry.axes import Symmetry
@@ -163,6 +164,18 @@ def neighbor_table(network: str, rows: Sequence[Row]) -> Table:
     columns = ["distance", *(name.replace("_", " ") for name in shown)]
     words = tuple(name for name in columns if name in ("member", "network", "architecture"))
     return Table(f"Nearest to {network}", "Distance between standardised embeddings.", columns, body, words)
+
+
+def layer_table(study: LayerStudy) -> Table:
+    """Means of every network's layers, feature by feature, for those features that some network has."""
+    means = study.to_json()["means"]
+    features = [name for name in FEATURES if any(math.isfinite(own[name]) for own in means.values())]
+    body = [[name, str(len(study.layers[name])), *(f"{own[f]:.3g}" for f in features)] for name, own in means.items()]
+    columns = ["network", "layers", *(name.replace("_", " ") for name in features)]
+    note = (
+        "Means over layers: spread of its latents, size of their mean; α, stable rank and log-norm are WeightWatcher's."
+    )
+    return Table("Layers", note, columns, body, ("network",))
 
 
 def _shown(value: Any) -> str:

@@ -183,11 +183,14 @@ class Predictor:
         return Neighborhood(self.known)
 
     def save(self, folder: Path) -> None:
-        """Write `predictor.json` and `predictor.safetensors` into a model's folder."""
+        """Write `predictor.json` and `predictor.safetensors` into a model's folder.
+
+        Known embeddings, which are most of it, are standardised and only compared with: half precision is enough.
+        """
         about = {name: getattr(self, name) for name in ABOUT}
         write_json(folder / PREDICTOR_FILE, {**about, "properties": [asdict(own) for own in self.properties]})
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        save_file(arrays, folder / ARRAYS_FILE)
+        save_file({**arrays, "known": arrays["known"].astype(np.float16)}, folder / ARRAYS_FILE)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Predictor":
@@ -201,7 +204,7 @@ class Predictor:
             about["properties"] = [PropertyModel(**_with_infinity(own)) for own in about["properties"]]
             about["members"] = tuple(about["members"])
             arrays: dict[str, Any] = load_file(Path(folder) / ARRAYS_FILE)
-            return cls(**about, **arrays)
+            return cls(**about, **{**arrays, "known": arrays["known"].astype(np.float32)})
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"expected a predictor ({PREDICTOR_FILE}, {ARRAYS_FILE}) in {folder}, found none: "
