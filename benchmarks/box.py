@@ -4,8 +4,9 @@
 
 Measured on test members and published ResNets, which no model has seen, beside an untrained model of the same shape and
 seven statistics of all weights (mean, standard deviation, quantiles): of how many networks, at their last epoch, is the
-nearest other network of the same architecture, and of the same task; and of how many is the nearest checkpoint another
-epoch of the same training. small-cnns is measured on its own kind only.
+nearest other network of the same architecture; of the same recipe and seed, trained on another task (members of one
+number begin with the same weights in every zoo); and, these apart, of the same task; and of how many is the nearest
+checkpoint another epoch of the same training. small-cnns is measured on its own kind only.
 """
 
 import argparse
@@ -19,23 +20,35 @@ import numpy as np
 import pandas as pd
 import torch
 
+from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.analysis.representations.baselines import QUANTILES, represent_stacks
 from weightspace.autoencoder.sane import BOX, SANE
 from weightspace.zoo.zoo import Checkpoints, Zoo
 
 WHOLE = ("config.json", "model.safetensors")
-PREDICTOR = ("predictor.json", "predictor.safetensors")
-# Model -> what it ships beside itself, and what stands in the names of the zoos that it is measured on.
-MODELS: dict[str, tuple[tuple[str, ...], str]] = {"small-cnns": (PREDICTOR, "cnn-s"), "any": ((), "")}
+# Model -> whether its predictor is shipped too, and what stands in the names of the zoos that it is measured on.
+MODELS = {"small-cnns": (True, "cnn-s"), "any": (False, "")}
+PUBLISHED = "cifar10-published"
+HEAD = """{networks} networks at their last epoch ({checkpoints:,} checkpoints) of {zoos},
+none of which it was trained on. Members of one number begin with the same weights in every zoo, so that the nearest
+other network is often the one that was begun alike for another task: the embedding tells **lineage and architecture, not
+what a network was trained for**. That a checkpoint is another epoch of the same training, and of which architecture, an
+untrained model of the same shape tells as well, by the statistics of tokens that its encoder sees. It is no measure of
+whether two networks compute the same: ask them, or align them.
+
+| the nearest is | another epoch of it | begun alike | of its architecture | of its task, those begun alike apart |
+|---|---|---|---|---|
+"""
 PREDICTS = re.compile(r"## What it predicts\n.*?(?=## )", re.DOTALL)
 
 
 class Measured(NamedTuple):
     """Shares of networks whose nearest one is of the same kind, and how many networks and checkpoints there were."""
 
+    training: float
+    begun_alike: float
     architecture: float
     task: float
-    training: float
     networks: int
     checkpoints: int
 
@@ -45,17 +58,17 @@ def measure(features: np.ndarray, table: pd.DataFrame) -> Measured:
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-9)
     last = (table["epoch"] == table.groupby("member")["epoch"].transform("max")).to_numpy()
     several = (table.groupby("member")["epoch"].transform("count") > 1).to_numpy()
-    nearest_last = nearest(scaled[last], apart=table["member"][last].to_numpy())
-    among = nearest(scaled)
+    others = nearest(scaled[last], apart=table["member"][last].to_numpy())
+    strangers = nearest(scaled[last], apart=table["number"][last].to_numpy())
 
-    def share(column: str) -> float:
+    def share(column: str, neighbors: np.ndarray) -> float:
         values = table[column][last].to_numpy()
-        return float((values == values[nearest_last]).mean())
+        return float((values == values[neighbors]).mean())
 
     members = table["member"].to_numpy()
-    asked = last & several
-    kin = float((members == members[among])[asked].mean())
-    return Measured(share("family"), share("task"), kin, int(last.sum()), len(table))
+    training = float((members == members[nearest(scaled)])[last & several].mean())
+    alike, family, task = share("number", others), share("family", others), share("task", strangers)
+    return Measured(training, alike, family, task, int(last.sum()), len(table))
 
 
 def nearest(points: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
@@ -70,11 +83,11 @@ def nearest(points: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
 
 def described(zoo: Zoo, name: str) -> pd.DataFrame:
     """Member, epoch, architecture family and task of every checkpoint."""
-    task, _, family = name.partition("-")
+    task = name.partition("-")[0]
     family = zoo.table["architecture"].str.extract(r"^((?:cnn-[sl]|resnet18|network))", expand=False)
-    return pd.DataFrame(
-        {"member": name + "/" + zoo.table["member"], "epoch": zoo.table["epoch"], "family": family, "task": task}
-    )
+    numbers = zoo.table["member"] if name != PUBLISHED else PUBLISHED + zoo.table["member"]
+    about = {"number": numbers, "epoch": zoo.table["epoch"], "family": family, "task": task}
+    return pd.DataFrame({"member": f"{name}/" + zoo.table["member"], **about})
 
 
 def pooled(piece: Checkpoints) -> torch.Tensor:
@@ -94,11 +107,12 @@ def card_section(sane: SANE, parts: dict[str, Zoo]) -> str:
         "the same, untrained": lambda zoo: untrained.embed(zoo).features,
         "seven statistics of all weights": lambda zoo: represent_stacks(zoo, "pooled", pooled).features,
     }
-    lines = ["| the nearest is of the same | architecture | task | training |", "|---|---|---|---|"]
+    lines = []
     for name, way in ways.items():
         found = measure(np.concatenate([way(zoo) for zoo in parts.values()]), table)
-        lines.append(f"| {name} | {found.architecture:.0%} | {found.task:.0%} | {found.training:.0%} |")
-    return "\n".join([f"{found.networks} networks at their last epoch, {found.checkpoints:,} checkpoints.", "", *lines])
+        shares = (found.training, found.begun_alike, found.architecture, found.task)
+        lines.append(f"| {name} | {' | '.join(f'{share:.0%}' for share in shares)} |")
+    return HEAD.format(**found._asdict(), zoos=", ".join(parts)) + "\n".join(lines)
 
 
 def main() -> None:
@@ -108,20 +122,23 @@ def main() -> None:
     parser.add_argument("zoos", type=Path, nargs="+")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for name, (beside, kind) in MODELS.items():
+    for name, (predicts, kind) in MODELS.items():
         source, target = given.runs / name, BOX / name
         sane = SANE.open(source)
         zoos = {zoo.name: Zoo.open(zoo) for zoo in given.zoos if kind in zoo.name}
         parts = {zoo: opened.split(0.7, 0.15, 0.15, seed=0)[2] for zoo, opened in zoos.items()}
         if name == "any":
-            parts["cifar10-published"] = Zoo.open(given.published)
+            parts[PUBLISHED] = Zoo.open(given.published)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         shutil.copytree(source / "preparation", target / "preparation")
-        for file in (*WHOLE, *beside):
+        for file in WHOLE:
             shutil.copyfile(source / file, target / file)
         card = (source / "README.md").read_text()
-        card = card if beside else PREDICTS.sub("", card)
+        if predicts:
+            Predictor.open(source).save(target)
+        else:
+            card = PREDICTS.sub("", card)
         card = re.sub(r"(?<=\s)/\S*/(?=[\w-]+(?:\s|$))", "ZOOS/", card)
         section = f"## What its embeddings are good for\n\n{card_section(sane, parts)}\n\n"
         (target / "README.md").write_text(
