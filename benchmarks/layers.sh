@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of layers: `docs/pages/layers-*.svg`, SANE beside WeightWatcher.
+# The figures of layers: `docs/pages/results/layers-*.svg`, SANE beside WeightWatcher.
 #
 #   benchmarks/layers.sh
 #
@@ -20,5 +20,5 @@ for network in resnet8w8 resnet14w8 resnet20w8 resnet8w16 resnet14w4; do
   for member in 0000 0001 0002; do members+=("$zoo:member-$member"); done
 done
 "$bin/weightspace" layers "$sane" "$published" --accuracy "$published/accuracy.json" \
-  --out docs/pages/layers-published.svg --similarity docs/pages/layers-similarity.svg --force
-"$bin/weightspace" layers "$sane" "${members[@]}" --out docs/pages/layers-grown.svg --force
+  --out docs/pages/results/layers-published.svg --similarity docs/pages/results/layers-similarity.svg --force
+"$bin/weightspace" layers "$sane" "${members[@]}" --out docs/pages/results/layers-grown.svg --force

@@ -1,6 +1,6 @@
 """Render the tables and the figure of reading networks from `docs/tables/`: `python docs/update_reading.py`.
 
-Writes the blocks of `docs/pages/reading.md`, the figure beside it, and the short table of README.md.
+Writes the blocks of `docs/pages/results/reading.md` and the figure beside it.
 """
 
 import json
@@ -16,8 +16,8 @@ from update_readme import replace_block
 from weightspace.report.figures import COLORS, PRINTED
 
 ROOT = Path(__file__).parent
-TABLES, PAGE, README = ROOT / "tables", ROOT / "pages" / "reading.md", ROOT.parent / "README.md"
-FIGURE = ROOT / "pages" / "reading.svg"
+TABLES, PAGE = ROOT / "tables", ROOT / "pages" / "results" / "reading.md"
+FIGURE = PAGE.with_name("reading.svg")
 TARGETS = {"test_accuracy": "test accuracy", "epoch": "epoch", "generalization_gap": "generalisation gap"}
 EMBEDDING = "SANE (readout)"
 NOT_WORSE, BETTER = -0.02, 0.0
@@ -208,7 +208,7 @@ def draw_panel(axes: Any, files: Sequence[dict[str, Any]], target: str, pooled: 
 
 
 def short(files: Sequence[dict[str, Any]]) -> str:
-    """For the README: s(W), the paper's mean embedding and our readout, test accuracy and gap."""
+    """What opens the page: s(W), the paper's mean embedding and our readout, test accuracy and gap."""
     body = []
     for found in files:
         (zoo,) = found["zoos"]
@@ -253,6 +253,7 @@ def main() -> None:
     files = load("properties")
     text = PAGE.read_text()
     blocks = {
+        "short": short(files),
         "verdicts": verdicts(files),
         "paper": beside_the_paper(files),
         "zoos": "\n\n".join(map(zoo_table, files)),
@@ -268,7 +269,6 @@ def main() -> None:
     for name, block in blocks.items():
         text = replace_block(text, name, block)
     PAGE.write_text(text)
-    README.write_text(replace_block(README.read_text(), "reading", short(files)))
     draw(files)
 
 

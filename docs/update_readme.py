@@ -1,59 +1,159 @@
-"""Write the parts of README.md that a program can write: `python docs/update_readme.py runs/demo`.
+"""Write the parts of README.md that a program can write: `python docs/update_readme.py`.
 
-The demo's tables and figure come from a run's folder, the quickstart and its output from running it, and the file
-tree from the first line of every room's docstring. The support table is written by its test.
+Snippets are lines of the scripts in `examples/`, what they print comes from running them, the table and the figure from
+`docs/tables/`, and the rooms from the first lines of their docstrings.
 """
 
 import ast
 import contextlib
 import io
+import json
 import runpy
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
 
-from weightspace.analysis.probing.comparing import ProbeRow
-from weightspace.evaluation.comparing import WritingRow
-from weightspace.report import tables
-from weightspace.report.figures import draw_figures
-from weightspace.report.page import FIGURES_FILE, read_results, read_run_file
+from weightspace.report.figures import COLORS, PRINTED
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "src" / "weightspace"
-FIGURE = ROOT / "docs" / "demo.svg"
-INK = "#6b7280"  # readable on light and dark pages alike
+PACKAGE, TABLES, FIGURE = ROOT / "src" / "weightspace", ROOT / "docs" / "tables", ROOT / "docs" / "front.svg"
+# Script -> how the first and the last line of its snippet begin.
+SNIPPETS = {
+    "read_a_zoo": ("train, validation", "print(ws.probe(*ws.represent"),
+    "start_a_training": ("model, scratch", "print(ws.in"),
+}
+SANE, STATISTICS, NOISE, SCRATCH = "SANE (readout)", "s(W)", "anchor + noise", "from scratch"
+WRITTEN, AS_WRONG = "SANE, subsampled", "anchor + noise, same functional novelty"
+Rows = list[dict[str, Any]]
 
 
-def demo_output(run: Path) -> str:
-    """What the demo prints after its stages."""
-    results = read_results(run)
-    reading = [ProbeRow.from_json(row) for row in results["reading"]]
-    writing = [WritingRow(**row) for row in results["writing"]]
-    console = Console(width=tables.WIDTH, file=io.StringIO(), record=True)
-    for table in [*tables.reading_tables(reading), *tables.writing_tables(writing)]:
-        console.print(tables.draw_table(table))
-        console.print()
-    lines = [line.rstrip() for line in console.export_text().splitlines()]
-    return "\n".join([*lines, *results["findings"]])
+def snippet(script: str) -> str:
+    """The lines of a script that README shows."""
+    first, last = SNIPPETS[script]
+    lines = (ROOT / "examples" / f"{script}.py").read_text().splitlines()
+    begin, end = (next(n for n, line in enumerate(lines) if line.strip().startswith(start)) for start in (first, last))
+    return "\n".join(line.removeprefix("    ") for line in lines[begin : end + 1])
 
 
-def quickstart_output() -> str:
-    """What the quickstart prints."""
-    printed = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
-        runpy.run_path(str(ROOT / "examples" / "quickstart.py"))["main"](Path(folder))
-    return printed.getvalue().strip()
+def printed(script: str, folder: Path) -> str:
+    """What a script prints."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        runpy.run_path(str(ROOT / "examples" / f"{script}.py"))["main"](folder)
+    return output.getvalue().strip()
 
 
-def quickstart_source() -> str:
-    """The body of the quickstart's main function."""
-    source = (ROOT / "examples" / "quickstart.py").read_text()
-    (main,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
-    lines = source.splitlines()[main.body[1].lineno - 1 : main.end_lineno]
-    head = ["import pathlib", "", "import weightspace as ws", "", 'folder = pathlib.Path("runs/quickstart")']
-    return "\n".join(head) + "\n" + "\n".join(line.removeprefix("    ") for line in lines)
+def inspected(folder: Path) -> str:
+    """The end of what `weightspace inspect` says of a folder."""
+    command = [sys.executable, "-m", "weightspace", "inspect", "checkpoints"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    begin = next(number for number, line in enumerate(lines) if line.startswith("There more"))
+    return "\n".join(["$ weightspace inspect checkpoints      # the end of what it says", *lines[begin:]])
+
+
+def rows_of(pattern: str) -> dict[str, Rows]:
+    """Zoo -> its rows, of the tables of that name."""
+    files = [json.loads(path.read_text()) for path in sorted(TABLES.glob(pattern))]
+    return {next(iter(found["zoos"])): found["rows"] for found in files}
+
+
+def read(rows: Rows, representation: str) -> float:
+    """R² of test accuracy over all epochs; of long ones, of their principal components."""
+    asked = [row for row in rows if (row["target"], row["epoch"]) == ("test_accuracy", "all")]
+    return next(row["r2"] for row in asked if row["representation"].removesuffix(" (PCA)") == representation)
+
+
+def written(rows: Rows, method: str, epochs: int = 0) -> float:
+    """Test accuracy of a method's networks."""
+    return next(row["accuracy"] for row in rows if (row["method"], row["epochs"]) == (method, epochs))
+
+
+def results() -> str:
+    """Six comparisons, won and lost."""
+    reading, writing = rows_of("reading-properties-*.json"), rows_of("writing-same-*.json")
+    trees = rows_of("reading-trees-*.json")["mnist-cnn-s"]
+    mean = {name: float(np.mean([read(rows, name) for rows in reading.values()])) for name in (SANE, STATISTICS, "W")}
+
+    def over(method: str, epochs: int = 0) -> float:
+        return float(np.mean([written(rows, method, epochs) for rows in writing.values()]))
+
+    lines = [
+        (
+            "test accuracy from weights, linear probe, R²",
+            mean[SANE],
+            mean[STATISTICS],
+            "layer statistics s(W)",
+            f"{len(reading)} zoos",
+        ),
+        ("the same, boosted trees", read(trees, SANE), read(trees, STATISTICS), "layer statistics s(W)", "mnist-cnn-s"),
+        (
+            "accuracy of generated networks, untrained",
+            over(WRITTEN),
+            over(NOISE),
+            "noise, as new in weights",
+            f"{len(writing)} zoos",
+        ),
+        ("the same", over(WRITTEN), over(AS_WRONG), "noise, as new in function", f"{len(writing)} zoos"),
+        (
+            "the same",
+            over(WRITTEN),
+            over("anchors, interpolated"),
+            "interpolated anchors (hardly new)",
+            f"{len(writing)} zoos",
+        ),
+        (
+            "after 1 epoch of training",
+            over(WRITTEN, 1),
+            over(SCRATCH, 5),
+            "scratch, after 5 epochs",
+            f"{len(writing)} zoos",
+        ),
+    ]
+    body = ["| what | SANE | against | | where |", "|---|---:|---:|---|---|"]
+    for what, ours, theirs, against, where in lines:
+        shown = [f"{value:.3f}" if "R²" in what or "trees" in what else f"{value:.1%}" for value in (ours, theirs)]
+        better = int(theirs > ours)
+        shown[better] = f"**{shown[better]}**"
+        body.append(f"| {what} | {shown[0]} | {shown[1]} | {against} | {where} |")
+    return "\n".join(body)
+
+
+def draw_front() -> None:
+    """Two panels: reading and writing, ours beside what is hardest to beat and what is usual."""
+    reading, writing = rows_of("reading-properties-*.json"), rows_of("writing-same-*.json")
+    panels: list[tuple[str, dict[str, Rows], Callable[[Rows, str], float], tuple[tuple[str, str, int], ...]]] = [
+        (
+            "How accurate is an unseen network? R² from its weights",
+            reading,
+            read,
+            ((SANE, "SANE", 0), (STATISTICS, "layer statistics", 1), ("W", "raw weights", 7)),
+        ),
+        (
+            "Accuracy of networks nobody trained",
+            writing,
+            written,
+            ((WRITTEN, "SANE", 0), (NOISE, "noise, as new", 1), (SCRATCH, "random", 7)),
+        ),
+    ]
+    with mpl.rc_context(PRINTED):
+        figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+        for axes, (title, zoos, measure, kinds) in zip(figure.subplots(1, 2), panels, strict=True):
+            for number, (name, label, color) in enumerate(kinds):
+                heights = [max(0.0, measure(rows, name)) for rows in zoos.values()]
+                axes.bar(np.arange(len(zoos)) + 0.27 * (number - 1), heights, 0.25, color=COLORS[color], label=label)
+            axes.set_xticks(range(len(zoos)), list(zoos), rotation=25, ha="right", fontsize=7)
+            axes.set(ylim=(0, 1.15))
+            axes.set_title(title, fontsize=9)
+            axes.legend(ncols=3, fontsize=7, frameon=False, loc="upper center")
+        figure.savefig(FIGURE, facecolor="white", metadata={"Date": None})
 
 
 def file_tree() -> str:
@@ -61,8 +161,7 @@ def file_tree() -> str:
     floors: list[set[str]] = runpy.run_path(str(ROOT / "tests" / "test_house.py"))["FLOORS"]
     names = [name for floor in floors for name in sorted(floor)]
     rooms = [path for path in (PACKAGE / name for name in names) if path.is_dir()]
-    lines = [f"  {room.name + '/':16}{purpose(room)}" for room in rooms]
-    return "\n".join(["src/weightspace/", *lines, "tests/  examples/  docs/  benchmarks/  LOG.md"])
+    return "\n".join(f"{room.name + '/':13}{purpose(room)}" for room in rooms)
 
 
 def purpose(path: Path) -> str:
@@ -78,20 +177,22 @@ def replace_block(text: str, name: str, content: str) -> str:
     return text[:start] + content + "\n" + text[text.index(end) :]
 
 
-def main(run: Path) -> None:
+def main() -> None:
     """Rewrite all blocks."""
-    figures = read_run_file(run / FIGURES_FILE)
-    (drawn,) = draw_figures({"map": figures["map"]})
-    FIGURE.write_text(drawn.svg.replace("currentColor", INK))
+    draw_front()
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    text = replace_block(text, "figure", f"![{drawn.title}](docs/demo.svg)\n\n*{drawn.sentence}*")
-    text = replace_block(text, "demo output", f"```\n{demo_output(run)}\n```")
-    text = replace_block(text, "quickstart", f"```python\n{quickstart_source()}\n```")
-    text = replace_block(text, "quickstart output", f"```\n{quickstart_output()}\n```")
-    text = replace_block(text, "files", f"```\n{file_tree()}\n```")
+    text = replace_block(readme.read_text(), "results", results())
+    text = replace_block(text, "rooms", f"```\n{file_tree()}\n```")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
+        printed("look_into_a_folder", folder)
+        text = replace_block(text, "look", f"```\n{inspected(folder)}\n```")
+        for script in SNIPPETS:
+            said = "\n".join(f"# {line}" for line in printed(script, folder).splitlines())
+            shown = f"```python\n{snippet(script)}\n{said}\n```"
+            text = replace_block(text, script, shown)
     readme.write_text(text)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

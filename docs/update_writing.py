@@ -1,6 +1,6 @@
 """Render the tables and the figure of writing networks from `docs/tables/`: `python docs/update_writing.py`.
 
-Writes the blocks of `docs/pages/writing.md`, the figure beside it, and the short table of README.md.
+Writes the blocks of `docs/pages/results/writing.md` and the figure beside it.
 """
 
 import json
@@ -16,8 +16,8 @@ from update_readme import replace_block
 from weightspace.report.figures import PRINTED, look_of
 
 ROOT = Path(__file__).parent
-TABLES, PAGE, README = ROOT / "tables", ROOT / "pages" / "writing.md", ROOT.parent / "README.md"
-FIGURE = ROOT / "pages" / "writing.svg"
+TABLES, PAGE = ROOT / "tables", ROOT / "pages" / "results" / "writing.md"
+FIGURE = PAGE.with_name("writing.svg")
 OURS, ANCHORS, NOISE, SCRATCH = "SANE, subsampled", "anchors as they are", "anchor + noise", "from scratch"
 WEIGHTS, MEMBERS = "anchors, interpolated", "random zoo members"
 NOISE_FUNCTION, WEIGHTS_NEW = "anchor + noise, same functional novelty", "anchors, interpolated, as new"
@@ -201,7 +201,7 @@ def draw(files: Sequence[dict[str, Any]]) -> None:
 
 
 def short(files: Sequence[dict[str, Any]]) -> str:
-    """For the README: untrained and after an epoch, ours beside what it has to beat."""
+    """What opens the page: untrained and after an epoch, ours beside what it has to beat."""
     body = []
     for found in files:
         (zoo,) = found["zoos"]
@@ -223,6 +223,7 @@ def main() -> None:
     """Rewrite all tables and the figure."""
     files, text = load("same"), PAGE.read_text()
     blocks = {
+        "short": short(files),
         "targets": targets(files),
         "same": "\n\n".join(map(zoo_table, files)),
         "paper": published("3", "4", "7"),
@@ -239,7 +240,6 @@ def main() -> None:
         text = replace_block(text, name, block or f"Not run yet: `benchmarks/tables_writing.sh {name}`.")
     PAGE.write_text(text)
     if files:
-        README.write_text(replace_block(README.read_text(), "writing", short(files)))
         draw(files)
 
 

@@ -24,14 +24,14 @@ def accuracies(module: torch.nn.Module, images: ImageSet, steps: int = 120) -> l
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
     images = ws.open_images("digits")
-    config = ws.GrowConfig(members=40, epochs=6, activation="relu")
-    zoo = ws.grow("mlp:16,16", images, config, folder / "relu", existing="replace")
-    config = ws.TrainConfig(steps=200, contrastive_weight=0.0, statistics_weight=0.0)
-    sane = ws.pretrain(zoo, ws.SANEConfig(linear_path=True), config, out=folder / "starter", existing="replace")
-    model, scratch = (zoo.architectures["mlp-64-16-16-10-relu"].build(seed=1) for _ in range(2))
-    print(ws.initialize(model, sane, anchors=zoo.best(5, by="validation_accuracy"), data=images.train.inputs[:500]))
+    growing = ws.GrowConfig(members=40, epochs=6, activation="relu")
+    training = ws.TrainConfig(steps=200, contrastive_weight=0.0, statistics_weight=0.0)
+    zoo = ws.grow("mlp:16,16", images, growing, folder / "relu", existing="replace")
+    sane = ws.pretrain(zoo, ws.SANEConfig(linear_path=True), training, out=folder / "starter", existing="replace")
+    model, scratch = (zoo.architectures["mlp-64-16-16-10-relu"].build(seed=1) for _ in range(2))  # any module of yours
+    anchors = zoo.best(5, by="validation_accuracy")
+    print(ws.initialize(model, sane, anchors=anchors, data=images.train.inputs[:500]))
     for name, module in (("generated", model), ("from scratch", scratch)):
         print(f"{name}: test accuracy after 0, 40, 80, 120 steps: {[round(a, 2) for a in accuracies(module, images)]}")
 

@@ -1,4 +1,4 @@
-"""The README's support table is what the program does; `WRITE_README=1` writes it anew."""
+"""The table of supported networks is what the program does; `WRITE_SUPPORT=1` writes it anew."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from weightspace.symmetry.matching import match_weights
 from weightspace.symmetry.proving import prove_symmetry
 from weightspace.weights.values import Weights
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "pages" / "results" / "symmetry.md"
 BEGIN, END = "<!-- support table: written by tests/test_support.py -->", "<!-- end of support table -->"
 TRIALS = 5
 
@@ -68,10 +68,10 @@ def support_table(sane: SANE) -> str:
     return "\n".join(lines)
 
 
-def test_the_readme_shows_what_is_supported(sane_folder: Path) -> None:
-    text = README.read_text()
+def test_the_page_shows_what_is_supported(sane_folder: Path) -> None:
+    text = PAGE.read_text()
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     expected = f"{before}\n{support_table(SANE.open(sane_folder))}\n{after}"
-    if os.environ.get("WRITE_README"):
-        README.write_text(expected)
-    assert README.read_text() == expected
+    if os.environ.get("WRITE_SUPPORT"):
+        PAGE.write_text(expected)
+    assert PAGE.read_text() == expected

@@ -1,0 +1,56 @@
+"""Render what accelerators do from `docs/tables/device-*.json`: `python docs/update_performance.py`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from update_readme import replace_block
+
+ROOT = Path(__file__).parent
+PAGE = ROOT / "pages" / "results" / "performance.md"
+
+
+def section(found: dict[str, Any]) -> str:
+    """One accelerator: what is right, how fast models train, and what did not work."""
+    stages = found["stages"]
+    results = {name: stage["result"] for name, stage in stages.items() if "result" in stage}
+    checks = results["sanity"]
+    rows = [
+        "| model | parameters | | steps a second | of the bf16 matrix rate | memory, GiB |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for name, result in results.items():
+        for way in ("eager", "compiled") if name.startswith("throughput") else ():
+            shown = result[way]
+            cells = [
+                f"`--size {name.partition(': ')[2]}`",
+                f"{shown['parameters'] / 1e6:,.1f} M",
+                way,
+                f"{shown['steps_a_second']:.1f}",
+                f"{shown['share_of_matrix_rate']:.1%}",
+                f"{stages[name].get('peak_gib', 0):.1f}",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    growing, embedding = results["growing"], results["embedding"]
+    large = embedding["a billion weights"]
+    differences = ", ".join(f"{name} {check['difference']:.0e}" for name, check in checks.items())
+    said = [
+        f"**{found['device']}** (torch {found['torch']}, Python {found['python']}; `python benchmarks/device.py`)",
+        "\n".join(rows),
+        f"{sum(check['right'] for check in checks.values())} of {len(checks)} paths give the CPU's numbers within their "
+        f"tolerances: {differences}.",
+        f"{growing['members']} small CNNs are grown in a stack {growing['speed_up']:.0f} times faster than one by one (aim: "
+        f"{growing['target']:.0f}); {large['weights'] / 1e9:.1f} billion weights are embedded in {large['seconds']:.0f} s.",
+    ]
+    said += [f"*{name}*: {stage['failed']}." for name, stage in stages.items() if "failed" in stage]
+    return "\n\n".join(said)
+
+
+def main() -> None:
+    """Rewrite the block."""
+    found = [json.loads(path.read_text()) for path in sorted((ROOT / "tables").glob("device-*.json"))]
+    PAGE.write_text(replace_block(PAGE.read_text(), "accelerators", "\n\n".join(map(section, found))))
+
+
+if __name__ == "__main__":
+    main()
