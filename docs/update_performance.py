@@ -34,13 +34,13 @@ def section(found: dict[str, Any]) -> str:
     growing, embedding = results["growing"], results["embedding"]
     large = embedding["a billion weights"]
     differences = ", ".join(f"{name} {check['difference']:.0e}" for name, check in checks.items())
+    right = sum(check["right"] for check in checks.values())
     said = [
         f"**{found['device']}** (torch {found['torch']}, Python {found['python']}; `python benchmarks/device.py`)",
         "\n".join(rows),
-        f"{sum(check['right'] for check in checks.values())} of {len(checks)} paths give the CPU's numbers within their "
-        f"tolerances: {differences}.",
-        f"{growing['members']} small CNNs are grown in a stack {growing['speed_up']:.0f} times faster than one by one (aim: "
-        f"{growing['target']:.0f}); {large['weights'] / 1e9:.1f} billion weights are embedded in {large['seconds']:.0f} s.",
+        f"{right} of {len(checks)} paths give the CPU's numbers within their tolerances: {differences}.",
+        f"{growing['members']} small CNNs grow in a stack {growing['speed_up']:.0f} times as fast as alone (aim: "
+        f"{growing['target']:.0f}); {large['weights'] / 1e9:.1f} billion weights embed in {large['seconds']:.0f} s.",
     ]
     said += [f"*{name}*: {stage['failed']}." for name, stage in stages.items() if "failed" in stage]
     return "\n\n".join(said)

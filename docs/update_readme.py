@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from weightspace.report.figures import COLORS, PRINTED
 
 ROOT = Path(__file__).parent.parent
-PACKAGE, TABLES, FIGURE = ROOT / "src" / "weightspace", ROOT / "docs" / "tables", ROOT / "docs" / "front.svg"
+PACKAGE, TABLES, FIGURE = ROOT / "src" / "weightspace", ROOT / "docs" / "tables", ROOT / "docs" / "pages" / "front.svg"
 # Script -> how the first and the last line of its snippet begin.
 SNIPPETS = {
     "read_a_zoo": ("train, validation", "print(ws.probe(*ws.represent"),

@@ -1,9 +1,8 @@
-"""The demo at a small size, its results and its page; the quickstart; the full demo as a slow test."""
+"""The demo at a small size, its results and its page; the full demo as a slow test."""
 
 import html.parser
 import json
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +137,6 @@ def test_findings_follow_the_numbers() -> None:
 def test_an_existing_demo_is_kept(demo: Path) -> None:
     with pytest.raises(InputError, match="found something"):
         run_demo(demo, SMALL)
-
-
-def test_the_quickstart_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quickstart = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "quickstart.py"))
-    quickstart["main"](tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("SANE (readout): test_accuracy R²") and lines[1].startswith("s(W)")
-    assert len(lines) == 5 and float(lines[-1].split()[-1]) > 0.2
 
 
 def test_no_two_methods_of_a_figure_look_alike() -> None:

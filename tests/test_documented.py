@@ -24,7 +24,8 @@ from weightspace.zoo.importing.identifying import READERS
 from weightspace.zoo.importing.importing import import_zoo
 from weightspace.zoo.zoo import Zoo
 
-PAGE = Path(__file__).parent.parent / "docs" / "pages" / "writing.md"
+PAGES = Path(__file__).parent.parent / "docs" / "pages"
+PAGE = PAGES / "guides" / "start-a-training.md"
 
 
 def test_the_drop_in_snippet_of_the_docs_runs(
@@ -121,6 +122,6 @@ def test_a_control_added_stands_among_the_others(extended: dict[str, Any]) -> No
 
 
 def test_the_page_of_json_says_what_commands_print() -> None:
-    update = runpy.run_path(str(PAGE.parent.parent / "update_json.py"))
+    update = runpy.run_path(str(PAGES.parent / "update_json.py"))
     for name in ("page", "schema"):
         assert update[name.upper()].read_text() == update[name](), "run: python docs/update_json.py"
