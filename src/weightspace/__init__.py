@@ -9,5 +9,5 @@ import sys
 
 from weightspace.exposing import expose
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __getattr__, __dir__ = expose(sys.modules[__name__])
