@@ -32,9 +32,9 @@ PUBLISHED = "cifar10-published"
 HEAD = """{networks} networks at their last epoch ({checkpoints:,} checkpoints) of {zoos},
 none of which it was trained on. Members of one number begin with the same weights in every zoo, so that the nearest
 other network is often the one that was begun alike for another task: the embedding tells **lineage and architecture,
-not what a network was trained for**. That a checkpoint is another epoch of the same training, and of which architecture, an
-untrained model of the same shape tells as well, by the statistics of tokens that its encoder sees. It is no measure of
-whether two networks compute the same: ask them, or align them.
+not what a network was trained for**. That a checkpoint is another epoch of the same training, and of which
+architecture, an untrained model of the same shape tells as well, by the statistics of tokens that its encoder sees. It
+is no measure of whether two networks compute the same: ask them, or align them.
 
 | the nearest is | another epoch of it | begun alike | of its architecture | of its task, those begun alike apart |
 |---|---|---|---|---|
