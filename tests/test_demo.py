@@ -11,7 +11,7 @@ import pytest
 
 from weightspace.analysis.probing.comparing import CHOSEN, ProbeRow
 from weightspace.demo.config import DemoConfig
-from weightspace.demo.findings import describe_findings
+from weightspace.demo.findings import describe_findings, tell_story
 from weightspace.demo.story import run_demo
 from weightspace.errors import InputError
 from weightspace.evaluation.comparing import GENERATED, WritingRow
@@ -110,12 +110,22 @@ def test_the_page_is_rendered_from_the_results(demo: Path, tmp_path: Path) -> No
     assert "A &lt;title&gt; of its own" in render_report(tmp_path)
 
 
+def test_the_page_tells_three_findings_first_and_folds_the_rest(demo: Path) -> None:
+    text = (demo / "report.html").read_text()
+    first = text.index("<details>")
+    told = results_of(demo)["story"]
+    assert [part["figure"] for part in told] == ["bars", "fine_tuning", "novelty"]
+    assert all(str(markupsafe.escape(part["sentence"])) in text[:first] for part in told)
+    assert text[:first].count("<svg") == 3 and "<table" not in text[:first]
+
+
 def test_findings_follow_the_numbers() -> None:
     def rows(ours: float, noise: float) -> tuple[list[ProbeRow], list[WritingRow]]:
         reading = [
             ProbeRow(name, "epoch", "pooled", source, r2, r2 - 0.05, r2 + 0.05)
             for name, source, r2 in (("s(W)", "baseline", 0.5), (*CHOSEN, ours))
         ]
+        reading += [row._replace(target="test_accuracy") for row in reading]
         methods = (
             ("SANE, kernel density", "generated", ours),
             ("anchor + noise", "noise", noise),
@@ -132,6 +142,11 @@ def test_findings_follow_the_numbers() -> None:
     assert "clearly ahead" in good and "generated networks are clearly ahead" in good
     assert "another is better than that: 60.0%" in bad and "another" not in good
     assert "behind, but their intervals overlap" in bad and "generated networks are behind, but" in bad
+    told = [part["sentence"] for part in tell_story(*rows(0.4, 0.5))]
+    assert "R² 0.40 with SANE" in told[0] and "0.50 with the best baseline, s(W)" in told[0]
+    assert "40% test accuracy, random ones have 10%" in told[1]
+    assert "noise that moves weights as far has 50%" in told[2]
+    assert "More accurate untrained were 2 of the other methods, 0 of them less new" in told[2]
 
 
 def test_an_existing_demo_is_kept(demo: Path) -> None:

@@ -15,6 +15,38 @@ def describe_findings(reading: Sequence[ProbeRow], writing: Sequence[WritingRow]
     return [*_reading_sentences(reading), *_writing_sentences(writing)]
 
 
+def tell_story(reading: Sequence[ProbeRow], writing: Sequence[WritingRow]) -> list[dict[str, str]]:
+    """Three findings in plain words, each with the name of its figure; whatever the numbers are."""
+    alike = [row for row in reading if (row.target, row.subset) == ("test_accuracy", "pooled") and row.r2 is not None]
+    ours = next(row for row in alike if row.representation == CHOSEN.label)
+    best = max((row for row in alike if row.source == "baseline"), key=_r2)
+    first = [row for row in writing if row.epochs == min(row.epochs for row in writing)]
+    last = max(row.epochs for row in writing if row.method == GENERATED)
+    cells = {(row.key if row.key != "generated" else row.method, row.epochs): row for row in writing}
+    start, scratch = next(row for row in first if row.method == GENERATED), cells["scratch", first[0].epochs]
+    noise, better = cells["noise", first[0].epochs], better_methods(writing)
+    less_new = sum(row.novelty < start.novelty for row in better)
+    return [
+        {
+            "figure": "bars",
+            "sentence": f"The weights of a network tell how accurate it is: R² {ours.r2:.2f} with SANE on networks "
+            f"that nothing was trained on, {best.r2:.2f} with the best baseline, {best.representation}.",
+        },
+        {
+            "figure": "fine_tuning",
+            "sentence": f"Networks that nobody trained work: {start.accuracy:.0%} test accuracy, random ones have "
+            f"{scratch.accuracy:.0%}; after {last} epochs {cells[GENERATED, last].accuracy:.0%} and "
+            f"{cells['scratch', last].accuracy:.0%}.",
+        },
+        {
+            "figure": "novelty",
+            "sentence": f"They are no copies (novelty {start.novelty:.2f}), and noise that moves weights as far has "
+            f"{noise.accuracy:.0%}. More accurate untrained were {len(better)} of the other methods, {less_new} of "
+            "them less new.",
+        },
+    ]
+
+
 def _reading_sentences(rows: Sequence[ProbeRow]) -> list[str]:
     """SANE, as chosen on validation members, beside the best baseline of each target."""
     sentences = []

@@ -19,7 +19,7 @@ from weightspace.autoencoder.training.pretraining import HISTORY_FILE, pretrain
 from weightspace.corpus.config import PreparationConfig
 from weightspace.demo import figures
 from weightspace.demo.config import DemoConfig
-from weightspace.demo.findings import describe_findings
+from weightspace.demo.findings import describe_findings, tell_story
 from weightspace.evaluation.comparing import GENERATED, Competitors, WritingComparison, compare_with_controls
 from weightspace.evaluation.config import EvaluateConfig
 from weightspace.generation.anchors import Anchors, choose_anchors, encode_anchors
@@ -187,6 +187,7 @@ def _results(
             f"the weights of {members['train']} of them; {members['validation']} members to choose with and "
             f"{members['test']} to test on, which it never saw."
         ),
+        "story": tell_story(read.rows, written.rows),
         "findings": describe_findings(read.rows, written.rows),
         "seconds": round(seconds, 1),
         "reading": [row.to_json() for row in read.rows],

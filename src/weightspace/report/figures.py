@@ -28,6 +28,9 @@ STYLE: dict[Any, Any] = {
 }
 # For pictures in files of their own, on white.
 PRINTED: dict[Any, Any] = {key: "#222222" if value == INK else value for key, value in STYLE.items()}
+# Beside ours; a figure of all methods has this after its name.
+TELLING = ("anchors as they are", "anchor + noise", "anchors, interpolated", "from scratch")
+WHOLE = ", all methods"
 MARKERS, DASHES = ("o", "^", "s", "D"), ("-", "--", ":", "-.")
 Data = Mapping[str, Any]
 
@@ -39,11 +42,12 @@ def look_of(number: int) -> dict[str, Any]:
 
 
 class Drawn(NamedTuple):
-    """A figure as SVG text, with a title and one sentence saying what it shows."""
+    """A figure as SVG text, with a title, one sentence saying what it shows, and the name the story knows it by."""
 
     title: str
     sentence: str
     svg: str
+    name: str = ""
 
 
 def draw_figures(data: Data) -> list[Drawn]:
@@ -51,9 +55,10 @@ def draw_figures(data: Data) -> list[Drawn]:
     drawn = []
     with mpl.rc_context(STYLE):
         for name, (title, sentence, draw) in FIGURES.items():
-            if name in data:
-                figure = draw(data[name])
-                drawn.append(Drawn(title, sentence.format(**_facts(data[name])), to_svg(figure, name)))
+            source = name.removesuffix(WHOLE)
+            if source in data:
+                figure = draw(data[source])
+                drawn.append(Drawn(title, sentence.format(**_facts(data[source])), to_svg(figure, name), name))
     return drawn
 
 
@@ -159,6 +164,12 @@ def _predictions(data: Data) -> Figure:
     return figure
 
 
+def _telling(methods: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of many methods the five that tell the story: ours, the first, and what it has to beat."""
+    kept = [name for number, name in enumerate(methods) if not number or name in TELLING]
+    return {name: methods[name] for name in kept} if len(kept) > 1 else methods
+
+
 def _novelty(data: Data) -> Figure:
     figure, axes = _canvas(height=3.8)
     for number, (method, dots) in enumerate(data["dots"].items()):
@@ -194,6 +205,14 @@ def _fine_tuning(data: Data) -> Figure:
     axes.set(xlabel="epochs of fine-tuning", ylabel="test accuracy", ylim=(0, 1))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def _few_novelty(data: Data) -> Figure:
+    return _novelty({**data, "dots": _telling(data["dots"])})
+
+
+def _few_fine_tuning(data: Data) -> Figure:
+    return _fine_tuning({**data, "curves": _telling(data["curves"])})
 
 
 def _facts(data: Data) -> Mapping[str, Any]:
@@ -239,19 +258,29 @@ FIGURES: dict[str, tuple[str, str, Callable[[Data], Figure]]] = {
     "fine_tuning": (
         "What generated networks are worth",
         "Mean test accuracy of {networks} networks per method before and during fine-tuning, all under one schedule; "
-        "bands are 95 % intervals.",
-        _fine_tuning,
+        "bands are 95 % intervals. All methods are further down.",
+        _few_fine_tuning,
     ),
     "novelty": (
         "New, or a copy?",
         "Every generated network: its distance to the nearest training checkpoint (1 is as far as two members are from "
-        "each other) and its accuracy without any training.",
-        _novelty,
+        "each other) and its accuracy without any training. All methods are further down.",
+        _few_novelty,
     ),
     "filters": (
         "What a generated network looks like",
         "Weights of the first units of a generated network over the image, above those of the training network nearest "
         "to it, its units matched to the generated ones.",
         _filters,
+    ),
+    f"fine_tuning{WHOLE}": (
+        "What all methods are worth",
+        "Mean test accuracy of {networks} networks per method before and during fine-tuning; bands are 95 % intervals.",
+        _fine_tuning,
+    ),
+    f"novelty{WHOLE}": (
+        "How new the networks of all methods are",
+        "Every network's distance to the nearest training checkpoint and its accuracy without any training.",
+        _novelty,
     ),
 }

@@ -17,7 +17,7 @@ from weightspace.report.plots import draw_lineage
 from weightspace.report.tables import Table, folder_tables, reading_tables, writing_tables
 
 MOST_ROWS = 1_000
-RESULT_KEYS = ("title", "summary", "findings", "reading", "writing", "made")
+RESULT_KEYS = ("title", "summary", "story", "findings", "reading", "writing", "made")
 RESULTS_FILE, FIGURES_FILE, REPORT_FILE = "results.json", "figures.json", "report.html"
 
 
@@ -51,10 +51,17 @@ def results_tables(results: Mapping[str, Any]) -> list[Table]:
 
 
 def render_page(about: Mapping[str, Any], tables: Sequence[Table], figures: Sequence[Drawn] = ()) -> str:
-    """One self-contained page: `title`, `summary`, `findings` and `made` of `about`, then figures, then tables."""
-    return (
-        templates(autoescape=True).get_template("page.html.jinja").render(results=about, tables=tables, figures=figures)
-    )
+    """One self-contained page that tells a story first: `title`, `summary`, and the sentences of `about["story"]`, each
+    with its figure; then, folded away, `findings`, the other figures, the tables, and how it was `made`.
+
+    Without a story everything is open.
+    """
+    named = {figure.name: figure for figure in figures}
+    story = [(part["sentence"], named.get(part["figure"])) for part in about.get("story", [])]
+    told = {part["figure"] for part in about.get("story", [])}
+    others = [figure for figure in figures if figure.name not in told]
+    template = templates(autoescape=True).get_template("page.html.jinja")
+    return template.render(results=about, story=story, figures=others, tables=tables)
 
 
 def templates(*, autoescape: bool) -> jinja2.Environment:
