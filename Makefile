@@ -41,6 +41,7 @@ zoos: .venv/.installed
 
 docs: .venv/.docs-installed
 	cd docs && ../$(BIN)/zensical build --strict
+	$(BIN)/python docs/check_site.py
 
 wheel: .venv/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

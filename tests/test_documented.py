@@ -125,3 +125,18 @@ def test_the_page_of_json_says_what_commands_print() -> None:
     update = runpy.run_path(str(PAGES.parent / "update_json.py"))
     for name in ("page", "schema"):
         assert update[name.upper()].read_text() == update[name](), "run: python docs/update_json.py"
+
+
+def test_the_page_of_commands_is_their_help() -> None:
+    update = runpy.run_path(str(PAGES.parent / "update_commands.py"))
+    assert update["PAGE"].read_text() == update["page"](), "run: python docs/update_commands.py"
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    check = runpy.run_path(str(PAGES.parent / "check_site.py"))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "index.html").write_text("<p id='a'><a href='../'>up</a></p>")
+    links = ("there/", "there/#a", "gone/", "there/#b", "https://example.org/")
+    (tmp_path / "index.html").write_text("".join(f"<a href='{link}'>x</a>" for link in links))
+    assert check["dead_links"](tmp_path) == ["/index.html: gone/", "/index.html: no b in there/#b"]
+    assert check["COMPLAINT"].findall('CONSOLE:1] "it broke", source: http://a (1)') == ["it broke"]
