@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+import weightspace
 from garden.small import ResidualNet
 from tools import refused, run
 from weightspace.cli.app import split_lists
@@ -165,7 +166,8 @@ def test_mistakes_get_one_sentence(capsys: pytest.CaptureFixture[str], zoo_folde
         ("pretrain", zoo_folder, "--out", tmp_path / "empty"): "found something: choose another --out",
         ("pretrain", zoo_folder, "--out", out, "--resume"): "found none",
         ("pretrain", zoo_folder, "--out", out, "--split", "0.5,0.6,0.1"): "shares that sum to 1",
-        ("embed", tmp_path / "empty", zoo_folder, "--out", out): "expected a trained SANE",
+        ("embed", tmp_path / "empty", zoo_folder, "--out", out): "expected one zoo, or networks that are in none",
+        ("predict", tmp_path / "empty", zoo_folder): "expected a trained SANE",
         ("probe", zoo_folder, "--targets", "acc"): "expected a property among",
         ("grow", "mlp", "--data", tmp_path / "file.txt", "--out", out): "expected images as 'digits'",
         ("grow", "vgg", "--data", "digits", "--out", out): "expected a network among",
@@ -223,7 +225,7 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "weightspace", "--version"], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "0.1.0"
+    assert done.stdout.strip() == weightspace.__version__
 
 
 def test_embedding_again_is_refused_and_keeps_the_file(

@@ -77,3 +77,14 @@ def test_the_doctor_says_what_would_be_used(capsys: pytest.CaptureFixture[str]) 
     assert "models are trained and embed on" in run(capsys, "doctor")
     told = json.loads(run(capsys, "doctor", "--json"))
     assert set(told) == {"versions", "processors", "threads", "device", "half_precision", "extras"}
+
+
+def test_a_broken_file_among_others_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(mlp([12, 7, 3]).state_dict(), tmp_path / "whole.pt")
+    torch.save({"weight": torch.full((3, 3), torch.nan)}, tmp_path / "broken.pt")
+    said = run(capsys, "embed", tmp_path / "whole.pt", tmp_path / "broken.pt", "--out", tmp_path / "e.parquet")
+    assert "1 embeddings of width 32" in said
+    assert "left out: " in said and "broken.pt: expected finite weights" in said
+    with pytest.raises(SystemExit) as end:
+        main(["embed", str(tmp_path / "broken.pt"), "--out", str(tmp_path / "f.parquet")])
+    assert end.value.code == 2 and "expected finite weights" in capsys.readouterr().err

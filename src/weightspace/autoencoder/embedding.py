@@ -159,11 +159,17 @@ def embed_network(
 
 def embed_files(network: Network, preparation: Preparation, paths: Sequence[Path], aggregation: str) -> Embeddings:
     """Embeddings of networks in files; see `SANE.embed_files`."""
-    files = [file for path in paths for file in network_files(path)]
-    embedded = []
-    for file in files:
-        with naming(file):
-            embedded.append(embed_network(network, preparation, open_weights(file), aggregation))
+    files, embedded, left_out = [], [], {}
+    Aggregator(network, aggregation)  # refuses an unknown one before anything is read
+    for file in [file for path in paths for file in network_files(path)]:
+        try:
+            with naming(file):
+                embedded.append(embed_network(network, preparation, open_weights(file), aggregation))
+            files.append(file)
+        except InputError as refusal:
+            left_out[str(file)] = str(refusal)
+    if not embedded:
+        raise InputError(next(iter(left_out.values()), "expected networks to embed, found none"))
     if len({len(one.vector) for one in embedded}) > 1:
         raise InputError(f"expected networks with the same layers for {aggregation}, found several kinds: use mean")
     table = pd.DataFrame(
@@ -176,7 +182,7 @@ def embed_files(network: Network, preparation: Preparation, paths: Sequence[Path
         }
     )
     vectors = torch.stack([one.vector for one in embedded]).numpy()
-    return Embeddings(vectors, table, representation_of(aggregation))
+    return Embeddings(vectors, table, representation_of(aggregation), left_out=left_out)
 
 
 def assumptions(preparation: Preparation, architecture: Architecture) -> list[str]:

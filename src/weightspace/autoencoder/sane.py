@@ -131,6 +131,8 @@ class SANE:
     def embed_files(self, paths: Sequence[Path], aggregation: str = "mean") -> Embeddings:
         """Embeddings of networks in files: a row of the table for each, with what was assumed of it.
 
+        Those that have none (broken files, NaN weights) are named in `left_out`, unless there are no others.
+
         Args:
             paths: weight files, folders with one model, or folders of such files.
             aggregation: see `Aggregator`; all but `mean` need networks with the same layers.

@@ -197,7 +197,9 @@ def embed(
     count, width = embeddings.features.shape
     assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
     line = f"{count} embeddings of width {width}" + (f"; assumed: {'; '.join(assumed)}" if assumed else "")
-    print_result(out, line, {"checkpoints": count, "width": width, "assumed": assumed}, as_json)
+    line += "".join(f"\n  left out: {why}" for why in embeddings.left_out.values())
+    result = {"checkpoints": count, "width": width, "assumed": assumed, "left_out": dict(embeddings.left_out)}
+    print_result(out, line, result, as_json)
 
 
 def watched(every: int, steps: int) -> int:

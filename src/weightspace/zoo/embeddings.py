@@ -1,7 +1,7 @@
 """One vector per checkpoint, whatever made it: baselines and learned ones alike."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +32,7 @@ class Embeddings:
         features: in the order of `table`.
         representation: what the vectors are.
         trained_on: members of the table that whatever made the vectors was trained on.
+        left_out: networks that have no vector, and why.
 
     Examples:
         >>> table = pd.DataFrame({"member": ["a", "b"], "epoch": [0, 0]})
@@ -43,6 +44,7 @@ class Embeddings:
     table: pd.DataFrame
     representation: Representation
     trained_on: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def forgetting(self) -> "Embeddings":
         """The same without a record of what they were trained on, so that no probe refuses."""
