@@ -143,9 +143,9 @@ def test_findings_follow_the_numbers() -> None:
     assert "another is better than that: 60.0%" in bad and "another" not in good
     assert "behind, but their intervals overlap" in bad and "generated networks are behind, but" in bad
     told = [part["sentence"] for part in tell_story(*rows(0.4, 0.5))]
-    assert "R² 0.40 with SANE" in told[0] and "0.50 with the best baseline, s(W)" in told[0]
-    assert "40% test accuracy, random ones have 10%" in told[1]
-    assert "noise that moves weights as far has 50%" in told[2]
+    assert "R² 0.400 with SANE" in told[0] and "0.500 with the best baseline, s(W)" in told[0]
+    assert "40.0% test accuracy, random ones have 10.0%" in told[1]
+    assert "noise that moves weights as far has 50.0%" in told[2]
     assert "More accurate untrained were 2 of the other methods, 0 of them less new" in told[2]
 
 

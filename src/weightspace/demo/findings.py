@@ -29,19 +29,19 @@ def tell_story(reading: Sequence[ProbeRow], writing: Sequence[WritingRow]) -> li
     return [
         {
             "figure": "bars",
-            "sentence": f"The weights of a network tell how accurate it is: R² {ours.r2:.2f} with SANE on networks "
-            f"that nothing was trained on, {best.r2:.2f} with the best baseline, {best.representation}.",
+            "sentence": f"The weights of a network tell how accurate it is: R² {ours.r2:.3f} with SANE on networks "
+            f"that nothing was trained on, {best.r2:.3f} with the best baseline, {best.representation}.",
         },
         {
             "figure": "fine_tuning",
-            "sentence": f"Networks that nobody trained work: {start.accuracy:.0%} test accuracy, random ones have "
-            f"{scratch.accuracy:.0%}; after {last} epochs {cells[GENERATED, last].accuracy:.0%} and "
-            f"{cells['scratch', last].accuracy:.0%}.",
+            "sentence": f"Networks that nobody trained work: {start.accuracy:.1%} test accuracy, random ones have "
+            f"{scratch.accuracy:.1%}; after {last} epochs {cells[GENERATED, last].accuracy:.1%} and "
+            f"{cells['scratch', last].accuracy:.1%}.",
         },
         {
             "figure": "novelty",
             "sentence": f"They are no copies (novelty {start.novelty:.2f}), and noise that moves weights as far has "
-            f"{noise.accuracy:.0%}. More accurate untrained were {len(better)} of the other methods, {less_new} of "
+            f"{noise.accuracy:.1%}. More accurate untrained were {len(better)} of the other methods, {less_new} of "
             "them less new.",
         },
     ]
