@@ -148,7 +148,7 @@ def draw_front() -> None:
             ((WRITTEN, "SANE", 0), (NOISE, "noise, as new", 1), (SCRATCH, "random", 7)),
         ),
     ]
-    with mpl.rc_context(PRINTED):
+    with mpl.rc_context({**PRINTED, "svg.hashsalt": "front"}):
         figure = Figure(figsize=(9.6, 3.2), layout="constrained")
         for axes, (title, zoos, measure, kinds) in zip(figure.subplots(1, 2), panels, strict=True):
             for number, (name, label, color) in enumerate(kinds):
