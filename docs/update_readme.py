@@ -56,9 +56,10 @@ def inspected(folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     begin = next(number for number, line in enumerate(lines) if line.startswith("There more"))
+    made = "python examples/look_into_a_folder.py ."
     return "\n".join(
         [
-            "$ python examples/look_into_a_folder.py . && weightspace inspect checkpoints      # the end of what it says",
+            f"$ {made} && weightspace inspect checkpoints      # the end of what it says",
             *lines[begin:],
         ]
     )
