@@ -10,7 +10,7 @@ import weightspace as ws
 from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.autoencoder.sane import BOX, boxed_models, leading_model, model_folder
 from weightspace.cli.app import main
-from weightspace.zoo.growing.networks import cnn_s, mlp
+from weightspace.zoo.growing.networks import cnn_s, mlp, resnet18
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -88,3 +88,24 @@ def test_a_broken_file_among_others_is_left_out_and_named(tmp_path: Path, capsys
     with pytest.raises(SystemExit) as end:
         main(["embed", str(tmp_path / "broken.pt"), "--out", str(tmp_path / "f.parquet")])
     assert end.value.code == 2 and "expected finite weights" in capsys.readouterr().err
+
+
+def test_what_comes_with_the_package_is_never_written_to(
+    zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(cnn_s().state_dict(), tmp_path / "net.pt")
+    before = {path: path.read_bytes() for path in BOX.rglob("*") if path.is_file()}
+    for words, message in (
+        (("card", "any", zoo_folder), "expected a model of your own, found any"),
+        (("predict", "any", tmp_path / "net.pt"), "found any, which has none: small-cnns has one"),
+        (("embed", tmp_path / "net.pt", "--out", tmp_path / "e.csv"), "expected --out to end in .parquet"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        assert end.value.code == 2 and message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in BOX.rglob("*") if path.is_file()} == before
+
+
+def test_a_predictor_refuses_layouts_that_it_was_not_fitted_on() -> None:
+    sane, predictor = ws.SANE.open("any"), Predictor.open(BOX / "small-cnns")
+    assert "no network of its shapes" in predictor.predict(sane, resnet18(width=8).state_dict()).reason

@@ -378,15 +378,15 @@ def test_a_compiled_step_learns_the_same(zoo_folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["pretrain", "--out", "x"], "expected a zoo to train on, found none"),
+        (["pretrain", "--out", "x"], "expected a zoo, found none"),
         (["pretrain", "ZOO", "--out", "x", "--size", "large"], "large"),
         (["pretrain", "ZOO", "--out", "x", "--erase", "2"], "expected erase"),
         (["pretrain", "ZOO", "--out", "x", "--data", "nowhere.npz"], "nowhere.npz"),
         (["pretrain", "ZOO", "ZOO", "--out", "x"], "expected different zoos, found"),
         (["pretrain", "ZOO", "--out", "x", "--observe-every", "-1"], "expected observe every to be at least 0"),
-        (["embed", "SANE", "--out", "x"], "expected a zoo or networks to embed, found none"),
+        (["embed", "SANE", "--out", "x.parquet"], "expected a zoo or networks to embed, found none"),
         (["embed", "SANE", "ZOO", "ZOO", "--out", "x"], "expected one zoo, or networks that are in none"),
-        (["card", "SANE"], "expected a zoo to train on, found none"),
+        (["card", "SANE"], "expected a zoo, found none"),
     ],
 )
 def test_mistakes_get_one_sentence(

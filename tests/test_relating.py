@@ -132,7 +132,7 @@ def test_inspect_writes_a_page(folder: Path, sane_folder: Path, tmp_path: Path, 
     with pytest.raises(SystemExit) as end:
         main(words)
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "1 groups equal up to order, 1 families" in out and "nothing is aligned" in out
+    assert end.value.code == 0 and "1 group equal up to order, 1 family" in out and "nothing is aligned" in out
     text = page.read_text()
     assert (
         "<svg" in text
@@ -160,7 +160,7 @@ def test_inspect_aligns_networks_of_a_given_architecture(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main(["inspect", str(folder), "--architecture", "own_nets:net", "--example", "3,6"])
-    assert end.value.code == 0 and "1 groups equal up to order, 2 families" in capsys.readouterr().out
+    assert end.value.code == 0 and "1 group equal up to order, 2 families" in capsys.readouterr().out
 
 
 def test_networks_that_cannot_be_read_are_named_and_the_others_seen(folder: Path, sane_folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from weightspace.cli.app import main
 from weightspace.images import open_images
 from weightspace.user_code import import_named, working_folder_last
 from weightspace.weights.files import write_weights
@@ -76,3 +77,20 @@ def test_images_that_a_zoo_names_are_files_or_nothing(
     assert recorded_images(replace(zoo, about={"images": {**zoo.about["images"], "source": "other:main"}})) is None
     assert not (tmp_path / "RUN").exists()
     assert open_images("digits").classes == 10
+
+
+def test_what_a_module_of_the_users_raises_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine_raising.py").write_text(
+        "import torch\ndef broken():\n    raise RuntimeError('not today')\n"
+        "def flat():\n    return torch.nn.Linear(64, 10)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
+        (["symmetry", "mine_raising:broken", "--example", "2,64"], "to build a module, found RuntimeError: not today"),
+        (["grow", "mine_raising:flat", "--data", "digits", "--out", "zoo"], "to take images of shape [1, 8, 8], found"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2 and message in capsys.readouterr().err

@@ -27,6 +27,7 @@ from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.values import Weights, require_shapes, shapes_of
 from weightspace.zoo.addressing import open_network
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.recorded_images import require_shape
 
 AS_GIVEN, ALIGNED = "as given", "aligned"
 RECALIBRATED = ", batch norm recalibrated"
@@ -219,8 +220,11 @@ def align_networks(
     alignment = replace(alignment, buildable=known is not None)
     if config.data and known is not None:
         module = known.build([str(given.factory)] if given else [])
-        size = known.example_shape[-1] if known.example_shape else None
-        images = open_images(config.data, size=size, limits=(None, config.test_images))
+        shape = known.example_shape or ()
+        images = open_images(
+            config.data, size=shape[-1] if len(shape) == 4 else None, limits=(None, config.test_images)
+        )
+        require_shape(known, images.test.inputs)
         lines = walk_lines(module, alignment, second.weights, first.weights, images, points=config.points)
         alignment = replace(alignment, lines=lines)
     return alignment

@@ -136,7 +136,7 @@ def split_zoos(
         InputError: no zoos, or NaN weights in a part that is not trained on.
     """
     if not folders:
-        raise InputError("expected a zoo to train on, found none")
+        raise InputError("expected a zoo, found none")
     given = open_images(data) if data is not None else None
     zoos = []
     for folder in folders:

@@ -221,6 +221,12 @@ def model_folder(model: str | Path) -> Path:
     return BOX / folder if str(model) in boxed_models() and not folder.exists() else folder
 
 
+def require_own(folder: Path) -> None:
+    """Raise `InputError` for a model that comes with the package, before anything is written into its folder."""
+    if folder.resolve().is_relative_to(BOX.resolve()):
+        raise InputError(f"expected a model of your own, found {folder.name}, which comes with the package")
+
+
 def leading_model(words: Sequence[str]) -> tuple[Path, list[str]]:
     """The model that stands first among words, and the words after it; without one, the model for any network."""
     if words:

@@ -43,9 +43,11 @@ def predict(model: Model, /, *networks: str, as_json: Json = False) -> None:
         by_name = {name: prediction.to_json() for name, prediction in predictions.items()}
         print_json({"level": predictor.level, "networks": by_name})
         return
+    if not any(prediction.intervals for prediction in predictions.values()):
+        return
     held = ", ".join(f"{known.target.replace('_', ' ')} {known.coverage:.0%}" for known in predictor.properties)
-    tested = predictor.members[2]
-    print(f"Intervals are for {predictor.level:.0%} of networks; of {tested} members held out they hold {held}.")
+    tested = f"on checkpoints of {predictor.members[2]} members held out they hold {held}"
+    print(f"Intervals are for {predictor.level:.0%} of networks; {tested}.")
 
 
 def layers(

@@ -191,6 +191,8 @@ def embed(
     model, names = leading_model(networks)
     paths = [Path(name) for name in names]
     require_apart(out, [model, *paths])
+    if out.suffix not in ("", ".parquet"):
+        raise InputError(f"expected --out to end in .parquet, found {out}")
     with new_file(out, existing=existing(force)) as path:
         embeddings = SANE.open(model).to(best_device()).embed_paths(paths, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
@@ -211,9 +213,10 @@ def watched(every: int, steps: int) -> int:
 def write_examination(folder: Path, zoos: "Sequence[SplitZoo]") -> dict[str, Any]:
     """Examine the model of a folder and write its card."""
     from weightspace.analysis.examining import examine
-    from weightspace.autoencoder.sane import SANE
+    from weightspace.autoencoder.sane import SANE, require_own
     from weightspace.report.card import write_card
 
+    require_own(folder)
     return write_card(folder, examine(SANE.open(folder), zoos), list(zoos))
 
 

@@ -259,7 +259,8 @@ def _read_torch_file(path: Path) -> Unwrapped:
             "never run; re-save it with torch.save(model.state_dict(), ...) or as .safetensors"
         ) from error
     except (RuntimeError, EOFError, OSError, struct.error, *DAMAGE) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = str(error) and not isinstance(error, KeyError)  # whose text is a byte of the file
+        reason = str(error).splitlines()[0] if told else "damaged"
         raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
     if loaded == {}:
         raise InputError(f"expected named tensors in {path}, found none")

@@ -173,6 +173,8 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, se
             module = callable_(**(arguments or {}))
     except TypeError as error:
         raise InputError(f"expected {factory} to be callable with the arguments given, found {error}") from error
+    except Exception as error:
+        raise InputError(f"expected {factory} to build a module, found {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {factory} to return an nn.Module, found a {type(module).__name__}")
     return module

@@ -77,11 +77,11 @@ class FolderStudy(NamedTuple):
         reordered = sum(len(relations.reordered) for relations in self.related.values())
         families = sum(len(relations.trees) for relations in self.related.values())
         counts = [
-            f"{len(inspection.checkpoints):,} checkpoints",
+            _counted(len(inspection.checkpoints), "checkpoint"),
             f"{remarked:,} with remarks",
-            f"{twice:,} groups of duplicates",
-            f"{reordered:,} groups equal up to order",
-            f"{families:,} families",
+            f"{_counted(twice, 'group')} of duplicates",
+            f"{_counted(reordered, 'group')} equal up to order",
+            _counted(families, "family", "families"),
         ]
         if inspection.left_out:
             counts.append(f"{len(inspection.left_out):,} other files left out")
@@ -95,6 +95,11 @@ class FolderStudy(NamedTuple):
         """A JSON object with everything."""
         related = {name: relations.to_json() for name, relations in self.related.items()}
         return {**self.inspection.to_json(), "related": related, "seen": [view._asdict() for view in self.seen]}
+
+
+def _counted(count: int, noun: str, nouns: str = "") -> str:
+    """`1 group`, `2 groups`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def study_folder(folder: str, sane: Path | None = None, given: Sequence[Architecture] = ()) -> FolderStudy:

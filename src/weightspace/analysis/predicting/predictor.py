@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.sane import BOX, SANE
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.weights.files import meta_of
@@ -27,6 +27,7 @@ ARRAYS = ("slopes", "mean", "spread", "known", "known_errors")
 
 
 NEIGHBORS = 20
+UNLIKE = "no network of its shapes and types was in the zoo"
 LEAST_SHARE, SMALLEST = 0.1, 1e-6
 
 
@@ -155,8 +156,10 @@ class Predictor:
     def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
         """What is predicted of one raw network of any architecture."""
         if sane.preparation.architecture_for(meta_of(weights)).id not in sane.preparation.architectures:
-            return Prediction({}, math.inf, "no network of its names, shapes and types was in the zoo")
+            return Prediction({}, math.inf, UNLIKE)
         vector = sane.embed_network(weights, self.aggregation).vector
+        if len(vector) != len(self.mean):  # of a layout that the model knows, but the predictor was not fitted on
+            return Prediction({}, math.inf, UNLIKE)
         (prediction,) = self.predict_many(vector.numpy()[None])
         return prediction
 
@@ -232,8 +235,11 @@ def predict_networks(model: Path, names: Sequence[str]) -> NetworkPredictions:
         InputError: no networks, no model, no predictor, or a network that cannot be embedded.
     """
     if not names:
-        raise InputError("expected networks to predict properties of, found none")
-    sane, predictor = SANE.open(model), Predictor.open(model)
+        raise InputError(f"expected a trained SANE and networks to predict properties of, found {model} alone")
+    sane = SANE.open(model)
+    if model.parent == BOX and not (model / PREDICTOR_FILE).is_file():
+        raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
+    predictor = Predictor.open(model)
 
     def predict() -> Iterator[tuple[str, Prediction]]:
         for name, weights in open_networks(names):

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.zoo.architecture import Architecture, build_module
@@ -77,7 +79,7 @@ def find_recipe(network: str, images: ImageSet) -> Recipe:
             )
         return cnn_recipe(name, shape[0], images.classes)
     if detail and name not in SIZES:
-        return Recipe(
+        recipe = Recipe(
             name=network,
             stem=network.replace(":", "."),
             factory=network,
@@ -85,7 +87,20 @@ def find_recipe(network: str, images: ImageSet) -> Recipe:
             choices=(),
             example_shape=(EXAMPLE_BATCH, *shape),
         )
+        _require_taken(recipe, images)
+        return recipe
     raise InputError(f"expected a network among {', '.join(KNOWN)}, found '{network}'")
+
+
+def _require_taken(recipe: Recipe, images: ImageSet) -> None:
+    """Raise `InputError` unless the user's module takes such images."""
+    module = build_module(recipe.factory).eval()
+    try:
+        with torch.no_grad():
+            module(images.train.inputs[:EXAMPLE_BATCH])
+    except Exception as error:
+        shape = list(images.train.inputs.shape[1:])
+        raise InputError(f"expected {recipe.name} to take images of shape {shape}, found {error}") from error
 
 
 def cnn_recipe(name: str, channels: int, classes: int, size: int | None = None) -> Recipe:
