@@ -27,7 +27,7 @@ def test_both_open_by_name_and_have_a_card() -> None:
         assert sane.provenance.checkpoints > 1_000
         card = (BOX / name / "README.md").read_text()
         assert "## What its embeddings are good for" in card and "weightspace pretrain ZOOS/" in card
-    assert Predictor.open(BOX / "small-cnns").properties
+    assert ws.Predictor.open("small-cnns").properties
 
 
 def test_they_are_small() -> None:

@@ -37,6 +37,7 @@ def demo(
 
 def doctor(*, as_json: Json = False) -> None:
     """Print versions, processors, devices and extras, and whether a GPU would be used."""
+    prepare_torch()
     from weightspace.machine import EXTRAS, describe_machine
 
     machine = describe_machine()

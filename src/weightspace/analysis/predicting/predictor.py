@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from weightspace.autoencoder.sane import BOX, SANE
+from weightspace.autoencoder.sane import BOX, SANE, model_folder
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.weights.files import meta_of
@@ -197,11 +197,12 @@ class Predictor:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Predictor":
-        """The predictor in a model's folder.
+        """The predictor of a model, by its folder or by the name of one that comes with the package.
 
         Raises:
             InputError: none there, or a damaged one.
         """
+        folder = model_folder(folder)
         try:
             about = json.loads((Path(folder) / PREDICTOR_FILE).read_text())
             about["properties"] = [PropertyModel(**_with_infinity(own)) for own in about["properties"]]

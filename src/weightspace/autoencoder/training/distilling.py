@@ -21,7 +21,7 @@ from torch.nn import functional
 from weightspace.autoencoder.coding import WindowCoder, cut_windows
 from weightspace.autoencoder.network import Network, token_statistics
 from weightspace.autoencoder.reconstructing import answer_decoded, stack_tokens
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.sane import SANE, model_folder
 from weightspace.autoencoder.training.config import DistillConfig
 from weightspace.autoencoder.training.devices import make_accelerator, team
 from weightspace.autoencoder.training.loop import Loop, StepLosses
@@ -129,7 +129,8 @@ def distill(
         >>> distilled.network.window == sane.network.window
         True
     """
-    require_apart(out, [Path(folder), *zoo.folders])
+    folder = model_folder(folder)
+    require_apart(out, [folder, *zoo.folders])
     model = SANE.open(folder)
     config = _like_pretraining(config or DistillConfig(), model)
     strangers = sorted(set(zoo.members) - model.trained_on(zoo))
@@ -138,7 +139,7 @@ def distill(
     processes = team()
     with training_folder(Path(out), existing, processes) as partial:
         if processes.is_main_process:
-            check_run(partial, _describe_run(Path(folder), zoo, images), existing == "resume")
+            check_run(partial, _describe_run(folder, zoo, images), existing == "resume")
         processes.wait_for_everyone()  # the first process clears the folder that all then write into
         # Every process maps a corpus of its own: what is drawn from it is the same.
         corpus = build_corpus(zoo, model.preparation, partial / CORPUS_FOLDER / str(processes.process_index))
@@ -153,7 +154,7 @@ def distill(
         processes.wait_for_everyone()
         if processes.is_main_process:
             shutil.rmtree(partial / CORPUS_FOLDER)
-            finish_training(partial, model, history, {"training": config}, inputs=[Path(folder), *zoo.folders])
+            finish_training(partial, model, history, {"training": config}, inputs=[folder, *zoo.folders])
     return model
 
 
