@@ -1,8 +1,8 @@
 """Put trained models into the package, each with a card that says what its embeddings are good for.
 
-    python benchmarks/box.py RUNS PUBLISHED ZOO [ZOO ...]      what benchmarks/box.sh calls
+    python benchmarks/box.py RUNS ZOO [ZOO ...]      what benchmarks/box.sh calls
 
-Measured on test members and published ResNets, which no model has seen, beside an untrained model of the same shape and
+Measured on test members, which no model has seen, beside an untrained model of the same shape and
 seven statistics of all weights (mean, standard deviation, quantiles): of how many networks, at their last epoch, is the
 nearest other network of the same architecture; of the same recipe and seed, trained on another task (members of one
 number begin with the same weights in every zoo); and, these apart, of the same task; and of how many is the nearest
@@ -28,7 +28,6 @@ from weightspace.zoo.zoo import Checkpoints, Zoo
 WHOLE = ("config.json", "model.safetensors")
 # Model -> whether its predictor is shipped too, and what stands in the names of the zoos that it is measured on.
 MODELS = {"small-cnns": (True, "cnn-s"), "any": (False, "")}
-PUBLISHED = "cifar10-published"
 HEAD = """{networks} networks at their last epoch ({checkpoints:,} checkpoints) of {zoos},
 none of which it was trained on. Members of one number begin with the same weights in every zoo, so that the nearest
 other network is often the one that was begun alike for another task: the embedding tells **lineage and architecture,
@@ -85,8 +84,7 @@ def described(zoo: Zoo, name: str) -> pd.DataFrame:
     """Member, epoch, architecture family and task of every checkpoint."""
     task = name.partition("-")[0]
     family = zoo.table["architecture"].str.extract(r"^((?:cnn-[sl]|resnet18|network))", expand=False)
-    numbers = zoo.table["member"] if name != PUBLISHED else PUBLISHED + zoo.table["member"]
-    about = {"number": numbers, "epoch": zoo.table["epoch"], "family": family, "task": task}
+    about = {"number": zoo.table["member"], "epoch": zoo.table["epoch"], "family": family, "task": task}
     return pd.DataFrame({"member": f"{name}/" + zoo.table["member"], **about})
 
 
@@ -118,7 +116,6 @@ def card_section(sane: SANE, parts: dict[str, Zoo]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("published", type=Path)
     parser.add_argument("zoos", type=Path, nargs="+")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -127,8 +124,6 @@ def main() -> None:
         sane = SANE.open(source)
         zoos = {zoo.name: Zoo.open(zoo) for zoo in given.zoos if kind in zoo.name}
         parts = {zoo: opened.split(0.7, 0.15, 0.15, seed=0)[2] for zoo, opened in zoos.items()}
-        if name == "any":
-            parts[PUBLISHED] = Zoo.open(given.published)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         shutil.copytree(source / "preparation", target / "preparation")

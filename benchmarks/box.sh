@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The models that come with the package, trained and measured anew: src/weightspace/box/.
+# The models that come with the package, trained and measured anew: src/weightspace/models/.
 #
 #   benchmarks/box.sh        about half an hour on two cores, once the zoos are there
 #
 # small-cnns: four zoos of the paper's small CNNs, aligned. any: these, a zoo of larger CNNs, one of ResNets and the
-# published ResNets, not aligned, with statistics by kind of layer, for networks of every architecture.
+# published ResNets (two of four are trained on), not aligned, with statistics by kind of layer, for every architecture.
 # WEIGHTSPACE_ZOOS, WEIGHTSPACE_DATA: see zoos.sh. WEIGHTSPACE_WEIGHTS: where published networks are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,8 +18,8 @@ benchmarks/zoos.sh "${small[@]}"
 [[ -f runs/box/small-cnns/README.md ]] ||
   "$bin/weightspace" pretrain "${small[@]/#/$zoos/}" --steps 1500 --out runs/box/small-cnns
 WEIGHTSPACE_MEMBERS=30 benchmarks/zoos.sh "${larger[@]}"
-[[ -d runs/box/published ]] || "$bin/weightspace" import "$published" --out runs/box/published
+[[ -d runs/box/cifar10-published ]] || "$bin/weightspace" import "$published" --out runs/box/cifar10-published
 [[ -f runs/box/any/README.md ]] ||
-  "$bin/weightspace" pretrain "${small[@]/#/$zoos/}" "${larger[@]/#/$zoos/}" --steps 1500 --no-align \
+  "$bin/weightspace" pretrain "${small[@]/#/$zoos/}" "${larger[@]/#/$zoos/}" runs/box/cifar10-published --steps 1500 --no-align \
     --standardize kind --token-width 64 --out runs/box/any
-"$bin/python" benchmarks/box.py runs/box runs/box/published "${small[@]/#/$zoos/}" "${larger[@]/#/$zoos/}"
+"$bin/python" benchmarks/box.py runs/box "${small[@]/#/$zoos/}" "${larger[@]/#/$zoos/}" runs/box/cifar10-published
