@@ -35,7 +35,9 @@ def partial_path(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(target: str | Path, *, existing: Existing = "refuse", resumable: str = "") -> Iterator[Path]:
+def new_folder(
+    target: str | Path, *, existing: Existing = "refuse", resumable: str = "", telling: str = ""
+) -> Iterator[Path]:
     """A folder to write into, renamed to `target` when the block ends without an exception.
 
     Args:
@@ -43,6 +45,7 @@ def new_folder(target: str | Path, *, existing: Existing = "refuse", resumable: 
         existing: what becomes of earlier work: `refuse` to touch it, `resume` in the partial folder that an interrupted
             run left behind, or `replace` an existing `target` (only once the new one is complete).
         resumable: the file that makes an unfinished folder worth keeping when the block fails.
+        telling: a file that makes it worth keeping too, but from which nothing can be resumed.
 
     Raises:
         InputError: `target` exists and is not to be replaced; there is nothing to resume; there is unfinished resumable
@@ -65,7 +68,7 @@ def new_folder(target: str | Path, *, existing: Existing = "refuse", resumable: 
             yield partial
             _replace(partial, target)
         except BaseException:
-            if not (resumable and (partial / resumable).exists()):
+            if not any((partial / file).exists() for file in (resumable, telling) if file):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
 

@@ -44,6 +44,11 @@ def progress_bar(description: str, total: int, *, done: int = 0, shown: bool = T
         yield advance
 
 
+def say(line: str) -> None:
+    """A line on standard error for who waits; a bar stays below it."""
+    sys.stderr.write(f"{line}\n")
+
+
 class _Lines:
     """`pre-training: 40 of 500, about 3 min left`, for work that takes long enough."""
 

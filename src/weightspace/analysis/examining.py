@@ -184,10 +184,10 @@ def _fidelity(sane: SANE, zoo: SplitZoo) -> ZooFidelity:
     networks = last_of_first_members(zoo.parts[-1])
     whole = measure_fidelity(sane, networks, zoo.test_images)
     components = PrincipalLatents.fit(sane, zoo.parts[0])
-    width, density = sane.config.latent_width, whole.latents_per_weight
-    counts = [math.floor(share * width / density) for share in SHARES if share < density]
+    density, tokens = whole.latents_per_weight, _tokens_per_weight(sane, networks)
+    counts = [math.floor(share / tokens) for share in SHARES if share < density]
     curve = [
-        _point(measure_fidelity(sane, networks, zoo.test_images, components.first(count)), density * count / width)
+        _point(measure_fidelity(sane, networks, zoo.test_images, components.first(count)), tokens * count)
         for count in counts
         if count >= 1
     ]
@@ -196,6 +196,13 @@ def _fidelity(sane: SANE, zoo: SplitZoo) -> ZooFidelity:
     except InputError:
         layers = []  # networks of several layouts have no layers in common
     return ZooFidelity(zoo.name, whole.networks, _scored_on(whole), [*curve, _point(whole, density)], layers)
+
+
+def _tokens_per_weight(sane: SANE, zoo: Zoo) -> float:
+    """Tokens for every weight of a zoo's networks."""
+    architectures = [zoo.architectures[str(name)] for name in zoo.table["architecture"]]
+    layouts = [sane.preparation.frame_of(architecture).layout for architecture in architectures]
+    return sum(len(layout) for layout in layouts) / sum(layout.size for layout in layouts)
 
 
 def _point(measured: Fidelity, latents_per_weight: float) -> FidelityPoint:

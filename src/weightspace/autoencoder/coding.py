@@ -8,6 +8,7 @@ windows are coded: with gradients or, under `torch.no_grad`, without; from memor
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,7 +18,7 @@ from weightspace.corpus.corpus import Corpus, CorpusPart
 from weightspace.corpus.reading import TokenReader
 from weightspace.corpus.views import whole_networks
 from weightspace.tokens.layout import TokenLayout
-from weightspace.tokens.patterns import Entries, entries_of, positions_of
+from weightspace.tokens.patterns import Entries, entries_of, locate_tokens, positions_of, token_patterns
 from weightspace.tokens.windows import WindowCut
 
 WINDOWS_AT_ONCE = 256
@@ -33,6 +34,15 @@ def cut_windows(length: int, window: int) -> WindowCut:
     return WindowCut(length, length, 0) if length <= window else WindowCut(length, window - 2 * halo, halo)
 
 
+def count_latents(network: Network, layout: TokenLayout) -> int:
+    """How many latent numbers a network of this layout is decoded from; see `latent_mask`."""
+    width = network.config.latent_width
+    if not network.config.linear_path:
+        return len(layout) * width
+    weights = token_patterns(layout).mask.sum(-1)[locate_tokens(layout, np.arange(len(layout))).pattern]
+    return int(weights.clip(max=width).sum())
+
+
 class WindowCoder:
     """Encodes and decodes networks of one layout in haloed windows.
 
@@ -41,6 +51,7 @@ class WindowCoder:
         layout: of the networks.
         at_once: so many windows go through together, which bounds the memory.
         learned: the windows whose results have gradients, where gradients are on; all by default.
+        summaries: encode to summaries instead of latents; see `Encoded`.
     """
 
     def __init__(
@@ -50,8 +61,9 @@ class WindowCoder:
         *,
         at_once: int = WINDOWS_AT_ONCE,
         learned: Int[Tensor, "windows"] | None = None,
+        summaries: bool = False,
     ) -> None:
-        self.network, self.layout, self.at_once = network, layout, at_once
+        self.network, self.layout, self.at_once, self.summaries = network, layout, at_once, summaries
         self.cut = cut_windows(len(layout), network.window)
         self.learned = torch.ones(self.cut.count, dtype=torch.bool)
         if learned is not None:
@@ -112,7 +124,8 @@ class WindowCoder:
 
         def encode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
             shown = Entries(*(kind[place] for kind in entries))
-            return self.network.encode(windows.to(device), positions[place], shown, _moved(present, device))
+            encoded = self.network.encode(windows.to(device), positions[place], shown, _moved(present, device))
+            return encoded.summaries if self.summaries else encoded.latents
 
         return encode
 
@@ -120,9 +133,11 @@ class WindowCoder:
         """What decodes windows of the tokens `start:stop`."""
         device = self.network.device
         positions = positions_of(self.layout, start, stop).to(device)
+        entries = Entries(*(kind.to(device) for kind in entries_of(self.layout, start, stop)))
 
         def decode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
-            return self.network.decode(windows.to(device), positions[place], _moved(present, device))
+            shown = Entries(*(kind[place] for kind in entries))
+            return self.network.decode(windows.to(device), positions[place], shown, _moved(present, device))
 
         return decode
 
@@ -141,16 +156,16 @@ def _apply(code: Code, sequence: Tensor, start: int, place: Tensor, present: Ten
 
 
 def encode_tokens(
-    network: Network, tokens: Float[Tensor, "networks tokens width"], layout: TokenLayout
+    network: Network, tokens: Float[Tensor, "networks tokens width"], layout: TokenLayout, *, summaries: bool = False
 ) -> Float[Tensor, "networks tokens latent"]:
-    """Latents of whole networks' tokens, without gradients.
+    """Latents of whole networks' tokens, or summaries, without gradients.
 
     Raises:
         InputError: positions beyond the network's learned tables.
     """
     network.eval().positions.check(positions_of(layout))
     with torch.no_grad():
-        return WindowCoder(network, layout).encode(tokens)
+        return WindowCoder(network, layout, summaries=summaries).encode(tokens)
 
 
 def decode_latents(
@@ -163,12 +178,13 @@ def decode_latents(
 
 
 def encode_stream(
-    network: Network, reader: TokenReader, windows: int | None = None
+    network: Network, reader: TokenReader, windows: int | None = None, *, summaries: bool = False
 ) -> Iterator[tuple[int, Float[Tensor, "tokens latent"]]]:
     """Latents of a network's tokens, some windows at a time, with the number of the first token."""
     layout = reader.frame.layout
     span = cut_windows(len(layout), network.eval().window).span
-    coder = WindowCoder(network, layout, at_once=windows or max(1, NUMBERS_AT_ONCE // (span * layout.width)))
+    at_once = windows or max(1, NUMBERS_AT_ONCE // (span * layout.width))
+    coder = WindowCoder(network, layout, at_once=at_once, summaries=summaries)
     with torch.no_grad():
         yield from coder.stream(reader)
 
@@ -186,7 +202,9 @@ def encode_corpus(network: Network, corpus: Corpus) -> Iterator[Latents]:
         yield Latents(part, torch.cat(list(encode_part(network, part))))
 
 
-def encode_part(network: Network, part: CorpusPart) -> Iterator[Float[Tensor, "checkpoints tokens latent"]]:
-    """Latents of the checkpoints of one part, a few at a time."""
+def encode_part(
+    network: Network, part: CorpusPart, *, summaries: bool = False
+) -> Iterator[Float[Tensor, "checkpoints tokens latent"]]:
+    """Latents of the checkpoints of one part, or summaries, a few at a time."""
     for flat in part.chunks():
-        yield encode_tokens(network, whole_networks(part, flat), part.frame.layout)
+        yield encode_tokens(network, whole_networks(part, flat), part.frame.layout, summaries=summaries)

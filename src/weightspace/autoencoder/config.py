@@ -39,9 +39,9 @@ class SANEConfig:
     projection_width: int = 30
     """Width of the projection head (the published code: 30)."""
 
-    linear_path: bool = False
-    """Latents also hold an orthogonal projection of their token, from which it is decoded; transformers add the rest.
-    Reconstructs better after few steps, for writing networks (ours; the paper has no such path)."""
+    linear_path: bool = True
+    """Latents hold the weights of short tokens as they are and a projection of long ones, never more numbers than their
+    token has weights; transformers add to it. Embeddings are made of an output of their own (the paper: neither)."""
 
     dropout: float = 0.0
     """Dropout in the transformer (the paper: 0)."""

@@ -96,7 +96,7 @@ def embed_zoo(
     vectors, tables = [], []
     with opened_corpus(zoo, preparation) as corpus, progress_bar("embedding", len(zoo)) as advance:
         for part in corpus.parts:
-            for latents in encode_part(network, part):
+            for latents in encode_part(network, part, summaries=True):
                 aggregator = Aggregator(network, aggregation)
                 aggregator.add(latents, part.positions[:, 1])
                 vectors.append(aggregator.result().numpy())
@@ -141,7 +141,7 @@ def embed_network(
     network.positions.check(largest_positions(frame.layout))
     reader = _open(weights, architecture, frame)
     with progress_bar("embedding", len(reader)) as advance:
-        for start, latents in encode_stream(network, reader, windows):
+        for start, latents in encode_stream(network, reader, windows, summaries=True):
             layers = positions_of(frame.layout, start, start + len(latents))[:, 1]
             aggregator.add(latents[None], layers)
             advance(len(latents))

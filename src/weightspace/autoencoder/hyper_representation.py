@@ -122,6 +122,11 @@ class Summarizing:
     dropout: float
     description: str = NAME
 
+    @property
+    def worst_useful_loss(self) -> None:
+        """There is none: predicting the mean is nothing that this loss could be held against."""
+        return
+
     def draw(self, step: int) -> StepBatch:
         """The batch of a step."""
         return self.queue.draw(step)

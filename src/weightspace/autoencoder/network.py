@@ -1,5 +1,7 @@
 """The network of SANE: a transformer over windows of tokens, with embeddings of their positions."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ STATISTICS = tuple(f"{statistic} of the {part}" for part in ("weights", "biases"
 COMPONENTS = ("token", "layer", "row", "chunk")
 FREQUENCIES = 16
 LONGEST_PERIOD = 100_000.0
+# The width that learning rates are meant for; see `Network.rate_scale`.
+BASE_WIDTH = 64
 
 
 class SinusoidalPositions(nn.Module):
@@ -120,6 +124,18 @@ class Transformer(nn.Module):
         return x
 
 
+class Encoded(NamedTuple):
+    """What the encoder makes of windows of tokens.
+
+    Attributes:
+        latents: what they are decoded from; summaries: what embeddings are made of. The paper's are the same; with a
+            linear path, latents hold weights as they are, and summaries what is to be read of them.
+    """
+
+    latents: Float[Tensor, "batch window latent"]
+    summaries: Float[Tensor, "batch window latent"]
+
+
 class Network(nn.Module):
     """The network of SANE, the sequential autoencoder for neural embeddings (paper, section 3.1).
 
@@ -145,6 +161,7 @@ class Network(nn.Module):
         self.head = _projection_head(config, window)
         self.statistics = nn.Linear(config.latent_width, len(STATISTICS))
         if config.linear_path:
+            self.summary_out = nn.Linear(width, config.latent_width)
             self.token_to_latent = nn.Linear(token_width, config.latent_width, bias=False)
             self.latent_to_token = nn.Linear(config.latent_width, token_width, bias=False)
         self._initialize(derive_seed(seed, "sane"))
@@ -155,37 +172,51 @@ class Network(nn.Module):
         positions: Int[Tensor, "batch window 4"],
         entries: Entries,
         present: Bool[Tensor, "batch window"] | None = None,
-    ) -> Float[Tensor, "batch window latent"]:
-        """Latents of windows of tokens.
+    ) -> Encoded:
+        """Latents of windows of tokens, from which they are decoded, and summaries, by which they are read.
 
         Deviation: beside each token the encoder sees its statistics (see `token_statistics`), which a linear map of its
         entries cannot tell it.
         """
+        width = self.config.latent_width
         seen = torch.cat([tokens, token_statistics(tokens, entries)], dim=-1)
-        x = self.token_in(seen) + self.positions(positions)
-        latents = self.latent_out(self.encoder(x, present))
-        return latents + self.token_to_latent(tokens) if self.config.linear_path else latents
+        x = self.encoder(self.token_in(seen) + self.positions(positions), present)
+        latents = self.latent_out(x)
+        if not self.config.linear_path:
+            return Encoded(latents, latents)
+        counts = entries.mask.sum(-1, keepdim=True)
+        held = torch.where(counts <= width, resized(tokens, width), self.token_to_latent(tokens))
+        return Encoded((latents + held) * latent_mask(counts, width), self.summary_out(x))
 
     def decode(
         self,
         latents: Float[Tensor, "batch window latent"],
         positions: Int[Tensor, "batch window 4"],
+        entries: Entries,
         present: Bool[Tensor, "batch window"] | None = None,
     ) -> Float[Tensor, "batch window width"]:
         """Tokens of windows of latents."""
+        counts = entries.mask.sum(-1, keepdim=True)
+        if self.config.linear_path:
+            latents = latents * latent_mask(counts, latents.shape[-1])
         x = self.latent_in(latents) + self.positions(positions)
         tokens = self.token_out(self.decoder(x, present))
-        return tokens + self.latent_to_token(latents) if self.config.linear_path else tokens
+        if not self.config.linear_path:
+            return tokens
+        held = torch.where(
+            counts <= latents.shape[-1], resized(latents, tokens.shape[-1]), self.latent_to_token(latents)
+        )
+        return tokens + held
 
     def project(
-        self, latents: Float[Tensor, "batch window latent"], present: Bool[Tensor, "batch window"]
+        self, summaries: Float[Tensor, "batch window latent"], present: Bool[Tensor, "batch window"]
     ) -> Float[Tensor, "batch projection"]:
         """What the contrastive loss compares.
 
         Deviation: `mean` pools over the present tokens and so takes windows of any length; `flatten` is the
         paper's. The published head ends in a ReLU, which leaves no negative cosines; ours does not.
         """
-        kept = latents * present[..., None]
+        kept = summaries * present[..., None]
         if self.config.projection == "flatten":
             return self.head(kept.flatten(1))
         return self.head(kept.sum(1) / present.sum(1, keepdim=True).clamp_min(1))
@@ -194,6 +225,16 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         """Where it is."""
         return self.token_in.weight.device
+
+    def rate_scale(self, name: str) -> float:
+        """What the learning rate of a parameter is multiplied by, so that one rate suits every width.
+
+        Matrices whose inputs grow with the width take `64 / width`: a step of Adam moves every entry by as much, and
+        what they add up grows with their inputs. Maximal update parametrization (Yang et al., 2022), table 8.
+        """
+        grows = name.startswith(("encoder.", "decoder.")) or name in ("latent_out.weight", "token_out.weight")
+        inside = (grows or name == "summary_out.weight") and self.get_parameter(name).ndim > 1
+        return BASE_WIDTH / self.config.model_width if inside else 1.0
 
     def _initialize(self, seed: int) -> None:
         """Normal with variance 1 / inputs; the blocks' outputs are smaller with depth, as published.
@@ -215,6 +256,16 @@ class Network(nn.Module):
             self.latent_to_token.weight.data = self.token_to_latent.weight.data.T.clone()
             for last in (self.latent_out, self.token_out):
                 nn.init.zeros_(last.weight)
+
+
+def resized(values: Float[Tensor, "*tokens entries"], width: int) -> Float[Tensor, "*tokens width"]:
+    """The first entries, so many of them; 0 where there are not so many."""
+    return functional.pad(values, (0, max(0, width - values.shape[-1])))[..., :width]
+
+
+def latent_mask(counts: Int[Tensor, "*tokens 1"], width: int) -> Bool[Tensor, "*tokens latent"]:
+    """Which numbers of a token's latent there are: as many as it has weights, at most the latent's width."""
+    return torch.arange(width, device=counts.device) < counts
 
 
 def _projection_head(config: SANEConfig, window: int) -> nn.Sequential:

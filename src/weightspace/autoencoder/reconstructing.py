@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weightspace.autoencoder.coding import WindowCoder, decode_latents, encode_tokens
+from weightspace.autoencoder.coding import WindowCoder, count_latents, decode_latents, encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms, norms_in_training, recalibrate_batch_norm
 from weightspace.corpus.frame import Frame
@@ -113,8 +113,9 @@ def reconstruct(
     if descent is not None:
         inputs = conditioning_images(descent.images, CONDITIONED, descent.seed)
         made = [condition_weights(weights, architecture, inputs) for weights in made]
+    count = count_latents(sane.network, layout)
     return [
-        Reconstruction(architecture, one.tokens, tokens, before, after, latents[0].numel())
+        Reconstruction(architecture, one.tokens, tokens, before, after, count)
         for one, tokens, before, after in zip(prepared, decoded, true, made, strict=True)
     ]
 

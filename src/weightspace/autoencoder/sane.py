@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weightspace.autoencoder.coding import decode_latents, encode_tokens
+from weightspace.autoencoder.coding import count_latents, decode_latents, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.embedding import (
     NetworkEmbedding,
@@ -65,8 +65,8 @@ class SANE:
     def latents_per_weight(self) -> float:
         """Latent numbers for every real weight of the networks it was trained on."""
         layouts = [frame.layout for frame in self.preparation.frames.values()]
-        tokens, weights = sum(len(layout) for layout in layouts), sum(layout.size for layout in layouts)
-        return tokens * self.config.latent_width / max(1, weights)
+        latents = sum(count_latents(self.network, layout) for layout in layouts)
+        return latents / max(1, sum(layout.size for layout in layouts))
 
     def to(self, device: torch.device) -> "SANE":
         """The same model, its network moved to a device."""

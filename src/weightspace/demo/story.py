@@ -15,7 +15,8 @@ from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.loop import TrainingStopped
-from weightspace.autoencoder.training.pretraining import HISTORY_FILE, pretrain
+from weightspace.autoencoder.training.pretraining import pretrain
+from weightspace.autoencoder.training.states import HISTORY_FILE
 from weightspace.corpus.config import PreparationConfig
 from weightspace.demo import figures
 from weightspace.demo.config import DemoConfig

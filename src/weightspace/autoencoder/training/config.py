@@ -28,7 +28,10 @@ class TrainConfig:
     """Draw every zoo equally often, however many members it has; otherwise every member."""
 
     learning_rate: float = 4e-3
-    """Peak of the one-cycle schedule (1e-4, for a model 16 times as wide)."""
+    """Peak of the one-cycle schedule (1e-4, for a model 16 times as wide), for a model of width 64."""
+
+    rate_by_width: bool = True
+    """Matrices inside a wider model take 64 / width of the learning rate, so that one rate suits every width."""
 
     weight_decay: float = 3e-9
     """AdamW weight decay of the matrices (3e-9)."""
@@ -48,6 +51,10 @@ class TrainConfig:
     loss_scale: Literal["none", "batch", "token", "layer"] = "none"
     """Divide squared errors by the variance of the true weights in the whole batch, in their token or in their layer
     of the window, or leave them (the paper); for weights that are not standardised (MultiZoo-SANE)."""
+
+    raw_weight: float = 0.0
+    """Squared errors count by so large a power of their tensor's variance: 0 none, as all are standardised (the paper);
+    1 as raw weights do."""
 
     noise: float = 0.05
     """Standard deviation of Gaussian noise on the standardised inputs (0.1, multiplicative)."""

@@ -16,6 +16,8 @@ from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 # Compiling took 45 to 115 s on an H100. It saved 4 ms a step of a small model (240,000 parameters), and 28 of one with
 # 200 million: `benchmarks/device.py`, docs/tables/device-h100.json.
 WORTH_PARAMETERS, WORTH_STEPS = 50_000_000, 3_000
+# So large a model is faster in bf16 on a processor that has it (`benchmarks/pretrain.py`).
+LARGE = 1_000_000
 
 
 def make_accelerator(*, idle: bool = False) -> Accelerator:
@@ -45,15 +47,24 @@ def team() -> PartialState:
     return state
 
 
-def lowered_precision(config: TrainConfig | DistillConfig, device: torch.device) -> torch.autocast:
+def lowered_precision(config: TrainConfig | DistillConfig, device: torch.device, network: nn.Module) -> torch.autocast:
     """The precision in which steps are computed, to be entered.
 
-    bf16 is 50 times slower than fp32 on CPUs that lack it, so `auto` takes it on GPUs only; distilling, which runs
-    other people's networks, is in fp32.
+    bf16 is 50 times slower than fp32 on CPUs that lack it, and slower for small models on those that have it;
+    distilling, which runs other people's networks, is in fp32.
     """
     wanted = config.precision if isinstance(config, TrainConfig) else "fp32"
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bf16" or (wanted == "auto" and able))
+    if wanted == "auto":
+        large = sum(parameter.numel() for parameter in network.parameters()) >= LARGE
+        able = torch.cuda.is_bf16_supported() if device.type == "cuda" else large and multiplies_bf16()
+        wanted = "bf16" if able else "fp32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bf16")
+
+
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor multiplies matrices of bf16 itself."""
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that we take
+    return any(has.get(kind, False) for kind in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def compiled(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:

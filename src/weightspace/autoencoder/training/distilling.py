@@ -240,6 +240,11 @@ class Distilling:
         """Whether steps draw at random."""
         return self.network.config.dropout
 
+    @property
+    def worst_useful_loss(self) -> None:
+        """There is none: predicting the mean is nothing that this loss could be held against."""
+        return
+
     def draw(self, step: int) -> StepNetworks:
         """The networks and queries of a step, counted from 1 as its seed is."""
         generator = derive_generator(self.config.seed, "step", step + 1)

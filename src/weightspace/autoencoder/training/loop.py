@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -17,15 +17,26 @@ from torch import Tensor, nn
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.autoencoder.training.devices import lowered_precision
 from weightspace.autoencoder.training.feeding import Waited, draw_ahead
-from weightspace.autoencoder.training.states import STATE_FILE, History, Row, TrainingState, load_state, save_state
+from weightspace.autoencoder.training.states import (
+    HISTORY_FILE,
+    STATE_FILE,
+    History,
+    Row,
+    TrainingState,
+    load_state,
+    save_state,
+)
 from weightspace.errors import InputError
 from weightspace.interrupting import deferred_interrupt
-from weightspace.progress import Advance, progress_bar
+from weightspace.outputs import write_json
+from weightspace.progress import Advance, progress_bar, say
 from weightspace.randomness import derive_seed
 from weightspace.supervised import own_randomness
 
 # Called with the step: measures the model that is trained, in evaluation mode; what it returns joins the history.
 Observer = Callable[[int], Row]
+# How many times the loss of predicting the mean a loss must be for the training to be stopped.
+DIVERGED, FIRST_EXAMINED = 10.0, 20
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -55,6 +66,10 @@ class Stage(Protocol):
     @property
     def dropout(self) -> float:
         """Its rate; 0 if steps draw nothing at random."""
+
+    @property
+    def worst_useful_loss(self) -> float | None:
+        """The reconstruction loss of predicting the mean of all weights; None where there is no such number."""
 
     def draw(self, step: int) -> Any:
         """What a step (from 0) is computed from: a pure function of its number, called in a thread."""
@@ -91,7 +106,7 @@ class Loop:
         """Train, and return the history, one row per `log_every` steps.
 
         Raises:
-            InputError: the saved state belongs to another configuration, or a loss that is not finite.
+            InputError: the saved state belongs to another configuration, or the training diverges: its history is kept.
             TrainingStopped: Ctrl-C, after the current step, once the state is saved.
         """
         config = self.config
@@ -102,6 +117,7 @@ class Loop:
             meter = _Meter()
             for step, waited in enumerate(draw_ahead(self.stage.draw, done, config.steps), start=done + 1):
                 self._step(training, step, waited, history, meter)
+                self._examine(step, history)
                 self._observe(training, step, history)
                 stopped = self._agree(interrupted(), self._logged(step))
                 if self._saved(step) or stopped:
@@ -121,16 +137,10 @@ class Loop:
         return (self.folder or Path()) / STATE_FILE
 
     def _start(self) -> TrainingState:
-        parameters = list(self.stage.network.parameters())
-        decay = self.config.weight_decay if isinstance(self.config, TrainConfig) else 0.0
-        groups = [
-            {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": decay},
-            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = _parameter_groups(self.stage.network, self.config)
         optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.config.steps
-        )
+        peaks = [group["lr"] for group in groups]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=self.config.steps)
         return TrainingState(self.stage.network, optimizer, schedule)
 
     def _step(self, training: TrainingState, step: int, waited: Waited, history: History, meter: "_Meter") -> None:
@@ -138,14 +148,15 @@ class Loop:
         device = self.accelerator.device
         chance = derive_seed(self.config.seed, "dropout", step, self.accelerator.process_index)
         training.network.train()
-        with own_randomness(chance if self.stage.dropout else None, device), lowered_precision(self.config, device):
+        precision = lowered_precision(self.config, device, training.network)
+        with own_randomness(chance if self.stage.dropout else None, device), precision:
             losses = self.stage.losses(waited.drawn)
         logged = self._logged(step)
         if (logged or self._saved(step) or device.type == "cpu") and not torch.isfinite(losses.total):
-            raise InputError(f"expected a finite loss, found {losses.total.item()}: lower the learning rate")
+            self._refuse(f"expected a finite loss, found {losses.total.item()} at step {step}", history)
         self.accelerator.backward(losses.total)
         norm = self.accelerator.clip_grad_norm_(training.network.parameters(), self.config.clip or torch.inf)
-        rate = training.optimizer.param_groups[0]["lr"]
+        rate = max(group["lr"] for group in training.optimizer.param_groups)
         training.optimizer.step()
         training.optimizer.zero_grad()
         training.schedule.step()
@@ -153,6 +164,25 @@ class Loop:
         if logged:
             row = {**losses.measure(), "learning_rate": rate, "gradient_norm": float(norm)}
             history.append({"step": step, **row, **meter.rates()})
+
+    def _examine(self, step: int, history: History) -> None:
+        """Say once if predicting the mean would be better, and stop a training that diverges."""
+        if not self._logged(step) or self.stage.worst_useful_loss is None:
+            return
+        worst, losses = self.stage.worst_useful_loss, [row["reconstruction"] for row in history]
+        if losses[-1] > DIVERGED * max(worst, min(losses)):
+            self._refuse(f"expected a loss that falls, found {losses[-1]:.3g} at step {step}", history)
+        early = max(self.config.steps // 10, FIRST_EXAMINED)
+        if self._first and losses[-1] > worst and step >= early > step - self.config.log_every:
+            advice = f"a tenth of the way, the loss is {losses[-1]:.2f}, and predicting the mean has {worst:g}"
+            say(f"{advice}: try a lower --learning-rate than {self.config.learning_rate:g}")
+
+    def _refuse(self, mistake: str, history: History) -> NoReturn:
+        kept = ""
+        if self.folder is not None and self._first:
+            write_json(self.folder / HISTORY_FILE, history)
+            kept = f"; its history is kept in {self.folder / HISTORY_FILE}"
+        raise InputError(f"{mistake}: the training diverges, lower the learning rate{kept}")
 
     def _due(self, step: int) -> list[Observer]:
         return [observer for every, observer in self.observers if step % every == 0 or step == self.config.steps]
@@ -184,6 +214,20 @@ class Loop:
             return False
         told = torch.tensor(float(stop), device=self.accelerator.device)
         return bool(self.accelerator.reduce(told) > 0)
+
+
+def _parameter_groups(network: nn.Module, config: TrainConfig | DistillConfig) -> list[dict[str, Any]]:
+    """Parameters by learning rate and weight decay: vectors have none; see `Network.rate_scale`."""
+    by_width = getattr(network, "rate_scale", None) if getattr(config, "rate_by_width", True) else None
+    decay = getattr(config, "weight_decay", 0.0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        scale = by_width(name) if by_width else 1.0
+        groups.setdefault((scale, decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return [
+        {"params": parameters, "lr": config.learning_rate * scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
 
 
 def _tell(advance: Advance, history: History) -> None:

@@ -59,18 +59,18 @@ class Objective(nn.Module):
         positions, present = batch.positions.repeat(views, 1, 1), batch.present.repeat(views, 1)
         attended = present if batch.padded else None
         entries = Entries(batch.mask.repeat(views, 1, 1), batch.bias.repeat(views, 1, 1))
-        latents = network.encode(batch.inputs.flatten(0, 1), positions, entries, attended)
-        decoded = network.decode(latents, positions, attended)
+        latents, summaries = network.encode(batch.inputs.flatten(0, 1), positions, entries, attended)
+        decoded = network.decode(latents, positions, entries, attended)
         targets = batch.targets.flatten(0, 1)
         reconstruction = masked_mse(decoded, targets, entries.mask, scale.flatten(0, 1) if scale is not None else None)
         contrastive, statistics = latents.new_zeros(()), latents.new_zeros(())
         if config.contrastive_weight:
-            projected = network.project(latents, present).view(views, size, -1)
+            projected = network.project(summaries, present).view(views, size, -1)
             first, second = (rows_of_all_processes(view) for view in projected)
             contrastive = nt_xent(first, second, config.temperature)
         if config.statistics_weight:
             statistics = statistics_loss(
-                network.statistics(latents), token_statistics(targets, entries), present, spread
+                network.statistics(summaries), token_statistics(targets, entries), present, spread
             )
         if share is not None:
             reconstruction, statistics = reconstruction * share[0], statistics * share[1]
@@ -125,6 +125,23 @@ def target_scale(
     mean = total / count.clamp_min(1)
     scale = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST_SCALE)
     return scale.expand(*target.shape[:-1], 1)
+
+
+def raw_importance(
+    spread: Float[Tensor, "batch window width"], mask: Bool[Tensor, "batch window width"], power: float
+) -> Float[Tensor, "batch window width"]:
+    """What errors of standardised weights are divided by, so that they count by a power of their tensor's spread.
+
+    With a power of 1 the mean squared error is that of raw weights, up to one factor for all: weights of large tensors
+    have small spreads, and matter little each.
+
+    Args:
+        spread: standard deviation of the tensor that an entry is of.
+        mask: which entries are real; over these the mean of the squared error's weights is 1.
+        power: 0 leaves errors as they are.
+    """
+    weight = spread.pow(2 * power)
+    return ((weight * mask).sum() / mask.sum().clamp_min(1) / weight.clamp_min(1e-12)).sqrt()
 
 
 def nt_xent(

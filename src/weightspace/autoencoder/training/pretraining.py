@@ -22,7 +22,7 @@ from weightspace.autoencoder.training.devices import compiled, make_accelerator,
 from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
 from weightspace.autoencoder.training.loop import Loop, StepLosses
 from weightspace.autoencoder.training.objective import Losses, Objective
-from weightspace.autoencoder.training.states import RUN_FILE, STATE_FILE, History, Row, check_run
+from weightspace.autoencoder.training.states import HISTORY_FILE, RUN_FILE, STATE_FILE, History, Row, check_run
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
@@ -39,7 +39,7 @@ from weightspace.outputs import (
 )
 from weightspace.zoo.zoo import Zoo
 
-HISTORY_FILE, CORPUS_FOLDER = "history.json", "corpus"
+CORPUS_FOLDER = "corpus"
 # Called with the step and the model; what it returns joins the history.
 SaneObserver = Callable[[int, SANE], Row]
 
@@ -91,7 +91,7 @@ def pretrain(
         network = Network(sane, fitted.config.token_width, window=training.window, seed=training.seed)
         provenance = Provenance(training=training, zoos=tuple(TrainedZoo.describe(zoo)))
         model = SANE(network=network, preparation=fitted, provenance=provenance)
-        stage = Pretraining.of(network, corpus, training)
+        stage = Pretraining.of(network, corpus, training, standardized=preparation.standardize != "none")
         watching = [(every, _watch(observer, model)) for every, observer in observers]
         history = Loop(stage, training, stage.accelerator, folder, existing == "resume", watching).run()
         model = replace(model.to(torch.device("cpu")), provenance=replace(provenance, final=history[-1]))
@@ -130,10 +130,11 @@ class Pretraining:
     objective: nn.Module
     queue: BatchQueue
     accelerator: Accelerator
+    standardized: bool = True
     description: str = "pre-training"
 
     @classmethod
-    def of(cls, network: Network, corpus: Corpus, config: TrainConfig) -> "Pretraining":
+    def of(cls, network: Network, corpus: Corpus, config: TrainConfig, *, standardized: bool = True) -> "Pretraining":
         """Move the network to the device that accelerate chooses, and prepare its batches.
 
         Raises:
@@ -147,12 +148,17 @@ class Pretraining:
         source = WindowSource(corpus, window=config.window, batch_size=config.batch_size, balance=config.balance)
         queue = BatchQueue(source, config, accelerator.process_index, accelerator.num_processes)
         prepared = accelerator.prepare_model(Objective(network, config))
-        return cls(network, compiled(prepared, config, accelerator.device), queue, accelerator)
+        return cls(network, compiled(prepared, config, accelerator.device), queue, accelerator, standardized)
 
     @property
     def dropout(self) -> float:
         """Whether steps draw at random."""
         return self.network.config.dropout
+
+    @property
+    def worst_useful_loss(self) -> float | None:
+        """1, as weights are standardised; None where they are not, or errors are divided by another spread."""
+        return 1.0 if self.standardized and self.queue.config.loss_scale == "none" else None
 
     def draw(self, step: int) -> StepBatch:
         """The batch of a step."""
@@ -201,7 +207,7 @@ def training_folder(out: Path, existing: Existing, processes: PartialState) -> c
     """The folder to write into, which the first of several processes makes."""
     if not processes.is_main_process:
         return contextlib.nullcontext(partial_path(out))
-    return new_folder(out, existing=existing, resumable=STATE_FILE)
+    return new_folder(out, existing=existing, resumable=STATE_FILE, telling=HISTORY_FILE)
 
 
 def _prepare(zoo: Zoo, config: PreparationConfig, folder: Path, processes: PartialState) -> tuple[Preparation, Corpus]:

@@ -14,7 +14,7 @@ from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.errors import InputError
 from weightspace.outputs import to_json, write_json
 
-STATE_FILE, RUN_FILE = "state.pt", "run.json"
+STATE_FILE, RUN_FILE, HISTORY_FILE = "state.pt", "run.json", "history.json"
 Row = dict[str, float | int]
 History = list[Row]
 
