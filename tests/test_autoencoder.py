@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tools import TINY_SANE, TINY_TRAINING, fresh_sane, train, wait_for
-from weightspace.autoencoder.coding import Latents, decode_latents, encode_corpus, encode_tokens
+from weightspace.autoencoder.coding import Latents, decode_latents, encode_corpus, encode_part, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.network import (
     OF_A_PART,
     LearnedPositions,
+    Network,
     SinusoidalPositions,
     Transformer,
     token_statistics,
@@ -137,12 +138,12 @@ def windows(count: int = 4, length: int = 8) -> tuple[torch.Tensor, torch.Tensor
 def test_samples_do_not_see_each_other_but_tokens_do(fitted: tuple[Preparation, Corpus]) -> None:
     model = small_model(fitted).network
     tokens, positions, entries = windows()
-    before = model.encode(tokens, positions, entries)
+    before = model.encode(tokens, positions, entries).summaries
     tokens[2] += 1
-    after = model.encode(tokens, positions, entries)
+    after = model.encode(tokens, positions, entries).summaries
     assert torch.equal(after[[0, 1, 3]], before[[0, 1, 3]]) and not torch.allclose(after[2], before[2])
     tokens[0, 4] += 1
-    moved = model.encode(tokens, positions, entries)
+    moved = model.encode(tokens, positions, entries).summaries
     assert (moved[0, 0] - after[0, 0]).abs().max() > 1e-5
 
 
@@ -158,10 +159,12 @@ def test_absent_tokens_change_nothing(fitted: tuple[Preparation, Corpus]) -> Non
         Entries(*(torch.cat(own, 1) for own in zip(entries, others, strict=True))),
         torch.cat([present, torch.zeros(4, 3) > 1], 1),
     )
-    torch.testing.assert_close(padded[:, :8], alone, rtol=1e-4, atol=1e-5)
+    for name in ("latents", "summaries"):
+        seen, whole = getattr(padded, name)[:, :8], getattr(alone, name)
+        torch.testing.assert_close(seen, whole, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        model.project(padded, torch.cat([present, torch.zeros(4, 3) > 1], 1)),
-        model.project(alone, present),
+        model.project(padded.summaries, torch.cat([present, torch.zeros(4, 3) > 1], 1)),
+        model.project(alone.summaries, present),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -201,7 +204,7 @@ def test_learned_positions_end_with_a_sentence(fitted: tuple[Preparation, Corpus
     assert module(torch.zeros(2, 3, 4, dtype=torch.int64)).shape == (2, 3, 8)
     with pytest.raises(InputError, match="expected layer positions below 4 for learned tables, found 4"):
         module(torch.tensor([[0, 4, 0, 0]]))
-    assert small_model(fitted, positions="learned").network.encode(*windows()).shape == (4, 8, 6)
+    assert small_model(fitted, positions="learned").network.encode(*windows()).latents.shape == (4, 8, 6)
 
 
 def test_impossible_widths_are_refused() -> None:
@@ -389,9 +392,11 @@ def mean_and_spread(values: torch.Tensor, layers: torch.Tensor) -> torch.Tensor:
     return torch.cat([moment for own in parts for moment in (own.mean(1), own.std(1, correction=0))], dim=1)
 
 
-def test_every_aggregation_is_of_the_same_latents(sane: SANE, parts: tuple[Zoo, ...]) -> None:
-    (latents,) = encoded(sane, parts[1])
-    values, layers = latents.values, latents.part.positions[:, 1]
+def test_every_aggregation_is_of_the_same_summaries(sane: SANE, parts: tuple[Zoo, ...]) -> None:
+    with opened_corpus(parts[1], sane.preparation) as corpus:
+        (part,) = corpus.parts
+        values = torch.cat(list(encode_part(sane.network, part, summaries=True)))
+    layers = part.positions[:, 1]
     expected = {
         "mean": values.mean(1),
         "mean+spread": mean_and_spread(values, layers),
@@ -400,6 +405,43 @@ def test_every_aggregation_is_of_the_same_latents(sane: SANE, parts: tuple[Zoo, 
     }
     for name, features in expected.items():
         np.testing.assert_allclose(sane.embed(parts[1], name).features, features, rtol=1e-4, atol=1e-5)
+
+
+def test_short_tokens_are_latents_as_they_are_and_no_latent_has_more_numbers_than_weights() -> None:
+    network = Network(SANEConfig(latent_width=6, model_width=16, layers=1, heads=2), 9, window=4)
+    tokens, positions = torch.randn(2, 4, 9), torch.zeros(2, 4, 4, dtype=torch.int64)
+    weights = torch.tensor([3, 6, 7, 9])
+    mask = (torch.arange(9) < weights[:, None]).expand(2, -1, -1)
+    entries = Entries(mask, torch.zeros_like(mask))
+    tokens = tokens * mask
+    latents = network.encode(tokens, positions, entries).latents
+    # What transformers add begins at zero.
+    torch.testing.assert_close(latents[:, 0, :3], tokens[:, 0, :3])
+    torch.testing.assert_close(latents[:, 1], tokens[:, 1, :6])
+    assert not latents[:, 0, 3:].any() and latents[:, 2:].all()
+    decoded = network.decode(latents, positions, entries)
+    torch.testing.assert_close(decoded[:, :2] * mask[:, :2], tokens[:, :2])
+    beyond = latents.clone()
+    beyond[:, 0, 3:] = 7.0
+    torch.testing.assert_close(network.decode(beyond, positions, entries), decoded)
+    assert (decoded[:, 3] - tokens[:, 3]).abs().max() > 0.1
+
+
+def test_rates_shrink_inside_wider_models_only() -> None:
+    network = Network(SANEConfig(model_width=256, layers=1), 9, window=4)
+    scales = {name: network.rate_scale(name) for name, _ in network.named_parameters()}
+    inside = ("encoder.blocks.0.mlp_in.weight", "decoder.blocks.0.attention_out.weight", "latent_out.weight")
+    outside = (
+        "token_in.weight",
+        "latent_in.weight",
+        "positions.mix.weight",
+        "token_to_latent.weight",
+        "latent_out.bias",
+    )
+    assert {scales[name] for name in inside} == {0.25} and {scales[name] for name in outside} == {1.0}
+    assert set(scales.values()) == {0.25, 1.0}
+    narrow = Network(SANEConfig(layers=1), 9, window=4)
+    assert {narrow.rate_scale(name) for name, _ in narrow.named_parameters()} == {1.0}
 
 
 def test_token_statistics_are_those_of_weights_and_biases_apart() -> None:

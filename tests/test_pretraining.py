@@ -202,12 +202,12 @@ def test_a_size_sets_what_is_not_given_and_says_so(
     status, _, said = run(
         capsys, "pretrain", zoo_folder, "--size", "medium", "--writing", *given, "--out", tmp_path / "s"
     )
-    assert status == 0 and "--size medium sets" in said and "--latent-width 64" in said and "--linear-path True" in said
+    assert status == 0 and "--size medium sets" in said and "--latent-width 64" in said and "--noise 0.0" in said
     assert "--layers" not in said and "--steps" not in said
     sane = SANE.open(tmp_path / "s")
     assert (sane.config.layers, sane.config.latent_width, sane.config.linear_path) == (1, 64, True)
     assert sane.provenance.training.steps == 2 and not sane.provenance.training.denoise
-    assert sane.preparation.config.token_width == WRITING["token_width"]
+    assert sane.provenance.training.statistics_weight == WRITING["statistics_weight"]
     fields = {**SANEConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
     fields |= PreparationConfig.__dataclass_fields__
     assert all(set(values) <= set(fields) for values in (*SIZES.values(), WRITING))
@@ -264,12 +264,38 @@ def test_held_out_networks_are_watched_during_training(
 ) -> None:
     sane = model(fitted)
     watch = watch_fidelity([(parts[1], digits.validation), (parts[2], None)])
-    observers = [(6, lambda step: watch(step, sane))]
-    history = train(sane, fitted[1], TINY_TRAINING, tmp_path, observers=observers)
+    observers = [(20, lambda step: watch(step, sane))]
+    history = train(sane, fitted[1], replace(TINY_TRAINING, steps=40), tmp_path, observers=observers)
     seen = [row for row in history if "held_out_r2" in row]
-    assert [row["step"] for row in seen] == [6, 12]
+    assert [row["step"] for row in seen] == [20, 40]
     assert {"held_out_agreement", "held_out_accuracy", "held_out_reconstructed_accuracy"} <= set(seen[0])
     assert seen[1]["held_out_r2"] > seen[0]["held_out_r2"]
+
+
+def test_a_rate_that_is_too_high_is_said_early(
+    zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--steps", 30, "--model-width", 16, "--layers", 1, "--heads", 2, "--latent-width", 4, "--log-every", 5)
+    status, _, said = run(capsys, "pretrain", zoo_folder, "--learning-rate", 0.03, *small, "--out", tmp_path / "high")
+    assert status == 0 and "a tenth of the way, the loss is" in said and "predicting the mean has 1" in said
+    assert said.count("try a lower --learning-rate than 0.03") == 1
+    status, _, said = run(capsys, "pretrain", zoo_folder, *small, "--out", tmp_path / "usual")
+    assert status == 0 and "predicting the mean" not in said
+
+
+def test_a_training_that_diverges_stops_and_keeps_its_history(
+    zoo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--steps", 60, "--model-width", 16, "--layers", 1, "--heads", 2, "--latent-width", 4, "--log-every", 1)
+    out = tmp_path / "sane"
+    wild = ("--learning-rate", 100, "--clip", 0)
+    status, _, said = run(capsys, "pretrain", zoo_folder, *wild, *small, "--out", out)
+    assert status == 2 and "the training diverges, lower the learning rate" in said
+    history = json.loads((partial_path(out) / "history.json").read_text())
+    assert str(partial_path(out) / "history.json") in said.replace("\n", "")
+    assert history and len(history) < 60 and not out.exists()
+    status, _, _ = run(capsys, "pretrain", zoo_folder, *small, "--out", out)  # what is left of it is in nobody's way
+    assert status == 0 and not partial_path(out).exists()
 
 
 def test_two_zoos_make_one_model_with_a_card(

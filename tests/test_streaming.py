@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from garden import GARDEN
 from tools import every_kind
+from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.cli.app import main
 from weightspace.corpus.config import PreparationConfig
@@ -26,6 +27,7 @@ from weightspace.tokens.patterns import locate_tokens, token_patterns
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens
 from weightspace.tokens.windows import WindowCut
 from weightspace.weights.files import open_weights, write_weights
+from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo
 
 LARGE = Path(__file__).parent.parent / "benchmarks" / "embed_large.py"
@@ -109,6 +111,11 @@ def test_a_known_network_has_the_embedding_it_has_in_its_zoo(sane: SANE, parts: 
             assert found.assumed == (f"taken for {found.architecture} by its names and shapes",)
 
 
+def summaries_of(sane: SANE, weights: Weights) -> torch.Tensor:
+    prepared = sane.preparation.prepare(weights)
+    return encode_tokens(sane.network, prepared.tokens[None], prepared.frame.layout, summaries=True)[0]
+
+
 def test_any_network_is_embedded_whatever_the_batch_of_windows(sane: SANE, tmp_path: Path) -> None:
     weights = {
         **{f"layers.{n}.{k}": t for n in range(3) for k, t in torch.nn.Linear(70, 30).state_dict().items()},
@@ -116,7 +123,7 @@ def test_any_network_is_embedded_whatever_the_batch_of_windows(sane: SANE, tmp_p
     }
     write_weights(tmp_path / "net.safetensors", weights)
     torch.save(weights, tmp_path / "net.pt")
-    latents = sane.encode(weights)[1]
+    latents = summaries_of(sane, weights)
     for source in (weights, open_weights(tmp_path / "net.safetensors"), open_weights(tmp_path / "net.pt")):
         for windows in (1, 2, 5, None):
             found = sane.embed_network(source, windows=windows)
@@ -139,7 +146,7 @@ def test_nan_is_named(sane: SANE, tmp_path: Path) -> None:
 def test_numbers_and_networks_without_tokens(sane: SANE, tmp_path: Path) -> None:
     weights = {"a.weight": torch.randn(5, 70), "a.bias": torch.randn(5), "scale": torch.tensor(2.0)}
     write_weights(tmp_path / "net.safetensors", weights)
-    expected = sane.encode(weights)[1].mean(0)
+    expected = summaries_of(sane, weights).mean(0)
     for source in (weights, open_weights(tmp_path / "net.safetensors")):
         torch.testing.assert_close(sane.embed_network(source).vector, expected, rtol=1e-4, atol=1e-5)
     for empty in ({"x": torch.arange(5)}, {"x": torch.zeros(3, dtype=torch.float64)}, {"x": torch.zeros(0, 3)}):

@@ -173,7 +173,8 @@ class Loop:
         if losses[-1] > DIVERGED * max(worst, min(losses)):
             self._refuse(f"expected a loss that falls, found {losses[-1]:.3g} at step {step}", history)
         early = max(self.config.steps // 10, FIRST_EXAMINED)
-        if self._first and losses[-1] > worst and step >= early > step - self.config.log_every:
+        first_after = step >= early and not any(row["step"] >= early for row in history[:-1])
+        if self._first and losses[-1] > worst and first_after:
             advice = f"a tenth of the way, the loss is {losses[-1]:.2f}, and predicting the mean has {worst:g}"
             say(f"{advice}: try a lower --learning-rate than {self.config.learning_rate:g}")
 
