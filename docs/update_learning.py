@@ -57,7 +57,9 @@ def compared(rows: list[Row], zoo: str) -> str:
     columns = ["latents a weight", "recipe", "exactly", "R² of weights", "standardised", "accuracy kept"]
     columns += ["mean reads, R²", "readout reads, R²", "CPU seconds", "seeds"]
     members = rows[0]["members"]
-    about = f"`{zoo}`, {members[0]} members trained on, {members[2]} tested, width {WIDTH}, {STEPS} steps of 32 windows."
+    about = (
+        f"`{zoo}`, {members[0]} members trained on, {members[2]} tested, width {WIDTH}, {STEPS} steps of 32 windows."
+    )
     return f"{about}\n\n{markdown(columns, body)}"
 
 
@@ -109,7 +111,9 @@ def valleys(axes: Axes, rows: list[Row]) -> None:
             lost = [1 - row["r2_standardised"] if "r2" in row else np.nan for row in own]
             label = f"width {width}" if recipe == "ours" else f"{width}, the same rate inside"
             axes.plot(rates, lost, style, marker="o", markersize=3, color=COLORS[number], label=label)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="variance lost, unseen members", title="One rate, every width")
+    axes.set(
+        xscale="log", xlabel="learning rate", ylabel="variance lost, unseen members", title="One rate, every width"
+    )
     axes.legend(fontsize=7)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from weightspace.analysis.layers import Layer, fit_line, layer_features, layer_similarity, mean_feature, watch_layers
+from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.zoo.addressing import known_accuracies, open_networks, short_names
@@ -39,9 +40,10 @@ def test_layers_are_the_matrices_in_order_with_the_spread_of_their_tokens(sane: 
     layers = layer_features(sane, weights)
     assert [layer.name for layer in layers] == [name for name, tensor in weights.items() if tensor.ndim > 1]
     assert layers[0].depth == 0 and layers[-1].depth == 1
-    prepared, latents = sane.encode(weights)
+    prepared = sane.preparation.prepare(weights)
+    summaries = encode_tokens(sane.network, prepared.tokens[None], prepared.frame.layout, summaries=True)[0]
     block = prepared.frame.layout.blocks[0]
-    own = latents[block.first : block.first + block.count]
+    own = summaries[block.first : block.first + block.count]
     assert layers[0].features["spread"] == pytest.approx(float(own.std(0, correction=0).mean()), rel=1e-4)
     assert layers[0].features["size"] == pytest.approx(float(own.mean(0).norm()), rel=1e-4)
 

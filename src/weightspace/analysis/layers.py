@@ -1,7 +1,7 @@
 """Networks layer by layer: what SANE sees of every matrix, beside WeightWatcher's values.
 
 Paper, section 4 and figures 3, 4 and 7 to 11: the spread of a layer is the standard deviation over its tokens'
-latents, here averaged over the latent's numbers.
+latents, here averaged over their numbers; with a linear path, of its tokens' summaries (see `Encoded`).
 """
 
 import contextlib
@@ -35,9 +35,9 @@ class Layer(NamedTuple):
         name: of the tensor.
         depth: 0 for the first matrix of the network, 1 for the last; of an architecture that is not known in the
             natural order of its names.
-        features: `spread` (of the tokens' latents), `size` (norm of their mean) and, where WeightWatcher has a value,
+        features: `spread` (of the tokens' summaries), `size` (norm of their mean) and, where WeightWatcher has a value,
             `alpha`, `stable_rank` and `log_norm`.
-        code: mean and spread of the tokens' latents, side by side.
+        code: mean and spread of the tokens' summaries, side by side.
     """
 
     name: str

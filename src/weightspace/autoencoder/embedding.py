@@ -30,11 +30,12 @@ Aggregation = Literal["mean", "mean+spread", "readout", "sequence"]
 
 
 class Aggregator:
-    """Takes the latents of networks of one layout run by run, in order, and makes one vector of each.
+    """Takes the summaries of networks of one layout run by run, in order, and makes one vector of each.
 
+    Summaries are the latents in the paper; with a linear path they are an output of their own (see `Encoded`).
     `mean` over tokens (paper, algorithm 2); `mean+spread`, mean and standard deviation over the tokens of each
-    layer, side by side; `readout`, the same of the model's statistics head instead of its latents (ours; see
-    `token_statistics`); and `sequence`, all latents in a row (paper, tables 10 to 12), the only one that is as long as
+    layer, side by side; `readout`, the same of the model's statistics head (ours; see
+    `token_statistics`); and `sequence`, all of them in a row (paper, tables 10 to 12), the only one that is as long as
     the network. Sums are taken in float64.
 
     Raises:
@@ -48,17 +49,17 @@ class Aggregator:
         self._sums: dict[int, Tensor] = {}
         self._runs: list[Tensor] = []
 
-    def add(self, latents: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"]) -> None:
+    def add(self, summaries: Float[Tensor, "networks tokens latent"], layers: Int[Tensor, "tokens"]) -> None:
         """Take the next tokens of every network, and which layer each is of."""
         if self._kind == "sequence":
-            self._runs.append(latents)
+            self._runs.append(summaries)
             return
         if self._kind == "readout":
             with torch.no_grad():
-                latents = self._network.statistics(latents.to(self._network.device)).cpu()
+                summaries = self._network.statistics(summaries.to(self._network.device)).cpu()
         layers = torch.zeros_like(layers) if self._kind == "mean" else layers
         for layer in layers.unique(sorted=True).tolist():
-            values = latents[:, layers == layer].double()
+            values = summaries[:, layers == layer].double()
             count = torch.full_like(values[:, 0], values.shape[1])
             sums = torch.stack([count, values.sum(1), values.square().sum(1)])
             self._sums[layer] = self._sums[layer] + sums if layer in self._sums else sums
@@ -96,11 +97,11 @@ def embed_zoo(
     vectors, tables = [], []
     with opened_corpus(zoo, preparation) as corpus, progress_bar("embedding", len(zoo)) as advance:
         for part in corpus.parts:
-            for latents in encode_part(network, part, summaries=True):
+            for summaries in encode_part(network, part, summaries=True):
                 aggregator = Aggregator(network, aggregation)
-                aggregator.add(latents, part.positions[:, 1])
+                aggregator.add(summaries, part.positions[:, 1])
                 vectors.append(aggregator.result().numpy())
-                advance(len(latents))
+                advance(len(summaries))
             tables.append(part.table)
     return rows_in_order(zoo, vectors, tables, aggregation)
 
@@ -141,10 +142,10 @@ def embed_network(
     network.positions.check(largest_positions(frame.layout))
     reader = _open(weights, architecture, frame)
     with progress_bar("embedding", len(reader)) as advance:
-        for start, latents in encode_stream(network, reader, windows, summaries=True):
-            layers = positions_of(frame.layout, start, start + len(latents))[:, 1]
-            aggregator.add(latents[None], layers)
-            advance(len(latents))
+        for start, summaries in encode_stream(network, reader, windows, summaries=True):
+            layers = positions_of(frame.layout, start, start + len(summaries))[:, 1]
+            aggregator.add(summaries[None], layers)
+            advance(len(summaries))
     vector = aggregator.result()[0]
     if not vector.isfinite().all():
         raise InputError("expected weights of ordinary size, found some so large that their embedding is not finite")

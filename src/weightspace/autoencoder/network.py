@@ -279,12 +279,12 @@ def _projection_head(config: SANEConfig, window: int) -> nn.Sequential:
 
 
 def token_statistics(values: Float[Tensor, "*batch width"], entries: Entries) -> Float[Tensor, "*batch 22"]:
-    """`STATISTICS` of every token, which the encoder sees and the latents hold in a linear way.
+    """`STATISTICS` of every token, which the encoder sees and the summaries hold in a linear way.
 
-    Ours, not the paper's. A mean over token latents can only tell what single latents tell linearly, and reconstruction
-    alone stores values, not sizes: how large the weights and biases of a layer are is lost in the mean. Layer
-    statistics, which are hard to beat as a baseline, are just that. Predicting these few numbers of each token from its
-    latent by one linear map makes the mean of latents hold them as well.
+    Ours, not the paper's. A mean over tokens can only tell what single tokens' summaries tell linearly, and
+    reconstruction alone stores values, not sizes: how large the weights and biases of a layer are is lost in the mean.
+    Layer statistics, which are hard to beat as a baseline, are just that. Predicting these few numbers of each token
+    from its summary by one linear map makes the mean of summaries hold them as well.
 
     Args:
         values: standardised weights; 0 in the padding.

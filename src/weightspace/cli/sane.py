@@ -181,7 +181,7 @@ def embed(
         that comes with the package (any, small-cnns); without one, any.
     aggregation
         mean; mean+spread (mean and standard deviation per layer); readout (the same of the statistics head);
-        or sequence (all latents in a row).
+        or sequence (all tokens in a row).
     """
     prepare_torch()
     from weightspace.autoencoder.sane import SANE, leading_model

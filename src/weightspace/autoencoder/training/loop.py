@@ -36,7 +36,7 @@ from weightspace.supervised import own_randomness
 # Called with the step: measures the model that is trained, in evaluation mode; what it returns joins the history.
 Observer = Callable[[int], Row]
 # How many times the loss of predicting the mean a loss must be for the training to be stopped.
-DIVERGED, FIRST_EXAMINED = 10.0, 20
+DIVERGED, FIRST_EXAMINED = 100.0, 20
 
 
 class TrainingStopped(KeyboardInterrupt):
