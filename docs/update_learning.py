@@ -42,7 +42,8 @@ def compared(rows: list[Row], zoo: str) -> str:
             own = [row for row in rows if (row["recipe"], row["latents_per_weight"]) == (recipe, latents)]
             if own:
                 reading = np.mean([[row["reading"][kind][0] for kind in ("mean", "readout")] for row in own], axis=0)
-                shown = [f"{mean(own, name):.3f}" for name in ("latents_per_weight_exactly", "r2", "r2_standardised")]
+                names = ("latents_per_weight_exactly", "r2", "r2_standardised")
+                shown = [f"{mean(own, name):.3f}" for name in names]
                 body.append(
                     [
                         f"{latents:g}",
