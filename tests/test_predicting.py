@@ -64,8 +64,7 @@ def test_a_predictor_comes_back_from_its_folder(predictor: Predictor, tmp_path: 
     again = Predictor.open(tmp_path)
     features = sane.embed(zoo, predictor.aggregation).features
     for first, second in zip(predictor.predict_many(features), again.predict_many(features), strict=True):
-        # The known embeddings are stored in half precision.
-        assert first.reason == second.reason and first.outlier_factor == pytest.approx(second.outlier_factor, rel=5e-3)
+        assert first.reason == second.reason and first.outlier_factor == pytest.approx(second.outlier_factor, rel=1e-4)
         for name, interval in first.intervals.items():
             assert tuple(interval) == pytest.approx(tuple(second.intervals[name]), rel=1e-4, abs=1e-6)
     assert [own.target for own in again.properties] == ["test_accuracy", "epoch", "generalization_gap"]

@@ -67,7 +67,9 @@ def fit_predictor(
     mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
     scaled = [(part.features - mean) / spread for part in embedded]
     chosen = np.random.default_rng(0).permutation(len(train))[:MOST_KNOWN]
-    neighborhood = Neighborhood(scaled[0][chosen])
+    # As they are stored, so that a predictor of a folder says what this one says.
+    known = scaled[0][chosen].astype(np.float16).astype(np.float32)
+    neighborhood = Neighborhood(known)
     fitted = [_Task(embedded, scaled, chosen, neighborhood, level).fit(name) for name in names]
     factors = [neighborhood.outlier_factors(own) for own in scaled[1:]]
     outlier_limit = conformal_radius(factors[0], embedded[1].table["member"].to_numpy(), level)
@@ -80,7 +82,7 @@ def fit_predictor(
         slopes=np.stack([own.slopes for own in fitted]),
         mean=mean,
         spread=spread,
-        known=scaled[0][chosen].astype(np.float32),
+        known=known,
         known_errors=np.stack([own.known_errors for own in fitted]),
         outlier_limit=outlier_limit,
         members=(train_members, validation_members, test_members),
