@@ -109,10 +109,9 @@ def r2_of_weights(sane: SANE, zoo: Zoo) -> dict[str, Any]:
                 torch.stack([getattr(pair, which)[own[tensor]] for pair in pairs]).double()
                 for which in ("original", "decoded")
             )
-            parts = [true.numel(), true.sum(), true.square().sum(), (true - made).square().sum(), std[tensor]]
-            sums.setdefault(tensor, np.zeros(5))
-            sums[tensor][:4] += [float(part) for part in parts[:4]]
-            sums[tensor][4] = std[tensor]
+            added = [true.numel(), float(true.sum()), float(true.square().sum()), float((true - made).square().sum())]
+            before = sums.get(tensor, np.zeros(5))
+            sums[tensor] = np.array([*(before[:4] + np.array(added)), std[tensor]])
     table = np.stack(list(sums.values()))
     spread, error = table[:, 2] - table[:, 1] ** 2 / table[:, 0], table[:, 3]
     scale = table[:, 4] ** -2

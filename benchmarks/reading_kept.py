@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from weightspace.analysis.fidelity import measure_fidelity
-from weightspace.analysis.probing.probe import probe, r2_difference
+from weightspace.analysis.probing.probe import ProbeResult, probe, r2_difference
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
@@ -29,7 +29,8 @@ def compare(zoo: Zoo, steps: int) -> dict[str, Any]:
     """Train both, and read with both."""
     parts = zoo.split(0.7, 0.15, 0.15, seed=0)
     images = recorded_images(zoo)
-    probes, shown = {}, {}
+    probes: dict[tuple[str, str], ProbeResult] = {}
+    shown: dict[str, Any] = {}
     for name, path in (("with", True), ("without", False)):
         config = SANEConfig(linear_path=path)
         with tempfile.TemporaryDirectory() as folder:

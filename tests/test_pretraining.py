@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tools import TINY_SANE, TINY_TRAINING, Fitted, Stop, fresh_sane, run, train, wait_for
 from weightspace.analysis.examining import SplitZoo, examine
@@ -25,6 +25,7 @@ from weightspace.autoencoder.network import STATISTICS, Network
 from weightspace.autoencoder.presets import SIZES, WRITING, SizeName, sized
 from weightspace.autoencoder.reconstructing import PrincipalLatents
 from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.training import devices
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.feeding import BatchQueue
 from weightspace.autoencoder.training.objective import Objective, masked_mse, target_scale
@@ -270,6 +271,21 @@ def test_held_out_networks_are_watched_during_training(
     assert [row["step"] for row in seen] == [20, 40]
     assert {"held_out_agreement", "held_out_accuracy", "held_out_reconstructed_accuracy"} <= set(seen[0])
     assert seen[1]["held_out_r2"] > seen[0]["held_out_r2"]
+
+
+@pytest.mark.parametrize(
+    ("width", "has", "expected"),
+    [(1_000, True, torch.bfloat16), (1_000, False, torch.float32), (10, True, torch.float32)],
+)
+def test_large_models_take_bf16_on_processors_that_have_it(
+    width: int, has: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "multiplies_bf16", lambda: has)
+    network = nn.Linear(width, width)
+    with torch.no_grad(), devices.lowered_precision(TrainConfig(), torch.device("cpu"), network):
+        assert network(torch.ones(1, width)).dtype == expected
+    with torch.no_grad(), devices.lowered_precision(TrainConfig(precision="fp32"), torch.device("cpu"), network):
+        assert network(torch.ones(1, width)).dtype == torch.float32
 
 
 def test_a_rate_that_is_too_high_is_said_early(
