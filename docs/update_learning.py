@@ -112,7 +112,7 @@ def reading() -> str:
             ways = f"{own[kind]['with']:.3f} / {own[kind]['without']:.3f}"
             shown += [ways, f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"]
         survived = [own[way]["reconstructed"] / own[way]["accuracy"] for way in ("with", "without")]
-        body.append([zoo, *shown, " / ".join(f"{share:.0%}" for share in survived)])
+        body.append([zoo, *shown, " / ".join("–" if np.isnan(share) else f"{share:.0%}" for share in survived)])
     columns = ["zoo", "readout, with / without", "difference", "mean, with / without", "difference"]
     return markdown([*columns, "accuracy kept, with / without"], body)
 

@@ -64,7 +64,7 @@ def test_stacked_tokens_compute_what_the_networks_do(
 def test_a_perfect_reconstruction_has_no_loss_but_that_of_its_mixtures(
     sane: SANE, corpus: Corpus, parts: tuple[Zoo, ...], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WindowCoder, "encode", lambda self, tokens: tokens)
+    monkeypatch.setattr(WindowCoder, "encode", lambda self, tokens: torch.cat([tokens, tokens], dim=-1))
     monkeypatch.setattr(WindowCoder, "decode", lambda self, latents: latents)
     sane.network.statistics = torch.nn.Linear(sane.preparation.config.token_width, 22)
     exact = replace(TINY, mixed=0.0, latent_noise=0.0)
@@ -89,6 +89,9 @@ def test_windows_without_gradient_decode_alike(sane: SANE, parts: tuple[Zoo, ...
     decoded = coder.decode(own)
     torch.testing.assert_close(decoded.detach(), decode_latents(sane.network, latents, layout), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(coder.encode(prepared.tokens[None]).detach(), latents, rtol=1e-4, atol=1e-5)
+    summaries = encode_tokens(sane.network, prepared.tokens[None], layout, summaries=True)
+    both = WindowCoder(sane.network, layout, output="both").encode(prepared.tokens[None]).detach()
+    torch.testing.assert_close(both, torch.cat([latents, summaries], dim=-1), rtol=1e-4, atol=1e-5)
     (gradient,) = torch.autograd.grad(decoded.sum(), own)
     seen = gradient[0].abs().sum(-1) > 0
     assert seen.any() and not seen.all(), "only the chosen window and what it sees has a gradient"

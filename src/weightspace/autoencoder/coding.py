@@ -6,7 +6,7 @@ windows are coded: with gradients or, under `torch.no_grad`, without; from memor
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ WINDOWS_AT_ONCE = 256
 NUMBERS_AT_ONCE = 4 * 2**20
 # Windows, and the numbers of their tokens, and which of these there are (all, if None); returns what becomes of them.
 Code = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Output = Literal["latents", "summaries", "both"]
 
 
 def cut_windows(length: int, window: int) -> WindowCut:
@@ -51,7 +52,7 @@ class WindowCoder:
         layout: of the networks.
         at_once: so many windows go through together, which bounds the memory.
         learned: the windows whose results have gradients, where gradients are on; all by default.
-        summaries: encode to summaries instead of latents; see `Encoded`.
+        output: what is encoded to; `both` are latents and summaries side by side, from one pass. See `Encoded`.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class WindowCoder:
         *,
         at_once: int = WINDOWS_AT_ONCE,
         learned: Int[Tensor, "windows"] | None = None,
-        summaries: bool = False,
+        output: Output = "latents",
     ) -> None:
-        self.network, self.layout, self.at_once, self.summaries = network, layout, at_once, summaries
+        self.network, self.layout, self.at_once, self.output = network, layout, at_once, output
         self.cut = cut_windows(len(layout), network.window)
         self.learned = torch.ones(self.cut.count, dtype=torch.bool)
         if learned is not None:
@@ -125,7 +126,7 @@ class WindowCoder:
         def encode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
             shown = Entries(*(kind[place] for kind in entries))
             encoded = self.network.encode(windows.to(device), positions[place], shown, _moved(present, device))
-            return encoded.summaries if self.summaries else encoded.latents
+            return torch.cat(encoded, dim=-1) if self.output == "both" else getattr(encoded, self.output)
 
         return encode
 
@@ -165,7 +166,7 @@ def encode_tokens(
     """
     network.eval().positions.check(positions_of(layout))
     with torch.no_grad():
-        return WindowCoder(network, layout, summaries=summaries).encode(tokens)
+        return WindowCoder(network, layout, output="summaries" if summaries else "latents").encode(tokens)
 
 
 def decode_latents(
@@ -184,7 +185,7 @@ def encode_stream(
     layout = reader.frame.layout
     span = cut_windows(len(layout), network.eval().window).span
     at_once = windows or max(1, NUMBERS_AT_ONCE // (span * layout.width))
-    coder = WindowCoder(network, layout, at_once=at_once, summaries=summaries)
+    coder = WindowCoder(network, layout, at_once=at_once, output="summaries" if summaries else "latents")
     with torch.no_grad():
         yield from coder.stream(reader)
 

@@ -278,14 +278,15 @@ class DistillObjective(nn.Module):
         asks its share of them, and what it finds counts by how many these are.
         """
         group, frame, network = drawn.group, drawn.group.part.frame, self.network
-        coder = WindowCoder(network, frame.layout, at_once=len(drawn.tokens) * len(frame.layout), learned=drawn.windows)
-        latents = coder.encode(drawn.tokens)
+        at_once = len(drawn.tokens) * len(frame.layout)
+        coder = WindowCoder(network, frame.layout, at_once=at_once, learned=drawn.windows, output="both")
+        latents, summaries = coder.encode(drawn.tokens).chunk(2, dim=-1)
         share = drawn.share[:, None, None]
         mixed = share * latents + (1 - share) * latents[drawn.partner]
         disturbed = mixed + latents.detach().std(0, correction=0) * drawn.noise
         present = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
         entries = Entries(*(kind.to(latents.device).expand_as(drawn.tokens) for kind in entries_of(frame.layout)))
-        statistics = statistics_loss(network.statistics(latents), token_statistics(drawn.tokens, entries), present)
+        statistics = statistics_loss(network.statistics(summaries), token_statistics(drawn.tokens, entries), present)
         taught = self._taught(drawn)
         part = torch.arange(rank, len(latents), processes)
         decoded = coder.decode(disturbed[part])
