@@ -149,7 +149,7 @@ def survives() -> str:
     figure = "![What survives](docs/pages/results/learning.svg)"
     said = f"*At equal latents (0.6 a weight), steps and size, decoded networks keep {ours:.0%} of their accuracy;"
     where = "[learning](docs/pages/results/learning.md)"
-    best = f"with the published recipe, at the better of two rates, {theirs:.0%}: {where}.*"
+    best = f"with the published recipe, at ten times its rate, {theirs:.0%}: {where}.*"
     return "\n".join([figure, said, best])
 
 

@@ -68,8 +68,8 @@ def fit_predictor(
     scaled = [(part.features - mean) / spread for part in embedded]
     chosen = np.random.default_rng(0).permutation(len(train))[:MOST_KNOWN]
     # As they are stored, so that a predictor of a folder says what this one says.
-    known = scaled[0][chosen].astype(np.float16).astype(np.float32)
-    neighborhood = Neighborhood(known)
+    stored = scaled[0][chosen].astype(np.float16).astype(np.float32)
+    neighborhood = Neighborhood(stored)
     fitted = [_Task(embedded, scaled, chosen, neighborhood, level).fit(name) for name in names]
     factors = [neighborhood.outlier_factors(own) for own in scaled[1:]]
     outlier_limit = conformal_radius(factors[0], embedded[1].table["member"].to_numpy(), level)
@@ -82,7 +82,7 @@ def fit_predictor(
         slopes=np.stack([own.slopes for own in fitted]),
         mean=mean,
         spread=spread,
-        known=known,
+        known=stored,
         known_errors=np.stack([own.known_errors for own in fitted]),
         outlier_limit=outlier_limit,
         members=(train_members, validation_members, test_members),
