@@ -92,9 +92,6 @@ def test_packing_wastes_less() -> None:
     rows, packed = (plan_layout(weights, 31, style=style) for style in STYLES)  # type: ignore[arg-type]
     assert len(rows) == 23 and len(packed) == 4 + 3
     assert packed.size == rows.size
-    pairs = plan_layout(weights, 31, style="packed", packed_width=10)
-    assert len(pairs) == 10 + 3 and [block.packed for block in pairs.blocks] == [2, 1]
-    assert_same(detokenize(tokenize(weights, pairs), pairs), weights)
 
 
 def test_a_row_ends_with_its_bias() -> None:

@@ -22,9 +22,6 @@ class PreparationConfig:
     token_style: Literal["rows", "packed"] = "rows"
     """`rows` puts one output row (or a chunk of one) in a token, as the paper does; `packed` several short ones."""
 
-    packed_width: int = 0
-    """Short rows share a token while they fit into so many numbers; 0: into all of a token."""
-
     standardize: Literal["tensor", "kind", "none"] = "tensor"
     """Subtract the mean and divide by the standard deviation of each tensor, of each layer kind, or not at all."""
 
@@ -47,8 +44,7 @@ class PreparationConfig:
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        for name in ("token_width", "packed_width"):
-            require_between(f"the {name.replace('_', ' ')}", getattr(self, name), 0)
+        require_between("the token width", self.token_width, 0)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise InputError(

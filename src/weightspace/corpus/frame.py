@@ -157,7 +157,6 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
         architecture.meta_weights(),
         config.token_width,
         style=config.token_style,
-        packed_width=config.packed_width,
         roles=roles,
         order=list(architecture.shapes),
         aliases=aliases,

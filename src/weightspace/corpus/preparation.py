@@ -163,13 +163,7 @@ class Preparation:
     def _plan_from_shapes(self, architecture: Architecture) -> Frame:
         """A frame without symmetry, for weights of which nothing but names and shapes are known."""
         config, order = self.config, list(architecture.shapes)
-        layout = plan_layout(
-            architecture.meta_weights(),
-            config.token_width,
-            style=config.token_style,
-            packed_width=config.packed_width,
-            order=order,
-        )
+        layout = plan_layout(architecture.meta_weights(), config.token_width, style=config.token_style, order=order)
         known = "this architecture" if architecture.id == UNKNOWN else architecture.id
         return Frame(
             layout=layout,

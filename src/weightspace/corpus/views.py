@@ -52,7 +52,6 @@ class Batch(NamedTuple):
         inputs: `targets` with noise.
         mask: which entries are real; `bias`: which of them are biases; `present`: which tokens are real.
         positions: see `TokenTable`.
-        spread: what raw weights were divided by: the standard deviation of their tensor.
         padded: whether any token is not real.
     """
 
@@ -62,7 +61,6 @@ class Batch(NamedTuple):
     bias: Bool[Tensor, "batch window width"]
     present: Bool[Tensor, "batch window"]
     positions: Int[Tensor, "batch window 4"]
-    spread: Float[Tensor, "batch window width"]
     padded: bool = True
 
     @property
@@ -82,8 +80,8 @@ class Batch(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """A batch of what a function makes of every tensor."""
-        targets, inputs, mask, bias, present, positions, spread = map(function, self[:7])
-        return Batch(targets, inputs, mask, bias, present, positions, spread, self.padded)
+        targets, inputs, mask, bias, present, positions = map(function, self[:6])
+        return Batch(targets, inputs, mask, bias, present, positions, self.padded)
 
 
 class WindowSource:
@@ -125,13 +123,12 @@ class WindowSource:
             by_part.setdefault(part, []).append(row)
         pieces = [self._draw_part(part, torch.tensor(rows), generator, views) for part, rows in by_part.items()]
         targets = torch.cat([piece.targets for piece in pieces], dim=1)
-        mask, bias, present, positions, spread = (
-            torch.cat([getattr(piece, name) for piece in pieces])
-            for name in ("mask", "bias", "present", "positions", "spread")
+        mask, bias, present, positions = (
+            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("mask", "bias", "present", "positions")
         )
         inputs = _disturb(targets, mask, generator, views)
         clean = targets if views.denoise else inputs
-        return Batch(clean, inputs, mask, bias, present, positions, spread, padded=not bool(present.all()))
+        return Batch(clean, inputs, mask, bias, present, positions, padded=not bool(present.all()))
 
     def _choose(self, generator: torch.Generator) -> list[int]:
         """Members of a batch: the first of every zoo in random order, then the second of every zoo, and so on."""
@@ -167,7 +164,7 @@ class WindowSource:
                     values *= rescaling.draw(token, how.spread, generator)
             views.append((values - mean) / std * mask)
         targets = torch.stack(views)
-        return Batch(targets, targets, mask, bias & mask, present, torch.from_numpy(positions), std)
+        return Batch(targets, targets, mask, bias & mask, present, torch.from_numpy(positions))
 
 
 def _disturb(

@@ -180,7 +180,6 @@ def plan_layout(
     width: int,
     *,
     style: Style = "rows",
-    packed_width: int = 0,
     roles: Mapping[str, Role] | None = None,
     order: Collection[str] | None = None,
     aliases: Mapping[str, str] | None = None,
@@ -191,7 +190,6 @@ def plan_layout(
         tensors: the network's weights, or tensors on the `meta` device in their place.
         width: numbers per token, at least 1.
         style: see `TokenLayout`.
-        packed_width: several rows share a token while they fit into so many of its entries; 0: into all of them.
         roles: what the rows of each tensor are, from a trace. Without it: `P.weight` has rows along its first
             axis and `P.bias`, if it has as many entries, as last column; every other tensor stands alone.
         order: names in the architecture's order; natural order of the names without it.
@@ -220,7 +218,7 @@ def plan_layout(
         shapes=shapes,
         dtypes={name: str(tensor.dtype).removeprefix("torch.") for name, tensor in flat.items()},
         kinds=_kinds(all_roles, shapes),
-        blocks=_plan_blocks(shapes, all_roles, width, packed_width or width if style == "packed" else 1),
+        blocks=_plan_blocks(shapes, all_roles, width, style),
         carried=carried,
         aliases=dict(aliases),
         source=source,
@@ -271,7 +269,7 @@ def _offsets(shapes: Shapes) -> dict[str, int]:
     return offsets
 
 
-def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, shared: int) -> tuple[TensorTokens, ...]:
+def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, style: Style) -> tuple[TensorTokens, ...]:
     offsets = _offsets(shapes)
     appended = {role.bias for role in roles.values()}
     blocks: list[TensorTokens] = []
@@ -283,7 +281,7 @@ def _plan_blocks(shapes: Shapes, roles: Mapping[str, Role], width: int, shared: 
         rows = shape[role.axis] if shape else 1
         columns = math.prod(shape) // rows
         length = columns + (role.bias is not None)
-        packed = max(1, min(rows, min(shared, width) // length))
+        packed = max(1, min(rows, width // length)) if style == "packed" else 1
         chunks = math.ceil(length / width)
         count = math.ceil(rows / packed) * chunks
         blocks.append(

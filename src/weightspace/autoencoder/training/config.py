@@ -52,10 +52,6 @@ class TrainConfig:
     """Divide squared errors by the variance of the true weights in the whole batch, in their token or in their layer
     of the window, or leave them (the paper); for weights that are not standardised (MultiZoo-SANE)."""
 
-    raw_weight: float = 0.0
-    """Squared errors count by so large a power of their tensor's variance: 0 none, as all are standardised (the paper);
-    1 as raw weights do."""
-
     noise: float = 0.05
     """Standard deviation of Gaussian noise on the standardised inputs (0.1, multiplicative)."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightspace.autoencoder.network import token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.objective import raw_importance, spread_of, target_scale
+from weightspace.autoencoder.training.objective import spread_of, target_scale
 from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
@@ -85,9 +85,6 @@ class BatchQueue:
         whole = self.source.draw(derive_generator(self.config.seed, "step", step), self.views)
         layer = whole.positions[..., 1]
         scale = target_scale(whole.targets, whole.mask, layer, self.config.loss_scale)
-        if self.config.raw_weight:
-            importance = raw_importance(whole.spread, whole.mask, self.config.raw_weight)
-            scale = importance.expand_as(whole.targets) if scale is None else scale * importance
         if self.processes == 1:
             return StepBatch(whole, scale, None, whole.weights)
         part = whole.part(self.rank, self.processes)

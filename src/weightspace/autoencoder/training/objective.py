@@ -127,23 +127,6 @@ def target_scale(
     return scale.expand(*target.shape[:-1], 1)
 
 
-def raw_importance(
-    spread: Float[Tensor, "batch window width"], mask: Bool[Tensor, "batch window width"], power: float
-) -> Float[Tensor, "batch window width"]:
-    """What errors of standardised weights are divided by, so that they count by a power of their tensor's spread.
-
-    With a power of 1 the mean squared error is that of raw weights, up to one factor for all: weights of large tensors
-    have small spreads, and matter little each.
-
-    Args:
-        spread: standard deviation of the tensor that an entry is of.
-        mask: which entries are real; over these the mean of the squared error's weights is 1.
-        power: 0 leaves errors as they are.
-    """
-    weight = spread.pow(2 * power)
-    return ((weight * mask).sum() / mask.sum().clamp_min(1) / weight.clamp_min(1e-12)).sqrt()
-
-
 def nt_xent(
     first: Float[Tensor, "batch width"], second: Float[Tensor, "batch width"], temperature: float
 ) -> Float[Tensor, ""]:
