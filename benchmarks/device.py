@@ -5,8 +5,8 @@
 Stages, most valuable first; each has a time of its own, and one that breaks or takes too long says why and leaves the
 others alone. Results are written after every stage as one JSON object; started again with the same --out, stages that
 are in it already are not run again. Without an accelerator it runs on the CPU. --dry takes a tenth of the sizes.
---data names a folder with mnist.npz (train_images, train_labels, test_images, test_labels); without it, scikit-learn's
-digits take its place. --zoos keeps the population that is grown, in shards of at most 15 MiB.
+--data names a folder with mnist.npz and cifar10.npz (train_images, train_labels, test_images, test_labels); without
+them, scikit-learn's digits take their place. --zoos keeps the population that is grown, in shards of at most 15 MiB.
 """
 
 import argparse
@@ -37,7 +37,6 @@ from weightspace.autoencoder.presets import SizeName, sized
 from weightspace.autoencoder.provenance import Provenance
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
-from weightspace.autoencoder.training.devices import best_device
 from weightspace.autoencoder.training.distilling import distill
 from weightspace.autoencoder.training.loop import Loop
 from weightspace.autoencoder.training.pretraining import Pretraining, pretrain
@@ -45,12 +44,18 @@ from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
+from weightspace.devices import choose_device
+from weightspace.evaluation.config import EvaluateConfig
+from weightspace.evaluation.fine_tuning import Population, fine_tune
+from weightspace.generation.config import SelectConfig
 from weightspace.generation.generating import generate
 from weightspace.images import ImageSet, open_images
+from weightspace.randomness import derive_generator
 from weightspace.weights.files import open_weights
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.growing.members import draw_members
+from weightspace.zoo.growing.networks import initialize
 from weightspace.zoo.growing.recipes import find_recipe
 from weightspace.zoo.zoo import Zoo
 
@@ -90,6 +95,12 @@ class Setting:
             return open_images("digits", size=28)
         return open_images(str(self.data / "mnist.npz"), limits=(train, test))
 
+    def cifar(self, train: int, test: int) -> ImageSet:
+        """The first images of CIFAR-10; digits, of one channel and smaller where all is, where it is not at hand."""
+        if self.data is None or not (self.data / "cifar10.npz").exists():
+            return open_images("digits", size=16 if self.dry else 32)
+        return open_images(str(self.data / "cifar10.npz"), limits=(train, test))
+
 
 class Stage(NamedTuple):
     """What is measured, and how many seconds it may take; `--dry` a tenth, but at least 60."""
@@ -107,7 +118,7 @@ def main() -> None:
     parser.add_argument("--zoos", type=Path, help="where the population is kept")
     parser.add_argument("--only", nargs="*", choices=list(STAGES), help="these stages")
     options = parser.parse_args()
-    device = best_device()
+    device = choose_device()
     about = {"device": name_of(device), "torch": torch.__version__, "python": platform.python_version()}
     results = json.loads(options.out.read_text()) if options.out.is_file() else {**about, "dry": options.dry}
     stages = results.setdefault("stages", {})
@@ -332,12 +343,66 @@ def writing(setting: Setting) -> Result:
     return {"seconds": seconds, "generated": len(made), "last_loss": history[-1]["loss"]}
 
 
+def resnets(setting: Setting) -> Result:
+    """ResNet-18 at its full size, a zoo in miniature: the paper's Table 4, eight members instead of a thousand."""
+    images = setting.cifar(setting.sized(20_000), setting.sized(5_000))
+    grown = GrowConfig(
+        members=max(3, setting.sized(8)),
+        epochs=1 if setting.dry else 6,
+        keep=(1,) if setting.dry else (4, 5, 6),
+        learning_rate="1e-3",
+        weight_decay="0",
+        initialization="kaiming_uniform",
+        batch_size=128,
+        plan="channels-last",
+        precision="bf16" if setting.device.type == "cuda" else "fp32",
+        workers=1,
+    )
+    network, model = "resnet18:8" if setting.dry else "resnet18", setting.folder / "resnet-sane"
+    seconds = {"grow": setting.seconds(lambda: grow(network, images, grown, setting.folder / "resnets"))}
+    zoo = Zoo.open(setting.folder / "resnets")
+    sane, training, preparation = sized("paper-resnet", writing=True)
+    sane = replace(sane, model_width=64, layers=2, heads=4) if setting.dry else sane
+    training = replace(training, steps=setting.sized(800), batch_size=2 if setting.dry else training.batch_size)
+    seconds["pretrain"] = setting.seconds(lambda: pretrain(zoo, sane, training, preparation, out=model))
+    trained, best = SANE.open(model, str(setting.device)), zoo.best(3, by="validation_accuracy")
+    made: list[Any] = []
+    select = SelectConfig(draws=2 if setting.dry else 15)
+    count = 2 if setting.dry else 5
+    draw = partial(generate, trained, best, count, images=images, select=select)
+    seconds["generate"] = setting.seconds(lambda: made.extend(draw()))
+    architecture = made[0].architecture
+    fresh = [
+        initialize(architecture.build(seed=number), "kaiming_uniform", derive_generator(number, "scratch"))
+        for number in range(count)
+    ]
+    populations = [
+        Population("generated", "SANE", architecture, [one.weights for one in made]),
+        Population("scratch", "scratch", architecture, [module.state_dict() for module in fresh]),
+        Population("anchors", "anchors", architecture, [best.weights(row) for row in range(len(best))]),
+    ]
+    outcomes: list[Any] = []
+    schedule = EvaluateConfig(epochs=(0, 1), learning_rate=1e-3, batch_size=128)
+    moved = images.to(setting.device)
+    seconds["fine-tune"] = setting.seconds(lambda: outcomes.extend(fine_tune(populations, moved, schedule)))
+    history = json.loads((model / "history.json").read_text())
+    return {
+        "images": list(images.train.inputs.shape),
+        "members": len(zoo.members),
+        "zoo_test_accuracy": sorted(zoo.last().table["test_accuracy"]),
+        "reconstruction_loss": history[-1]["reconstruction"],
+        "accuracy": [[one.method, one.epochs, one.accuracy, one.low, one.high] for one in outcomes],
+        "seconds": seconds,
+    }
+
+
 STAGES = {
     "sanity": Stage(sanity, 40),
     "growing": Stage(growing, 60),
     "embedding": Stage(embedding, 90),
     "writing": Stage(writing, 60),
     "population": Stage(population, 120),
+    "ResNet-18": Stage(resnets, 420),
     "throughput: paper-resnet": Stage(throughput("paper-resnet", "resnet18", 32), 120),
     "throughput: paper": Stage(throughput("paper", "cnn-s", 32), 90),
     "throughput: small": Stage(throughput("small", "cnn-s", 64), 130),

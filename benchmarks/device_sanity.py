@@ -8,10 +8,15 @@ import torch
 from grow import make_images
 from pretrain import write_zoo
 from torch import Tensor
+from torch.nn import functional
 
+from weightspace.analysis.fidelity import measure_fidelity
 from weightspace.autoencoder.coding import decode_latents, encode_tokens
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.network import Network
+from weightspace.autoencoder.provenance import Provenance
+from weightspace.autoencoder.reconstructing import LatentDescent, refine_latents
+from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.autoencoder.training.distilling import DistillObjective, draw_networks, group_networks
 from weightspace.autoencoder.training.feeding import BatchQueue
@@ -31,6 +36,7 @@ from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.networks import cnn_s
 from weightspace.zoo.growing.recipes import find_recipe
+from weightspace.zoo.zoo import Zoo
 
 CPU = torch.device("cpu")
 
@@ -45,13 +51,15 @@ TOLERANCES = {
     "distilling": 5e-3,
     "growing, stacked": 5e-3,
     "fine-tuning": 5e-3,
+    "refining": 1e-2,
+    "fidelity": 5e-3,
     "matching": 0.0,
 }
 
 
 def compare_with_cpu(device: torch.device, folder: Path) -> dict[str, dict[str, Any]]:
     """Every path on the device beside the same on the CPU: relative differences, each with its tolerance."""
-    corpus, fitted = small_corpus(folder, members=8)
+    zoo, corpus, fitted = small_corpus(folder, members=8)
     checks: dict[str, Callable[[torch.device], Tensor]] = {
         "training step, fp32": lambda there: gradients(corpus, fitted, there, precision=None),
         "training step, bf16": lambda there: gradients(corpus, fitted, there, precision=torch.bfloat16),
@@ -61,6 +69,8 @@ def compare_with_cpu(device: torch.device, folder: Path) -> dict[str, dict[str, 
         "distilling": lambda there: distilled(corpus, fitted, there),
         "growing, stacked": grown,
         "fine-tuning": tuned,
+        "refining": lambda there: refined(corpus, fitted, there),
+        "fidelity": lambda there: kept(corpus, fitted, zoo, there),
         "matching": matched,
     }
     found: dict[str, dict[str, Any]] = {}
@@ -80,10 +90,10 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12))
 
 
-def small_corpus(folder: Path, members: int) -> tuple[Corpus, Preparation]:
+def small_corpus(folder: Path, members: int) -> tuple[Zoo, Corpus, Preparation]:
     zoo = write_zoo(folder / "small", "cnn-s", members)
     fitted, corpus = fit_preparation(zoo, PreparationConfig(token_style="rows", align=False), folder / "small-corpus")
-    return corpus, fitted
+    return zoo, corpus, fitted
 
 
 def fresh(fitted: Preparation, device: torch.device) -> Network:
@@ -161,6 +171,31 @@ def tuned(device: torch.device) -> Tensor:
     population = Population("a", "a", architecture, few_networks(4))
     (outcome,) = fine_tune([population], images.to(device), EvaluateConfig(epochs=(1,)))
     return torch.from_numpy(outcome.each)
+
+
+def model_of(corpus: Corpus, fitted: Preparation, device: torch.device) -> SANE:
+    return SANE(network=fresh(fitted, device).eval(), preparation=fitted, provenance=Provenance(training=TrainConfig()))
+
+
+def refined(corpus: Corpus, fitted: Preparation, device: torch.device) -> Tensor:
+    """Latents after three steps towards labels."""
+    images = make_images((1, 28, 28), 64).train
+    (architecture,) = fitted.architectures.values()
+
+    def wanted(answers: Tensor, chosen: Tensor) -> Tensor:
+        labels = images.labels[chosen].to(answers.device).expand(len(answers), -1)
+        return functional.cross_entropy(answers.transpose(1, 2), labels, reduction="none").mean(1)
+
+    latents = latents_of(corpus, fitted, CPU)
+    return refine_latents(
+        model_of(corpus, fitted, device), latents, architecture, wanted, LatentDescent(images, steps=3)
+    )
+
+
+def kept(corpus: Corpus, fitted: Preparation, zoo: Zoo, device: torch.device) -> Tensor:
+    """What is left of networks: R², agreement and accuracy."""
+    found = measure_fidelity(model_of(corpus, fitted, device), zoo, make_images((1, 28, 28), 64).train)
+    return torch.tensor([found.overall_r2, found.agreement, found.reconstructed])
 
 
 def matched(device: torch.device) -> Tensor:

@@ -229,7 +229,7 @@ def test_choices_have_short_names() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"device": "tpu"}, "expected a device among"),
+        ({"device": "gpu"}, "expected a device such as auto, cpu"),
         ({"workers": -1}, "expected workers to be at least 0"),
         ({"optimizer": "adagrad"}, "expected an optimizer among"),
         ({"dropout": "1.5"}, "expected the dropout rate to be between"),
@@ -244,7 +244,7 @@ def test_bad_plans_are_refused(changes: dict[str, object], message: str, digits:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(digits: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a GPU for --device cuda, found none"):
+    with pytest.raises(InputError, match="expected a device of this machine, found 'cuda', and it has only cpu"):
         grow("mlp", digits, GrowConfig(members=2, device="cuda"), tmp_path / "zoo")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.images import Images
 from weightspace.randomness import derive_generator, derive_seed
@@ -43,6 +44,9 @@ class FitConfig:
 
     schedule: Literal["constant", "one-cycle"] = "constant"
     """Learning rate over the steps: constant, or one cosine cycle that warms up over 30 % of them."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` computes outputs and losses of networks that are trained one by one in it; weights stay in fp32."""
 
 
 class Scores(NamedTuple):
@@ -77,6 +81,7 @@ def fit_stack(
 
     Runs where the images are. The yielded stack is the one being trained (not a copy), so keep what you need before
     going on. Training pauses while the caller works, so stopping to iterate stops the training. Tied tensors stay tied.
+    In 32 bits, whatever `config.precision` says.
     Dropout draws for the whole stack at once, so with dropout a network's course depends on its neighbors in the stack.
 
     The optimiser runs at learning rate 1 and every network then moves the share `learning_rate` of the step:
@@ -154,7 +159,9 @@ def fit_one(
                     config, (epoch - 1) * steps + step, config.epochs * steps
                 )
                 optimizer.zero_grad()
-                functional.cross_entropy(module(images.inputs[batch]), images.labels[batch]).backward()
+                with torch.autocast(batch.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                    loss = functional.cross_entropy(module(images.inputs[batch]), images.labels[batch])
+                loss.backward()
                 optimizer.step()
         yield epoch
 
@@ -199,10 +206,10 @@ def predict(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, 
 def predict_stack(
     module: nn.Module, stack: Stack, inputs: Float[Tensor, "n ..."]
 ) -> Float[Tensor, "networks n classes"]:
-    """Outputs of every network on the same inputs, in evaluation mode."""
+    """Outputs of every network on the same inputs, in evaluation mode; runs where the inputs are."""
     module.eval()
     aliases = find_aliases(module.state_dict())
-    stack = {name: tensor for name, tensor in stack.items() if name not in aliases}
+    stack = _moved(module, {name: tensor for name, tensor in stack.items() if name not in aliases}, inputs.device)
 
     count = len(next(iter(stack.values())))
 
@@ -225,8 +232,10 @@ def answer_stack(
 ) -> Float[Tensor, "networks n classes"]:
     """Outputs of every network on the same inputs, as the module is (training or evaluation mode), with gradients.
 
-    Stacked where possible; a module with control flow that depends on values runs network by network.
+    Runs where the inputs are. Stacked where possible; a module with control flow that depends on values runs network
+    by network.
     """
+    stack = _moved(module, stack, inputs.device)
 
     def answer(weights: Weights) -> Tensor:
         return functional_call(module, weights, (inputs,))
@@ -246,16 +255,22 @@ def score_stack(module: nn.Module, stack: Stack, images: Images) -> Scores:
 
 
 def score_outputs(outputs: Float[Tensor, "networks n classes"], labels: Int[Tensor, "n"]) -> Scores:
-    """Accuracy and loss of outputs that `predict_stack` gave."""
+    """Accuracy and loss (on the CPU) of outputs that `predict_stack` gave."""
     accuracy = (outputs.argmax(-1) == labels).to(torch.float32).mean(-1)
     targets = labels.expand(len(outputs), -1)
     loss = functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(-1)
-    return Scores(accuracy, loss)
+    return Scores(accuracy.cpu(), loss.cpu())
 
 
 def score(module: nn.Module, images: Images) -> Scores:
     """Accuracy and loss of one module, as a stack of one."""
     return score_outputs(predict(module, images.inputs)[None], images.labels)
+
+
+def _moved(module: nn.Module, stack: Stack, device: torch.device) -> Stack:
+    """A stack on a device, and the module, whose constants may be no weights, moved there too."""
+    module.to(device)
+    return {name: tensor.to(device) for name, tensor in stack.items()}
 
 
 def _with_aliases(stack: Stack, aliases: dict[str, str]) -> Stack:
@@ -276,6 +291,7 @@ def _take(inputs: Float[Tensor, "n ..."], batch: Int[Tensor, "networks size"]) -
 
 def _steps(images: Images, config: FitConfig) -> int:
     """Steps of an epoch."""
+    require_one_device("images and labels", images)
     steps = len(images.labels) // max(1, config.batch_size)
     if config.batch_size < 1 or steps < 1 or config.epochs < 0:
         raise InputError(f"expected a batch size between 1 and {len(images.labels)}, found {config.batch_size}")

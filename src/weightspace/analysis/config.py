@@ -35,6 +35,10 @@ class ProbeConfig:
     allow_overlap: bool = False
     """Probe all the same if the SANE was trained on test members."""
 
+    device: str = "auto"
+    """cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and the work
+    is worth it."""
+
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("folds", self.folds, 0)

@@ -110,7 +110,7 @@ def measure_fidelity(
         pairs = reconstruct(sane, networks, architecture, project=project, descent=descent)
         for pair in pairs:
             errors.add(pair, sane.preparation.frame_of(architecture).layout)
-        outcomes.append(_compare(pairs, images))
+        outcomes.append(_compare(pairs, images, sane.device))
     agreement, original, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
     return Fidelity(
         r2=errors.by_tensor(),
@@ -158,7 +158,8 @@ def fidelity_by_layer(sane: SANE, zoo: Zoo, images: Images | None = None) -> lis
         tensors = [name for name in (block.name, block.bias) if name is not None]
         places = [frame.names.index(name) for name in tensors]
         mixed = [_mix(pair, [list(pair.architecture.shapes)[place] for place in places]) for pair in pairs]
-        outcomes = [_compare([pair for pair in mixed if pair.architecture.id == name], images) for name in names]
+        alike = [[pair for pair in mixed if pair.architecture.id == name] for name in names]
+        outcomes = [_compare(pairs_of_one, images, sane.device) for pairs_of_one in alike]
         agreement, _, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
         r2 = _r2([errors.sums[name] for name in tensors])
         layers.append(LayerFidelity(block.name, block.rows * block.row_length, r2, agreement, reconstructed))
@@ -221,8 +222,10 @@ def _r2(parts: list[Float[Tensor, "4"]]) -> float:
     return 1 - float(sums[:, 3].sum()) / spread if varies else float("nan")
 
 
-def _compare(pairs: list[Reconstruction], images: Images | None) -> Float[Tensor, "networks 3"]:
-    """Agreement, accuracy and accuracy once decoded of networks of one architecture; NaN where unknown."""
+def _compare(pairs: list[Reconstruction], images: Images | None, device: torch.device) -> Float[Tensor, "networks 3"]:
+    """Agreement, accuracy and accuracy once decoded of networks of one architecture, asked on a device; NaN where
+    unknown.
+    """
     architecture = pairs[0].architecture
     unknown = torch.full((len(pairs), 3), torch.nan)
     try:
@@ -230,9 +233,9 @@ def _compare(pairs: list[Reconstruction], images: Images | None) -> Float[Tensor
     except InputError:
         return unknown
     fits = images is not None and images.inputs.shape[1:] == example.shape[1:]
-    inputs = images.inputs if images is not None and fits else _random_inputs(architecture)
+    inputs = (images.inputs if images is not None and fits else _random_inputs(architecture)).to(device)
     stacks = (stack_weights([getattr(pair, which) for pair in pairs]) for which in ("original", "decoded"))
-    true, decoded = (predict_stack(module, stack, inputs).argmax(-1) for stack in stacks)
+    true, decoded = (predict_stack(module, stack, inputs).argmax(-1).cpu() for stack in stacks)
     unknown[:, 0] = _share_equal(true, decoded)
     if images is not None and fits:
         unknown[:, 1], unknown[:, 2] = (_share_equal(answers, images.labels) for answers in (true, decoded))

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy.stats import linregress
 from torch import Tensor, nn
 
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
 from weightspace.weights.files import meta_of
 from weightspace.zoo.addressing import known_accuracies, naming, open_networks, short_names
@@ -171,7 +171,13 @@ class LayerStudy(NamedTuple):
 
 
 def look_into(
-    model: Path, names: Sequence[str], accuracy: Path | None = None, *, watch: bool | None = None, compare: bool = False
+    model: Path,
+    names: Sequence[str],
+    accuracy: Path | None = None,
+    *,
+    watch: bool | None = None,
+    compare: bool = False,
+    device: str = "auto",
 ) -> LayerStudy:
     """The layers of networks by name (see `open_networks`); what `weightspace layers` does.
 
@@ -181,6 +187,7 @@ def look_into(
         accuracy: a JSON file with accuracies by name; members of zoos bring their own.
         watch: read WeightWatcher's values too; None does so where it is installed.
         compare: two networks at least are needed.
+        device: where they are encoded; see `choose_device`.
 
     Raises:
         InputError: no networks, one where two are needed, or a refusal that names the network.
@@ -189,7 +196,7 @@ def look_into(
         raise InputError("expected networks to look into, found none")
     if watch is None:
         watch = importlib.util.find_spec("weightwatcher") is not None
-    sane, layers = SANE.open(model), {}
+    sane, layers = SANE.open(model, device, stored_weights(names)), {}
     for name, weights in open_networks(names):
         with naming(name):
             layers[name] = layer_features(sane, weights, watch=watch)

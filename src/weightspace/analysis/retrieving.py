@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.neighbors import NearestNeighbors
 
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError, require_between
 from weightspace.zoo.addressing import naming, open_networks
 from weightspace.zoo.embeddings import Embeddings, Representation
@@ -93,7 +93,14 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def find_similar(
-    model: Path, folder: Path, network: str, count: int, *, aggregation: str = "mean", search: Search = "exact"
+    model: Path,
+    folder: Path,
+    network: str,
+    count: int,
+    *,
+    aggregation: str = "mean",
+    search: Search = "exact",
+    device: str = "auto",
 ) -> list[dict[str, Any]]:
     """The rows of a zoo's table whose embeddings are nearest to a network's, with their `distance`, nearest first.
 
@@ -106,12 +113,13 @@ def find_similar(
         count: how many.
         aggregation: see `Aggregator`.
         search: see `find_nearest`.
+        device: where networks are embedded; see `choose_device`.
 
     Raises:
         InputError: none or several networks of that name, or a refusal of `find_nearest`.
     """
     require_between("k", count, 1)
-    sane = SANE.open(model)
+    sane = SANE.open(model, device, stored_weights([folder, network]))
     known = read_embeddings(folder) if folder.suffix == ".parquet" else sane.embed(Zoo.open(folder), aggregation)
     networks = list(open_networks([network]))
     if len(networks) != 1:

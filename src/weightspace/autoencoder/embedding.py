@@ -19,7 +19,7 @@ from weightspace.corpus.reading import InMemory, TokenReader
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.tokens.patterns import largest_positions, positions_of
-from weightspace.weights.files import StoredWeights, meta_of, open_weights
+from weightspace.weights.files import StoredWeights, meta_of, on_cpu, open_weights
 from weightspace.weights.values import Weights, require_finite
 from weightspace.zoo.addressing import naming, network_files
 from weightspace.zoo.architecture import Architecture
@@ -132,7 +132,7 @@ def embed_network(
     windows: int | None = None,
 ) -> NetworkEmbedding:
     """One vector for a network of any architecture; see `SANE.embed_network`."""
-    aggregator = Aggregator(network, aggregation)
+    aggregator, weights = Aggregator(network, aggregation), on_cpu(weights)
     meta = meta_of(weights)
     architecture = preparation.architecture_for(meta)
     frame = preparation.frame_of(architecture)

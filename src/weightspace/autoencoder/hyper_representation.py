@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.network import SinusoidalPositions, Transformer
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.devices import make_accelerator, rows_of_all_processes
+from weightspace.autoencoder.training.devices import (
+    make_accelerator,
+    rows_of_all_processes,
+    training_device,
+    training_operations,
+)
 from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
 from weightspace.autoencoder.training.loop import Loop, StepLosses
 from weightspace.autoencoder.training.objective import masked_mse, nt_xent
@@ -80,7 +85,8 @@ def fit_hyper_representation(
         length = _length(corpus)
         training = replace(training, window=length, weight_decay=0.0)
         accelerator = make_accelerator(idle=not training.contrastive_weight)
-        network = HyperRepresentation(config, preparation.config.token_width, training.seed).to(accelerator.device)
+        network = HyperRepresentation(config, preparation.config.token_width, training.seed)
+        network.to(training_device(accelerator, training.device, training_operations(network, training)))
         source = WindowSource(corpus, window=length, batch_size=training.batch_size, balance=training.balance)
         queue = BatchQueue(source, training, accelerator.process_index, accelerator.num_processes)
         objective = accelerator.prepare_model(HyperObjective(network, training))
@@ -133,7 +139,7 @@ class Summarizing:
 
     def losses(self, drawn: StepBatch) -> StepLosses:
         """The loss of a step."""
-        loss = self.objective(drawn.batch.map(lambda tensor: tensor.to(self.accelerator.device)))
+        loss = self.objective(drawn.batch.map(lambda tensor: tensor.to(self.network.summary.device)))
         return StepLosses(loss, lambda: {"loss": float(loss.detach())}, drawn.weights)
 
 

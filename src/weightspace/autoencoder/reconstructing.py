@@ -129,19 +129,22 @@ def refine_latents(
 ) -> Float[Tensor, "networks tokens latent"]:
     """Latents of networks of one architecture after some steps down what is wanted of the decoded networks.
 
+    Runs where the model is.
+
     Raises:
         InputError: an architecture that nobody knows how to build, no images or such that it does not take, or a
             negative number of steps or rate.
     """
-    images, steps = descent.images, descent.steps
+    device, steps = sane.device, descent.steps
+    images = descent.images.to(device)
     require_between("the number of steps", steps, 0)
     require_between("the rate", descent.rate, 0)
     require_between("the number of images", len(images.labels), 1)
     require_shape(architecture, images.inputs)
     frame = sane.preparation.frame_of(architecture)
-    module = architecture.build().eval()
+    module = architecture.build().to(device).eval()
     coder = WindowCoder(sane.network.eval(), frame.layout, at_once=len(latents) * len(frame.layout))
-    latents = latents.clone().requires_grad_()
+    latents = latents.to(device, copy=True).requires_grad_()
     optimizer = torch.optim.Adam([latents], lr=descent.rate * float(latents.detach().square().mean().sqrt()))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     generator = derive_generator(descent.seed, "refine")
@@ -154,7 +157,7 @@ def refine_latents(
             optimizer.step()
             schedule.step()
             advance()
-    return latents.detach()
+    return latents.detach().cpu()
 
 
 def encode_by_function(
@@ -188,7 +191,7 @@ def _encode_together(
 
     def wanted(answers: Tensor, chosen: Tensor) -> Tensor:
         with torch.no_grad():
-            taught = answer_stack(module, stack, descent.images.inputs[chosen]).softmax(-1)
+            taught = answer_stack(module, stack, descent.images.inputs[chosen].to(answers.device)).softmax(-1)
         divergence = functional.kl_div(answers.log_softmax(-1), taught, reduction="none")
         return divergence.sum(-1).flatten(1).mean(1)
 
@@ -272,5 +275,5 @@ def condition_weights(weights: Weights, architecture: Architecture, inputs: Floa
     if not batch_norms(module) or len(inputs) == 0:
         return weights
     module.load_state_dict(weights)
-    recalibrate_batch_norm(module, inputs)
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    recalibrate_batch_norm(module.to(inputs.device), inputs)
+    return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}

@@ -1,7 +1,8 @@
 """SANE itself: a trained network, how weights are prepared for it, and what it was made from; saved as one folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from weightspace.autoencoder.embedding import (
 from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.provenance import Provenance
 from weightspace.corpus.preparation import Preparation, Prepared
+from weightspace.devices import choose_device
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.tokens.layout import TokenLayout
@@ -68,9 +70,18 @@ class SANE:
         latents = sum(count_latents(self.network, layout) for layout in layouts)
         return latents / max(1, sum(layout.size for layout in layouts))
 
-    def to(self, device: torch.device) -> "SANE":
-        """The same model, its network moved to a device."""
-        return replace(self, network=self.network.to(device))
+    @property
+    def device(self) -> torch.device:
+        """Where it encodes and decodes, and where networks that it decodes are asked."""
+        return self.network.device
+
+    def to(self, device: str | torch.device) -> "SANE":
+        """The same model, its network moved to a device; `auto` takes the accelerator, if there is one.
+
+        Raises:
+            InputError: no such device here.
+        """
+        return replace(self, network=self.network.to(choose_device(str(device))))
 
     def untrained(self, seed: int = 1) -> "SANE":
         """A model of the same shape and preparation that was never trained: what training has to beat."""
@@ -182,14 +193,16 @@ class SANE:
         self.preparation.save(folder / PREPARATION_FOLDER)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "SANE":
+    def open(cls, folder: str | Path, device: str = "cpu", weights: float = math.inf) -> "SANE":
         """Read a trained model, in evaluation mode.
 
         Args:
             folder: of the model; or the name of one that comes with the package (`boxed_models`), such as `any`.
+            device: where it goes; see `choose_device`.
+            weights: so many are going to be encoded, by which `auto` chooses.
 
         Raises:
-            InputError: no model there, or a damaged one.
+            InputError: no model there, a damaged one, or no such device here.
         """
         folder = model_folder(folder)
         try:
@@ -207,6 +220,9 @@ class SANE:
             raise InputError(
                 f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none"
             ) from error
+        # Two operations for each parameter, and for a token, which has one weight at the least.
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        network.to(choose_device(device, 2.0 * parameters * weights / network.token_in.in_features))
         return cls(network=network.eval(), preparation=preparation, provenance=provenance)
 
 
@@ -219,6 +235,13 @@ def model_folder(model: str | Path) -> Path:
     """The folder of a model that is given by its folder, or by the name of one that comes with the package."""
     folder = Path(model)
     return BOX / folder if str(model) in boxed_models() and not folder.exists() else folder
+
+
+def stored_weights(names: Iterable[str | Path]) -> float:
+    """How many weights files and folders can hold at the most, at four bytes each; what is no path has none."""
+    paths = [Path(name) for name in names]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 4
 
 
 def require_own(folder: Path) -> None:

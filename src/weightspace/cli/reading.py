@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from weightspace.analysis.config import ProbeConfig
 from weightspace.cli.shared import (
     OUTPUT,
+    Device,
     Force,
     Json,
     Model,
@@ -20,7 +21,7 @@ from weightspace.cli.shared import (
 from weightspace.errors import InputError
 
 
-def predict(model: Model, /, *networks: str, as_json: Json = False) -> None:
+def predict(model: Model, /, *networks: str, device: Device = "auto", as_json: Json = False) -> None:
     """Predict properties of networks with intervals, or say that a network is unlike those the model knows.
 
     Parameters
@@ -33,7 +34,7 @@ def predict(model: Model, /, *networks: str, as_json: Json = False) -> None:
     prepare_torch()
     from weightspace.analysis.predicting.predictor import predict_networks
 
-    predictor, said = predict_networks(model, networks)
+    predictor, said = predict_networks(model, networks, device=device)
     predictions = {}
     for name, prediction in said:
         predictions[name] = prediction
@@ -56,6 +57,7 @@ def layers(
     accuracy: Path | None = None,
     similarity: Path | None = None,
     weightwatcher: bool | None = None,
+    device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +88,8 @@ def layers(
     plots = [plot for plot in (out, similarity) if plot is not None]
     for plot in plots:
         require_plot(plot)
-    study = look_into(*leading_model(networks), accuracy, watch=weightwatcher, compare=similarity is not None)
+    compare = similarity is not None
+    study = look_into(*leading_model(networks), accuracy, watch=weightwatcher, compare=compare, device=device)
     save_plot(out, lambda path: save_layers(study.layers, study.accuracies, path), force)
     save_plot(similarity, lambda path: save_similarity(study.layers, path), force)
     if as_json:
@@ -102,6 +105,7 @@ def similar(
     count: Annotated[int, Parameter(alias="-k")] = 10,
     aggregation: str = "mean",
     search: Literal["exact", "index"] = "exact",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the networks of a zoo whose embeddings are nearest to a network's.
@@ -127,7 +131,8 @@ def similar(
     model, words = leading_model(networks)
     if len(words) != 2:
         raise InputError(f"expected a zoo and a network, found {', '.join(words) or 'nothing'}")
-    rows = find_similar(model, Path(words[0]), words[1], count, aggregation=aggregation, search=search)
+    folder, network = Path(words[0]), words[1]
+    rows = find_similar(model, folder, network, count, aggregation=aggregation, search=search, device=device)
     if as_json:
         print_json(rows)
         return

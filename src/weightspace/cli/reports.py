@@ -48,7 +48,7 @@ def doctor(*, as_json: Json = False) -> None:
         print(f"{name} {version}")
     print(f"{machine.processors} processors, of which torch uses {machine.threads} (WEIGHTSPACE_THREADS asks for more)")
     half = "; training takes bf16" if machine.half_precision else ""
-    print(f"models are trained and embed on {machine.device}{half}")
+    print(f"--device auto takes {machine.device}{half}")
     for extra, installed in machine.extras.items():
         print(f"weightspace[{extra}] {installed or 'is not installed'}: {EXTRAS[extra][1]}")
 

@@ -10,6 +10,7 @@ from weightspace.autoencoder.presets import SizeName
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.cli.shared import (
     SHARES,
+    Device,
     Fold,
     Force,
     Json,
@@ -78,7 +79,7 @@ def pretrain(
     if not team().is_main_process:
         return
     with _model_kept(out, folders):
-        write_examination(out, zoos)
+        write_examination(out, zoos, training.device)
     members, final = len(model.provenance.members), model.provenance.final
     result = {"members": members, **final, "latents_per_weight": model.latents_per_weight}
     line = f"reconstruction loss {final['reconstruction']:.3f} after {training.steps} steps on {members} members"
@@ -141,6 +142,7 @@ def card(
     fold: Fold = 0,
     seed: int = 0,
     data: str | None = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure a trained SANE on members that it never saw, and write its card into its folder.
@@ -159,7 +161,7 @@ def card(
     prepare_torch()
     from weightspace.analysis.examining import split_zoos
 
-    numbers = write_examination(model, split_zoos(folders, split, seed=seed, fold=fold, data=data))
+    numbers = write_examination(model, split_zoos(folders, split, seed=seed, fold=fold, data=data), device)
     kept = [f"{zoo['zoo']} R² {zoo['r2']:.3f}" for zoo in numbers["fidelity"]]
     print_result(model / "README.md", ", ".join(kept), numbers, as_json)
 
@@ -168,6 +170,7 @@ def embed(
     *networks: str,
     out: Out,
     aggregation: str = "mean",
+    device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -184,8 +187,7 @@ def embed(
         or sequence (all tokens in a row).
     """
     prepare_torch()
-    from weightspace.autoencoder.sane import SANE, leading_model
-    from weightspace.autoencoder.training.devices import best_device
+    from weightspace.autoencoder.sane import SANE, leading_model, stored_weights
     from weightspace.outputs import new_file, require_apart
 
     model, names = leading_model(networks)
@@ -194,7 +196,7 @@ def embed(
     if out.suffix not in ("", ".parquet"):
         raise InputError(f"expected --out to end in .parquet, found {out}")
     with new_file(out, existing=existing(force)) as path:
-        embeddings = SANE.open(model).to(best_device()).embed_paths(paths, aggregation)
+        embeddings = SANE.open(model, device, stored_weights(paths)).embed_paths(paths, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
     count, width = embeddings.features.shape
     assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
@@ -210,14 +212,15 @@ def watched(every: int, steps: int) -> int:
     return every or max(1, steps // 4)
 
 
-def write_examination(folder: Path, zoos: "Sequence[SplitZoo]") -> dict[str, Any]:
+def write_examination(folder: Path, zoos: "Sequence[SplitZoo]", device: str) -> dict[str, Any]:
     """Examine the model of a folder and write its card."""
     from weightspace.analysis.examining import examine
-    from weightspace.autoencoder.sane import SANE, require_own
+    from weightspace.autoencoder.sane import SANE, require_own, stored_weights
     from weightspace.report.card import write_card
 
     require_own(folder)
-    return write_card(folder, examine(SANE.open(folder), zoos), list(zoos))
+    weights = stored_weights(path for zoo in zoos for path in zoo.parts[0].folders)
+    return write_card(folder, examine(SANE.open(folder, device, weights), zoos), list(zoos))
 
 
 @contextlib.contextmanager

@@ -44,6 +44,13 @@ Ray = Annotated[
         help="Run on a Ray cluster: its address, or 'local' for one on this machine (needs the extra weightspace[ray])."
     ),
 ]
+Device = Annotated[
+    str,
+    Parameter(
+        help="cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and "
+        "the work is worth it."
+    ),
+]
 Split = Annotated[Shares, Parameter(help="Shares of members for training, validation and test.", group=SPLIT)]
 Fold = Annotated[
     int,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from weightspace.cli.shared import (
+    Device,
     Force,
     Given,
     GivenModule,
@@ -157,6 +158,7 @@ def inspect(
     module: Given = GivenModule(),
     out: Path | None = None,
     rows: int = 40,
+    device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -182,7 +184,7 @@ def inspect(
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
-    study = study_folder(folder, sane, module.describe())
+    study = study_folder(folder, sane, module.describe(), device=device)
     if out is not None:
         with new_file(out, existing=existing(force)) as path:
             path.write_text(render_inspection(study), encoding="utf-8")

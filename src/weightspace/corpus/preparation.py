@@ -21,6 +21,7 @@ from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens
+from weightspace.weights.files import on_cpu
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 
@@ -128,9 +129,10 @@ class Preparation:
 
         Raises:
             WeightsMismatch: names or shapes are not the architecture's.
-            InputError: NaN or infinite weights.
+            InputError: NaN or infinite weights, or tensors on several devices.
         """
         architecture = architecture or self.architecture_for(weights)
+        weights = on_cpu(weights)
         require_finite(weights, architecture.id)
         frame = self.frame_of(architecture)
         flat = frame.flat(frame.canonicalize(weights, architecture), architecture)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from weightspace.autoencoder.sane import SANE
+from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.controls import Contest, controls_of
+from weightspace.evaluation.controls import CONTROLS, Contest, controls_of
 from weightspace.evaluation.fine_tuning import Outcome, Population, fine_tune
 from weightspace.generation.anchors import training_members
 from weightspace.generation.config import SelectConfig
@@ -112,11 +113,22 @@ def evaluate(generated: Zoo, source: str, config: EvaluateConfig | None = None) 
     images = images_for(zoo, source)
     for architecture in generated.architectures.values():
         require_images(architecture, images)
+    config = config or EvaluateConfig()
+    device = choose_device(config.device, lambda: _operations(generated, images, config))
+    images, sane = images.to(device), sane.to(device)
     select = SelectConfig(**record["select"])
     method = f"SANE, {record['sampler']['sampler'].replace('-', ' ')}{_described(select)}"
     known = sane.adopting(anchors)
     competitors = Competitors(known, training_members(known, zoo), anchors, {method: networks}, select)
-    return compare_with_controls(competitors, images, config or EvaluateConfig()).rows
+    return compare_with_controls(competitors, images, config).rows
+
+
+def _operations(generated: Zoo, images: ImageSet, config: EvaluateConfig) -> float:
+    """Of fine-tuning as many networks of every method: forward, and twice as many backward."""
+    first = next(iter(generated.architectures.values()))
+    each = count_operations(first.build(), images.train.inputs[:1])
+    trained = config.seeds * (1 + len(CONTROLS)) * len(generated)
+    return 3.0 * each * len(images.train.labels) * max(config.epochs) * trained
 
 
 def _reopen(folder: Path, record: Mapping[str, Any]) -> tuple[SANE, Zoo]:

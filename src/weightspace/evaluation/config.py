@@ -41,6 +41,10 @@ class EvaluateConfig:
     seed: int = 0
     """Decides every network's data order, the controls and the networks trained from scratch."""
 
+    device: str = "auto"
+    """cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and the work
+    is worth it."""
+
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("learning rate", self.learning_rate, 1e-12, 1e6)

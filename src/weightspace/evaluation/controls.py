@@ -214,7 +214,7 @@ def hyper_samples(contest: Contest) -> list[Weights]:
     names = {name for name, known in contest.train.architectures.items() if preparation.key_of(known) == key}
     alike = contest.train.where(lambda table: table["architecture"].isin(names))
     width = contest.sane.config.model_width
-    training = TrainConfig(steps=config.hyper_steps, seed=config.seed)
+    training = TrainConfig(steps=config.hyper_steps, seed=config.seed, device=str(contest.sane.device))
     shape = SANEConfig(latent_width=width, model_width=width)
     network = fit_hyper_representation(alike, preparation, shape, training)
     flats = torch.stack([contest.space.flatten(anchor) for anchor in contest.anchors])

@@ -139,6 +139,10 @@ class GenerateConfig:
     seed: int = 0
     """Two seeds give different networks."""
 
+    device: str = "auto"
+    """cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and the work
+    is worth it."""
+
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("count", self.count, 1)

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from weightspace.autoencoder.reconstructing import IMAGES_PER_STEP
 from weightspace.autoencoder.sane import SANE
+from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError
 from weightspace.generation.anchors import choose_anchors, encode_anchors, training_members
 from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
@@ -86,6 +88,7 @@ def _generate(
 ) -> Generation:
     """`generate`, with the configuration of the sampler as it was used."""
     encoded = encode_anchors(sane, anchors)
+    images = images.to(sane.device) if images is not None else None
 
     def make(sampler: Sampler) -> list[Generated]:
         return select_networks(sane, encoded, count, images, select, seed=seed, sampler=sampler)
@@ -125,9 +128,20 @@ def generate_zoo(
         validation = opened.split(*config.split, seed=sane.provenance.training.seed)[1]
         sampling = with_likeliest_bandwidth(known, sampling, encode_anchors(known, chosen), validation)
     images = images_for(opened, config.data) if config.data is not None else recorded_images(opened)
-    generated = _generate(known, chosen, config.count, images, sampling, select, config.seed)
+    device = choose_device(config.device, lambda: _operations(chosen, config.count, images, select))
+    generated = _generate(known.to(device), chosen, config.count, images, sampling, select, config.seed)
     about = describe_generation(model, chosen, generated.sampling, relative_to=out, select=select)
     return write_generated(generated.networks, out, about=about, seed=config.seed, existing=existing)
+
+
+def _operations(anchors: Zoo, count: int, images: ImageSet | None, select: SelectConfig) -> float:
+    """Of asking what is drawn, once about the images it is chosen by, and three times in every step that refines it."""
+    if images is None:
+        return 0.0
+    used = (anchors.architectures[str(name)] for name in anchors.table["architecture"].unique())
+    each = max(count_operations(architecture.build(), images.train.inputs[:1]) for architecture in used)
+    drawn = max(select.draws, count) * select.rounds * (len(images.validation.labels) + select.condition)
+    return each * (drawn + 3.0 * select.refine * IMAGES_PER_STEP * count)
 
 
 def write_generated(

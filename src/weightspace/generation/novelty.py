@@ -168,7 +168,7 @@ class NoveltyReference:
 
 
 def _predict(stack: Weights, architecture: Architecture, images: Images) -> Int[Tensor, "networks images"]:
-    return predict_stack(architecture.build(), stack, images.inputs).argmax(-1)
+    return predict_stack(architecture.build(), stack, images.inputs).argmax(-1).cpu()
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:

@@ -168,7 +168,7 @@ def refine(
     """
 
     def wanted(answers: Tensor, chosen: Tensor) -> Tensor:
-        labels = images.labels[chosen].expand(len(answers), -1)
+        labels = images.labels[chosen].to(answers.device).expand(len(answers), -1)
         losses = functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
         return losses.view(len(answers), -1).mean(1)
 

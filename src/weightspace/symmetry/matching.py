@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, axis_index, groups_of, shape_of
@@ -50,7 +51,7 @@ def match_weights(
 
     Raises:
         WeightsMismatch: a tensor that the symmetry moves is missing, or has another shape.
-        InputError: NaN or infinite weights.
+        InputError: NaN or infinite weights, or tensors on several devices.
     """
     _require_fit({name: tensor[None] for name, tensor in weights.items()}, reference, symmetry)
     stack = {name: weights[name][None] for name in symmetry.moved}
@@ -80,6 +81,7 @@ def match_stack(
     Raises:
         WeightsMismatch, InputError: as for `match`.
     """
+    require_one_device("two networks to match", [*stack.values(), *reference.values()])
     _require_fit(stack, reference, symmetry)
     count = len(next(iter(stack.values()))) if stack else 0
     descent = _Descent(stack, reference, symmetry)

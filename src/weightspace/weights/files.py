@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.weights.state_dicts import Plain, Unwrapped, unwrap
 from weightspace.weights.values import Weights, find_aliases, natural_key, some_of
@@ -88,6 +89,20 @@ def meta_of(weights: Mapping[str, Tensor]) -> Weights:
     if isinstance(weights, StoredWeights):
         return weights.meta()
     return {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+
+
+def on_cpu(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights on the CPU, where they are prepared; those in a file are read there anyway.
+
+    Raises:
+        InputError: tensors on several devices, or on `meta`, where they have no values.
+    """
+    if isinstance(weights, StoredWeights):
+        return weights
+    require_one_device("the weights of a network", weights.values())
+    if any(tensor.is_meta for tensor in weights.values()):
+        raise InputError("expected weights with values, found tensors on the device meta, which has none")
+    return {name: tensor.cpu() for name, tensor in weights.items()}
 
 
 def open_weights(path: str | Path) -> StoredWeights:

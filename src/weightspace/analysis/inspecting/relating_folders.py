@@ -12,7 +12,7 @@ from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, i
 from weightspace.analysis.inspecting.kinship import Relations, relate
 from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
 from weightspace.analysis.retrieving import find_nearest
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry
@@ -102,15 +102,18 @@ def _counted(count: int, noun: str, nouns: str = "") -> str:
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
-def study_folder(folder: str, sane: Path | None = None, given: Sequence[Architecture] = ()) -> FolderStudy:
+def study_folder(
+    folder: str, sane: Path | None = None, given: Sequence[Architecture] = (), *, device: str = "auto"
+) -> FolderStudy:
     """Inspect a folder's checkpoints, relate them, and let a SANE look at them; what `weightspace inspect` does.
 
     Args:
         folder: or an archive, or an fsspec URL.
         sane: folder of a trained model, whose predictor speaks too if it has one.
         given: architectures whose networks are aligned before they are compared.
+        device: where the model encodes; see `choose_device`.
     """
-    model = SANE.open(sane) if sane is not None else None
+    model = SANE.open(sane, device, stored_weights([folder])) if sane is not None else None
     predictor = Predictor.open(sane) if sane is not None and (sane / PREDICTOR_FILE).exists() else None
     inspection = inspect_folder(folder)
     related = relate_folder(folder, inspection, known_symmetries(model, given))

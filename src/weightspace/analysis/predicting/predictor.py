@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from weightspace.autoencoder.sane import BOX, SANE, model_folder
+from weightspace.autoencoder.sane import BOX, SANE, model_folder, stored_weights
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.weights.files import meta_of
@@ -229,15 +229,15 @@ class NetworkPredictions(NamedTuple):
     networks: Iterator[tuple[str, Prediction]]
 
 
-def predict_networks(model: Path, names: Sequence[str]) -> NetworkPredictions:
-    """What the predictor in a model's folder says of networks; refusals name the network.
+def predict_networks(model: Path, names: Sequence[str], *, device: str = "auto") -> NetworkPredictions:
+    """What the predictor in a model's folder says of networks, embedded on a device; refusals name the network.
 
     Raises:
         InputError: no networks, no model, no predictor, or a network that cannot be embedded.
     """
     if not names:
         raise InputError(f"expected a trained SANE and networks to predict properties of, found {model} alone")
-    sane = SANE.open(model)
+    sane = SANE.open(model, device, stored_weights(names))
     if model.parent == BOX and not (model / PREDICTOR_FILE).is_file():
         raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
     predictor = Predictor.open(model)

@@ -9,7 +9,7 @@ from pandas.api.types import is_numeric_dtype
 from weightspace.analysis.config import TARGETS, ProbeConfig
 from weightspace.analysis.probing.comparing import Fold, ProbeRow, compare_representations
 from weightspace.analysis.representations.catalog import choose_representations
-from weightspace.autoencoder.sane import SANE
+from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo
 
@@ -104,7 +104,7 @@ def probe_zoo(folder: Path, sanes: Sequence[Path], config: ProbeConfig) -> ZooPr
     Raises:
         InputError: no such properties, or refusals of `make_folds` and `compare_representations`.
     """
-    zoo, models = Zoo.open(folder), [SANE.open(path) for path in sanes]
+    zoo, models = Zoo.open(folder), [SANE.open(path, config.device, stored_weights([folder])) for path in sanes]
     known = find_targets(zoo)
     everything = [*known.results, *known.hyper_parameters]
     wanted = [target.strip() for target in config.targets.split(",") if target.strip()]

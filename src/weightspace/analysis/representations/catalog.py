@@ -62,13 +62,14 @@ def _embedded(aggregation: str) -> Callable[[SANE, Parts], list[Embeddings]]:
 def untrained(sane: SANE, parts: Parts, aggregation: str = "mean+spread") -> list[Embeddings]:
     """Embeddings of a model of the same shape that was never trained."""
     what = Representation(f"untrained SANE ({aggregation})")
-    return [replace(sane.untrained().embed(part, aggregation), representation=what) for part in parts]
+    return [replace(sane.untrained().to(sane.device).embed(part, aggregation), representation=what) for part in parts]
 
 
 def _hyper(sane: SANE, parts: Parts) -> list[Embeddings]:
     """Trained here and now on the first part, as wide as the model."""
     config = SANEConfig(latent_width=2 * sane.config.latent_width, model_width=sane.config.model_width)
-    training = TrainConfig(steps=HYPER_STEPS, batch_size=HYPER_BATCH, seed=sane.provenance.training.seed)
+    seed, device = sane.provenance.training.seed, str(sane.device)
+    training = TrainConfig(steps=HYPER_STEPS, batch_size=HYPER_BATCH, seed=seed, device=device)
     network = fit_hyper_representation(parts[0], sane.preparation, config, training)
     return [embed_whole(network, part, sane.preparation, frozenset(parts[0].members)) for part in parts]
 

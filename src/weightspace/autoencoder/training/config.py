@@ -87,6 +87,10 @@ class TrainConfig:
     seed: int = 0
     """Decides the initial weights and every step's batch."""
 
+    device: str = "auto"
+    """cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and the work
+    is worth it."""
+
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         for name in ("steps", "window", "save_every", "log_every"):
@@ -155,6 +159,10 @@ class DistillConfig:
 
     seed: int = 0
     """Decides every step's networks, queries, mixtures and noise."""
+
+    device: str = "auto"
+    """cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and the work
+    is worth it."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.devices import Operations, choose_device
+from weightspace.errors import InputError
 
 # Compiling took 45 to 115 s on an H100. It saved 4 ms a step of a small model (240,000 parameters), and 28 of one with
 # 200 million: `benchmarks/device.py`, docs/tables/device-h100.json.
@@ -28,14 +30,31 @@ def make_accelerator(*, idle: bool = False) -> Accelerator:
     """
     return Accelerator(
         cpu=_on_cpu(),
+        device_placement=False,  # see `training_device`
         mixed_precision="no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle)],
     )
 
 
-def best_device() -> torch.device:
-    """The accelerator of this machine, if it has one."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+def training_device(accelerator: Accelerator, asked: str, operations: Operations) -> torch.device:
+    """What this process trains on: as asked alone, each its own of several that were started together.
+
+    Raises:
+        InputError: no such device, or one of them for several processes.
+    """
+    if accelerator.num_processes == 1:
+        return choose_device(asked, operations)
+    if asked not in ("auto", accelerator.device.type):
+        own = f"auto for {accelerator.num_processes} processes, each of which has its own {accelerator.device.type}"
+        raise InputError(f"expected --device {own}, found '{asked}'")
+    return accelerator.device
+
+
+def training_operations(network: nn.Module, config: TrainConfig) -> float:
+    """Floating-point operations of pre-training: two for a parameter and token, forward, and twice as many backward."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    views = 2 if config.contrastive_weight else 1
+    return 6.0 * parameters * config.window * config.batch_size * views * config.steps
 
 
 def team() -> PartialState:

@@ -23,7 +23,7 @@ from weightspace.autoencoder.network import Network, token_statistics
 from weightspace.autoencoder.reconstructing import answer_decoded, stack_tokens
 from weightspace.autoencoder.sane import SANE, model_folder
 from weightspace.autoencoder.training.config import DistillConfig
-from weightspace.autoencoder.training.devices import make_accelerator, team
+from weightspace.autoencoder.training.devices import make_accelerator, team, training_device
 from weightspace.autoencoder.training.loop import Loop, StepLosses
 from weightspace.autoencoder.training.objective import masked_mse, statistics_loss
 from weightspace.autoencoder.training.pretraining import (
@@ -35,6 +35,7 @@ from weightspace.autoencoder.training.pretraining import (
 from weightspace.autoencoder.training.states import check_run
 from weightspace.corpus.corpus import Corpus, CorpusPart, build_corpus
 from weightspace.corpus.views import whole_networks
+from weightspace.devices import count_operations
 from weightspace.errors import InputError
 from weightspace.images import Images, ImageSet
 from weightspace.outputs import Existing, hash_input, require_apart
@@ -199,6 +200,12 @@ def _describe_run(folder: Path, zoo: Zoo, images: Images) -> dict[str, Any]:
     }
 
 
+def _operations(groups: Sequence[Group], images: Tensor, config: DistillConfig) -> float:
+    """Of asking the networks of all steps: three passes, forward, and backward twice as much."""
+    each = max(count_operations(group.module, images[:1]) for group in groups)
+    return 3.0 * each * config.steps * config.networks * config.queries
+
+
 @dataclass(frozen=True)
 class Distilling:
     """The stage in which decoded networks learn to answer as encoded ones do.
@@ -219,18 +226,18 @@ class Distilling:
 
     @classmethod
     def of(cls, network: Network, groups: Sequence[Group], images: Tensor, config: DistillConfig) -> "Distilling":
-        """Move everything to the device that accelerate chooses, and measure the terms once."""
+        """Move everything to one device, and measure the terms once."""
         accelerator = make_accelerator(idle=True)  # the projection head has no part in this
-        network.to(accelerator.device)
+        network.to(training_device(accelerator, config.device, lambda: _operations(groups, images, config)))
         for group in groups:
-            group.module.to(accelerator.device)
+            group.module.to(network.device)
         objective = DistillObjective(network.eval())
         draws = [
             draw_networks(groups, images, network, config, derive_generator(config.seed, "scale", number))
             for number in range(DRAWS_FOR_SCALES)
         ]
         with torch.no_grad():
-            measured = [objective(drawn.to(accelerator.device)) for drawn in draws]
+            measured = [objective(drawn.to(network.device)) for drawn in draws]
         means = {name: float(torch.stack([getattr(losses, name) for losses in measured]).mean()) for name in TERMS}
         scales = {name: mean if mean > 0 else 1.0 for name, mean in means.items()}
         return cls(network, accelerator.prepare_model(objective), groups, images, config, accelerator, scales)
@@ -252,7 +259,7 @@ class Distilling:
 
     def losses(self, drawn: StepNetworks) -> StepLosses:
         """The losses of a step, of this process's share of its networks."""
-        moved = drawn.to(self.accelerator.device)
+        moved = drawn.to(self.network.device)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         losses: DistillLosses = self.objective(moved, rank, processes)
         terms = [getattr(self.config, f"{name}_weight") * getattr(losses, name) / self.scales[name] for name in TERMS]

@@ -145,7 +145,7 @@ class Loop:
 
     def _step(self, training: TrainingState, step: int, waited: Waited, history: History, meter: "_Meter") -> None:
         """One optimiser step; measures it, which takes time on a GPU, only where that is logged."""
-        device = self.accelerator.device
+        device = next(self.stage.network.parameters()).device
         chance = derive_seed(self.config.seed, "dropout", step, self.accelerator.process_index)
         training.network.train()
         precision = lowered_precision(self.config, device, training.network)

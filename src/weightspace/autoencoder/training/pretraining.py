@@ -18,7 +18,13 @@ from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.provenance import Provenance, TrainedZoo
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.devices import compiled, make_accelerator, team
+from weightspace.autoencoder.training.devices import (
+    compiled,
+    make_accelerator,
+    team,
+    training_device,
+    training_operations,
+)
 from weightspace.autoencoder.training.feeding import BatchQueue, StepBatch
 from weightspace.autoencoder.training.loop import Loop, StepLosses
 from weightspace.autoencoder.training.objective import Losses, Objective
@@ -135,7 +141,7 @@ class Pretraining:
 
     @classmethod
     def of(cls, network: Network, corpus: Corpus, config: TrainConfig, *, standardized: bool = True) -> "Pretraining":
-        """Move the network to the device that accelerate chooses, and prepare its batches.
+        """Move the network to its device, and prepare its batches.
 
         Raises:
             InputError: positions beyond learned tables, or a batch that the processes cannot share equally.
@@ -144,11 +150,11 @@ class Pretraining:
             network.positions.check(part.positions)
         idle = not (config.contrastive_weight and config.statistics_weight)
         accelerator = make_accelerator(idle=idle)
-        network.to(accelerator.device)
+        network.to(training_device(accelerator, config.device, training_operations(network, config)))
         source = WindowSource(corpus, window=config.window, batch_size=config.batch_size, balance=config.balance)
         queue = BatchQueue(source, config, accelerator.process_index, accelerator.num_processes)
         prepared = accelerator.prepare_model(Objective(network, config))
-        return cls(network, compiled(prepared, config, accelerator.device), queue, accelerator, standardized)
+        return cls(network, compiled(prepared, config, network.device), queue, accelerator, standardized)
 
     @property
     def dropout(self) -> float:
@@ -166,7 +172,7 @@ class Pretraining:
 
     def losses(self, drawn: StepBatch) -> StepLosses:
         """The losses of a step."""
-        batch, *extras = _to_device(drawn, self.accelerator.device)
+        batch, *extras = _to_device(drawn, self.network.device)
         losses: Losses = self.objective(batch, *extras)
         return StepLosses(losses.total, lambda: _measure(self.accelerator, losses, batch), drawn.weights)
 

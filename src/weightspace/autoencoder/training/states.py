@@ -56,7 +56,8 @@ def load_state(path: Path, training: TrainingState, config: TrainConfig | Distil
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"expected a saved state of tensors at {path}, found a file that is none") from error
-    changed = [name for name, value in asdict(config).items() if state["config"].get(name) != value]
+    described = {name: value for name, value in asdict(config).items() if name != "device"}
+    changed = [name for name, value in described.items() if state["config"].get(name) != value]
     if changed:
         raise InputError(f"expected the configuration the run was started with, found another {', '.join(changed)}")
     training.network.load_state_dict(state["model"])

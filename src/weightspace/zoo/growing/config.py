@@ -65,8 +65,13 @@ class GrowConfig:
     workers: int = 0
     """Processes of one thread each; 0: one for each core if the work is long enough."""
 
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes in it on a GPU whose networks are large enough to be trained one by one (--plan alone or
+    channels-last); weights stay in fp32."""
+
     device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one."""
+    """cpu, an accelerator as torch names it (cuda, cuda:1, mps), or auto: the accelerator, if there is one and the work
+    is worth it."""
 
 
 def apply_choices(config: GrowConfig, choices: Sequence[str]) -> GrowConfig:

@@ -188,7 +188,12 @@ def _properties(member: Member) -> dict[str, Any]:
 
 
 def _fit_config(config: GrowConfig, member: Member) -> FitConfig:
-    return FitConfig(epochs=config.epochs, batch_size=config.batch_size, optimizer=member.optimizer)  # type: ignore[arg-type]
+    return FitConfig(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        optimizer=member.optimizer,  # type: ignore[arg-type]
+        precision=config.precision,
+    )
 
 
 def _settle_plan(

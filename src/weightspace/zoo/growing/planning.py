@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
 from weightspace.spreading import count_cpus
@@ -81,13 +82,15 @@ def make_plan(
     """
     require_between("together", config.together, 1)
     require_between("workers", config.workers, 0)
-    device = _choose_device(config.device)
+    if config.precision == "bf16" and config.plan in ("auto", "stacked"):
+        raise InputError(f"expected --plan alone or channels-last with --precision bf16, found {config.plan}")
+    device = str(choose_device(config.device, lambda: _operations(architectures, members, images, config)))
     measured: dict[Way, float] = {}
     first = next(iter(architectures.values()))
     limit = min(config.together, len(members), _fitting(first, len(config.keep) or config.epochs + 1))
     if config.plan == "auto" or config.workers == 0 or on_ray:
         ways = _ways(first, allow) if config.plan == "auto" else (config.plan,)
-        stack = limit if device == "cuda" or not _convolves(first) else min(PROBED_TOGETHER, limit)
+        stack = limit if device != "cpu" or not _convolves(first) else min(PROBED_TOGETHER, limit)
         measured = _measure(first, ways, stack, images.train, config, device, allow)
     way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan
     steps = len(images.train.labels) // config.batch_size * config.epochs
@@ -115,18 +118,17 @@ def _batched(values: Iterator[Member], size: int) -> Iterator[tuple[Member, ...]
         yield batch
 
 
-def _choose_device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"expected a device among auto, cpu, cuda, found '{device}'")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("expected a GPU for --device cuda, found none")
-    return device
+def _operations(
+    architectures: Mapping[Any, Architecture], members: Sequence[Member], images: ImageSet, config: GrowConfig
+) -> float:
+    """Of training all members: forward, and twice as many backward."""
+    first = next(iter(architectures.values()))
+    each = count_operations(first.build(), images.train.inputs[:1])
+    return 3.0 * each * len(images.train.labels) * config.epochs * len(members)
 
 
 def _choose_workers(seconds: float, device: str) -> int:
-    return 1 if device == "cuda" or seconds < WORTH_WORKERS else count_cpus()
+    return 1 if device != "cpu" or seconds < WORTH_WORKERS else count_cpus()
 
 
 def _choose_together(limit: int, way: Way, members: int, workers: int, each: float, on_ray: bool) -> int:
@@ -205,8 +207,8 @@ def _time(step: Callable[[], object], seconds: float, device: str) -> float:
     while best == math.inf or time.perf_counter() < end:
         start = time.perf_counter()
         step()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        if device != "cpu":
+            torch.accelerator.synchronize(torch.device(device))
         best = min(best, time.perf_counter() - start)
     return best
 
