@@ -66,11 +66,12 @@ class Run(NamedTuple):
     seed: int
     steps: int
     learning_rate: float
+    layers: int = 4
 
 
 def configurations(zoo: Zoo, run: Run) -> tuple[SANEConfig, TrainConfig, PreparationConfig]:
     """The recipe's, with as many latents in a token as the run has for each of its weights."""
-    values = {**RECIPES[run.recipe], "model_width": run.width, "layers": 4, "heads": 4}
+    values = {**RECIPES[run.recipe], "model_width": run.width, "layers": run.layers, "heads": 4}
     values |= {"steps": run.steps, "batch_size": WINDOWS, "seed": run.seed, "save_every": run.steps}
     if run.learning_rate:
         values["learning_rate"] = run.learning_rate
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--widths", nargs="+", type=int, default=[256])
     parser.add_argument("--latents", nargs="+", type=float, default=[1.25, 0.6, 0.3], help="for every weight")
     parser.add_argument("--rates", nargs="+", type=float, default=[0.0], help="learning rates; 0: the recipe's")
+    parser.add_argument("--layers", nargs="+", type=int, default=[4], help="of the encoder, and as many of the decoder")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=196)
     parser.add_argument("--observations", type=int, default=8)
@@ -193,10 +195,10 @@ def main() -> None:
     tested = open_images(given.data).test
     images = tested._replace(inputs=tested.inputs[:IMAGES], labels=tested.labels[:IMAGES])
     rows = json.loads(given.out.read_text()) if given.out.exists() else []
-    done = {tuple(row[name] for name in Run._fields) for row in rows}
-    choices = itertools.product(given.recipes, given.widths, given.latents, given.seeds, given.rates)
-    for recipe, width, latents, seed, rate in choices:
-        run = Run(given.zoo.name, recipe, width, latents, seed, given.steps, rate)
+    done = {tuple(row.get(name, Run._field_defaults.get(name)) for name in Run._fields) for row in rows}
+    choices = itertools.product(given.recipes, given.widths, given.latents, given.seeds, given.rates, given.layers)
+    for recipe, width, latents, seed, rate, layers in choices:
+        run = Run(given.zoo.name, recipe, width, latents, seed, given.steps, rate, layers)
         if tuple(run) in done:
             continue
         try:

@@ -4,6 +4,7 @@ from weightspace import tokens as tokens
 from weightspace import weights as weights
 from weightspace.analysis.examining import examine as examine
 from weightspace.analysis.inspecting.checkpoints import inspect_folder as inspect_folder
+from weightspace.analysis.predicting.calibrating import fit_predictor as fit_predictor
 from weightspace.analysis.predicting.predictor import Predictor as Predictor
 from weightspace.analysis.probing.comparing import compare_representations as compare_representations
 from weightspace.analysis.probing.probe import probe as probe
@@ -26,6 +27,10 @@ from weightspace.generation.coverage import Coverage as Coverage
 from weightspace.generation.generating import generate as generate
 from weightspace.generation.initializing import initialize as initialize
 from weightspace.images import open_images as open_images
+from weightspace.symmetry.axes import permute as permute
+from weightspace.symmetry.axes import random_permutations as random_permutations
+from weightspace.symmetry.tracing import trace_symmetry as trace_symmetry
+from weightspace.weights.files import open_weights as open_weights
 from weightspace.zoo.architecture import Architecture as Architecture
 from weightspace.zoo.concatenating import concatenate as concatenate
 from weightspace.zoo.embeddings import Embeddings as Embeddings

@@ -7,6 +7,7 @@ import pandas as pd
 
 from weightspace.errors import InputError
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.lineages import LINEAGE
 from weightspace.zoo.zoo import SHARD_FOLDER, Zoo
 
 
@@ -41,6 +42,8 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
         table["shard"] = [str((zoo.folder / SHARD_FOLDER / shard).absolute()) for shard in table["shard"]]
         if shared:
             table["member"] = f"{name}/" + table["member"]
+            if LINEAGE in table:
+                table[LINEAGE] = f"{name}/" + table[LINEAGE]
         tables.append(table)
     folders = [str(folder) for zoo in zoos for folder in zoo.folders]
     return Zoo(

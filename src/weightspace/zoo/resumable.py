@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 from safetensors.torch import load_file, save_file
 
 from weightspace.outputs import write_json
@@ -74,20 +75,41 @@ class PartStore:
         ]
         return Part(pieces, about["left_out"], about["notes"])
 
-    def merge(self, keys: Iterable[str], writer: ZooWriter) -> tuple[list[dict[str, str]], dict[str, int]]:
+    def tables(self, keys: Iterable[str]) -> list[pd.DataFrame]:
+        """The table of every piece of the parts, in the order of `keys`, without weights."""
+        folders = [self.folder / key for key in keys]
+        counts = [len(json.loads((folder / PART_FILE).read_text())["architectures"]) for folder in folders]
+        return [
+            pd.read_parquet(folder / f"{number}.parquet")
+            for folder, count in zip(folders, counts, strict=True)
+            for number in range(count)
+        ]
+
+    def merge(
+        self, keys: Iterable[str], writer: ZooWriter, tables: Iterable[pd.DataFrame] | None = None
+    ) -> tuple[list[dict[str, str]], dict[str, int]]:
         """Copy the parts into a zoo, in the order of `keys`, one in memory at a time.
 
-        Returns what was left out, and the notes.
+        Args:
+            keys: of the parts.
+            writer: of the zoo.
+            tables: rows that take the place of those of each piece, in the order of `tables`; their index says which
+                checkpoints are kept.
+
+        Returns:
+            What was left out, and the notes.
         """
+        given = iter(tables) if tables is not None else None
         left_out: list[dict[str, str]] = []
         notes: dict[str, int] = {}
         seen: set[tuple[str, int]] = set()
         for key in keys:
             part = self.load(key)
             for piece in part.pieces:
-                new, repeated = _without(piece, seen)
+                new, repeated = _without(piece if given is None else _only(piece, next(given)), seen)
                 left_out += repeated
-                writer.add(new.architecture, new.stack, new.table)
+                if len(new.table):
+                    writer.add(new.architecture, new.stack, new.table)
             left_out += part.left_out
             for note, count in part.notes.items():
                 notes[note] = notes.get(note, 0) + count
@@ -97,6 +119,12 @@ class PartStore:
     def give_up(self) -> None:
         """Nothing of this is worth keeping."""
         self._begun.unlink()
+
+
+def _only(piece: Checkpoints, table: pd.DataFrame) -> Checkpoints:
+    """The checkpoints of a piece whose places are in the index of a table, with its rows."""
+    rows = torch.tensor(table.index.to_numpy(), dtype=torch.long)
+    return Checkpoints(piece.architecture, table, {name: tensor[rows] for name, tensor in piece.stack.items()})
 
 
 def _without(piece: Checkpoints, seen: set[tuple[str, int]]) -> tuple[Checkpoints, list[dict[str, str]]]:

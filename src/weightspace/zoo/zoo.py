@@ -21,11 +21,12 @@ from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_share
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.lineages import LINEAGE, lineages_of
 
 ZOO_FILE, TABLE_FILE, SHARD_FOLDER = "zoo.json", "models.parquet", "shards"
 PLACE_COLUMNS = ("member", "epoch", "architecture", "shard", "row")
 DIGEST = "digest"
-NO_PROPERTIES = (*PLACE_COLUMNS, DIGEST)
+NO_PROPERTIES = (*PLACE_COLUMNS, DIGEST, LINEAGE)
 FORMAT = 1
 
 
@@ -125,6 +126,15 @@ class Zoo:
             digests[piece.table.index] = digest_stack(piece.stack)
         return digests
 
+    @property
+    def lineages(self) -> pd.Series:
+        """For every checkpoint the lineage it is of: checkpoints that share weights at some moment.
+
+        A member is a lineage, unless the zoo's table says that several are one, or checkpoints after the start (in a
+        zoo of several, say) have the same weights.
+        """
+        return lineages_of(self.table, self.table.get(DIGEST))
+
     def values(self, name: str) -> pd.Series:
         """One property of every checkpoint.
 
@@ -167,9 +177,9 @@ class Zoo:
         return replace(self, table=self.table.loc[ranked.index[:count]])
 
     def split(self, *shares: float, seed: int, fold: int = 0) -> tuple["Zoo", ...]:
-        """Split by member: all epochs of a member fall into one part.
+        """Split by lineage: all epochs of a member, and members that share weights, fall into one part.
 
-        A member's part depends on its name, `seed` and `fold` only, never on the order of files, so sizes are
+        A lineage's part depends on its name, `seed` and `fold` only, never on the order of files, so sizes are
         approximate. From fold to fold the parts move on by the last share, so that the last parts of so many folds
         as it goes into 1 have no member in common.
 
@@ -181,9 +191,10 @@ class Zoo:
         bounds = [sum(shares[: number + 1]) for number in range(len(shares))]
         bounds[-1] = 1.0
         moved = fold * shares[-1]
-        place = {member: (derive_share(seed, "split", member) + moved) % 1 for member in self.members}
-        part_of = {member: sum(share >= bound for bound in bounds) for member, share in place.items()}
-        parts = self.table["member"].map(part_of)
+        lineages = self.lineages
+        place = {name: (derive_share(seed, "split", name) + moved) % 1 for name in lineages.unique()}
+        part_of = {name: sum(share >= bound for bound in bounds) for name, share in place.items()}
+        parts = lineages.map(part_of)
         empty = [str(share) for number, share in enumerate(shares) if not (parts == number).any()]
         if empty:
             raise InputError(

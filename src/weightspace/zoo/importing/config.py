@@ -14,6 +14,9 @@ class ImportConfig:
     table: str = ""
     """For plain files: a .csv, .parquet or .json with one row per file. A single one at the top is found by itself."""
 
+    by: str = ""
+    """For plain files: the column of the table that names them, where several could."""
+
     largest_weight: float = math.inf
     """Leave out checkpoints with a weight beyond this."""
 

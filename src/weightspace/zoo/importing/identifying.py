@@ -25,7 +25,7 @@ NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example 
 READERS: list[type[RecognizingReader]] = [SmallCnnZooReader, RayTuneReader]
 
 
-def recognize(source: Source, *, pattern: str = "", table: str = "") -> Reader:
+def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "") -> Reader:
     """The reader for a folder; a pattern or a table means plain files.
 
     Raises:
@@ -38,11 +38,11 @@ def recognize(source: Source, *, pattern: str = "", table: str = "") -> Reader:
         raise InputError(
             f"expected a folder of another layout, found {source.address} to be a zoo already: use it as it is"
         )
-    if not pattern and not table:
+    if not pattern and not table and not by:
         for reader in READERS:
             if reader.recognizes(files):
                 return reader(source)
-    return PlainReader(source, pattern, table)
+    return PlainReader(source, pattern, table, by)
 
 
 def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> Architecture:

@@ -20,13 +20,15 @@ from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.config import ImportConfig
 from weightspace.zoo.importing.identifying import identify, recognize
-from weightspace.zoo.importing.properties import named, plain, whole
+from weightspace.zoo.importing.properties import name_of, named, plain, whole
 from weightspace.zoo.importing.reader import Entry, Kind, Listing, Reader
+from weightspace.zoo.importing.settling import COPIED, DIGEST, KIND, PATH, SOURCES, settle
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
+from weightspace.zoo.lineages import LINEAGE
 from weightspace.zoo.resumable import BEGUN, Part, PartStore, clear_parts
 from weightspace.zoo.writing import ZooWriter
-from weightspace.zoo.zoo import Checkpoints, Zoo
+from weightspace.zoo.zoo import Checkpoints, Zoo, digest_stack
 
 PLAN_FILE, UNPACKED = "importing.json", "unpacked"
 TASK_BYTES = 32 * 2**20
@@ -94,7 +96,7 @@ def import_zoo(
         require_apart(out, [Path(address)])
     source = Source(address)
     with new_folder(out, existing=existing, resumable=BEGUN) as folder:
-        reader = _unpack(recognize(source, pattern=config.pattern, table=config.table), folder)
+        reader = _unpack(recognize(source, pattern=config.pattern, table=config.table, by=config.by), folder)
         listing = reader.scan()
         listing.entries = list(_unique(listing))
         if not listing.entries:
@@ -156,11 +158,13 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
             _, rows, stack = kept.setdefault(architecture.id, (architecture, [], []))
             rows.append(_row(entry, loaded.metadata))
             stack.append(weights)
-    pieces = [
-        Checkpoints(architecture, pd.DataFrame(rows), stack_weights(stack))
-        for architecture, rows, stack in kept.values()
-    ]
+    pieces = [_piece(architecture, rows, stack_weights(stack)) for architecture, rows, stack in kept.values()]
     return Part(pieces, listing.left_out, listing.notes)
+
+
+def _piece(architecture: Architecture, rows: list[dict[str, Any]], stack: Weights) -> Checkpoints:
+    digests = digest_stack({name: stack[name] for name in architecture.shapes})
+    return Checkpoints(architecture, pd.DataFrame(rows).assign(**{DIGEST: digests, KIND: architecture.id}), stack)
 
 
 def _identify_once(
@@ -177,7 +181,12 @@ def _row(entry: Entry, metadata: dict[str, Any]) -> dict[str, Any]:
     """Place and properties; what the pattern or a table said counts more than the file's own metadata."""
     own = {key: plain(value) for key, value in metadata.items()}
     epoch = entry.epoch if entry.epoch is not None else whole(own.pop("epoch", None))
-    return {"member": entry.member, "epoch": epoch or 0, **named(own), **entry.properties}
+    beside = f"{entry.path}, beside the weights"
+    sources = {**{name_of(key): f"{beside}, as {key}" for key in own}, **entry.sources}
+    if epoch is not None:
+        sources.setdefault("epoch", f"{beside}, as the program that wrote it counts")
+    settled = {PATH: entry.place, COPIED: entry.copied, SOURCES: to_json(sources), LINEAGE: entry.lineage}
+    return {"member": entry.member, "epoch": epoch, **named(own), **entry.properties, **settled}
 
 
 def _unusable(weights: Weights, largest: float) -> str:
@@ -233,16 +242,20 @@ def _settle(folder: Path, listing: Listing, settings: dict[str, Any]) -> None:
 def _merge(folder: Path, store: PartStore, tasks: list[ImportTask], reader: Reader, listing: Listing) -> dict[str, Any]:
     """Make a zoo of the parts; returns what `zoo.json` says of the import."""
     writer = ZooWriter(folder)
-    left_out, notes = store.merge([task.key for task in tasks], writer)
-    listing.left_out += left_out
-    for note, count in notes.items():
+    keys = [task.key for task in tasks]
+    settled = settle(store.tables(keys))
+    left_out, notes = store.merge(keys, writer, settled.tables)
+    listing.left_out += left_out + settled.left_out
+    for note, count in [*notes.items(), *settled.notes.items()]:
         listing.note(note, count)
-    if len(left_out) == len(listing.entries):
+    if not sum(map(len, settled.tables)):
         store.give_up()
         raise InputError(f"expected checkpoints that can be used, found none{_first_reason(listing)}")
     about = {
         "imported": {"layout": reader.layout, "notes": listing.notes, "ignored": sorted(listing.ignored)},
         "left_out": listing.left_out,
+        "names": settled.names,
+        "sources": settled.sources,
     }
     writer.finish(about)
     return about

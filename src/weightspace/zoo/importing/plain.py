@@ -4,26 +4,22 @@ Who a checkpoint belongs to and what is known of it comes from a pattern on its 
 file's own metadata, the first of these counting most.
 """
 
-import io
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import pandas as pd
 
 from weightspace.errors import InputError
 from weightspace.weights.files import INDEX_FILES, SINGLE_FILES
 from weightspace.weights.values import natural_key
-from weightspace.zoo.importing.properties import flatten, named, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file
+from weightspace.zoo.importing.properties import flatten, name_of, named, whole
+from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, is_copy, load_file
+from weightspace.zoo.importing.results_table import Matched, match_table, stem_of
 from weightspace.zoo.importing.source import Source, inside, parent_of
 from weightspace.zoo.zoo import ZOO_FILE
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 CONFIG = "config.json"
 # Files that training scripts leave beside the weights.
 NO_WEIGHTS = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin", "rng_state.pth", "scaler.pt")
@@ -34,24 +30,38 @@ class PlainReader:
 
     layout = "plain files"
 
-    def __init__(self, source: Source, pattern: str = "", table: str = "") -> None:
-        self.source, self.pattern, self.table = source, pattern, table
+    def __init__(self, source: Source, pattern: str = "", table: str = "", by: str = "") -> None:
+        self.source, self.pattern, self.table, self.by = source, pattern, table, by
         self._compiled = _compile(pattern)
 
     def scan(self) -> Listing:
         """Every checkpoint, by member and epoch."""
         listing = Listing()
         paths = self._checkpoints(listing)
-        rows = self._rows(paths, listing)
+        found = self._rows(paths, listing)
+        table = (self.table or self._lonely_table()).rpartition("/")[2]
         for path in paths:
             parsed = self._parse(path, listing)
             if parsed is None:
                 continue
-            values = {**rows.get(path, {}), **parsed}
-            member = str(values.pop("member", "") or _stem(path))
+            values = {**found.rows.get(path, {}), **parsed}
+            where = {key: f"{table}, line {found.lines.get(path)}, column {key}" for key in values}
+            where |= dict.fromkeys(parsed, f"the path, by the pattern {self.pattern}")
+            member = str(values.pop("member", "") or stem_of(path))
             epoch = _epoch(values.pop("epoch", None), listing)
-            size = self.source.size(path)
-            listing.entries.append(Entry(member, epoch, named(flatten(values)), self._kind(path, listing), path, size))
+            sources = {"epoch" if key == "epoch" else name_of(key): text for key, text in where.items()}
+            listing.entries.append(
+                Entry(
+                    member,
+                    epoch,
+                    named(flatten(values)),
+                    self._kind(path, listing),
+                    path,
+                    self.source.size(path),
+                    sources=sources,
+                    copied=is_copy(path),
+                )
+            )
         listing.entries.sort(key=lambda entry: (natural_key(entry.member), entry.epoch or 0))
         if listing.entries and all(entry.epoch is None for entry in listing.entries):
             listing.note("no epochs are known but from the files: every file is a member, unless --pattern tells more")
@@ -96,39 +106,25 @@ class PlainReader:
             return None
         return dict(found.named)
 
-    def _rows(self, paths: list[str], listing: Listing) -> dict[str, dict[str, Any]]:
-        """What a table says of each path; the column with file names is the one that names most of them."""
+    def _rows(self, paths: list[str], listing: Listing) -> Matched:
+        """What a table says of each path."""
         name = self.table or self._lonely_table()
         if not name:
-            return {}
-        table = _read_table(name, self._table_bytes(name))
-        owners: dict[str, set[str]] = {}
-        for path in paths:
-            for key in _keys(path):
-                owners.setdefault(key, set()).add(path)
-        keys = {key: next(iter(own)) for key, own in owners.items() if len(own) == 1}
-        hits = {column: table[column].astype(str).isin(owners).sum() for column in table.columns}
-        column = max(hits, key=lambda column: hits[column], default="")
-        if not hits or not hits[column]:
-            if not self.table:
-                return {}
-            raise InputError(f"expected a column of {name} to name files below the folder, found none that does")
-        rows: dict[str, dict[str, Any]] = {}
-        for values in table.to_dict("records"):
-            key = str(values.pop(column))
-            owner = keys.get(key)
-            if owner is None:
-                why = "several files" if key in owners else "no file"
-                listing.leave_out(f"{name}: {key}", f"a row of the table that names {why}")
-            elif owner in rows:
-                raise InputError(f"expected one row of {name} per file, found {key} twice")
-            else:
-                rows[owner] = {str(name): value for name, value in values.items() if not _missing(value)}
-        without = sum(path not in rows for path in paths)
-        listing.note(f"properties were read from {name.rpartition('/')[2]}, matched by its column {column}", len(rows))
-        if without:
-            listing.note(f"a file has no row in {name.rpartition('/')[2]}", without)
-        return rows
+            return Matched({}, {})
+        short = name.rpartition("/")[2]
+        found = match_table(name, self._table_bytes(name), paths, self.by)
+        if found.why:
+            if self.table or self.by:
+                raise InputError(f"expected a column of {name} to name files below the folder, found that {found.why}")
+            listing.note(f"{short} was not used, as {found.why}: --by COLUMN says which does")
+            return found
+        for text, why in found.strange:
+            listing.leave_out(f"{name}: {text}", f"a row of the table that names {why}")
+        count = len(found.rows)
+        listing.note(f"properties were read from {short}, matched by its column {found.column}", count)
+        if count < len(paths):
+            listing.note(f"a file has no row in {short}", len(paths) - count)
+        return found
 
     def _lonely_table(self) -> str:
         """The table at the top of the folder, if there is just one."""
@@ -174,49 +170,10 @@ def _compile(pattern: str) -> Any:
     return compiled
 
 
-def _read_table(name: str, data: bytes) -> pd.DataFrame:
-    readers = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda file: pd.read_csv(file, sep="\t"),
-        ".parquet": pd.read_parquet,
-        ".json": _read_json,
-        ".jsonl": lambda file: pd.read_json(file, lines=True),
-    }
-    suffix = next((suffix for suffix in readers if name.endswith(suffix)), None)
-    if suffix is None:
-        raise InputError(f"expected a table as {', '.join(TABLES)}, found {name}")
-    try:
-        return readers[suffix](io.BytesIO(data))
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"expected a readable table in {name}, found none ({error})") from error
-
-
-def _read_json(file: io.BytesIO) -> pd.DataFrame:
-    """A list of objects with the file's name in one of them, or `{file name: {property: value}}`."""
-    value = json.load(file)
-    if isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
-        return pd.DataFrame([{"file": key, **flatten(item)} for key, item in value.items()])
-    return pd.DataFrame([flatten(item) for item in value])
-
-
-def _keys(path: str) -> set[str]:
-    """How a table may name a file: with or without its folder and its suffix."""
-    name = path.rpartition("/")[2]
-    return {path, _stem(path), name, _stem(name)} - {""}
-
-
-def _stem(path: str) -> str:
-    return next((path.removesuffix(suffix) for suffix in SUFFIXES if path.endswith(suffix)), path) or "model"
-
-
 def _epoch(value: Any, listing: Listing) -> int | None:
-    if value is None or _missing(value):
+    if value is None:
         return None
     epoch = whole(value)
     if epoch is None:
         listing.note("an epoch is no whole number, so it was not used")
     return epoch
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

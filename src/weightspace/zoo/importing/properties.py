@@ -31,7 +31,7 @@ NAMES = {
     "wd": "weight_decay",
     "w_init": "initialization",
 }
-RESERVED = ("member", "epoch", "architecture", "shard", "row", "digest")
+RESERVED = ("member", "epoch", "architecture", "shard", "row", "digest", "lineage")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -50,15 +50,17 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def name_of(key: str) -> str:
+    """This package's name for a property that others call `key`."""
+    name = NAMES.get(key, NAMES.get(key.lower(), key))
+    return f"{name}_given" if name in RESERVED or name.startswith("_") else name
+
+
 def named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values under this package's names, with the generalisation gap where it can be computed."""
+    """The same values under this package's names; of several with one name the first."""
     own: dict[str, Any] = {}
     for key, value in values.items():
-        name = NAMES.get(key, NAMES.get(key.lower(), key))
-        own.setdefault(f"{name}_given" if name in RESERVED else name, value)
-    accuracies = [own.get(f"{part}_accuracy") for part in ("train", "test")]
-    if "generalization_gap" not in own and all(isinstance(value, int | float) for value in accuracies):
-        own["generalization_gap"] = accuracies[0] - accuracies[1]  # type: ignore[operator]
+        own.setdefault(name_of(key), value)
     return own
 
 
@@ -78,8 +80,11 @@ def whole(value: Any) -> int | None:
 
 
 def plain(text: Any) -> Any:
-    """Text that reads as a number is that number."""
+    """Text that reads as a number is that number, with a percent sign its hundredth."""
     if isinstance(text, str):
+        share = number(text[:-1]) if text.endswith("%") else None
+        if share is not None:
+            return share / 100
         found = number(text)
         if found is not None and abs(found) < LARGEST_INTEGER:
             return int(text) if found == int(found) and text.strip().lstrip("+-").isdecimal() else found

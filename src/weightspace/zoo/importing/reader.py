@@ -1,6 +1,7 @@
 """What a reader of a layout tells of checkpoints before they are loaded, and how one is loaded."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -23,7 +24,16 @@ class Kind(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A checkpoint that can be loaded; `epoch` is None if only the file may know."""
+    """A checkpoint that can be loaded.
+
+    Attributes:
+        epoch: finished passes over the training data; None if only the file may know.
+        properties: under this package's names.
+        sources: for every property, and for `epoch`, where it stands: file, line or column, and of which moment it is.
+        lineage: what members that share weights have in common, where the trainer's record says so.
+        copied: its name says that it is a copy of another, such as `last`.
+        inside: the keys that lead to its weights in a file that holds several networks.
+    """
 
     member: str
     epoch: int | None
@@ -31,6 +41,15 @@ class Entry(NamedTuple):
     kind: Kind
     path: str
     bytes: int
+    sources: Mapping[str, str] = {}
+    lineage: str | None = None
+    copied: bool = False
+    inside: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Its path, and where it is in that file."""
+        return ": ".join([self.path, *self.inside])
 
 
 class Loaded(NamedTuple):
@@ -94,6 +113,15 @@ class RecognizingReader(Reader, Protocol):
     def recognizes(files: Sequence[str]) -> bool:
         """Whether a folder with these files has this layout."""
         ...
+
+
+# Files that trainers write beside numbered checkpoints: one of these once more.
+COPIES = re.compile(r"(^|[/_.-])(last|latest|final|best|model_best|best_model|checkpoint_best)([_.-]?v?\d*)?(\.|$)")
+
+
+def is_copy(path: str) -> bool:
+    """Whether a file is named as one that a trainer writes as a copy."""
+    return COPIES.search(path.rpartition("/")[2].lower()) is not None
 
 
 def load_file(source: Source, path: str) -> Loaded:
