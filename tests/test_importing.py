@@ -388,7 +388,7 @@ def test_two_files_for_one_epoch_are_counted(tmp_path: Path) -> None:
     for name in ("a.pt", "a.pth"):
         torch.save(mlp([4, 2]).state_dict(), tmp_path / "nets" / name)
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out")
-    assert len(zoo) == 1 and zoo.about["left_out"][0]["what"] == "a.pth"
+    assert zoo.members == ["a", "a, a.pth"] and zoo.lineages.nunique() == 1
 
 
 def test_epochs_that_only_files_know_are_told_apart(tmp_path: Path) -> None:
@@ -396,7 +396,8 @@ def test_epochs_that_only_files_know_are_told_apart(tmp_path: Path) -> None:
     for number, epoch in enumerate((4, 2, 2, -1)):
         torch.save({"model": mlp([4, 2]).state_dict(), "epoch": epoch}, tmp_path / "nets" / "a" / f"{number}.pt")
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(pattern="{member}/{file}.pt"))
-    assert list(zoo.table["epoch"]) == [4, 2, 0] and set(zoo.table["member"]) == {"a"}
+    assert list(zoo.table["epoch"]) == [4, 2, 0] and list(zoo.table["member"]) == ["a", "a", "a, a/3.pt"]
+    assert set(zoo.lineages) == {"a"}
     why = "another checkpoint of a at epoch 2, with other weights"
     assert zoo.about["left_out"] == [{"what": "a/2.pt", "why": why}]
 

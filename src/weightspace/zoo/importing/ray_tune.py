@@ -1,22 +1,30 @@
 """Ray Tune folders: the published zoos of modelzoos.cc, and anybody's own runs.
 
-A trial is a folder with `result.json` (one JSON object a line, `training_iteration` among its fields), usually
-`params.json`, and `checkpoint_000001/` folders with a state dict each. Nothing is unpickled but tensors.
+A trial is a folder with `result.json` (one JSON object a line), usually `progress.csv` and `params.json`, and
+`checkpoint_000001/` folders with a state dict each. Nothing is unpickled but tensors.
+
+Which line a checkpoint belongs to: the one that names its folder, the last if there are several, as folders are written
+over; without names, class trainables number folders as iterations, function trainables from 0 where their results begin
+at 1. `training_iteration` goes on where a trial failed and began anew, so that a line's own `epoch` counts more.
 """
 
+import csv
+import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from weightspace.zoo.growing.networks import ACTIVATIONS
 from weightspace.zoo.growing.recipes import Recipe, cnn_recipe, resnet18_recipe
-from weightspace.zoo.importing.properties import flatten, named, number, whole
+from weightspace.zoo.importing.counting import finished_epochs, with_late_results
+from weightspace.zoo.importing.properties import flatten, name_of, named, number, plain, whole
 from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file
 from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
 
-RESULTS, SETTINGS = "result.json", ("params.json", "config.json")
+RESULTS, PROGRESS, SETTINGS, EXPLOITS = "result.json", "progress.csv", ("params.json", "config.json"), "pbt_global.txt"
 CHECKPOINT = re.compile(r"checkpoint_(\d+)$")
 FIRST_CHOICES = ("checkpoints", "model", "state_dict", "checkpoint", "weights")
 SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
@@ -25,12 +33,14 @@ BOOKKEEPING = {
     *("training_iteration", "checkpoint_dir_name", "config", "date", "done", "experiment_id", "experiment_tag"),
     *("hostname", "iterations_since_restore", "node_ip", "pid", "should_checkpoint", "time_since_restore"),
     *("time_this_iter_s", "time_total_s", "timestamp", "timesteps_since_restore", "timesteps_total", "trial_id"),
-    *("warmup_time", "episodes_total"),
+    *("warmup_time", "episodes_total", "_where"),
 }
+NO_LINE = "a checkpoint has no line in result.json, so its results are missing"
+UNSURE = "a checkpoint's folder may be of one of two iterations, so its epoch and results are missing"
 
 
 class RayTuneReader:
-    """Reads trial folders; checkpoints meet their results by `training_iteration`, never by line number."""
+    """Reads trial folders; see the module for how checkpoints meet their results."""
 
     layout = "Ray Tune (modelzoos.cc)"
 
@@ -45,17 +55,20 @@ class RayTuneReader:
     def scan(self) -> Listing:
         """Every checkpoint of every trial."""
         listing = Listing()
-        trials: dict[str, list[str]] = {}
         folders = {parent_of(path) for path in self.source.files if path.rpartition("/")[2] == RESULTS}
+        files: dict[str, list[str]] = {}
         for path in self.source.files:
-            trial = _trial_of(path, folders)
-            if trial is not None:
-                trials.setdefault(trial, []).append(path)
-            elif _suffix(path) in SUFFIXES:
+            folder = _trial_of(path, folders)
+            if folder is not None:
+                files.setdefault(folder, []).append(path)
+            elif _suffix(path) in SUFFIXES and not path.endswith(EXPLOITS):
                 listing.leave_out(path, f"no {RESULTS} in any of its folders, so no trial is known that it belongs to")
-        names = without_common_parent(list(trials))
-        for folder, files in trials.items():
-            self._list_trial(listing, folder, names[folder], files)
+        names = without_common_parent(list(files))
+        trials = [self._open(folder, names[folder], own, listing) for folder, own in files.items()]
+        votes = {vote for vote in (_first_folder(trial) for trial in trials) if vote is not None}
+        first = votes.pop() if len(votes) == 1 else None
+        for trial in trials:
+            self._list(trial, listing, first)
         return listing
 
     @contextmanager
@@ -63,48 +76,217 @@ class RayTuneReader:
         """Checkpoints are files of their own, loaded one by one."""
         yield lambda entry: load_file(self.source, entry.path)
 
-    def _list_trial(self, listing: Listing, folder: str, member: str, files: list[str]) -> None:
+    def _open(self, folder: str, member: str, files: list[str], listing: Listing) -> "Trial":
         lines = _read_results(self.source.read(inside(folder, RESULTS)), listing)
-        settings = self._settings(folder, files, lines, listing)
-        kind = describe_kind(settings)
-        dropout = {"dropout": kind.dropout} if kind.dropout is not None else {}
-        by_iteration = {_iteration(line): line for line in lines}
-        by_folder = {str(line["checkpoint_dir_name"]): line for line in lines if line.get("checkpoint_dir_name")}
+        if inside(folder, PROGRESS) in files:
+            lines = _with_progress(lines, self.source.read(inside(folder, PROGRESS)))
         checkpoints: dict[str, list[str]] = {}
         for path in files:
             parent = parent_of(path)
             if CHECKPOINT.search(parent) and parent_of(parent) == folder:
                 checkpoints.setdefault(parent, []).append(path)
-        if not checkpoints:
-            listing.leave_out(folder or ".", "no checkpoint folder in it")
-        for parent, paths in checkpoints.items():
-            name = parent.rpartition("/")[2]
+        exploits = inside(parent_of(folder), EXPLOITS)
+        record = exploits if exploits in self.source.files else None
+        takes_over = record is not None and _takes_over(folder, self.source.read(record))
+        settings = self._settings(folder, files, lines, listing)
+        return Trial(folder, member, lines, checkpoints, settings, record, takes_over)
+
+    def _list(self, trial: "Trial", listing: Listing, first: int | None) -> None:
+        kind = describe_kind(trial.settings)
+        moments, epochs = with_late_results(trial.lines), trial.epochs()
+        if not trial.checkpoints:
+            listing.leave_out(trial.folder or ".", "no checkpoint folder in it")
+        gone = {str(line.get("checkpoint_dir_name")) for line in trial.lines if line.get("checkpoint_dir_name")}
+        gone -= {folder.rpartition("/")[2] for folder in trial.checkpoints}
+        if gone:
+            listing.note("a line names a checkpoint that Ray deleted: what it kept was chosen by a score", len(gone))
+        entries: list[tuple[int, Entry]] = []
+        for folder, paths in trial.checkpoints.items():
             chosen = _choose_file(paths)
             if chosen is None:
-                listing.leave_out(parent, f"expected one file with weights, found {_names(paths)}")
+                listing.leave_out(folder, f"expected one file with weights, found {_names(paths)}")
                 continue
-            line = by_folder.get(name, None if by_folder else by_iteration.get(int(name.rpartition("_")[2])))
-            epoch = _iteration(line) if line else int(name.rpartition("_")[2])
-            if line is None:
-                listing.note("a checkpoint has no line in result.json, so its results are missing")
-            results = {key: value for key, value in (line or {}).items() if key not in BOOKKEEPING}
-            listing.ignored |= (line or {}).keys() & BOOKKEEPING - {"training_iteration", "config"}
-            properties = named({**flatten(results), **flatten(settings)}) | dropout
-            listing.entries.append(Entry(member, epoch, properties, kind, chosen, self.source.size(chosen)))
+            place = trial.line_of(folder, first)
+            if isinstance(place, str):
+                listing.note(place)
+                epoch = trial.iteration_of(folder, first) if place == NO_LINE else None
+                settings = {} if trial.takes_over else trial.settings
+                sources = {"epoch": "the folder's number"} if epoch is not None else {}
+                values, late, order = dict[str, Any](), dict[str, int](), -1
+            else:
+                line, (values, late), epoch, order = trial.lines[place], moments[place], epochs[place], place
+                settings = trial.settings_of(line)
+                counted = "epoch" if trial.counts_epochs else "training_iteration"
+                sources = {"epoch": f"{trial.where(line)}, {counted}, as finished epochs"}
+                listing.ignored |= line.keys() & BOOKKEEPING - {"training_iteration", "config", "_where"}
+            if trial.takes_over and not settings:
+                listing.note("a trial took over another's settings, and which a checkpoint had is not recorded")
+            entry = self._entry(trial, kind, chosen, epoch, values, settings)
+            sources |= {name_of(key): f"{trial.where(trial.lines[order])}, {key}" for key in flatten(values)}
+            for key, later in late.items():
+                sources[name_of(key)] = f"{trial.where(trial.lines[later])}, {key}, which is written an epoch late"
+            sources = {**{name_of(key): f"{trial.folder}, settings, {key}" for key in flatten(settings)}, **sources}
+            entries.append((order, entry._replace(sources=sources)))
+        listing.entries += trial.in_parts(entries)
 
-    def _settings(self, folder: str, files: list[str], lines: list[dict[str, Any]], listing: Listing) -> dict[str, Any]:
+    def _entry(
+        self,
+        trial: "Trial",
+        kind: Kind,
+        path: str,
+        epoch: int | None,
+        values: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> Entry:
+        results = {key: value for key, value in values.items() if key not in BOOKKEEPING | {"epoch"}}
+        dropout = {"dropout": kind.dropout} if kind.dropout is not None else {}
+        properties = named({**flatten(results), **flatten(settings)}) | dropout
+        return Entry(trial.member, epoch, properties, kind, path, self.source.size(path), lineage=trial.record)
+
+    def _settings(
+        self, folder: str, files: list[str], lines: Sequence[Mapping[str, Any]], listing: Listing
+    ) -> dict[str, Any]:
         """What varies between trials: `params.json`, else the configuration noted in the last result."""
         for name in SETTINGS:
             if inside(folder, name) in files:
                 try:
-                    found = json.loads(self.source.read(inside(folder, name)))
+                    settings = json.loads(self.source.read(inside(folder, name)))
                 except (ValueError, RecursionError):
                     listing.note(f"a {name} cannot be read")
                     continue
-                if isinstance(found, dict):
-                    return found
+                if isinstance(settings, dict):
+                    return settings
         config = lines[-1].get("config") if lines else None
         return config if isinstance(config, dict) else {}
+
+
+class Trial(NamedTuple):
+    """One trial's folder.
+
+    Attributes:
+        lines: its results, in the order of time.
+        checkpoints: folder -> the files in it.
+        settings: what `params.json` says; of a trial that took over another's, that is of its end alone.
+        record: of who took over whose weights, if there is one: all its trials are of one lineage.
+        takes_over: whether it was one of those that went on from another's weights.
+    """
+
+    folder: str
+    member: str
+    lines: list[dict[str, Any]]
+    checkpoints: dict[str, list[str]]
+    settings: dict[str, Any]
+    record: str | None = None
+    takes_over: bool = False
+
+    @property
+    def restarts(self) -> list[int]:
+        """Numbers of the lines with which it began again."""
+        return [place for place, line in enumerate(self.lines) if place and line.get("iterations_since_restore") == 1]
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether its lines say how many epochs were finished."""
+        return finished_epochs(self.lines, self.restarts) is not None
+
+    def epochs(self) -> list[int]:
+        """For every line the finished epochs, or the iteration where no line says more."""
+        counted = finished_epochs(self.lines, self.restarts)
+        return counted if counted is not None else [iteration_of(line) for line in self.lines]
+
+    def settings_of(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """What a line says it was made with; what the folder says, unless that was written over."""
+        config = line.get("config")
+        if not self.takes_over:
+            return self.settings
+        return config if isinstance(config, dict) else {}
+
+    def line_of(self, folder: str, first: int | None) -> int | str:
+        """The number of the line that a checkpoint belongs to, or why there is none.
+
+        Args:
+            folder: of the checkpoint.
+            first: the number of the folder of iteration 1, as far as the trials together tell.
+        """
+        name = folder.rpartition("/")[2]
+        by_name = {str(line.get("checkpoint_dir_name")): place for place, line in enumerate(self.lines)}
+        if self.names_folders:
+            return by_name.get(name, NO_LINE)
+        iteration = self.iteration_of(folder, first)
+        by_iteration = {iteration_of(line): place for place, line in enumerate(self.lines)}
+        return UNSURE if iteration is None else by_iteration.get(iteration, NO_LINE)
+
+    @property
+    def names_folders(self) -> bool:
+        """Whether its lines say which folder is theirs."""
+        return any(line.get("checkpoint_dir_name") for line in self.lines)
+
+    def iteration_of(self, folder: str, first: int | None) -> int | None:
+        """The iteration of a checkpoint by the number of its folder; None where that says nothing."""
+        if self.names_folders or (first is None and self.lines):
+            return None
+        return int(folder.rpartition("_")[2]) + 1 - (1 if first is None else first)
+
+    def where(self, line: Mapping[str, Any]) -> str:
+        """Which line of which file, in words."""
+        return inside(self.folder, str(line.get("_where", RESULTS)))
+
+    def in_parts(self, entries: list[tuple[int, Entry]]) -> list[Entry]:
+        """Its checkpoints in the order of time: what began again, or went on from another's weights, is a member of
+        its own, the last part that of the trial's name.
+        """
+        ordered = [entry for _, entry in sorted(entries, key=lambda pair: (pair[0], pair[1].epoch or 0))]
+        starts = sorted(place for place, _ in entries)
+        parts: list[list[Entry]] = []
+        crossed: list[int] = []
+        for place, entry in zip(starts, ordered, strict=True):
+            passed = sum(restart <= place for restart in self.restarts)
+            falls = bool(parts) and entry.epoch is not None and entry.epoch <= max(e.epoch or 0 for e in parts[-1])
+            taken_over = bool(parts) and self.takes_over and passed != crossed[-1]
+            if not parts or (falls and passed != crossed[-1]) or taken_over:
+                parts.append([])
+            parts[-1].append(entry)
+            crossed.append(passed)
+        if len(parts) < 2:
+            return ordered
+        lineage = self.record or self.member
+        called = [f"{self.member}, part {number}" for number in range(1, len(parts))] + [self.member]
+        return [
+            entry._replace(member=name, lineage=lineage)
+            for name, part in zip(called, parts, strict=True)
+            for entry in part
+        ]
+
+
+def _first_folder(trial: Trial) -> int | None:
+    """The number of the folder of iteration 1: 1, or 0 as function trainables count; None if this trial leaves it open.
+
+    As many folders from 0 as results from 1 are counted from 0; one folder more, the first is the untrained network's.
+    """
+    folders = sorted(int(folder.rpartition("_")[2]) for folder in trial.checkpoints)
+    iterations = sorted({iteration_of(line) for line in trial.lines})
+    if not folders or not iterations:
+        return None
+    if iterations[0] == 0 or folders[-1] == iterations[-1]:
+        return 1
+    if folders[0] == 0:
+        return 0 if folders == [iteration - 1 for iteration in iterations] else None
+    steps = {later - earlier for earlier, later in itertools.pairwise(folders)}
+    regular = len(steps) == 1 and min(steps) > 1 and folders[0] == min(steps)
+    return 1 if regular else None
+
+
+def _takes_over(folder: str, record: bytes) -> bool:
+    """Whether a trial is one of those that took over another's weights: named first in a line of the record."""
+    name = f"{folder.rpartition('/')[2]}_"
+    for text in record.decode("utf-8", errors="replace").splitlines():
+        try:
+            target = json.loads(text)[0]
+        except (ValueError, TypeError, KeyError, IndexError):
+            continue
+        if f"_{target}_" in name:
+            return True
+    return False
 
 
 def describe_kind(settings: Mapping[str, Any]) -> Kind:
@@ -146,22 +328,44 @@ def _trial_of(path: str, folders: set[str]) -> str | None:
 
 
 def _read_results(data: bytes, listing: Listing) -> list[dict[str, Any]]:
-    """The lines of a `result.json` that are whole and say which iteration they are of; the last of each counts."""
-    found: dict[int, dict[str, Any]] = {}
-    for text in data.decode("utf-8", errors="replace").splitlines():
+    """The lines of a `result.json` that are whole and say which iteration they are of."""
+    lines: list[dict[str, Any]] = []
+    for place, text in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
         try:
             line = json.loads(text)
             iteration = whole(line["training_iteration"])
         except (ValueError, TypeError, KeyError, RecursionError):
             iteration = None
         if iteration is not None:
-            found[iteration] = line
+            lines.append({**line, "_where": f"{RESULTS}, line {place}"})
         elif text.strip():
             listing.note("a line of result.json is cut off or names no training_iteration")
-    return list(found.values())
+    return lines
 
 
-def _iteration(line: Mapping[str, Any]) -> int:
+def _with_progress(lines: list[dict[str, Any]], data: bytes) -> list[dict[str, Any]]:
+    """The lines of `result.json` and those that `progress.csv` alone has: of a trial that failed some are lost."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8", errors="replace"))))
+    except csv.Error:
+        return lines
+
+    def moment(line: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(line.get(key)) for key in ("training_iteration", "timestamp", "checkpoint_dir_name"))
+
+    seen = {moment(line) for line in lines}
+    more = [
+        {**{key: plain(value) for key, value in row.items() if key and value not in ("", None)}, "_where": where}
+        for where, row in ((f"{PROGRESS}, line {place}", row) for place, row in enumerate(rows, start=2))
+        if row.get("timestamp") and whole(row.get("training_iteration")) is not None and moment(row) not in seen
+    ]
+    if not more:
+        return lines
+    # Within a second the iteration decides; what began again later has a later second.
+    return sorted([*lines, *more], key=lambda line: (number(line.get("timestamp"), 0.0), iteration_of(line)))
+
+
+def iteration_of(line: Mapping[str, Any]) -> int:
     """The iteration of a line that `_read_results` let through."""
     return whole(line["training_iteration"]) or 0
 

@@ -53,16 +53,16 @@ def match_table(name: str, data: bytes, paths: Sequence[str], by: str = "") -> M
     if by and by not in table.columns:
         raise InputError(f"expected a column of {name} among {', '.join(table.columns)}, found '{by}'")
     owners = _Owners(paths)
-    found = {column: [owners.find(text) for text in table[column]] for column in ([by] if by else table.columns)}
+    owner_of = {column: [owners.find(text) for text in table[column]] for column in ([by] if by else table.columns)}
     if not by:
-        named = {column: own for column, own in found.items() if _hits(own) and not _counts(table, column)}
-        found = {column: own for column, own in named.items() if _once(own)} or named
-    if not found or not any(_hits(own) for own in found.values()):
+        named = {column: files for column, files in owner_of.items() if _hits(files) and not _counts(table, column)}
+        owner_of = {column: files for column, files in named.items() if _once(files)} or named
+    if not any(_hits(files) for files in owner_of.values()):
         numbers = [column for column in table.columns if _counts(table, column)]
         more = f" but its row numbers ({numbers[0]})" if numbers and not by else ""
         return Matched({}, {}, why=f"none of its columns names files{more}")
-    most = max(_hits(own) for own in found.values())
-    best = {column: own for column, own in found.items() if _hits(own) == most}
+    most = max(_hits(files) for files in owner_of.values())
+    best = {column: files for column, files in owner_of.items() if _hits(files) == most}
     first, *others = best
     rival = next((column for column in others if best[column] != best[first]), None)
     if rival is not None:
@@ -73,17 +73,17 @@ def match_table(name: str, data: bytes, paths: Sequence[str], by: str = "") -> M
     return _matched(name, table, first, best[first], owners)
 
 
-def _matched(name: str, table: pd.DataFrame, column: str, found: list[str | None], owners: "_Owners") -> Matched:
+def _matched(name: str, table: pd.DataFrame, column: str, files: list[str | None], owners: "_Owners") -> Matched:
     rows, lines, strange = {}, {}, []
-    for number, (owner, values) in enumerate(zip(found, table.to_dict("records"), strict=True)):
+    for number, (file, values) in enumerate(zip(files, table.to_dict("records"), strict=True)):
         text = values.pop(column)
-        if owner is None:
+        if file is None:
             strange.append((str(text), owners.why_not(text)))
-        elif owner in rows:
+        elif file in rows:
             raise InputError(f"expected one row of {name} per file, found {text} twice")
         else:
-            own = {str(key): plain(value) for key, value in values.items() if not _empty(value)}
-            rows[owner], lines[owner] = own, number + 2
+            rows[file] = {str(key): plain(value) for key, value in values.items() if not _empty(value)}
+            lines[file] = number + 2
     return Matched(rows, lines, column, strange)
 
 
@@ -136,13 +136,13 @@ def stem_of(path: str) -> str:
     return next((path.removesuffix(suffix) for suffix in reversed(SUFFIXES) if path.endswith(suffix)), path) or "model"
 
 
-def _hits(found: list[str | None]) -> int:
-    return sum(owner is not None for owner in found)
+def _hits(files: list[str | None]) -> int:
+    return sum(file is not None for file in files)
 
 
-def _once(found: list[str | None]) -> bool:
+def _once(files: list[str | None]) -> bool:
     """Whether a column names no file twice."""
-    named = [owner for owner in found if owner is not None]
+    named = [file for file in files if file is not None]
     return len(set(named)) == len(named)
 
 

@@ -42,7 +42,7 @@ def settle(tables: Sequence[pd.DataFrame]) -> Settled:
     """Decide which checkpoints are kept, which lineage they are of, and in which unit their accuracies are."""
     if not tables:
         return Settled([], [], {}, {}, [])
-    table = pd.concat(list(tables), keys=range(len(tables)), names=["piece", "place"])
+    table = _apart(pd.concat(list(tables), keys=range(len(tables)), names=["piece", "place"]))
     chosen = choose(table)
     table = table.loc[chosen.rows].assign(**{LINEAGE: chosen.lineages})
     notes = {}
@@ -60,6 +60,14 @@ def settle(tables: Sequence[pd.DataFrame]) -> Settled:
     rest = table.index.get_level_values("piece")
     pieces = [table[rest == number].droplevel("piece") for number in range(len(tables))]
     return Settled(pieces, chosen.left_out, chosen.names, notes, sources)
+
+
+def _apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoints of which nobody knows the epoch as members of their own, of the lineage of theirs."""
+    member = table["member"].astype(str)
+    alone = table["epoch"].isna() & table.duplicated("member", keep=False)
+    lineage = table[LINEAGE].astype(object).where(table[LINEAGE].notna() | ~member.isin(member[alone]), member)
+    return table.assign(member=member.where(~alone, member + ", " + table[PATH]), **{LINEAGE: lineage})
 
 
 class Chosen(NamedTuple):
