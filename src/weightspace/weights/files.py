@@ -10,7 +10,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -105,13 +105,14 @@ def on_cpu(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in weights.items()}
 
 
-def open_weights(path: str | Path) -> StoredWeights:
+def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
     """Open a network's weights lazily.
 
     Args:
         path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.bin`, `.ckpt` or without a suffix) holding
             a dict of tensors (or such a dict under a usual key, as `state_dict`), or a folder with a sharded or
             single model in one of those formats.
+        inside: the keys that lead to one of several state dicts in a torch file; the usual one if empty.
 
     Raises:
         InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs
@@ -126,7 +127,7 @@ def open_weights(path: str | Path) -> StoredWeights:
         source = _SafetensorsFile(path)
         return StoredWeights(dict.fromkeys(source.names, source), source.aliases, source.metadata)
     if path.suffix in TORCH_SUFFIXES:
-        tensors, wrapper, beside = _read_torch_file(path)
+        tensors, wrapper, beside = _read_torch_file(path, inside)
         return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors), beside, wrapper)
     raise InputError(
         f"expected a .safetensors, .pt, .pth, .bin or .ckpt file or a folder, found {path.name} ({path.suffix})"
@@ -261,7 +262,7 @@ class _Shard(_Source):
         return self.stored.part(name, axis, start, stop)
 
 
-def _read_torch_file(path: Path) -> Unwrapped:
+def _read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
     is_zip = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings():
@@ -279,6 +280,8 @@ def _read_torch_file(path: Path) -> Unwrapped:
         raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
     if loaded == {}:
         raise InputError(f"expected named tensors in {path}, found none")
+    for key in inside:
+        loaded = loaded.get(key) if isinstance(loaded, Mapping) else None
     found = unwrap(loaded)
     if found is None:
         raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")

@@ -11,18 +11,27 @@ import torch
 from weightspace.errors import InputError
 from weightspace.weights.values import Weights, natural_key, shapes_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.importing.lightning import LightningReader
 from weightspace.zoo.importing.plain import PlainReader
+from weightspace.zoo.importing.ray_train import RayTrainReader
 from weightspace.zoo.importing.ray_tune import RayTuneReader
 from weightspace.zoo.importing.reader import Kind, Reader, RecognizingReader
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
+from weightspace.zoo.importing.trainer import TrainerReader
 from weightspace.zoo.zoo import TABLE_FILE, ZOO_FILE
 
 NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
 
 
 # Layouts that are known by their files, asked in this order; whatever no one knows is plain files.
-READERS: list[type[RecognizingReader]] = [SmallCnnZooReader, RayTuneReader]
+READERS: list[type[RecognizingReader]] = [
+    SmallCnnZooReader,
+    RayTuneReader,
+    RayTrainReader,
+    LightningReader,
+    TrainerReader,
+]
 
 
 def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "") -> Reader:

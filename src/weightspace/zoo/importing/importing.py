@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +98,6 @@ def import_zoo(
     with new_folder(out, existing=existing, resumable=BEGUN) as folder:
         reader = _unpack(recognize(source, pattern=config.pattern, table=config.table, by=config.by), folder)
         listing = reader.scan()
-        listing.entries = list(_unique(listing))
         if not listing.entries:
             raise InputError(
                 f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
@@ -213,19 +212,6 @@ def _unpack(reader: Reader, folder: Path) -> Reader:
     return SmallCnnZooReader(reader.source.unpacked(paths, folder / UNPACKED))
 
 
-def _unique(listing: Listing) -> Iterator[Entry]:
-    """One entry per member and epoch; others are left out."""
-    seen: set[tuple[str, int]] = set()
-    for entry in listing.entries:
-        if entry.epoch is None:  # only the file may know
-            yield entry
-        elif (entry.member, entry.epoch) in seen:
-            listing.leave_out(entry.path, f"another checkpoint of {entry.member} at epoch {entry.epoch}")
-        else:
-            seen.add((entry.member, entry.epoch))
-            yield entry
-
-
 def _settle(folder: Path, listing: Listing, settings: dict[str, Any]) -> None:
     """Note what is imported, or refuse to resume if that has changed."""
     listed = [repr(entry) for entry in listing.entries]
@@ -245,7 +231,7 @@ def _merge(folder: Path, store: PartStore, tasks: list[ImportTask], reader: Read
     keys = [task.key for task in tasks]
     settled = settle(store.tables(keys))
     left_out, notes = store.merge(keys, writer, settled.tables)
-    listing.left_out += left_out + settled.left_out
+    listing.left_out += left_out
     for note, count in [*notes.items(), *settled.notes.items()]:
         listing.note(note, count)
     if not sum(map(len, settled.tables)):

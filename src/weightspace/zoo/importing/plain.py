@@ -4,8 +4,6 @@ Who a checkpoint belongs to and what is known of it comes from a pattern on its 
 file's own metadata, the first of these counting most.
 """
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,15 +12,20 @@ from weightspace.errors import InputError
 from weightspace.weights.files import INDEX_FILES, SINGLE_FILES
 from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, is_copy, load_file
+from weightspace.zoo.importing.reader import (
+    CONFIG,
+    SUFFIXES,
+    Entry,
+    Listing,
+    Load,
+    is_copy,
+    is_state,
+    kind_of_config,
+    load_file,
+)
 from weightspace.zoo.importing.results_table import Matched, match_table, stem_of
 from weightspace.zoo.importing.source import Source, inside, parent_of
 from weightspace.zoo.zoo import ZOO_FILE
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-CONFIG = "config.json"
-# Files that training scripts leave beside the weights.
-NO_WEIGHTS = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_args.bin", "rng_state.pth", "scaler.pt")
 
 
 class PlainReader:
@@ -55,7 +58,7 @@ class PlainReader:
                     member,
                     epoch,
                     named(flatten(values)),
-                    self._kind(path, listing),
+                    kind_of_config(self.source, path, listing)[0],
                     path,
                     self.source.size(path),
                     sources=sources,
@@ -91,7 +94,7 @@ class PlainReader:
             name = path.rpartition("/")[2]
             if parent_of(path) in models or not name.endswith(SUFFIXES):
                 continue
-            if name in NO_WEIGHTS or "optim" in name:
+            if is_state(path) or "optim" in name:
                 listing.leave_out(path, "the state of an optimizer or the like, not weights")
             else:
                 alone.append(path)
@@ -139,20 +142,6 @@ class PlainReader:
                 return file.read()
         except OSError as error:
             raise InputError(f"expected a table at {name}, found nothing readable there") from error
-
-    def _kind(self, path: str, listing: Listing) -> Kind:
-        """For a folder with a configuration, the architecture's name as that states it."""
-        config = inside(path, CONFIG)
-        if config not in self.source.files:
-            return Kind()
-        try:
-            value = json.loads(self.source.read(config))
-            name = (value.get("architectures") or [value.get("model_type") or "network"])[0]
-        except (ValueError, AttributeError, IndexError, TypeError):
-            listing.note("a config.json cannot be read")
-            return Kind()
-        listing.ignored |= {f"config.json: {key}" for key in value}
-        return Kind(name=re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-").lower() or "network")
 
 
 def _compile(pattern: str) -> Any:

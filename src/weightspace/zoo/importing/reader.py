@@ -1,16 +1,17 @@
 """What a reader of a layout tells of checkpoints before they are loaded, and how one is loaded."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from weightspace.weights.files import open_weights
+from weightspace.weights.files import INDEX_FILES, SINGLE_FILES, open_weights
 from weightspace.weights.state_dicts import shared_prefix
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.recipes import Recipe
-from weightspace.zoo.importing.source import Source
+from weightspace.zoo.importing.source import Source, inside, parent_of
 
 
 class Kind(NamedTuple):
@@ -115,8 +116,18 @@ class RecognizingReader(Reader, Protocol):
         ...
 
 
+COMPILED = "_orig_mod."
+CONFIG = "config.json"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+# Files beside the weights that hold how a training goes on, not a network.
+STATES = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler", "sampler", "dl_state_dict")
 # Files that trainers write beside numbered checkpoints: one of these once more.
 COPIES = re.compile(r"(^|[/_.-])(last|latest|final|best|model_best|best_model|checkpoint_best)([_.-]?v?\d*)?(\.|$)")
+
+
+def is_state(path: str) -> bool:
+    """Whether a file is named as the state of an optimiser, a scheduler or the like."""
+    return path.rpartition("/")[2].startswith(STATES)
 
 
 def is_copy(path: str) -> bool:
@@ -124,19 +135,54 @@ def is_copy(path: str) -> bool:
     return COPIES.search(path.rpartition("/")[2].lower()) is not None
 
 
-def load_file(source: Source, path: str) -> Loaded:
+def kind_of_config(source: Source, folder: str, listing: Listing) -> tuple[Kind, str | None]:
+    """By a folder's configuration, what its architecture is called, and which network it was made from."""
+    config = inside(folder, CONFIG)
+    if config not in source.files:
+        return Kind(), None
+    try:
+        value = json.loads(source.read(config))
+        name = (value.get("architectures") or [value.get("model_type") or "network"])[0]
+        base = value.get("_name_or_path")
+    except (ValueError, AttributeError, IndexError, TypeError):
+        listing.note("a config.json cannot be read")
+        return Kind(), None
+    listing.ignored |= {f"config.json: {key}" for key in value}
+    name = re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-").lower() or "network"
+    return Kind(name=name), base if isinstance(base, str) and base else None
+
+
+def weights_in(source: Source, folder: str, listing: Listing) -> str | None:
+    """The one file of weights in a checkpoint's folder, or the folder if it is a model; else it is left out."""
+    files = [path for path in source.files if parent_of(path) == folder]
+    names = {path.rpartition("/")[2] for path in files}
+    if names & {*SINGLE_FILES, *INDEX_FILES}:
+        return folder
+    usable = [path for path in files if path.endswith(SUFFIXES) and "optim" not in path and not is_state(path)]
+    if len(usable) == 1:
+        return usable[0]
+    listing.leave_out(folder, f"expected one file with weights, found {', '.join(sorted(names)) or 'none'}")
+    return None
+
+
+def load_file(source: Source, path: str, keys: Sequence[str] = ()) -> Loaded:
     """A file or folder of weights as plain named tensors, in memory.
+
+    Args:
+        source: of the file.
+        path: its path there.
+        keys: what leads to a network, in a file of several.
 
     Raises:
         InputError: damaged files, or pickles that need code to load, which is never run.
     """
     with source.local(path) as place:
-        stored = open_weights(place)
+        stored = open_weights(place, keys)
         weights = stored.read()
         if not source.is_local:
             weights = {name: tensor.clone() for name, tensor in weights.items()}
     notes = []
-    if stored.wrapper:
+    if stored.wrapper and not keys:
         notes.append(f"a state dict was taken out of '{'/'.join(stored.wrapper)}'")
     weights, prefix = without_prefix(weights)
     if prefix:
@@ -145,6 +191,10 @@ def load_file(source: Source, path: str) -> Loaded:
 
 
 def without_prefix(weights: Weights) -> tuple[Weights, str]:
-    """The same tensors without the prefix that data parallel training or compiling gave all names."""
+    """The same tensors without what data parallel training or compiling added to names: all of them, or some parts."""
     prefix = shared_prefix(weights)
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, prefix
+    names = {name: name.removeprefix(prefix).replace(COMPILED, "") for name in weights}
+    if len(set(names.values())) < len(names):
+        return weights, ""
+    compiled = any(COMPILED in name.removeprefix(prefix) for name in weights)
+    return {names[name]: tensor for name, tensor in weights.items()}, prefix or (COMPILED if compiled else "")

@@ -25,14 +25,12 @@ class Settled(NamedTuple):
 
     Attributes:
         tables: of every piece the rows that are kept, indexed by their places in it.
-        left_out: `{"what": ..., "why": ...}` for checkpoints whose place another has.
         names: path of a checkpoint that is kept -> the other paths with the same weights.
         notes: sentences with how often.
         sources: of the first three checkpoints of every kind, where each number comes from.
     """
 
     tables: list[pd.DataFrame]
-    left_out: list[dict[str, str]]
     names: dict[str, list[str]]
     notes: dict[str, int]
     sources: list[dict[str, Any]]
@@ -41,10 +39,10 @@ class Settled(NamedTuple):
 def settle(tables: Sequence[pd.DataFrame]) -> Settled:
     """Decide which checkpoints are kept, which lineage they are of, and in which unit their accuracies are."""
     if not tables:
-        return Settled([], [], {}, {}, [])
-    table = _apart(pd.concat(list(tables), keys=range(len(tables)), names=["piece", "place"]))
+        return Settled([], {}, {}, [])
+    table = pd.concat(list(tables), keys=range(len(tables)), names=["piece", "place"])
     chosen = choose(table)
-    table = table.loc[chosen.rows].assign(**{LINEAGE: chosen.lineages})
+    table = chosen.table
     notes = {}
     if chosen.names:
         notes["a file holds the weights of another, and is a name of it"] = sum(map(len, chosen.names.values()))
@@ -59,23 +57,13 @@ def settle(tables: Sequence[pd.DataFrame]) -> Settled:
     table = table.drop(columns=[PATH, COPIED, DIGEST, SOURCES, KIND])
     rest = table.index.get_level_values("piece")
     pieces = [table[rest == number].droplevel("piece") for number in range(len(tables))]
-    return Settled(pieces, chosen.left_out, chosen.names, notes, sources)
-
-
-def _apart(table: pd.DataFrame) -> pd.DataFrame:
-    """Checkpoints of which nobody knows the epoch as members of their own, of the lineage of theirs."""
-    member = table["member"].astype(str)
-    alone = table["epoch"].isna() & table.duplicated("member", keep=False)
-    lineage = table[LINEAGE].astype(object).where(table[LINEAGE].notna() | ~member.isin(member[alone]), member)
-    return table.assign(member=member.where(~alone, member + ", " + table[PATH]), **{LINEAGE: lineage})
+    return Settled(pieces, chosen.names, notes, sources)
 
 
 class Chosen(NamedTuple):
-    """Which rows are kept, in their order, each of which lineage, and what the others are; see `Settled`."""
+    """The rows that are kept, with their lineages; path of each of them -> the other paths with the same weights."""
 
-    rows: list[Any]
-    lineages: list[str]
-    left_out: list[dict[str, str]]
+    table: pd.DataFrame
     names: dict[str, list[str]]
 
 
@@ -84,7 +72,8 @@ def choose(table: pd.DataFrame) -> Chosen:
 
     Of files with the same weights the one is kept whose name is its own (not last, best or final), then one whose epoch
     is known. A member all of whose weights are others' is a copy; members that share some are of one lineage, and so
-    are those that a trainer's record names together. Of different weights for one member and epoch the first is kept.
+    are those that a trainer's record names together. Other weights for the same member and epoch, or ones whose epoch
+    nobody knows, are a member of their own, of the same lineage.
 
     Args:
         table: `member`, `epoch`, `_path`, `_copied`, `_digest`, and `lineage` where a record names one.
@@ -93,7 +82,7 @@ def choose(table: pd.DataFrame) -> Chosen:
     members = [(str(member), rows) for member, rows in order.groupby("member", sort=False)]
     # Those with most weights of their own first, so that copies come after what they copy.
     members.sort(key=lambda pair: -pair[1][DIGEST].nunique())
-    unions, kept, left_out = Unions(), set(), []
+    unions, kept = Unions(), dict[Any, str]()
     names: dict[str, list[str]] = {}
     claimed: dict[str, tuple[str, str]] = {}
     for member, rows in members:
@@ -104,20 +93,19 @@ def choose(table: pd.DataFrame) -> Chosen:
             if first is not None and (copied or first[0] == member):
                 names.setdefault(first[1], []).append(checkpoint[PATH])
                 continue
-            epoch = -1 if pd.isna(checkpoint["epoch"]) else int(checkpoint["epoch"])
-            if epoch in places:
-                why = f"another checkpoint of {member} at epoch {max(epoch, 0)}, with other weights"
-                left_out.append({"what": checkpoint[PATH], "why": why})
-                continue
-            if first is not None:
-                unions.unite([first[0], member])
+            unknown = bool(pd.isna(checkpoint["epoch"]))
+            epoch = 0 if unknown else int(checkpoint["epoch"])
+            apart = epoch in places or (unknown and bool(rows["epoch"].notna().any()))
+            name = f"{member}, {checkpoint[PATH]}" if apart else member
+            unions.unite([member, name] if first is None else [first[0], member, name])
             places.add(epoch)
             claimed.setdefault(checkpoint[DIGEST], (member, checkpoint[PATH]))
-            kept.add(place)
-    told = table[[place in kept for place in table.index]]
-    for _, alike in told[told[LINEAGE].notna()].groupby(LINEAGE):
-        unions.unite(alike["member"].astype(str))
-    return Chosen(list(told.index), [unions.find(str(member)) for member in told["member"]], left_out, names)
+            kept[place] = name
+    told = table.loc[[place for place in table.index if place in kept]]
+    members = pd.Series(kept)[told.index]
+    for _, alike in members[told[LINEAGE].notna()].groupby(told[LINEAGE]):
+        unions.unite(alike)
+    return Chosen(told.assign(**{"member": members, LINEAGE: members.map(unions.find)}), names)
 
 
 def _to_shares(table: pd.DataFrame) -> dict[str, int]:

@@ -1,0 +1,66 @@
+"""Ray Train runs (version 2): checkpoint folders named by the clock, their metrics in one snapshot of the manager.
+
+The settings of a run (`train_loop_config`) stand in no file.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from weightspace.errors import InputError
+from weightspace.zoo.importing.counting import finished_epochs
+from weightspace.zoo.importing.properties import flatten, name_of, named
+from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file, weights_in
+from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+class RayTrainReader:
+    """Reads runs; every checkpoint that a snapshot lists has the metrics that it was reported with."""
+
+    layout = "Ray Train"
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @staticmethod
+    def recognizes(files: Sequence[str]) -> bool:
+        """Whether there is a snapshot of a checkpoint manager."""
+        return any(path.rpartition("/")[2] == SNAPSHOT for path in files)
+
+    def scan(self) -> Listing:
+        """Every checkpoint of every run, in the order in which they were reported."""
+        listing = Listing()
+        runs = [parent_of(path) for path in self.source.files if path.rpartition("/")[2] == SNAPSHOT]
+        names = without_common_parent(runs)
+        for run in runs:
+            member = names[run] if names[run] != "." else "run"
+            try:
+                snapshot = json.loads(self.source.read(inside(run, SNAPSHOT)))
+                results: list[Mapping[str, Any]] = list(snapshot["checkpoint_results"])
+                folders = [str(result["checkpoint_dir_name"]) for result in results]
+                lines = [dict(result.get("metrics") or {}) for result in results]
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise InputError(f"expected a list of checkpoints in {inside(run, SNAPSHOT)}, found none") from error
+            epochs = finished_epochs(lines)
+            if epochs is None and lines:
+                listing.note("a run does not say how many epochs were finished, so its checkpoints are counted")
+            for place, (folder, metrics) in enumerate(zip(folders, lines, strict=True)):
+                where = f"{inside(run, SNAPSHOT)}, checkpoint {place + 1}"
+                path = weights_in(self.source, inside(run, folder), listing)
+                if path is None:
+                    continue
+                epoch = epochs[place] if epochs is not None else place + 1
+                values = flatten({key: value for key, value in metrics.items() if key != "epoch"})
+                sources = {name_of(key): f"{where}, {key}" for key in values}
+                sources["epoch"] = f"{where}, " + ("epoch, as finished epochs" if epochs else "counted")
+                size = self.source.size(path)
+                listing.entries.append(Entry(member, epoch, named(values), Kind(), path, size, sources=sources))
+        return listing
+
+    @contextmanager
+    def loading(self) -> Iterator[Load]:
+        """Checkpoints are files of their own, loaded one by one."""
+        yield lambda entry: load_file(self.source, entry.path)

@@ -1,0 +1,124 @@
+"""Folders of the Hugging Face Trainer: `RUN/checkpoint-500/` with a `trainer_state.json`, and a copy of one in `RUN`.
+
+A checkpoint's state holds the whole history up to it; results are those evaluated at its own step. The model in the run's
+folder may be the best one, beside a state that is the last one's: where it is no copy of a checkpoint, its epoch is known
+only if no best one was loaded. `training_args.bin` is a pickle and never read.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from weightspace.zoo.importing.properties import flatten, name_of, named, number, whole
+from weightspace.zoo.importing.reader import Entry, Listing, Load, kind_of_config, load_file, weights_in
+from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+
+STATE = "trainer_state.json"
+CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+# What the Trainer measures of its own work.
+SPEEDS = ("_runtime", "_samples_per_second", "_steps_per_second", "_jit_compilation_time", "_model_preparation_time")
+
+
+class TrainerReader:
+    """Reads runs of the Trainer, and searches over several."""
+
+    layout = "Hugging Face Trainer"
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @staticmethod
+    def recognizes(files: Sequence[str]) -> bool:
+        """Whether there is a Trainer's state."""
+        return any(path.rpartition("/")[2] == STATE for path in files)
+
+    def scan(self) -> Listing:
+        """Every checkpoint of every run."""
+        listing = Listing()
+        folders = [parent_of(path) for path in self.source.files if path.rpartition("/")[2] == STATE]
+        runs = {folder: parent_of(folder) if _step_of(folder) is not None else folder for folder in folders}
+        names = without_common_parent(list(dict.fromkeys(runs.values())))
+        for folder in sorted(folders, key=lambda folder: (runs[folder], _step_of(folder) or 10**12)):
+            member = names[runs[folder]] if names[runs[folder]] != "." else "run"
+            self._list(folder, runs[folder], member, listing)
+        return listing
+
+    @contextmanager
+    def loading(self) -> Iterator[Load]:
+        """Checkpoints are folders of their own, loaded one by one."""
+        yield lambda entry: load_file(self.source, entry.path)
+
+    def _list(self, folder: str, run: str, member: str, listing: Listing) -> None:
+        where = inside(folder, STATE)
+        try:
+            state = json.loads(self.source.read(where))
+            history = [line for line in state.get("log_history") or [] if isinstance(line, Mapping)]
+            step = whole(state.get("global_step"))
+        except (ValueError, AttributeError, TypeError):
+            listing.leave_out(folder, f"expected a readable {STATE}, found another")
+            return
+        path = weights_in(self.source, folder, listing)
+        if path is None:
+            return
+        copied = folder == run
+        unsure = copied and state.get("best_model_checkpoint") is not None
+        values, sources = ({}, {}) if unsure else _results(history, step, where)
+        settings = flatten({**(state.get("trial_params") or {}), "batch_size": state.get("train_batch_size")})
+        passes = number(state.get("epoch"))
+        if not unsure and passes is not None:
+            sources["epoch"] = f"{where}, epoch {passes:g}, of which finished"
+            values["passes"], sources["passes"] = passes, f"{where}, epoch"
+            if passes != int(passes):
+                listing.note(
+                    "a checkpoint was written within a pass over the data: its epoch is that of those finished"
+                )
+        if step is not None and not unsure:
+            values["step"], sources["step"] = step, f"{where}, global_step"
+        if any("loss" in line for line in history) and "train_loss" not in values and not unsure:
+            listing.note("a training loss is the mean of another span than the pass that ended, and is left out")
+        sources |= {name_of(key): f"{where}, trial_params, {key}" for key in state.get("trial_params") or {}}
+        sources |= {"batch_size": f"{where}, train_batch_size"}
+        kind, base = kind_of_config(self.source, folder, listing)
+        search = parent_of(run) if state.get("is_hyper_param_search") else None
+        listing.entries.append(
+            Entry(
+                member,
+                None if unsure or passes is None else int(passes),
+                named({**values, **settings}),
+                kind,
+                path,
+                self.source.size(path),
+                sources=sources,
+                lineage=search if search is not None else base,
+                copied=copied,
+            )
+        )
+
+
+def _step_of(folder: str) -> int | None:
+    found = CHECKPOINT.match(folder.rpartition("/")[2])
+    return int(found[1]) if found else None
+
+
+def _results(
+    history: Sequence[Mapping[str, Any]], step: int | None, where: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was evaluated at a step, and the training loss if it is the mean of the pass that ended there."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    losses = [line for line in history if "loss" in line]
+    for place, line in enumerate(history):
+        if step is None or whole(line.get("step")) != step:
+            continue
+        for key, value in line.items():
+            if key.startswith(("eval_", "test_")) and not key.endswith(SPEEDS):
+                name = f"validation_{key.removeprefix('eval_')}" if key.startswith("eval_") else key
+                values[name], sources[name] = value, f"{where}, log_history {place}, {key} at step {step}"
+    if losses and whole(losses[-1].get("step")) == step:
+        ended, began = (number(line.get("epoch")) for line in (losses[-1], losses[-2] if losses[1:] else {"epoch": 0}))
+        if ended is not None and began is not None and ended == int(ended) and ended - began == 1:
+            values["train_loss"] = losses[-1]["loss"]
+            sources["train_loss"] = f"{where}, log_history {history.index(losses[-1])}, loss over the pass that ended"
+    return values, sources
