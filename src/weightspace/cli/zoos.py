@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from weightspace.cli.shared import (
     Device,
@@ -20,6 +20,7 @@ from weightspace.cli.shared import (
     print_json,
     print_result,
     require_plot,
+    save_plot,
 )
 from weightspace.errors import require_between
 from weightspace.zoo.growing.config import GrowConfig, apply_choices
@@ -87,6 +88,7 @@ def import_(
     out: Out,
     config: Annotated[ImportConfig, options("Reading files")] = ImportConfig(),
     module: Given = GivenModule(),
+    explain: bool = False,
     ray: Ray = None,
     resume: Resume = False,
     force: Force = False,
@@ -94,8 +96,10 @@ def import_(
 ) -> None:
     """Convert a folder of checkpoints into a zoo. Ctrl-C is safe: --resume continues.
 
-    Recognised are modelzoos.cc and other Ray Tune folders, the Small CNN Zoo, and plain files: .safetensors, .pt,
-    .pth, .bin, .ckpt, and folders with a config.json. Files that need code to load are never run.
+    Recognised are folders of Ray Tune (modelzoos.cc), Ray Train, PyTorch Lightning, the Hugging Face Trainer,
+    accelerate, skorch and stable-baselines3, the Small CNN Zoo, and plain files: .safetensors, .pt, .pth, .bin, .ckpt,
+    and folders with a config.json. Files that need code to load are never run. Every number in the zoo's table is of
+    that file at that moment, or is not there.
 
     Parameters
     ----------
@@ -103,6 +107,9 @@ def import_(
         A folder, a .zip or .tar of one, or an fsspec URL.
     module
         Checkpoints of its names and shapes are networks of it.
+    explain
+        Say where every number of the first three checkpoints of each kind comes from, and name all that was left out.
+        `weightspace zoo ZOO --explain` says it again.
     """
     prepare_torch()
     from weightspace.zoo.importing.importing import import_zoo
@@ -115,9 +122,19 @@ def import_(
     print_result(out, line, result, as_json)
     if not as_json:
         print_remarks(about["notes"], left_out)
+    if explain and not as_json:
+        _print_sources(imported.about)
 
 
-def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_json: Json = False) -> None:
+def zoo(
+    folder: Path,
+    /,
+    *,
+    plot: Path | None = None,
+    explain: bool = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
     """Say what is in a zoo.
 
     Parameters
@@ -126,27 +143,29 @@ def zoo(folder: Path, /, *, plot: Path | None = None, force: Force = False, as_j
         A zoo.
     plot
         Draw accuracy over epochs and how each property is distributed into this .png, .svg or .pdf.
+    explain
+        Of an imported zoo: say where the numbers of its first checkpoints come from, and what was left out.
     force
         Replace the plot if it exists.
     """
-    from weightspace.outputs import new_file
     from weightspace.report.plots import save_zoo_plot
     from weightspace.report.tables import print_table, zoo_tables
     from weightspace.zoo.cards import summarize
     from weightspace.zoo.zoo import Zoo
 
-    opened = Zoo.open(folder)
-    summary = summarize(opened)
     if plot is not None:
         require_plot(plot)
-        with new_file(plot, existing=existing(force)) as path:
-            save_zoo_plot(opened, path)
+    opened = Zoo.open(folder)
+    summary = summarize(opened)
+    save_plot(plot, lambda path: save_zoo_plot(opened, path), force)
     if as_json:
         print_json(summary)
         return
     for table in zoo_tables(summary):
         print_table(table)
         print()
+    if explain:
+        _print_sources(opened.about)
     print(f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes")
 
 
@@ -250,3 +269,19 @@ def print_remarks(notes: Mapping[str, int], left_out: Sequence[Mapping[str, str]
         print(f"    {', '.join(names[:NAMES_SHOWN])}{more}: {reason}")
     if len(reasons) > REASONS_SHOWN:
         print(f"    and {len(reasons) - REASONS_SHOWN} more reasons")
+
+
+def _print_sources(about: Mapping[str, Any]) -> None:
+    """Where the numbers of an imported zoo's first checkpoints come from, their other names, and what was left out."""
+    if "sources" not in about:
+        print("not imported, so that its numbers are its own")
+        return
+    names = about.get("names", {})
+    for checkpoint in about["sources"]:
+        print(f"{checkpoint['member']} at epoch {checkpoint['epoch']}: {checkpoint['path']}")
+        for name, number in checkpoint["numbers"].items():
+            print(f"  {name} {number['value']}: {number['from']}")
+        for other in names.get(checkpoint["path"], []):
+            print(f"  the same weights: {other}")
+    for entry in about.get("left_out", []):
+        print(f"left out: {entry['what']}: {entry['why']}")

@@ -11,11 +11,14 @@ import torch
 from weightspace.errors import InputError
 from weightspace.weights.values import Weights, natural_key, shapes_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.importing.accelerate_states import AccelerateReader
+from weightspace.zoo.importing.baselines import BaselinesReader
 from weightspace.zoo.importing.lightning import LightningReader
 from weightspace.zoo.importing.plain import PlainReader
 from weightspace.zoo.importing.ray_train import RayTrainReader
 from weightspace.zoo.importing.ray_tune import RayTuneReader
 from weightspace.zoo.importing.reader import Kind, Reader, RecognizingReader
+from weightspace.zoo.importing.skorch import SkorchReader
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
 from weightspace.zoo.importing.trainer import TrainerReader
@@ -31,6 +34,9 @@ READERS: list[type[RecognizingReader]] = [
     RayTrainReader,
     LightningReader,
     TrainerReader,
+    AccelerateReader,
+    SkorchReader,
+    BaselinesReader,
 ]
 
 

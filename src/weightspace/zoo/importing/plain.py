@@ -27,6 +27,18 @@ from weightspace.zoo.importing.results_table import Matched, match_table, stem_o
 from weightspace.zoo.importing.source import Source, inside, parent_of
 from weightspace.zoo.zoo import ZOO_FILE
 
+# Files that hold a network, and that this package cannot read.
+FOREIGN = {
+    ".pt2": "a program exported by torch (as MLflow logs models)",
+    ".h5": "a Keras file",
+    ".keras": "a Keras file",
+    ".onnx": "an ONNX graph",
+    ".gguf": "a GGUF file",
+    ".msgpack": "a Flax file",
+    ".tflite": "a TensorFlow Lite file",
+    ".pb": "a TensorFlow graph",
+}
+
 
 class PlainReader:
     """Reads every file of weights below a folder; folders with a `config.json` and a model count as one."""
@@ -92,6 +104,9 @@ class PlainReader:
             if any(path.startswith(f"{zoo}/") for zoo in zoos):
                 continue
             name = path.rpartition("/")[2]
+            foreign = next((what for suffix, what in FOREIGN.items() if name.endswith(suffix)), None)
+            if foreign is not None:
+                listing.leave_out(path, f"{foreign}, which is not read here")
             if parent_of(path) in models or not name.endswith(SUFFIXES):
                 continue
             if is_state(path) or "optim" in name:

@@ -121,6 +121,7 @@ CONFIG = "config.json"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Files beside the weights that hold how a training goes on, not a network.
 STATES = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler", "sampler", "dl_state_dict")
+STATES_NOTE = "a file holds the state of an optimizer, a scheduler or the like, not weights"
 # Files that trainers write beside numbered checkpoints: one of these once more.
 COPIES = re.compile(r"(^|[/_.-])(last|latest|final|best|model_best|best_model|checkpoint_best)([_.-]?v?\d*)?(\.|$)")
 

@@ -1,8 +1,8 @@
 """Folders of the Hugging Face Trainer: `RUN/checkpoint-500/` with a `trainer_state.json`, and a copy of one in `RUN`.
 
-A checkpoint's state holds the whole history up to it; results are those evaluated at its own step. The model in the run's
-folder may be the best one, beside a state that is the last one's: where it is no copy of a checkpoint, its epoch is known
-only if no best one was loaded. `training_args.bin` is a pickle and never read.
+A checkpoint's state holds the whole history up to it; results are those evaluated at its own step. The model in the
+run's folder may be the best one, beside a state that is the last one's: where it is no copy of a checkpoint, its epoch
+is known only if no best one was loaded. `training_args.bin` is a pickle and never read.
 """
 
 import json
@@ -12,10 +12,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from weightspace.zoo.importing.properties import flatten, name_of, named, number, whole
-from weightspace.zoo.importing.reader import Entry, Listing, Load, kind_of_config, load_file, weights_in
+from weightspace.zoo.importing.reader import (
+    STATES_NOTE,
+    Entry,
+    Listing,
+    Load,
+    is_state,
+    kind_of_config,
+    load_file,
+    weights_in,
+)
 from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
 
 STATE = "trainer_state.json"
+WITHIN = "a checkpoint was written within a pass over the data: its epoch is that of those finished"
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 # What the Trainer measures of its own work.
 SPEEDS = ("_runtime", "_samples_per_second", "_steps_per_second", "_jit_compilation_time", "_model_preparation_time")
@@ -63,6 +73,9 @@ class TrainerReader:
         if path is None:
             return
         copied = folder == run
+        states = [name for name in self.source.files if parent_of(name) == folder and is_state(name)]
+        if states:
+            listing.note(STATES_NOTE, len(states))
         unsure = copied and state.get("best_model_checkpoint") is not None
         values, sources = ({}, {}) if unsure else _results(history, step, where)
         settings = flatten({**(state.get("trial_params") or {}), "batch_size": state.get("train_batch_size")})

@@ -1,0 +1,91 @@
+"""Archives of stable-baselines3: `rl_model_100_steps.zip`.
+
+The number in a name is of steps in the environment; weights change only after a rollout, so that several files are one
+network. `_n_updates`, which counts passes over what was collected, stands where others have an epoch.
+"""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.weights.values import find_aliases
+from weightspace.zoo.importing.properties import flatten, name_of, named, whole
+from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, Loaded
+from weightspace.zoo.importing.source import Source, parent_of, without_common_parent
+
+
+class BaselinesReader:
+    """Reads archives; of each the policy alone."""
+
+    layout = "stable-baselines3"
+    STEPS = re.compile(r"_?(\d+)_steps$")
+    SETTINGS = ("num_timesteps", "n_steps", "gamma", "learning_rate", "batch_size", "seed", "ent_coef", "gae_lambda")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @classmethod
+    def recognizes(cls, files: Sequence[str]) -> bool:
+        """Whether the archives are named as its callbacks name them."""
+        return any(path.endswith("_steps.zip") or path.endswith("best_model.zip") for path in files)
+
+    def scan(self) -> Listing:
+        """Every archive, in the order of its updates."""
+        listing = Listing()
+        paths = [path for path in self.source.files if path.endswith(".zip")]
+        names = without_common_parent(list(dict.fromkeys(parent_of(path) for path in paths)))
+        for path in paths:
+            try:
+                data = json.loads(self._part(path, "data"))
+            except (InputError, ValueError) as error:
+                listing.leave_out(path, f"expected a model of stable-baselines3 ({error})")
+                continue
+            settings = {key: data[key] for key in self.SETTINGS if isinstance(data.get(key), int | float)}
+            updates = whole(data.get("_n_updates"))
+            stem = self.STEPS.sub("", path.rpartition("/")[2].removesuffix(".zip"))
+            folder = names[parent_of(path)]
+            member = ", ".join(part for part in (folder, stem) if part not in ("", ".")) or "run"
+            sources = {name_of(key): f"{path}, data, {key}" for key in settings}
+            sources["epoch"] = f"{path}, data, _n_updates: passes over what was collected"
+            properties, size = named(flatten(settings)), self.source.size(path)
+            listing.entries.append(Entry(member, updates, properties, Kind(), path, size, sources=sources))
+        listing.entries.sort(key=lambda entry: (entry.member, entry.epoch or 0))
+        return listing
+
+    @contextmanager
+    def loading(self) -> Iterator[Load]:
+        """Policies are taken out of their archives one by one."""
+        yield self._load
+
+    def _load(self, entry: Entry) -> Loaded:
+        try:
+            held: Any = torch.load(
+                io.BytesIO(self._part(entry.path, "policy.pth")), map_location="cpu", weights_only=True
+            )
+        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
+            raise InputError(f"expected a policy of tensors in {entry.path}, found none") from error
+        weights: dict[str, Tensor] = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+        shared = find_aliases(weights)
+        notes = ("a part of a policy that another shares is counted once",) if shared else ()
+        return Loaded({name: tensor for name, tensor in weights.items() if name not in shared}, {}, notes)
+
+    def _part(self, path: str, name: str) -> bytes:
+        """A file in an archive.
+
+        Raises:
+            InputError: no archive, or none with such a file.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.source.read(path))) as archive:
+                return archive.read(name)
+        except (zipfile.BadZipFile, KeyError, RuntimeError, OSError, NotImplementedError) as error:
+            raise InputError(f"expected {name} in {path}, found none") from error

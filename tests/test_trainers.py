@@ -1,0 +1,262 @@
+"""Folders that trainers left behind (made by the real libraries, small): whose epoch, whose accuracy, whose weights.
+
+In those of Ray the bias was set to the number of the epoch, so that it says after which one the weights were written.
+Made with ray 2.60.0, lightning 2.6.6, transformers 5.24.0, accelerate 1.15.0, skorch 1.4.0 and stable-baselines3 2.9.2.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tools import run
+from weightspace.errors import InputError
+from weightspace.zoo.importing.config import ImportConfig
+from weightspace.zoo.importing.counting import finished_epochs, with_late_results
+from weightspace.zoo.importing.importing import import_zoo
+from weightspace.zoo.zoo import Zoo
+
+FOLDERS = Path(__file__).parent / "trainers"
+
+
+def imported(name: str, out: Path) -> Zoo:
+    return import_zoo(FOLDERS / name, out / "zoo")
+
+
+def bias(zoo: Zoo) -> list[float]:
+    return [float(zoo.weights(row)["bias"][0]) for row in range(len(zoo))]
+
+
+def places(zoo: Zoo) -> list[tuple[str, int]]:
+    return list(zip(zoo.table["member"], zoo.table["epoch"], strict=True))
+
+
+def test_a_trial_that_began_anew_is_two_members_of_one_lineage(tmp_path: Path) -> None:
+    zoo = imported("ray-retry", tmp_path)
+    trial = "train_29c8a_00000_0"
+    assert places(zoo) == [*((f"{trial}, part 1", epoch) for epoch in (1, 2)), *((trial, n) for n in (1, 2, 3, 4))]
+    assert bias(zoo) == list(zoo.table["epoch"])
+    assert np.allclose(zoo.table["test_accuracy"] * 10, zoo.table["epoch"])
+    assert set(zoo.lineages) == {trial}
+
+
+def test_what_a_trial_kept_has_the_results_of_its_own_moment(tmp_path: Path) -> None:
+    zoo = imported("ray-keep", tmp_path)
+    assert bias(zoo) == list(zoo.table["epoch"]) == [2, 5]
+    assert list(zoo.table["test_accuracy"]) == [0.5, 0.15]
+    assert (
+        "a line names a checkpoint that Ray deleted: what it kept was chosen by a score"
+        in zoo.about["imported"]["notes"]
+    )
+
+
+def test_trials_that_took_over_each_other_are_one_lineage(tmp_path: Path) -> None:
+    zoo = imported("ray-pbt", tmp_path)
+    assert zoo.lineages.nunique() == 1 and len(zoo.members) > 2
+    # Its settings were written over: those of a line that does not say are not there.
+    taken_over = zoo.table[zoo.table["member"].str.contains("_00000_")]
+    assert taken_over["learning_rate"].isna().any() and set(taken_over["learning_rate"].dropna()) <= {
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+    }
+    with pytest.raises(InputError, match="expected members in every part"):
+        zoo.split(0.5, 0.5, seed=0)
+
+
+def test_ray_train_names_folders_by_the_clock(tmp_path: Path) -> None:
+    zoo = imported("ray-train", tmp_path)
+    assert bias(zoo) == list(zoo.table["epoch"]) == [1, 2, 3] and len(zoo.members) == 1
+    assert np.allclose(zoo.table["validation_accuracy"], [0.1, 0.2, 0.3])
+
+
+def test_lightning_counts_the_open_pass(tmp_path: Path) -> None:
+    zoo = imported("lightning", tmp_path)
+    assert places(zoo) == [("version_0", 1), ("version_0", 2), ("version_0", 3)]
+    assert np.allclose(zoo.table["validation_accuracy"], [0.453125, 0.53125, 0.5625])
+    assert np.allclose(zoo.table["train_loss"], [1.0992441, 1.0404184, 0.9902040])
+    (names,) = zoo.about["names"].values()
+    assert sorted(name.rpartition("/")[2] for name in names) == ["final.ckpt", "last.ckpt"]
+
+
+def test_averages_stand_beside_what_was_trained(tmp_path: Path) -> None:
+    zoo = imported("lightning-average", tmp_path)
+    assert zoo.members == ["version_1", "version_1 (average)"] and set(zoo.lineages) == {"version_1"}
+    trained, average = (zoo.table[zoo.table["averaged"] == kind] for kind in (False, True))
+    assert trained["validation_accuracy"].isna().all() and average["validation_accuracy"].notna().all()
+    assert average["train_loss"].isna().all()
+
+
+def test_the_trainer_keeps_its_best_twice(tmp_path: Path) -> None:
+    zoo = imported("trainer-best", tmp_path)
+    assert places(zoo) == [(run, epoch) for run in ("run0", "run1") for epoch in (3, 4)]
+    assert list(zoo.table["validation_accuracy"]) == [0.96875, 0.96875, 0.9375, 0.9375]
+    assert zoo.about["names"] == {f"{run}/checkpoint-12": [run] for run in ("run0", "run1")}
+    assert list(zoo.table["batch_size"]) == [16] * 4
+
+
+def test_what_was_written_within_a_pass_says_so(tmp_path: Path) -> None:
+    zoo = imported("trainer-steps", tmp_path)
+    assert list(zoo.table["passes"]) == [3.0, 3.75, 4.0] and list(zoo.table["epoch"]) == [3, 3, 4]
+    assert zoo.lineages.nunique() == 1 and zoo.members[1] == "run0, run0/checkpoint-15"
+    assert zoo.table["train_loss"].notna().tolist() == [True, False, True]
+
+
+def test_states_of_accelerate_have_no_epochs(tmp_path: Path) -> None:
+    zoo = imported("accelerate", tmp_path)
+    assert list(zoo.table["saved"]) == [0, 1, 0] and zoo.lineages.nunique() == 2
+    assert "an epoch is not known and counts as 0" in zoo.about["imported"]["notes"]
+
+
+def test_skorch_ends_its_history_where_the_weights_are(tmp_path: Path) -> None:
+    zoo = imported("skorch", tmp_path)
+    assert places(zoo) == [("exp1", 5)] and zoo.table["validation_accuracy"].iloc[0] == pytest.approx(0.923077)
+    assert len(zoo.about["names"]["exp1/params.pt"]) == 1
+
+
+def test_steps_of_an_environment_are_no_networks(tmp_path: Path) -> None:
+    zoo = imported("baselines", tmp_path)
+    assert places(zoo) == [("rl_model", 0), ("rl_model", 10)]
+    assert zoo.about["names"] == {"rl_model_100_steps.zip": ["rl_model_200_steps.zip"]}
+
+
+def test_the_import_says_where_each_number_is_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said, _ = run(capsys, "import", FOLDERS / "trainer-best", "--out", tmp_path / "zoo", "--explain")
+    from_where = "validation_accuracy 0.96875: run0/checkpoint-12/trainer_state.json, log_history 5, eval_accuracy"
+    assert status == 0 and from_where in said and "the same weights: run0" in said
+    assert from_where in run(capsys, "zoo", tmp_path / "zoo", "--explain")[1]
+
+
+# --- Plain files and their tables -------------------------------------------------------------------------------------
+
+
+def networks(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        network = torch.nn.Linear(3, 2)
+        torch.nn.init.constant_(network.bias, number)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(network.state_dict(), folder / name)
+
+
+def accuracies(zoo: Zoo) -> dict[str, float]:
+    return dict(zip(zoo.table["member"], zoo.table["test_accuracy"], strict=True))
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_row_numbers_never_win_over_names(index: bool, tmp_path: Path) -> None:
+    networks(tmp_path / "runs", [f"{number}.pt" for number in range(6)])
+    truth = {str(number): 0.5 + 0.05 * number for number in range(6)}
+    table = pd.DataFrame({"model": list(truth), "test_acc": list(truth.values())}).sort_values(
+        "test_acc", ascending=False
+    )
+    table.reset_index(drop=True).to_csv(tmp_path / "runs" / "results.csv", index=index)
+    assert accuracies(import_zoo(tmp_path / "runs", tmp_path / "zoo")) == pytest.approx(truth)
+
+
+def test_row_numbers_alone_are_not_taken_for_names(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", [f"{number}.pt" for number in range(4)])
+    pd.DataFrame({"test_acc": [0.1, 0.2, 0.3, 0.4]}).to_csv(tmp_path / "runs" / "results.csv")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert "test_accuracy" not in zoo.table
+    assert any("results.csv was not used" in note for note in zoo.about["imported"]["notes"])
+    by = ImportConfig(by="Unnamed: 0")
+    assert accuracies(import_zoo(tmp_path / "runs", tmp_path / "asked", by))["2"] == 0.3
+
+
+def test_two_columns_that_fit_equally_well_are_asked_about(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", [f"{number}.pt" for number in range(4)])
+    table = pd.DataFrame({"run": [3, 2, 1, 0], "model": [0, 1, 2, 3], "test_acc": [0.1, 0.2, 0.3, 0.4]})
+    table.to_csv(tmp_path / "runs" / "results.csv", index=False)
+    with pytest.raises(InputError, match="run and model fit equally well and say otherwise: --by run or --by model"):
+        import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert accuracies(import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(by="run")))["3"] == 0.1
+    with pytest.raises(InputError, match="expected a column of .* among run, model, test_acc, found 'name'"):
+        import_zoo(tmp_path / "runs", tmp_path / "other", ImportConfig(by="name"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "index"])
+def test_names_are_compared_as_text(kind: str, tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["a/0007.pt", "b/0010.pt", "b/0011.pt"])
+    table = pd.DataFrame({"network": ["0007", "b/0010", "checkpoints/b/0011.pt"], "test_acc": [0.1, 0.2, 0.3]})
+    if kind == "csv":
+        table.to_csv(tmp_path / "runs" / "results.csv", index=False)
+    elif kind == "parquet":
+        table.to_parquet(tmp_path / "runs" / "results.parquet", index=False)
+    else:
+        table.set_index("network").to_parquet(tmp_path / "runs" / "results.parquet")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert accuracies(zoo) == {"a/0007": 0.1, "b/0010": 0.2, "b/0011": 0.3}
+
+
+def test_percent_become_shares_column_by_column(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["a.pt", "b.pt"])
+    table = {"file": ["a", "b"], "train_acc": [0.9, 1.0], "test_acc": [0.8, 91.5], "val_acc": ["70%", "80%"]}
+    pd.DataFrame(table).to_csv(tmp_path / "runs" / "results.csv", index=False)
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert list(zoo.table["test_accuracy"]) == pytest.approx([0.008, 0.915])
+    assert list(zoo.table["train_accuracy"]) == [0.9, 1.0] and list(zoo.table["validation_accuracy"]) == [0.7, 0.8]
+    assert list(zoo.table["generalization_gap"]) == pytest.approx([0.892, 0.085])
+    assert "test_accuracy was given in percent and is stored as a share" in zoo.about["imported"]["notes"]
+
+
+# --- Lineages ---------------------------------------------------------------------------------------------------------
+
+
+def test_equal_weights_and_forks_are_never_on_two_sides(tmp_path: Path) -> None:
+    """The law: copies are one checkpoint, and members that share weights at some moment are split together."""
+    for number in range(24):
+        folder = tmp_path / "runs" / f"net{number:02d}"
+        networks(folder, ["epoch-0.pt", "epoch-1.pt"])
+        if number % 3 == 2:  # goes on from the one before
+            shutil.copy(tmp_path / "runs" / f"net{number - 1:02d}" / "epoch-1.pt", folder / "epoch-0.pt")
+        if number % 2:
+            shutil.copy(folder / "epoch-1.pt", folder / "last.pt")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
+    assert zoo.lineages.nunique() == 16 and len(zoo.members) == 24
+    for seed in range(5):
+        parts = zoo.split(0.5, 0.25, 0.25, seed=seed)
+        digests = [set(part.digests) for part in parts]
+        lineages = [set(part.lineages) for part in parts]
+        for seen in (digests, lineages):
+            assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+# --- Counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_epochs_are_counted_as_finished_or_not_at_all() -> None:
+    assert finished_epochs([{"epoch": 0}, {"epoch": 1}]) == [1, 2]
+    assert finished_epochs([{"epoch": 1}, {"epoch": 2}]) == [1, 2]
+    assert finished_epochs([{"epoch": 0}, {"epoch": 0}, {"epoch": 1}]) is None
+    assert finished_epochs([{"epoch": 5}]) is None and finished_epochs([{"loss": 1}]) is None
+    assert finished_epochs([{"epoch": 0}, {"epoch": 1}, {"epoch": 0}], restarts=[2]) == [1, 2, 1]
+
+
+def test_a_training_loss_that_is_written_late_is_moved_to_its_moment() -> None:
+    lines = [{"val_loss": 3}, {"val_loss": 2, "train_loss": 0.3}, {"val_loss": 1, "train_loss": 0.2}]
+    values = [values for values, _ in with_late_results(lines)]
+    assert values == [{"val_loss": 3, "train_loss": 0.3}, {"val_loss": 2, "train_loss": 0.2}, {"val_loss": 1}]
+    always = [{"train_loss": 1.0}, {"train_loss": 0.5}]
+    assert [values for values, _ in with_late_results(always)] == always
+
+
+def test_function_trainables_are_told_by_any_trial(tmp_path: Path) -> None:
+    """One trial has all its folders, from 0; of the other the first was deleted."""
+    for number, kept in enumerate(([0, 1, 2], [1, 2])):
+        trial = tmp_path / "runs" / f"train_{number}"
+        for folder in kept:
+            (trial / f"checkpoint_{folder:06d}").mkdir(parents=True)
+            network = torch.nn.Linear(3, 2)
+            torch.nn.init.constant_(network.bias, folder + 1 + number / 10)
+            torch.save(network.state_dict(), trial / f"checkpoint_{folder:06d}" / "model.pt")
+        lines = [{"training_iteration": count, "test_acc": count / 10} for count in (1, 2, 3)]
+        (trial / "result.json").write_text("\n".join(map(json.dumps, lines)))
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert [int(value) for value in bias(zoo)] == list(zoo.table["epoch"]) == [1, 2, 3, 2, 3]
+    assert np.allclose(zoo.table["test_accuracy"] * 10, zoo.table["epoch"])
