@@ -239,10 +239,14 @@ def test_epochs_are_counted_as_finished_or_not_at_all() -> None:
 
 
 def test_a_training_loss_that_is_written_late_is_moved_to_its_moment() -> None:
-    lines = [{"val_loss": 3}, {"val_loss": 2, "train_loss": 0.3}, {"val_loss": 1, "train_loss": 0.2}]
+    lines: list[dict[str, object]] = [
+        {"val_loss": 3},
+        {"val_loss": 2, "train_loss": 0.3},
+        {"val_loss": 1, "train_loss": 0.2},
+    ]
     values = [values for values, _ in with_late_results(lines)]
     assert values == [{"val_loss": 3, "train_loss": 0.3}, {"val_loss": 2, "train_loss": 0.2}, {"val_loss": 1}]
-    always = [{"train_loss": 1.0}, {"train_loss": 0.5}]
+    always: list[dict[str, object]] = [{"train_loss": 1.0}, {"train_loss": 0.5}]
     assert [values for values, _ in with_late_results(always)] == always
 
 

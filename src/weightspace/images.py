@@ -1,13 +1,14 @@
 """Image sets: what networks are trained and scored on.
 
-An image set has three parts, train, validation and test, that never mix. Its inputs are normalised per
-channel with the mean and standard deviation of its training images, which are stored with it.
+An image set has three parts, train, validation and test, that never mix. Its inputs are normalised per channel, with
+the mean and standard deviation of its training images or others that are said, which are stored with it; what a
+function returns is taken as it is.
 """
 
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from weightspace.randomness import derive_generator
 from weightspace.user_code import import_named, working_folder_last
 
 FEWEST_IMAGES = 5
+# How inputs are normalised: not, by their own statistics, or by a mean and a standard deviation per channel.
+Normalization = Literal["none", "own"] | tuple[tuple[float, ...], tuple[float, ...]]
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -36,7 +39,7 @@ class Images(NamedTuple):
 class ImageSet(NamedTuple):
     """Train, validation and test images, normalised alike.
 
-    `mean` and `std` are per channel, of the raw training images scaled to [0, 1] where they are bytes; `seed`
+    `mean` and `std` are what was subtracted and divided by, per channel, after bytes were scaled to [0, 1]; `seed`
     decided which image is in which part, among the first `limits` training and test images of the source.
     """
 
@@ -75,16 +78,20 @@ def open_images(
     size: int | None = None,
     seed: int = 0,
     limits: tuple[int | None, int | None] = (None, None),
+    normalization: Normalization | None = None,
 ) -> ImageSet:
     """Open an image set.
 
     Args:
         source: `digits` (scikit-learn's 1,797 handwritten digits, 8 x 8), the path of an `.npz` file with
             `train_images`, `train_labels`, `test_images`, `test_labels`, or `module:function`, a function
-            without arguments that returns a torch `Dataset` or a (train, test) pair of them.
+            without arguments that returns a torch `Dataset` or a (train, test) pair of them. Behind it `@none` (inputs
+            as they are, bytes scaled to [0, 1]), `@own` (mean 0, deviation 1 over the training images) or
+            `@MEAN,.../STD,...` per channel; without, `@none` for a function and `@own` for all others.
         size: resize to `size` x `size` pixels (bilinear) when the images have another size.
         seed: decides which images are for validation (and for test, where the source has no test part).
         limits: use the first so many training and test images only; None for all.
+        normalization: mean and standard deviation per channel, where `source` says nothing of it.
 
     A fifth of the training images becomes the validation part. `digits` and a single `Dataset` have no test
     part, so a third of their images is set apart first.
@@ -98,7 +105,9 @@ def open_images(
     """
     if size is not None:
         require_between("the image size", size, 1)
-    train, test = (_first(part, limit) for part, limit in zip(_read(source, seed), limits, strict=True))
+    place, said = split_source(source)
+    wanted = said if said is not None else normalization if normalization is not None else _usual(place)
+    train, test = (_first(part, limit) for part, limit in zip(_read(place, seed), limits, strict=True))
     for name, part in (("training", train), ("test", test)):
         _require_images(name, *part)
     if train[0].shape[1:] != test[0].shape[1:]:
@@ -108,8 +117,7 @@ def open_images(
     tensors = {name: _to_tensors(*part) for name, part in parts.items()}
     if size is not None:
         tensors = {name: _resize(part, size) for name, part in tensors.items()}
-    mean = tensors["train"].inputs.mean(dim=(0, 2, 3))
-    std = tensors["train"].inputs.std(dim=(0, 2, 3)).clamp_min(1e-6)
+    mean, std = _normalization(wanted, tensors["train"].inputs)
     normalized = {
         name: Images((part.inputs - mean[:, None, None]) / std[:, None, None], part.labels)
         for name, part in tensors.items()
@@ -123,6 +131,50 @@ def open_images(
         limits=limits,
         **normalized,
     )
+
+
+def split_source(source: str) -> tuple[str, Normalization | None]:
+    """Where images are, and how their source says that they are to be normalised; None if it does not.
+
+    Raises:
+        InputError: something else behind the last `@`.
+
+    Examples:
+        >>> split_source("cifar10.npz@0.5,0.5,0.5/0.25,0.25,0.25")
+        ('cifar10.npz', ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+        >>> split_source("my_data:images")
+        ('my_data:images', None)
+    """
+    place, at, words = source.rpartition("@")
+    if not at or "/" in words.partition("/")[2] or words.endswith(".npz"):
+        return source, None
+    if words in ("none", "own"):
+        return place, "none" if words == "none" else "own"
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in words.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    if not mean or len(mean) != len(std) or min(std) <= 0:
+        raise InputError(f"expected @none, @own or @MEAN,.../STD,... behind the images, found '@{words}'")
+    return place, (mean, std)
+
+
+def _usual(place: str) -> Normalization:
+    """A function's images are made ready by it."""
+    return "none" if ":" in place and not place.endswith(".npz") else "own"
+
+
+def _normalization(wanted: Normalization, inputs: Float[Tensor, "n channels ..."]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel."""
+    channels = inputs.shape[1]
+    if wanted == "none":
+        return torch.zeros(channels), torch.ones(channels)
+    if wanted == "own":
+        return inputs.mean(dim=(0, 2, 3)), inputs.std(dim=(0, 2, 3)).clamp_min(1e-6)
+    mean, std = (torch.tensor(values) for values in wanted)
+    if len(mean) not in (1, channels):
+        raise InputError(f"expected a mean and deviation for each of {channels} channels, found {len(mean)}")
+    return mean.expand(channels), std.expand(channels)
 
 
 def _first(part: tuple[np.ndarray, np.ndarray], limit: int | None) -> tuple[np.ndarray, np.ndarray]:

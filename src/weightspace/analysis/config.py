@@ -1,11 +1,20 @@
 """What is probed for, and how two networks are aligned."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from weightspace.errors import require_between
 
 TARGETS = "test_accuracy,epoch,generalization_gap"
+
+
+def usual_targets(properties: Collection[str]) -> list[str]:
+    """Those of the usual properties that a zoo has: a validation accuracy stands in for a test accuracy."""
+    usual = TARGETS.split(",")
+    if usual[0] not in properties:
+        usual[0] = "validation_accuracy"
+    return [name for name in usual if name in properties]
 
 
 @dataclass(frozen=True, kw_only=True)

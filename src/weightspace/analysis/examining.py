@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from weightspace.analysis.config import usual_targets
 from weightspace.analysis.fidelity import (
     Fidelity,
     LayerFidelity,
@@ -13,7 +14,7 @@ from weightspace.analysis.fidelity import (
     last_of_first_members,
     measure_fidelity,
 )
-from weightspace.analysis.predicting.calibrating import TARGETS, fit_predictor
+from weightspace.analysis.predicting.calibrating import fit_predictor
 from weightspace.analysis.predicting.predictor import Predictor
 from weightspace.analysis.probing.probe import probe
 from weightspace.analysis.representations.baselines import layer_statistics
@@ -227,7 +228,7 @@ def _reading(sane: SANE, zoo: SplitZoo) -> ZooReading:
         readout: Callable[[Sequence[Zoo]], Any] = lambda parts: [sane.embed(part, "readout") for part in parts]  # noqa: E731
         represent = [lambda parts: [layer_statistics(part) for part in parts], *represent, readout]
     rows, notes = [], []
-    for target in (name for name in TARGETS if name in zoo.parts[0].properties):
+    for target in usual_targets(zoo.parts[0].properties):
         try:
             results = [probe(*compute(zoo.parts), target=target) for compute in represent]
         except InputError as refusal:

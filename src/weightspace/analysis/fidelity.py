@@ -14,11 +14,13 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.states import Row
 from weightspace.errors import InputError
 from weightspace.images import Images
+from weightspace.progress import say
 from weightspace.supervised import predict_stack, stack_weights
 from weightspace.tokens.layout import TokenLayout
 from weightspace.tokens.tokenizing import scatter_tokens
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.recorded_images import doubt_images
 from weightspace.zoo.zoo import Zoo
 
 RANDOM_INPUTS, MOST_NETWORKS = 256, 24
@@ -112,6 +114,11 @@ def measure_fidelity(
             errors.add(pair, sane.preparation.frame_of(architecture).layout)
         outcomes.append(_compare(pairs, images, sane.device))
     agreement, original, reconstructed = torch.cat(outcomes).nanmean(0).tolist()
+    if images is not None and "test_accuracy" in zoo.table:
+        known = float(zoo.table["test_accuracy"].mean())
+        doubt = doubt_images(known, original, int(images.labels.max()) + 1)
+        if doubt:
+            say(doubt)
     return Fidelity(
         r2=errors.by_tensor(),
         overall_r2=errors.overall(),

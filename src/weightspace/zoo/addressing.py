@@ -81,9 +81,10 @@ def known_accuracies(names: Mapping[str, str], file: Path | None) -> dict[str, f
         found = {short: given[key] for name, short in names.items() for key in (name, short) if key in given}
     for name, short in names.items():
         if ":" in name and Path(name.rpartition(":")[0]).is_dir():
-            value = _rows(name).table.get("test_accuracy")
-            if value is not None:
-                found.setdefault(short, float(value.iloc[0]))
+            table = _rows(name).table
+            known = next((part for part in ("test_accuracy", "validation_accuracy") if part in table), None)
+            if known is not None:
+                found.setdefault(short, float(table[known].iloc[0]))
     return found
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.images import ImageSet, open_images
+from weightspace.images import ImageSet, open_images, split_source
 from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
 from weightspace.zoo.zoo import Zoo
 
@@ -23,7 +23,8 @@ def recorded_images(zoo: Zoo) -> ImageSet | None:
         return None
     source = str(about["source"])
     # Whatever else a file may be called, `open_images` could take its name for code to call.
-    if source != "digits" and not (source.endswith(".npz") and Path(source).is_file()):
+    place, _ = split_source(source)
+    if place != "digits" and not (place.endswith(".npz") and Path(place).is_file()):
         return None
     try:
         return images_for(zoo, source)
@@ -34,6 +35,8 @@ def recorded_images(zoo: Zoo) -> ImageSet | None:
 def images_for(zoo: Zoo, source: str) -> ImageSet:
     """Images, sized for a zoo's networks and divided as those it was grown with, so that none changes its part.
 
+    Those it was grown with are normalised as they were then.
+
     Raises:
         InputError: no such source; see `open_images`.
     """
@@ -42,7 +45,25 @@ def images_for(zoo: Zoo, source: str) -> ImageSet:
     shapes = [about.get("shape"), *(own.example_shape for own in zoo.architectures.values())]
     size = next((square_size(shape) for shape in shapes if shape), None)
     first, second = about.get("limits", (None, None))
-    return open_images(source, size=size, seed=int(about.get("seed", 0)), limits=(first, second))
+    same = str(about.get("source")) == source and {"mean", "std"} <= about.keys()
+    normalization = (tuple(about["mean"]), tuple(about["std"])) if same else None
+    limits, seed = (first, second), int(about.get("seed", 0))
+    return open_images(source, size=size, seed=seed, limits=limits, normalization=normalization)
+
+
+def doubt_images(known: float, measured: float, classes: int) -> str | None:
+    """What to say where networks are near chance on images, though their table says that they are good.
+
+    Args:
+        known: their mean accuracy by the table; measured: on the images; classes: how many there are.
+    """
+    chance = 1 / max(2, classes)
+    if known < 2 * chance or measured > chance + (known - chance) / 4:
+        return None
+    return (
+        f"networks that have an accuracy of {known:.2f} by their table have {measured:.2f} on these images: are they "
+        "of another set, or normalised otherwise (--data SOURCE@none or SOURCE@MEAN,.../STD,...)?"
+    )
 
 
 def square_size(shape: Sequence[int]) -> int | None:

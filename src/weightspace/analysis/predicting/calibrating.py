@@ -18,6 +18,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 
+from weightspace.analysis.config import TARGETS, usual_targets
 from weightspace.analysis.predicting.predictor import Neighborhood, Predictor, PropertyModel
 from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietly
 from weightspace.autoencoder.sane import SANE
@@ -25,7 +26,6 @@ from weightspace.errors import InputError
 from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
-TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 LEVEL = 0.9
 AGGREGATIONS = ("readout", "mean")
 MOST_KNOWN = 4_096
@@ -35,7 +35,7 @@ SMALLEST_SPREAD = 1e-6
 
 
 def fit_predictor(
-    sane: SANE, parts: Sequence[Zoo], targets: Sequence[str] = TARGETS, *, level: float = LEVEL
+    sane: SANE, parts: Sequence[Zoo], targets: Sequence[str] | None = None, *, level: float = LEVEL
 ) -> Predictor:
     """Fit on training members, calibrate on validation members, check on test members.
 
@@ -46,7 +46,8 @@ def fit_predictor(
     Args:
         sane: a trained model.
         parts: its training members; validation and test members that it has not seen.
-        targets: numeric properties; those that the zoo does not have, or that do not vary, are left out.
+        targets: numeric properties; those that do not vary are left out. Without any, accuracy (of test images, else of
+            validation images), epoch and generalisation gap, as far as the zoo has them.
         level: the share of true values that intervals should hold.
 
     Raises:
@@ -56,9 +57,10 @@ def fit_predictor(
     if seen:
         raise InputError(f"expected validation and test members that the SANE was not trained on, found {seen}")
     aggregation, embedded = _embed_alike(sane, parts)
+    targets = usual_targets(parts[0].properties) if targets is None else targets
     names = [name for name in targets if all(_varies(part, name) for part in embedded)]
     if not names:
-        raise InputError(f"expected a numeric property that varies among {', '.join(targets)}, found none")
+        raise InputError(f"expected a numeric property that varies among {', '.join(targets) or TARGETS}, found none")
     if len(embedded[0].features) < FEWEST_KNOWN:
         raise InputError(
             f"expected {FEWEST_KNOWN} training checkpoints for a predictor, found {len(embedded[0].table)}"

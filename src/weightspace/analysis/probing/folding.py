@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pandas.api.types import is_numeric_dtype
 
-from weightspace.analysis.config import TARGETS, ProbeConfig
+from weightspace.analysis.config import TARGETS, ProbeConfig, usual_targets
 from weightspace.analysis.probing.comparing import Fold, ProbeRow, compare_representations
 from weightspace.analysis.representations.catalog import choose_representations
 from weightspace.autoencoder.sane import SANE, stored_weights
@@ -110,7 +110,7 @@ def probe_zoo(folder: Path, sanes: Sequence[Path], config: ProbeConfig) -> ZooPr
     wanted = [target.strip() for target in config.targets.split(",") if target.strip()]
     wanted = everything if wanted == ["all"] else wanted
     if config.targets == TARGETS:  # of the usual ones those that this zoo has
-        wanted = [target for target in wanted if target in everything]
+        wanted = usual_targets(everything)
     if not wanted:
         raise InputError(f"expected properties that vary in {folder} to probe for, found none of {config.targets}")
     names = [name.strip() for name in config.representations.split(",")]
