@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from weightspace.errors import InputError
 from weightspace.images import ImageSet, open_images
@@ -192,7 +195,7 @@ def test_a_resnet_grows_with_its_batch_norms(tmp_path: Path) -> None:
     assert int(weights["bn1.num_batches_tracked"]) == 5 and zoo.weights(0)["bn1.num_batches_tracked"] == 0
     module = zoo.architectures["resnet18-1-2-10"].build()
     module.load_state_dict(weights)
-    assert planning._ways(zoo.architectures["resnet18-1-2-10"], []) == ("alone", "stacked")
+    assert planning._ways(zoo.architectures["resnet18-1-2-10"], images.train, []) == ("alone", "stacked")
     with pytest.raises(InputError, match="expected at least 8 channels into the strided 1 x 1 convolution layer2.0"):
         grow("resnet18:2", images, replace(config, plan="channels-last"), tmp_path / "crash")
     assert len(grow("resnet18:8", images, replace(config, plan="channels-last"), tmp_path / "wide")) == 2
@@ -300,3 +303,51 @@ def test_ctrl_c_with_two_workers_is_one_line_and_goes_on(tmp_path: Path) -> None
     assert (process.returncode, err.strip()) == (130, "weightspace: stopped")
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
     assert "64 members, 64 checkpoints" in done.stdout
+
+
+class Careful(nn.Module):
+    """Looks at a value, which vmap cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 8), nn.Linear(8, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs.flatten(1)).relu()
+        return self.second(hidden * 0.5 if hidden.detach().abs().max().item() > 50 else hidden)
+
+
+class Random(nn.Module):
+    """Draws from the global states of torch, numpy and Python, none of them by a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 8), nn.Linear(8, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = functional.dropout(self.first(inputs.flatten(1)).relu(), 0.3, self.training)
+        if self.training:
+            hidden = hidden * (1 + 0.1 * random.random()) + 0.1 * float(np.random.rand())  # noqa: NPY002 # on purpose
+        return self.second(hidden)
+
+
+def test_a_module_that_cannot_be_stacked_is_trained_alone(digits: ImageSet, tmp_path: Path) -> None:
+    zoo = grow("test_growing:Careful", digits, GrowConfig(members=2, epochs=1), tmp_path / "zoo")
+    assert len(zoo) == 4 and "stacked" not in zoo.about["plan"]["milliseconds"]
+
+
+def test_whatever_a_module_draws_is_its_members_own(digits: ImageSet, tmp_path: Path) -> None:
+    """The law: the same command gives the same networks, whatever ran before, and leaves the global states alone."""
+    config = GrowConfig(members=2, epochs=1, workers=1, seed=3)
+    grown = []
+    for run in range(2):
+        torch.manual_seed(run)
+        random.seed(run)
+        np.random.seed(run)  # noqa: NPY002 # the state that a module draws from
+        before = torch.get_rng_state()
+        grown.append(grow("test_growing:Random", digits, config, tmp_path / str(run)))
+        assert torch.equal(torch.get_rng_state(), before)
+    for row in range(len(grown[0])):
+        first, second = (zoo.weights(row) for zoo in grown)
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert "stacked" not in grown[0].about["plan"]["milliseconds"]

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from weightspace.errors import InputError
 from weightspace.images import ImageSet, open_images
+from weightspace.zoo.recorded_images import doubt_images
 
 
 class Ramps(Dataset):
@@ -108,3 +109,33 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
 def test_sizes_are_positive() -> None:
     with pytest.raises(InputError, match="expected the image size to be at least 1, found -3"):
         open_images("digits", size=-3)
+
+
+def own_images() -> tuple[torch.utils.data.TensorDataset, ...]:
+    inputs = torch.linspace(0, 1, 40 * 4).view(40, 1, 2, 2)
+    labels = torch.arange(40) % 2
+    parts = slice(0, 30), slice(30, None)
+    return tuple(torch.utils.data.TensorDataset(inputs[part], labels[part]) for part in parts)
+
+
+def test_images_of_a_function_are_taken_as_they_are() -> None:
+    images = open_images("test_images:own_images")
+    assert images.mean == (0.0,) and images.std == (1.0,)
+    assert torch.equal(images.test.inputs, own_images()[1].tensors[0])
+    own = open_images("test_images:own_images@own")
+    assert float(own.train.inputs.mean()) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_source_says_how_its_images_are_normalised() -> None:
+    plain, said = open_images("digits@none"), open_images("digits@0.25/0.5")
+    assert torch.allclose(said.test.inputs, (plain.test.inputs - 0.25) / 0.5) and said.std == (0.5,)
+    for source in ("digits@half", "digits@0.1/0", "digits@0.1,0.2/1"):
+        with pytest.raises(InputError, match="expected @none, @own or @MEAN"):
+            open_images(source)
+    with pytest.raises(InputError, match="expected a mean and deviation for each of 1 channels, found 3"):
+        open_images("digits@1,2,3/1,1,1")
+
+
+def test_networks_that_are_near_chance_raise_a_doubt() -> None:
+    assert doubt_images(0.9, 0.12, 10) is not None and "normalised otherwise" in str(doubt_images(0.9, 0.12, 10))
+    assert doubt_images(0.9, 0.85, 10) is None and doubt_images(0.15, 0.1, 10) is None

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightspace.analysis.inspecting.checkpoints import inspect_folder
-from weightspace.analysis.inspecting.kinship import aligned_distance, relate, relative_distances, rooted
+from weightspace.analysis.inspecting.kinship import aligned_distance, learned_names, relate, relative_distances, rooted
 from weightspace.analysis.inspecting.relating_folders import known_symmetries, look_at_folder, relate_folder
 from weightspace.autoencoder.sane import SANE
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations
@@ -172,3 +172,39 @@ def test_networks_that_cannot_be_read_are_named_and_the_others_seen(folder: Path
     assert seen["integers.safetensors"].nearest == "" and seen["base.safetensors"].nearest != ""
     related = relate_folder(folder, inspection)
     assert [own.notes for own in related.values() if "no floating-point" in " ".join(own.notes)] != []
+
+
+class Positions(nn.Module):
+    """Adds a table of sines and cosines, which is saved with the weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        angle = torch.arange(3_000)[:, None] * 1e4 ** (-torch.arange(0, width, 2) / width)
+        self.register_buffer("table", torch.stack([angle.sin(), angle.cos()], -1).flatten(1))
+        self.register_buffer("rates", 1e4 ** (-torch.arange(0, width, 2) / width))
+        self.register_buffer("future", torch.ones(64, 64).triu())
+
+
+def tagger(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm1d(64)
+    norm(torch.randn(32, 64) + 5)  # running statistics that all seeds share
+    return nn.Sequential(
+        nn.Embedding(50, 64), Positions(64), nn.Linear(64, 64), norm, nn.LayerNorm(64), nn.Linear(64, 9)
+    )
+
+
+def test_what_was_computed_alike_is_no_kinship() -> None:
+    networks = [tagger(seed).state_dict() for seed in range(4)]
+    distances = relative_distances(networks)
+    assert distances[~np.eye(4, dtype=bool)].min() > 1.3
+    assert not {"1.table", "1.rates", "1.future", "3.running_mean"} & set(learned_names(networks))
+
+
+def test_a_frozen_body_is_kinship() -> None:
+    networks = [tagger(0).state_dict() for _ in range(3)]
+    for seed, network in enumerate(networks):
+        torch.manual_seed(seed)
+        network["5.weight"] = torch.randn(9, 64)
+    assert "2.weight" in learned_names(networks) and "0.weight" in learned_names(networks)
+    assert relative_distances(networks).max() < 0.7

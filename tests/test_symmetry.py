@@ -669,3 +669,20 @@ def test_the_proof_catches_a_wrong_rescaling() -> None:
 
     with pytest.raises(SymmetryDisproved):
         prove_unchanged(module, changed, {group: [] for group in right.groups}, (example,), {})
+
+
+HELD: dict[str, Tensor] = {}
+
+
+def test_what_hooks_keep_stays_as_it_was() -> None:
+    module, kept = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)), dict[str, Tensor]()
+    module[0].register_forward_hook(lambda part, given, made: kept.__setitem__("hidden", made.detach()))
+    module[2].register_forward_hook(lambda part, given, made: HELD.__setitem__("last", made.detach()))
+    example = torch.randn(5, 6)
+    module.eval()(example)
+    before = dict(kept), dict(HELD)
+    assert list(trace_symmetry(module, example).groups.values()) == [9]
+    for held, first in zip((kept, HELD), before, strict=True):
+        assert {name: id(tensor) for name, tensor in held.items()} == {
+            name: id(tensor) for name, tensor in first.items()
+        }

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import types
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -64,17 +65,38 @@ def one_by_one(examples: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode.
+    """A copy in evaluation mode, whose hooks keep what they keep in copies too: those of the module stay as they are.
 
     Raises:
         InputError: it is no module, or one that cannot be copied.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"expected an nn.Module, found {module!r:.80}")
+    copied: dict[int, Any] = {}
     try:
-        return copy.deepcopy(module).eval()
+        duplicate = copy.deepcopy(module, copied).eval()
     except RuntimeError as error:
         raise InputError(f"expected a module that can be copied, found {type(module).__name__} ({error})") from error
+    for part in duplicate.modules():
+        for hooks in (part._forward_hooks, part._forward_pre_hooks):
+            for key, hook in hooks.items():
+                hooks[key] = _with_own_state(hook, copied)
+    return duplicate
+
+
+def _with_own_state(hook: Any, copied: dict[int, Any]) -> Any:
+    """A hook that writes into copies of what it would write into: what its closure holds, and containers it names."""
+    if not isinstance(hook, types.FunctionType):
+        return hook  # methods and callable objects were copied with the module
+    named = {name: hook.__globals__.get(name) for name in hook.__code__.co_names}
+    kept = {name: value for name, value in named.items() if isinstance(value, dict | list | set)}
+    try:
+        containers = {name: copy.deepcopy(value, copied) for name, value in kept.items()}
+        cells = tuple(types.CellType(copy.deepcopy(cell.cell_contents, copied)) for cell in hook.__closure__ or ())
+    except (RuntimeError, TypeError, ValueError):
+        return hook  # it holds something that cannot be copied, or nothing yet
+    scope = {**hook.__globals__, **containers} if containers else hook.__globals__
+    return types.FunctionType(hook.__code__, scope, hook.__name__, hook.__defaults__, cells)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,13 @@ decay, and the arithmetic is that of training it alone, which `fit_one` does. Bo
 """
 
 import contextlib
+import copy
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -134,7 +137,7 @@ def fit_one(
         config: for how long and how.
         learning_rate: at the peak of the schedule.
         weight_decay: L2.
-        seed: of the order of images and of dropout.
+        seed: of the order of images, and of whatever the module draws from a global state: dropout, say.
         channels_last: keep images and convolutions in that memory format, which is faster on CPUs.
 
     Raises:
@@ -147,12 +150,11 @@ def fit_one(
         images = _channels_last(images)
     optimizer = _make_optimizer(list(module.parameters()), config, learning_rate, weight_decay)
     generator = derive_generator(seed, "order")
-    random = any(isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0 for part in module.modules())
     yield 0
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
         module.train()
-        with own_randomness(derive_seed(seed, "dropout", epoch) if random else None, images.labels.device):
+        with own_randomness(derive_seed(seed, "dropout", epoch), images.labels.device):
             for step in range(steps):
                 batch = order[step * config.batch_size : (step + 1) * config.batch_size]
                 optimizer.param_groups[0]["lr"] = learning_rate * _schedule(
@@ -216,15 +218,20 @@ def predict_stack(
     def predict(weights: Weights, batch: Tensor) -> Tensor:
         return functional_call(module, weights, (batch,))
 
+    def alone(inputs: Tensor) -> Tensor:
+        batches = inputs.split(IMAGES_AT_ONCE)
+        return torch.stack([torch.cat([predict(own, batch) for batch in batches]) for own in unstack_weights(stack)])
+
     with torch.no_grad():
         if inputs.ndim == 4 and faster_alone(module, inputs.device):
-            batches = inputs.contiguous(memory_format=torch.channels_last).split(IMAGES_AT_ONCE)
-            alone = [torch.cat([predict(own, batch) for batch in batches]) for own in unstack_weights(stack)]
-            return torch.stack(alone)
-        parts = [
-            vmap(predict, in_dims=(0, None))(stack, batch) for batch in inputs.split(max(1, PAIRS_AT_ONCE // count))
-        ]
-    return torch.cat(parts, dim=1)
+            return alone(inputs.contiguous(memory_format=torch.channels_last))
+        try:
+            batches = inputs.split(max(1, PAIRS_AT_ONCE // count))
+            return torch.cat([vmap(predict, in_dims=(0, None))(stack, batch) for batch in batches], dim=1)
+        except RuntimeError as refusal:
+            if "vmap" not in str(refusal):
+                raise
+            return alone(inputs)
 
 
 def answer_stack(
@@ -300,13 +307,59 @@ def _steps(images: Images, config: FitConfig) -> int:
 
 @contextlib.contextmanager
 def own_randomness(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Let dropout, which draws from the global state, draw from `seed`; None if nothing draws."""
+    """Let what draws from a global state, of torch, numpy or Python, as dropout does, draw from `seed`; None if nothing
+    draws. The states are as they were afterwards.
+    """
     if seed is None:
         yield
         return
+    # A module draws from the global state of numpy, if from any: a generator of our own would not reach it.
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        yield
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def draws_at_random(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> bool:
+    """Whether a module in training draws from a global state, as dropout does; it stays as it was."""
+    state, modes = copy.deepcopy(module.state_dict()), {part: part.training for part in module.modules()}
+    answers = []
+    for seed in (0, 1):
+        with own_randomness(seed, inputs.device), torch.no_grad():
+            answers.append(module.train()(inputs))
+        module.load_state_dict(state)
+    for part, training in modes.items():
+        part.training = training
+    return not torch.equal(*answers)
+
+
+def can_be_stacked(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> bool:
+    """Whether torch's vmap can train several networks of a module at once: not if its course depends on values."""
+    duplicate = copy.deepcopy(module)
+    stack = stack_weights([duplicate.state_dict()] * 2)
+    rates = torch.zeros(2, device=inputs.device)
+    labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    fitting = fit_stack(
+        duplicate,
+        stack,
+        Images(inputs, labels),
+        FitConfig(epochs=1, batch_size=len(inputs)),
+        learning_rates=rates,
+        weight_decays=rates,
+        seeds=(0, 1),
+    )
+    try:
+        for _ in fitting:
+            pass
+    except Exception:  # noqa: BLE001 # whatever a stranger's module does under vmap: it is trained alone then
+        return False
+    return True
 
 
 def _channels_last(images: Images) -> Images:

@@ -1,6 +1,6 @@
 """From networks to vectors: checkpoints of a zoo, or one network of any size, read window by window."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -94,16 +94,19 @@ def embed_zoo(
 ) -> Float[np.ndarray, "checkpoints features"]:
     """One vector per checkpoint, in the order of the zoo's table; see `SANE.embed`."""
     Aggregator(network, aggregation)  # refuses an unknown one before anything is read
-    vectors, tables = [], []
-    with opened_corpus(zoo, preparation) as corpus, progress_bar("embedding", len(zoo)) as advance:
+
+    def parts() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         for part in corpus.parts:
+            vectors = []
             for summaries in encode_part(network, part, summaries=True):
                 aggregator = Aggregator(network, aggregation)
                 aggregator.add(summaries, part.positions[:, 1])
                 vectors.append(aggregator.result().numpy())
                 advance(len(summaries))
-            tables.append(part.table)
-    return rows_in_order(zoo, vectors, tables, aggregation)
+            yield np.concatenate(vectors), part.table
+
+    with opened_corpus(zoo, preparation) as corpus, progress_bar("embedding", len(zoo)) as advance:
+        return rows_in_order(zoo, parts(), aggregation)
 
 
 class NetworkEmbedding(NamedTuple):

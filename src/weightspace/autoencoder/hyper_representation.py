@@ -5,8 +5,11 @@ vector, trained to reconstruct them and, by contrast, to tell networks apart. Sc
 counts alike in the reconstruction, however small its weights are.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int
@@ -147,15 +150,18 @@ def embed_whole(
     network: HyperRepresentation, zoo: Zoo, preparation: Preparation, trained_on: frozenset[str] = frozenset()
 ) -> Embeddings:
     """The latent of every checkpoint of a zoo."""
-    rows, tables = [], []
-    with opened_corpus(zoo, preparation) as corpus, torch.no_grad():
-        _length(corpus)
+
+    def parts() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         for part in corpus.parts:
+            rows = []
             for flat in part.chunks():
                 tokens = whole_networks(part, flat)
                 rows.append(network.encode(tokens, part.positions.expand(len(tokens), -1, -1)).numpy())
-            tables.append(part.table)
-    return Embeddings(rows_in_order(zoo, rows, tables, NAME), zoo.table, Representation(NAME), trained_on)
+            yield np.concatenate(rows), part.table
+
+    with opened_corpus(zoo, preparation) as corpus, torch.no_grad():
+        _length(corpus)
+        return Embeddings(rows_in_order(zoo, parts(), NAME), zoo.table, Representation(NAME), trained_on)
 
 
 def _layer_scale(

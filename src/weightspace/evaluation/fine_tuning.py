@@ -16,6 +16,7 @@ from weightspace.randomness import derive_seed
 from weightspace.supervised import (
     FitConfig,
     bears_channels_last,
+    can_be_stacked,
     faster_alone,
     fit_one,
     fit_stack,
@@ -110,7 +111,8 @@ def _answers_of(
     module, labels = group[0].architecture.build().to(device), images.test.labels.cpu()
     names = [(p.method, number_within) for p in group for number_within in range(len(p.networks))]
     seeds = [derive_seed(config.seed, *name, *([number] if number else [])) for name in names]
-    answer = _answer_alone if faster_alone(module, device) else _answer_stacked
+    stacked = not faster_alone(module, device) and can_be_stacked(module, images.train.inputs[:2])
+    answer = _answer_stacked if stacked else _answer_alone
     sizes = [len(population.networks) for population in group]
     answered = {}
     for epoch, outputs in answer(module, networks, images, config, seeds, advance).items():

@@ -1,6 +1,6 @@
 """One vector per checkpoint, whatever made it: baselines and learned ones alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -64,13 +64,23 @@ class Embeddings:
 
 
 def rows_in_order(
-    zoo: Zoo, rows: Sequence[np.ndarray], tables: Sequence[pd.DataFrame], what: str
+    zoo: Zoo, parts: Iterable[tuple[np.ndarray, pd.DataFrame]], what: str
 ) -> Float[np.ndarray, "checkpoints features"]:
-    """Rows that were computed part by part, in the order of the zoo's table.
+    """Rows that are computed part by part, each with its rows of the zoo's table, in the order of that table.
+
+    They are in memory once, and one part of them.
 
     Raises:
         InputError: rows of different widths, which `what` cannot have.
     """
-    if len({part.shape[1] for part in rows}) > 1:
-        raise InputError(f"expected networks with the same layers for {what}, found several: choose one architecture")
-    return np.concatenate(rows)[zoo.order_of(pd.concat(tables))]
+    place = pd.Series(range(len(zoo.table)), index=zoo.table.index)
+    ordered: np.ndarray | None = None
+    for rows, table in parts:
+        if ordered is None:
+            ordered = np.empty((len(zoo.table), rows.shape[1]), rows.dtype)
+        if rows.shape[1] != ordered.shape[1]:
+            raise InputError(
+                f"expected networks with the same layers for {what}, found several: choose one architecture"
+            )
+        ordered[place[table.index].to_numpy()] = rows
+    return ordered if ordered is not None else np.empty((0, 0), np.float32)

@@ -249,10 +249,6 @@ class Zoo:
             for parts in pieces.values()
         ]
 
-    def order_of(self, table: pd.DataFrame) -> np.ndarray:
-        """Which rows of `table`, the zoo's own rows in another order, make the zoo's order."""
-        return pd.Series(range(len(table)), index=table.index)[self.table.index].to_numpy()
-
     def _take(self, keep: pd.Series) -> "Zoo":
         return replace(self, table=self.table[keep])
 

@@ -1,7 +1,9 @@
 """How checkpoints are related: equal up to an order of units, or trained from one another.
 
 Distances are relative: 0 for equal weights, about 1.4 (the root of 2) for networks from different starts, which have
-nothing in common. Of a known architecture, pairs that are far apart are aligned first.
+nothing in common: tables that are computed alike for all (positions, masks), running statistics and what a tensor's
+entries are around (the ones of a norm) are no common past. Of a known architecture, pairs that are far apart are
+aligned first.
 """
 
 import itertools
@@ -26,6 +28,10 @@ RELATED = 0.7
 MOST_ALIGNED = 500
 NUMBERS_AT_ONCE = 64 * 2**20
 SMALLEST = 1e-12
+# What batch norms count as they go.
+STATISTICS = ("running_mean", "running_var")
+# So many different values make no weights; rows whose lengths vary by less than this share are computed.
+DISTINCT, FEW_VALUES, EVEN = 4, 4_096, 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def relate(
         return Relations(reordered, notes=["not compared: they have no floating-point numbers"])
     if len(paths) < 2:
         return Relations(reordered)
-    distances = relative_distances([networks[path] for path in paths])
+    names = learned_names([networks[path] for path in paths])
+    distances = relative_distances([networks[path] for path in paths], names)
     aligned = np.zeros_like(distances, dtype=bool)
     notes = []
     far = [(a, b) for a, b in itertools.combinations(range(len(paths)), 2) if distances[a, b] > RELATED]
@@ -101,7 +108,7 @@ def relate(
     if symmetry is not None and symmetry.groups:
         with progress_bar("aligning", min(len(far), MOST_ALIGNED)) as advance:
             for first, second in far[:MOST_ALIGNED]:
-                after = aligned_distance(networks[paths[first]], networks[paths[second]], symmetry)
+                after = aligned_distance(networks[paths[first]], networks[paths[second]], symmetry, names)
                 if after < distances[first, second]:
                     distances[first, second] = distances[second, first] = after
                     aligned[first, second] = aligned[second, first] = True
@@ -111,18 +118,25 @@ def relate(
     return Relations(reordered, trees, alone, notes)
 
 
-def relative_distances(networks: Sequence[Mapping[str, Tensor]]) -> Float[np.ndarray, "networks networks"]:
-    """Distance of every pair over the root mean square of their norms; floating-point tensors only.
+def relative_distances(
+    networks: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None
+) -> Float[np.ndarray, "networks networks"]:
+    """Distance of every pair over the root mean square of their norms, each tensor around its mean entry.
 
     Inner products are summed slice by slice in float64, so that the networks need not fit into memory.
+
+    Args:
+        networks: of one architecture.
+        names: of the tensors that count; those of `learned_names` without.
     """
     products = np.zeros((len(networks), len(networks)))
-    names = [name for name, tensor in networks[0].items() if tensor.is_floating_point()]
-    for name in names:
+    for name in learned_names(networks) if names is None else names:
         size = networks[0][name].numel()
+        center = sum(float(network[name].double().mean()) for network in networks) / len(networks)
         step = max(1, NUMBERS_AT_ONCE // len(networks))
         for start in range(0, size, step):
-            rows = torch.stack([own[name].flatten()[start : start + step].double() for own in networks])
+            rows = torch.stack([network[name].flatten()[start : start + step].double() for network in networks])
+            rows -= center if size > 1 else 0.0
             products += (rows @ rows.T).numpy()
     squares = np.diag(products)
     apart = np.maximum(squares[:, None] + squares[None] - 2 * products, 0)
@@ -130,11 +144,49 @@ def relative_distances(networks: Sequence[Mapping[str, Tensor]]) -> Float[np.nda
     return np.sqrt(apart / np.maximum((squares[:, None] + squares[None]) / 2, SMALLEST))
 
 
-def aligned_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], symmetry: Symmetry) -> float:
-    """The relative distance of two networks after the first was aligned to the second."""
+def learned_names(networks: Sequence[Mapping[str, Tensor]]) -> list[str]:
+    """The tensors that networks of one architecture may have learned: floating-point numbers, no running statistics,
+    and no table that was computed, the same for all.
+
+    All of floating-point numbers, if nothing else is left.
+    """
+    names = [name for name, tensor in networks[0].items() if tensor.is_floating_point() and tensor.numel()]
+    learned = [
+        name
+        for name in names
+        if name.rpartition(".")[2] not in STATISTICS
+        and not (_computed(networks[0][name]) and all(_same(networks[0], other, name) for other in networks[1:]))
+    ]
+    return learned or names
+
+
+def _computed(tensor: Tensor) -> bool:
+    """Whether a tensor looks as if a formula made it: hardly any different values, rows of one length as those of sines
+    and cosines have, rows whose halves are alike, or a row that only rises or falls.
+    """
+    values = tensor.detach().double()
+    if values.flatten()[:FEW_VALUES].unique().numel() <= DISTINCT and values.unique().numel() <= DISTINCT:
+        return True
+    if values.ndim == 1:
+        steps = values.diff()
+        return len(values) > DISTINCT and bool((steps > 0).all() or (steps < 0).all())
+    lengths = values.flatten(0, -2).norm(dim=-1)
+    even = len(lengths) > 1 and float(lengths.std()) < EVEN * float(lengths.mean())
+    half = values.shape[-1] // 2
+    return even or (half > 1 and torch.equal(values[..., :half], values[..., half : 2 * half]))
+
+
+def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], name: str) -> bool:
+    return torch.equal(first[name], second[name])
+
+
+def aligned_distance(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], symmetry: Symmetry, names: Sequence[str] | None = None
+) -> float:
+    """The relative distance of two networks after the first was aligned to the second; see `relative_distances`."""
     one, other = _read_all(first), _read_all(second)
     moved = permute(one, symmetry, match_weights(one, other, symmetry))
-    return float(relative_distances([moved, other])[0, 1])
+    return float(relative_distances([moved, other], names)[0, 1])
 
 
 def _reordered(

@@ -1,8 +1,9 @@
 """Representations that need no training: what every learned embedding is compared with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -56,20 +57,20 @@ def _float_tensors(piece: Checkpoints) -> list[Tensor]:
 
 def represent_stacks(zoo: Zoo, name: str, compute: Callable[[Checkpoints], Tensor]) -> Embeddings:
     """Compute rows stack by stack, and bring them into the order of the zoo's table."""
-    rows, tables = [], []
-    for piece in zoo.stacks():
-        computed = compute(piece)
-        require_finite_checkpoints(computed, piece.table)
-        rows.append(computed.numpy())
-        tables.append(piece.table)
-    return Embeddings(rows_in_order(zoo, rows, tables, name), zoo.table, Representation(name))
+
+    def parts() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+        for piece in zoo.stacks():
+            computed = compute(piece)
+            require_finite_checkpoints(computed, piece.table)
+            yield computed.numpy(), piece.table
+
+    return Embeddings(rows_in_order(zoo, parts(), name), zoo.table, Representation(name))
 
 
 def aligned_weights(zoo: Zoo, preparation: Preparation) -> Embeddings:
     """Canonical weights in one row per checkpoint: W after weight matching."""
     with opened_corpus(zoo, preparation) as corpus:
-        parts = [part.flat.numpy() for part in corpus.parts]
-        rows = rows_in_order(zoo, parts, [part.table for part in corpus.parts], "aligned W")
+        rows = rows_in_order(zoo, ((part.flat.numpy(), part.table) for part in corpus.parts), "aligned W")
     return Embeddings(rows, zoo.table, Representation("aligned W"))
 
 
@@ -79,11 +80,14 @@ def exact_token_statistics(zoo: Zoo, preparation: Preparation) -> Embeddings:
     Raises:
         InputError: networks with different layers.
     """
-    rows, tables = [], []
-    with opened_corpus(zoo, preparation) as corpus:
+
+    def parts() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         for part in corpus.parts:
+            rows = []
             for flat in part.chunks():
                 statistics = token_statistics(whole_networks(part, flat), entries_of(part.frame.layout))
                 rows.append(mean_and_spread(statistics, part.positions[:, 1]).numpy())
-            tables.append(part.table)
-    return Embeddings(rows_in_order(zoo, rows, tables, "t(W)"), zoo.table, Representation("t(W)"))
+            yield np.concatenate(rows), part.table
+
+    with opened_corpus(zoo, preparation) as corpus:
+        return Embeddings(rows_in_order(zoo, parts(), "t(W)"), zoo.table, Representation("t(W)"))

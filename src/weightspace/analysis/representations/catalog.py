@@ -176,7 +176,8 @@ def components(parts: list[Embeddings], most: int = COMPONENTS) -> list[Embeddin
     given, and would blow rounding errors up to full size.
     """
     rows, width = parts[0].features.shape
-    fitted = make_pipeline(StandardScaler(), PCA(max(1, min(most, rows // 4, width)), random_state=0))
+    # What the scaler made may be written over: it is a copy of the features already.
+    fitted = make_pipeline(StandardScaler(), PCA(max(1, min(most, rows // 4, width)), copy=False, random_state=0))
     fitted.fit(parts[0].features)
     spread = fitted[-1].explained_variance_
     kept = spread > SMALLEST_SHARE * spread[0]

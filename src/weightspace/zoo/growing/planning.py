@@ -13,13 +13,23 @@ from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
 from weightspace.spreading import count_cpus
-from weightspace.supervised import FitConfig, fit_one, fit_stack, require_channels_last, stack_weights
+from weightspace.supervised import (
+    FitConfig,
+    bears_channels_last,
+    can_be_stacked,
+    draws_at_random,
+    fit_one,
+    fit_stack,
+    stack_weights,
+)
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.members import Member
 
 Way = Literal["stacked", "alone", "channels-last"]
 PROBE_SECONDS = 2.0
+# Images that show how a module behaves.
+FEW = 4
 # Stacks of convolutional networks are slow on CPUs; so many are enough to see it.
 PROBED_TOGETHER = 16
 # Processes take a few seconds to start, so shorter work than this stays in one.
@@ -89,7 +99,7 @@ def make_plan(
     first = next(iter(architectures.values()))
     limit = min(config.together, len(members), _fitting(first, len(config.keep) or config.epochs + 1))
     if config.plan == "auto" or config.workers == 0 or on_ray:
-        ways = _ways(first, allow) if config.plan == "auto" else (config.plan,)
+        ways = _ways(first, images.train, allow) if config.plan == "auto" else (config.plan,)
         stack = limit if device != "cpu" or not _convolves(first) else min(PROBED_TOGETHER, limit)
         measured = _measure(first, ways, stack, images.train, config, device, allow)
     way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan
@@ -143,15 +153,18 @@ def _fitting(architecture: Architecture, kept: int) -> int:
     return max(1, STACK_BYTES // (4 * architecture.parameters * (kept + 4)))
 
 
-def _ways(architecture: Architecture, allow: Sequence[str]) -> tuple[Way, ...]:
-    """The ways worth measuring."""
-    if not _convolves(architecture):
-        return ("stacked", "alone")
-    try:
-        require_channels_last(architecture.build(allow))
-    except InputError:
-        return ("alone", "stacked")
-    return ("channels-last", "alone", "stacked")
+def _ways(architecture: Architecture, images: Images, allow: Sequence[str]) -> tuple[Way, ...]:
+    """The ways worth measuring.
+
+    Networks that draw at random in training are trained alone: stacked, they would draw together, and which way is
+    faster must not decide what they become.
+    """
+    module, few = architecture.build(allow), images.inputs[:FEW]
+    alone: tuple[Way, ...] = ("alone",)
+    if _convolves(architecture) and bears_channels_last(module):
+        alone = ("channels-last", "alone")
+    stacked = not draws_at_random(module, few) and can_be_stacked(module, few)
+    return (*alone, "stacked") if stacked else alone
 
 
 def _convolves(architecture: Architecture) -> bool:
