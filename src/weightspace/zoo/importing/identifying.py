@@ -14,6 +14,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.accelerate_states import AccelerateReader
 from weightspace.zoo.importing.baselines import BaselinesReader
 from weightspace.zoo.importing.lightning import LightningReader
+from weightspace.zoo.importing.mlflow_runs import MlflowReader
 from weightspace.zoo.importing.plain import PlainReader
 from weightspace.zoo.importing.ray_train import RayTrainReader
 from weightspace.zoo.importing.ray_tune import RayTuneReader
@@ -37,6 +38,7 @@ READERS: list[type[RecognizingReader]] = [
     AccelerateReader,
     SkorchReader,
     BaselinesReader,
+    MlflowReader,
 ]
 
 
