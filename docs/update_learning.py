@@ -23,6 +23,7 @@ Row = dict[str, Any]
 COMPARED = ("ours", "writing", "before", "published", "published, 1e-3")
 WORDS = {"ours": "ours, the default", "writing": "ours, `--writing`", "before": "ours, as it was"}
 WIDTH, STEPS = 256, 196
+ZOO = "mnist-cnn-s-raytune"
 
 
 def load() -> list[Row]:
@@ -63,6 +64,34 @@ def compared(rows: list[Row], zoo: str) -> str:
         f"`{zoo}`, {members[0]} members trained on, {members[2]} tested, width {WIDTH}, {STEPS} steps of 32 windows."
     )
     return f"{about}\n\n{markdown(columns, body)}"
+
+
+def by_width(rows: list[Row]) -> str:
+    """Width by width, at 0.6 latents a weight; means over seeds."""
+    body = []
+    for width in sorted({row["width"] for row in rows}):
+        for recipe in ("ours", "published, 1e-3"):
+            own = [
+                row for row in rows if (row["recipe"], row["width"], row["latents_per_weight"]) == (recipe, width, 0.6)
+            ]
+            if own:
+                shown = [f"{mean(own, name):.3f}" for name in ("r2", "r2_standardised")]
+                seconds = f"{mean(own, 'cpu_seconds'):.0f}"
+                body.append([str(width), WORDS.get(recipe, recipe), *shown, f"{mean(own, 'kept'):.1%}", seconds])
+    return markdown(["width", "recipe", "R² of weights", "standardised", "accuracy kept", "CPU seconds"], body)
+
+
+def by_depth(rows: list[Row]) -> str:
+    """What becomes of rates at every depth: R² of standardised weights of unseen members, width 64, 98 steps."""
+    alike = [row for row in rows if (row["recipe"], row["width"], row["steps"]) == ("ours", BASE_WIDTH, 98)]
+    rates = sorted({row["learning_rate"] for row in alike if row.get("layers", 4) != 4})
+    depths = sorted({row.get("layers", 4) for row in alike})
+    body = []
+    for depth in depths:
+        found = {row["learning_rate"]: row for row in alike if row.get("layers", 4) == depth}
+        cells = [f"{found[rate]['r2_standardised']:.3f}" if "r2" in found[rate] else "diverges" for rate in rates]
+        body.append([f"{depth} + {depth}", *cells])
+    return markdown(["layers", *(f"{rate:g}" for rate in rates)], body)
 
 
 def time_to(rows: list[Row], reached: float) -> float | None:
@@ -157,17 +186,19 @@ def main() -> None:
     rows = load()
     trained = [row for row in rows if row["steps"] == STEPS and row["width"] == WIDTH and "r2" in row]
     zoos = {zoo: [row for row in trained if row["zoo"] == zoo] for zoo in sorted({row["zoo"] for row in trained})}
-    first = zoos["mnist-cnn-s-raytune"]
+    first = zoos[ZOO]
     with mpl.rc_context({**PRINTED, "svg.hashsalt": "learning"}):
         figure = Figure(figsize=(8, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
         kept(left, first)
-        valleys(right, [row for row in rows if row["steps"] != STEPS])
+        valleys(right, [row for row in rows if row["steps"] != STEPS and row.get("layers", 4) == 4])
         figure.savefig(PAGE.with_name("learning.svg"), facecolor="white", metadata={"Date": None})
-    page = replace_block(PAGE.read_text(), "compared", compared(first, "mnist-cnn-s-raytune"))
-    others = [compared(own, zoo) for zoo, own in zoos.items() if zoo != "mnist-cnn-s-raytune"]
+    page = replace_block(PAGE.read_text(), "compared", compared(first, ZOO))
+    others = [compared(own, zoo) for zoo, own in zoos.items() if zoo != ZOO]
     page = replace_block(page, "elsewhere", "\n\n".join(others))
     page = replace_block(page, "time", faster(first))
+    page = replace_block(page, "widths", by_width([row for row in rows if row["steps"] == STEPS and row["zoo"] == ZOO]))
+    page = replace_block(page, "depths", by_depth([row for row in rows if row["zoo"] == ZOO]))
     page = replace_block(page, "reading", reading())
     PAGE.write_text(replace_block(page, "tensors", by_tensor(first)))
 

@@ -6,6 +6,8 @@ Made with ray 2.60.0, lightning 2.6.6, transformers 5.24.0, accelerate 1.15.0, s
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +266,39 @@ def test_function_trainables_are_told_by_any_trial(tmp_path: Path) -> None:
     zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
     assert [int(value) for value in bias(zoo)] == list(zoo.table["epoch"]) == [1, 2, 3, 2, 3]
     assert np.allclose(zoo.table["test_accuracy"] * 10, zoo.table["epoch"])
+
+
+def test_runs_of_mlflow_have_parameters_and_no_epochs(tmp_path: Path) -> None:
+    names = [f"ab12/artifacts/{name}/state_dict.pth" for name in ("early", "late")]
+    networks(tmp_path / "runs" / "mlruns" / "1", names)
+    whole = tmp_path / "runs" / "mlruns" / "1" / "models" / "m-1" / "artifacts" / "data" / "model.pt2"
+    whole.parent.mkdir(parents=True)
+    whole.write_bytes(b"")
+    with closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
+        database.execute("create table params (key text, value text, run_uuid text)")
+        database.execute("insert into params values ('lr', '0.25', 'ab12'), ('depth', '3', 'ab12')")
+        database.commit()
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert zoo.members == ["ab12", "ab12, mlruns/1/ab12/artifacts/late/state_dict.pth"] and set(zoo.lineages) == {
+        "ab12"
+    }
+    assert list(zoo.table["learning_rate"]) == [0.25] * 2 and list(zoo.table["depth"]) == [3] * 2
+    (left_out,) = zoo.about["left_out"]
+    assert left_out["what"].endswith("model.pt2") and "log its state dict" in left_out["why"]
+
+
+def test_files_of_other_frameworks_are_named(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["a.pt"])
+    for name in ("b.h5", "c.onnx"):
+        (tmp_path / "runs" / name).write_bytes(b"")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert [entry["what"] for entry in zoo.about["left_out"]] == ["b.h5", "c.onnx"]
+
+
+def test_compiled_parts_have_their_own_names(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for name in ("plain", "compiled"):
+        weights = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)).state_dict()
+        renamed = {key.replace("0.", "0._orig_mod."): tensor for key, tensor in weights.items()}
+        torch.save(renamed if name == "compiled" else weights, tmp_path / "runs" / f"{name}.pt")
+    assert len(import_zoo(tmp_path / "runs", tmp_path / "zoo").architectures) == 1
