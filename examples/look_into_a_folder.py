@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import weightspace as ws
-from weightspace.analysis.inspecting.relating_folders import study_folder
+from weightspace.analysis.inspecting.studying import study_folder
 
 
 def train(module: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from weightspace.analysis.inspecting.checkpoints import inspect_folder
 from weightspace.analysis.inspecting.kinship import aligned_distance, learned_names, relate, relative_distances, rooted
-from weightspace.analysis.inspecting.relating_folders import known_symmetries, look_at_folder, relate_folder
+from weightspace.analysis.inspecting.looking import look_at_folder
+from weightspace.analysis.inspecting.relating_folders import given_symmetries, relate_folder
 from weightspace.autoencoder.sane import SANE
 from weightspace.symmetry.axes import Symmetry, permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
@@ -76,7 +77,7 @@ def test_distances_are_relative_to_norms() -> None:
 
 def test_families_are_found_and_reordered_networks_named(folder: Path, symmetry: Symmetry) -> None:
     inspection = inspect_folder(folder)
-    known = known_symmetries(None, [architecture(symmetry)])
+    known = given_symmetries([architecture(symmetry)])
     (found,) = relate_folder(folder, inspection, known).values()
     (group,) = found.reordered
     assert group.paths == ["base.safetensors", "mixed.safetensors"] and group.confirmed

@@ -5,14 +5,11 @@ A stack is trained through `torch.func`: every network has its own data order, l
 decay, and the arithmetic is that of training it alone, which `fit_one` does. Both run where the tensors are.
 """
 
-import contextlib
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -22,7 +19,7 @@ from torch.nn import functional
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.images import Images
-from weightspace.randomness import derive_generator, derive_seed
+from weightspace.randomness import derive_generator, derive_seed, own_randomness
 from weightspace.weights.values import Weights, find_aliases
 
 Stack = Weights
@@ -303,27 +300,6 @@ def _steps(images: Images, config: FitConfig) -> int:
     if config.batch_size < 1 or steps < 1 or config.epochs < 0:
         raise InputError(f"expected a batch size between 1 and {len(images.labels)}, found {config.batch_size}")
     return steps
-
-
-@contextlib.contextmanager
-def own_randomness(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Let what draws from a global state, of torch, numpy or Python, as dropout does, draw from `seed`; None if nothing
-    draws. The states are as they were afterwards.
-    """
-    if seed is None:
-        yield
-        return
-    # A module draws from the global state of numpy, if from any: a generator of our own would not reach it.
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
 
 
 def draws_at_random(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> bool:

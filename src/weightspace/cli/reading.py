@@ -83,7 +83,8 @@ def layers(
     from weightspace.analysis.layers import look_into
     from weightspace.autoencoder.sane import leading_model
     from weightspace.report.plots import save_layers, save_similarity
-    from weightspace.report.tables import layer_table, print_table
+    from weightspace.report.result_tables import layer_table
+    from weightspace.report.tables import print_table
 
     plots = [plot for plot in (out, similarity) if plot is not None]
     for plot in plots:
@@ -159,7 +160,8 @@ def probe(
     """
     prepare_torch()
     from weightspace.analysis.probing.folding import probe_zoo
-    from weightspace.report.tables import print_table, reading_tables
+    from weightspace.report.result_tables import reading_tables
+    from weightspace.report.tables import print_table
 
     probed = probe_zoo(folder, sane, config)
     if as_json:

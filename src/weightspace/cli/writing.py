@@ -59,7 +59,8 @@ def evaluate(
     """
     prepare_torch()
     from weightspace.evaluation.comparing import evaluate as evaluate_zoo
-    from weightspace.report.tables import print_table, writing_tables
+    from weightspace.report.result_tables import writing_tables
+    from weightspace.report.tables import print_table
     from weightspace.zoo.zoo import Zoo
 
     generated = Zoo.open(folder)

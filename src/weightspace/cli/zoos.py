@@ -186,7 +186,7 @@ def inspect(
     Parameters
     ----------
     folder
-        A folder of .safetensors, .pt, .pth, .bin or .ckpt files, a .zip or .tar of one, or an fsspec URL.
+        A folder of .safetensors, .pt, .pth, .bin or .ckpt files, one such file, a .zip or .tar, or an fsspec URL.
     sane
         A trained SANE: says which checkpoints are nearest in its space, and predicts properties of each.
     module
@@ -197,16 +197,15 @@ def inspect(
         So many checkpoints are listed, those with remarks first.
     """
     prepare_torch()
-    from weightspace.analysis.inspecting.relating_folders import study_folder
-    from weightspace.outputs import new_file
-    from weightspace.report.page import render_inspection
+    from weightspace.analysis.inspecting.studying import study_folder
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
     study = study_folder(folder, sane, module.describe(), device=device)
     if out is not None:
-        with new_file(out, existing=existing(force)) as path:
-            path.write_text(render_inspection(study), encoding="utf-8")
+        from weightspace.report.page import save_inspection
+
+        save_inspection(study, out, existing=existing(force))
     if as_json:
         print_json(study.to_json())
         return

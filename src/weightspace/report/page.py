@@ -7,14 +7,15 @@ from typing import Any
 
 import jinja2
 
-from weightspace.analysis.inspecting.relating_folders import FolderStudy
+from weightspace.analysis.inspecting.studying import FolderStudy
 from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.errors import InputError
 from weightspace.evaluation.comparing import WritingRow
-from weightspace.outputs import called_as, installed_versions
+from weightspace.outputs import Existing, called_as, installed_versions, new_file
 from weightspace.report.figures import Drawn, draw_figures, to_svg
 from weightspace.report.plots import draw_lineage
-from weightspace.report.tables import Table, folder_tables, reading_tables, writing_tables
+from weightspace.report.result_tables import reading_tables, writing_tables
+from weightspace.report.tables import Table, folder_tables
 
 MOST_ROWS = 1_000
 RESULT_KEYS = ("title", "summary", "story", "findings", "reading", "writing", "made")
@@ -90,6 +91,12 @@ def read_run_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"expected the results of a run at {path}, found something else")
     return value
+
+
+def save_inspection(study: FolderStudy, out: Path, *, existing: Existing = "refuse") -> None:
+    """Write the page of `render_inspection` into a file."""
+    with new_file(out, existing=existing) as path:
+        path.write_text(render_inspection(study), encoding="utf-8")
 
 
 def render_inspection(study: FolderStudy) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from weightspace.devices import require_one_device
@@ -308,6 +307,8 @@ def _total(terms: list[_Term], rows: Int[Tensor, "rows"] | None = None) -> Float
 
 def _solve(cost: Float[Tensor, "rows size size"], current: Int[Tensor, "rows size"]) -> Int[Tensor, "rows size"]:
     """The best permutation for every network; the current one unless another is better beyond rounding."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second, for which commands that match nothing wait
+
     cost = cost.cpu()
     highest, solved = cost.max(1)
     now = cost.gather(1, current[:, None])[:, 0]

@@ -29,6 +29,8 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 # What damaged bytes make torch's reader raise, beside its own errors.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", "")
+# What some trainers call a torch file, which is no archive.
+PACKED_NAMES = (".pth.tar", ".pt.tar")
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -126,7 +128,7 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
     if path.suffix == ".safetensors":
         source = _SafetensorsFile(path)
         return StoredWeights(dict.fromkeys(source.names, source), source.aliases, source.metadata)
-    if path.suffix in TORCH_SUFFIXES:
+    if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
         tensors, wrapper, beside = _read_torch_file(path, inside)
         return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors), beside, wrapper)
     raise InputError(

@@ -82,9 +82,9 @@ def known_accuracies(names: Mapping[str, str], file: Path | None) -> dict[str, f
     for name, short in names.items():
         if ":" in name and Path(name.rpartition(":")[0]).is_dir():
             table = _rows(name).table
-            known = next((part for part in ("test_accuracy", "validation_accuracy") if part in table), None)
-            if known is not None:
-                found.setdefault(short, float(table[known].iloc[0]))
+            measured = next((part for part in ("test_accuracy", "validation_accuracy") if part in table), None)
+            if measured is not None:
+                found.setdefault(short, float(table[measured].iloc[0]))
     return found
 
 

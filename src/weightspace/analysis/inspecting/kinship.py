@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
 from weightspace.progress import progress_bar
@@ -222,6 +220,9 @@ def _trees(
     paths: Sequence[str], distances: Float[np.ndarray, "n n"], aligned: np.ndarray
 ) -> tuple[list[list[Kinship]], list[str]]:
     """The shortest trees through related checkpoints, largest family first, and who has no relative."""
+    from scipy.sparse import csr_matrix  # takes a third of a second, and few folders need it
+    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+
     # Zero means no edge to scipy: equal weights would be strangers.
     near = np.where(distances <= RELATED, np.maximum(distances, SMALLEST), 0)
     np.fill_diagonal(near, 0)

@@ -30,8 +30,7 @@ from weightspace.errors import InputError
 from weightspace.interrupting import deferred_interrupt
 from weightspace.outputs import write_json
 from weightspace.progress import Advance, progress_bar, say
-from weightspace.randomness import derive_seed
-from weightspace.supervised import own_randomness
+from weightspace.randomness import derive_seed, own_randomness
 
 # Called with the step: measures the model that is trained, in evaluation mode; what it returns joins the history.
 Observer = Callable[[int], Row]

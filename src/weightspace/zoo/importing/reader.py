@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from weightspace.weights.files import INDEX_FILES, SINGLE_FILES, open_weights
+from weightspace.weights.files import INDEX_FILES, PACKED_NAMES, SINGLE_FILES, open_weights
 from weightspace.weights.state_dicts import shared_prefix
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.recipes import Recipe
@@ -118,7 +118,7 @@ class RecognizingReader(Reader, Protocol):
 
 COMPILED = "_orig_mod."
 CONFIG = "config.json"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", *PACKED_NAMES)
 # Files beside the weights that hold how a training goes on, not a network.
 STATES = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler", "sampler", "dl_state_dict")
 STATES_NOTE = "a file holds the state of an optimizer, a scheduler or the like, not weights"

@@ -14,9 +14,9 @@ import pandas as pd
 
 from weightspace.errors import InputError
 from weightspace.zoo.importing.properties import flatten, plain
+from weightspace.zoo.importing.reader import SUFFIXES
 
 KINDS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
 
 
 class Matched(NamedTuple):

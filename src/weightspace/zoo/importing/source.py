@@ -12,17 +12,23 @@ from weightspace.errors import InputError
 from weightspace.weights.values import natural_key
 
 ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar", ".xz": "tar", ".bz2": "tar"}
+# Files that hold one network; `.pth.tar` is no archive.
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
 
 
 class Source:
     """Files under one address; their paths are relative to it, with forward slashes.
 
     Args:
-        address: a folder, a `.zip` or `.tar` file (a compressed tar is slow: unpack it first), or an fsspec URL.
+        address: a folder, a `.zip` or `.tar` file (a compressed tar is slow: unpack it first), one file of weights, or
+            an fsspec URL.
         paths: only these; all if None.
     """
 
     def __init__(self, address: str | Path, paths: Sequence[str] | None = None) -> None:
+        place = Path(address)
+        if paths is None and place.name.endswith(WEIGHTS) and place.is_file():
+            address, paths = place.parent, [place.name]
         self.address, self._only = str(address), paths
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +76,10 @@ class Source:
         """Every file's name there and its size."""
         fs, root = self._place
         base = root.rstrip("/") + "/" if root else ""
-        details = fs.find(root, detail=True)
+        if self._only is not None and self.is_local:  # a folder may hold very many others
+            details = {f"{base}{path}": fs.info(f"{base}{path}") for path in self._only}
+        else:
+            details = fs.find(root, detail=True)
         names = {path: posixpath.normpath(path.removeprefix(base).lstrip("/")) for path in details}
         return {names[path]: (path, int(entry.get("size") or 0)) for path, entry in details.items()}
 

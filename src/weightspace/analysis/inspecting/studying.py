@@ -1,0 +1,73 @@
+"""A folder of checkpoints as a whole: one by one, between each other, and in the eyes of a SANE."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from weightspace.analysis.inspecting.checkpoints import Inspection, inspect_folder
+from weightspace.analysis.inspecting.kinship import Relations
+from weightspace.analysis.inspecting.relating_folders import SaneView, given_symmetries, relate_folder
+from weightspace.zoo.architecture import Architecture
+
+
+class FolderStudy(NamedTuple):
+    """A folder's checkpoints one by one, between each other, and in the eyes of a SANE."""
+
+    folder: str
+    inspection: Inspection
+    related: Mapping[str, Relations]
+    seen: Sequence[SaneView]
+
+    def summary(self) -> str:
+        """One line with all counts."""
+        inspection = self.inspection
+        remarked = sum(1 for checkpoint in inspection.checkpoints if checkpoint.remarks())
+        twice = len(inspection.equal_files) + len(inspection.equal_tensors)
+        reordered = sum(len(relations.reordered) for relations in self.related.values())
+        families = sum(len(relations.trees) for relations in self.related.values())
+        counts = [
+            _counted(len(inspection.checkpoints), "checkpoint"),
+            f"{remarked:,} with remarks",
+            f"{_counted(twice, 'group')} of duplicates",
+            f"{_counted(reordered, 'group')} equal up to order",
+            _counted(families, "family", "families"),
+        ]
+        if inspection.left_out:
+            counts.append(f"{len(inspection.left_out):,} other files left out")
+        return ", ".join(counts)
+
+    def notes(self) -> list[str]:
+        """What was not compared, and why."""
+        return [f"{name}: {note}" for name, relations in self.related.items() for note in relations.notes]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything."""
+        related = {name: relations.to_json() for name, relations in self.related.items()}
+        return {**self.inspection.to_json(), "related": related, "seen": [view._asdict() for view in self.seen]}
+
+
+def _counted(count: int, noun: str, nouns: str = "") -> str:
+    """`1 group`, `2 groups`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def study_folder(
+    folder: str, sane: Path | None = None, given: Sequence[Architecture] = (), *, device: str = "auto"
+) -> FolderStudy:
+    """Inspect a folder's checkpoints, relate them, and let a SANE look at them; what `weightspace inspect` does.
+
+    Args:
+        folder: or an archive, or an fsspec URL.
+        sane: folder of a trained model, whose predictor speaks too if it has one.
+        given: architectures whose networks are aligned before they are compared.
+        device: where the model encodes; see `choose_device`.
+    """
+    inspection = inspect_folder(folder)
+    if sane is None:
+        return FolderStudy(folder, inspection, relate_folder(folder, inspection, given_symmetries(given)), [])
+    # What a model needs takes a second to import, which nobody who has none should wait for.
+    from weightspace.analysis.inspecting.looking import look_with
+
+    view = look_with(sane, folder, inspection, device)
+    known = [*given_symmetries(given), *view.symmetries]
+    return FolderStudy(folder, inspection, relate_folder(folder, inspection, known), view.seen)
