@@ -344,7 +344,7 @@ def test_a_card_without_images_or_properties_says_so(sane_folder: Path, parts: t
     assert numbers["fidelity"][0]["scored_on"] == "random inputs, as no images fit"
     card = (folder / "README.md").read_text()
     assert "random inputs, as no images fit" in card and f"    {called_as()}" in card and "| – | – |" in card
-    assert {row["target"] for row in numbers["reading"][0]["rows"]} == {"epoch"}
+    assert {row["target"] for row in numbers["reading"][0]["rows"]} == {"validation_accuracy", "epoch"}
 
 
 def test_recorded_images_are_found_or_not(zoo: Zoo) -> None:
