@@ -302,3 +302,26 @@ def test_compiled_parts_have_their_own_names(tmp_path: Path) -> None:
         renamed = {key.replace("0.", "0._orig_mod."): tensor for key, tensor in weights.items()}
         torch.save(renamed if name == "compiled" else weights, tmp_path / "runs" / f"{name}.pt")
     assert len(import_zoo(tmp_path / "runs", tmp_path / "zoo").architectures) == 1
+
+
+def test_a_table_may_have_a_row_for_every_epoch(tmp_path: Path) -> None:
+    members = ["seed1", "seed2"]
+    networks(tmp_path / "runs", [f"{member}/epoch-{epoch}.pt" for member in members for epoch in (1, 2)])
+    rows = [(member, epoch, 0.1 * epoch + 0.01 * place) for place, member in enumerate(members) for epoch in (1, 2, 3)]
+    table = pd.DataFrame(rows, columns=["run", "epoch", "test_acc"])
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "runs" / "results.csv", index=False)
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
+    assert list(zoo.table["test_accuracy"]) == pytest.approx([0.1, 0.2, 0.11, 0.21])
+    assert [entry["what"] for entry in zoo.about["left_out"]] == [
+        f"results.csv: {member} at epoch 3"
+        for member in table.sample(frac=1, random_state=0).query("epoch == 3")["run"]
+    ]
+    with pytest.raises(InputError, match="of 1 lineage, which are never split,"):
+        imported("ray-pbt", tmp_path / "other").split(0.5, 0.5, seed=0)
+
+
+def test_a_log_beside_files_is_not_taken_for_their_results(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["0.pt", "1.pt"])
+    pd.DataFrame({"epoch": [0, 1, 0, 1], "loss": [4, 3, 2, 1]}).to_csv(tmp_path / "runs" / "log.csv", index=False)
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert "loss" not in zoo.table and any("log.csv was not used" in note for note in zoo.about["imported"]["notes"])

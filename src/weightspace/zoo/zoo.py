@@ -197,8 +197,10 @@ class Zoo:
         parts = lineages.map(part_of)
         empty = [str(share) for number, share in enumerate(shares) if not (parts == number).any()]
         if empty:
+            count, alike = len(self.members), lineages.nunique()
+            forks = f" of {alike} lineage{'s' * (alike != 1)}, which are never split," if alike < count else ""
             raise InputError(
-                f"expected members in every part, found {len(self.members)} members and none in the part of share "
+                f"expected members in every part, found {count} members{forks} and none in the part of share "
                 f"{', '.join(empty)}; take another seed, other shares or more members"
             )
         return tuple(self._take(parts == number) for number in range(len(shares)))

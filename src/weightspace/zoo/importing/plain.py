@@ -4,7 +4,7 @@ Who a checkpoint belongs to and what is known of it comes from a pattern on its 
 file's own metadata, the first of these counting most.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,12 +53,10 @@ class PlainReader:
         """Every checkpoint, by member and epoch."""
         listing = Listing()
         paths = self._checkpoints(listing)
-        found = self._rows(paths, listing)
+        parsed_of = {path: parsed for path in paths if (parsed := self._parse(path, listing)) is not None}
+        found = self._rows(list(parsed_of), parsed_of, listing)
         table = (self.table or self._lonely_table()).rpartition("/")[2]
-        for path in paths:
-            parsed = self._parse(path, listing)
-            if parsed is None:
-                continue
+        for path, parsed in parsed_of.items():
             values = {**found.rows.get(path, {}), **parsed}
             where = {key: f"{table}, line {found.lines.get(path)}, column {key}" for key in values}
             where |= dict.fromkeys(parsed, f"the path, by the pattern {self.pattern}")
@@ -124,13 +122,23 @@ class PlainReader:
             return None
         return dict(found.named)
 
-    def _rows(self, paths: list[str], listing: Listing) -> Matched:
+    def _rows(self, paths: list[str], parsed: Mapping[str, Mapping[str, Any]], listing: Listing) -> Matched:
         """What a table says of each path."""
         name = self.table or self._lonely_table()
         if not name:
             return Matched({}, {})
         short = name.rpartition("/")[2]
-        found = match_table(name, self._table_bytes(name), paths, self.by)
+        places = {
+            path: (str(values["member"]), epoch)
+            for path, values in parsed.items()
+            if "member" in values and (epoch := whole(values.get("epoch"))) is not None
+        }
+        try:
+            found = match_table(name, self._table_bytes(name), paths, self.by, places)
+        except InputError as refusal:
+            if self.table or self.by or "--by" in str(refusal):
+                raise
+            found = Matched({}, {}, why=str(refusal))
         if found.why:
             if self.table or self.by:
                 raise InputError(f"expected a column of {name} to name files below the folder, found that {found.why}")

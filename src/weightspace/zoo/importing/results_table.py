@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from weightspace.errors import InputError
-from weightspace.zoo.importing.properties import flatten, plain
+from weightspace.zoo.importing.properties import flatten, plain, whole
 from weightspace.zoo.importing.reader import SUFFIXES
 
+# Columns that say which moment of a member a row is of.
+EPOCHS = ("epoch", "epochs")
 KINDS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 
 
@@ -37,7 +39,9 @@ class Matched(NamedTuple):
     why: str = ""
 
 
-def match_table(name: str, data: bytes, paths: Sequence[str], by: str = "") -> Matched:
+def match_table(
+    name: str, data: bytes, paths: Sequence[str], by: str = "", places: Mapping[str, tuple[str, int]] | None = None
+) -> Matched:
     """Give every file its row.
 
     Args:
@@ -45,6 +49,7 @@ def match_table(name: str, data: bytes, paths: Sequence[str], by: str = "") -> M
         data: its bytes.
         paths: of the files.
         by: the column that names them; found if empty.
+        places: member and epoch of files, where their paths tell: for tables with a row for every epoch of a member.
 
     Raises:
         InputError: no readable table, no such column, a file with two rows, or two columns that fit equally well.
@@ -52,6 +57,9 @@ def match_table(name: str, data: bytes, paths: Sequence[str], by: str = "") -> M
     table = read_table(name, data)
     if by and by not in table.columns:
         raise InputError(f"expected a column of {name} among {', '.join(table.columns)}, found '{by}'")
+    by_place = _match_places(table, places or {}, by)
+    if by_place is not None:
+        return by_place
     owners = _Owners(paths)
     owner_of = {column: [owners.find(text) for text in table[column]] for column in ([by] if by else table.columns)}
     if not by:
@@ -71,6 +79,35 @@ def match_table(name: str, data: bytes, paths: Sequence[str], by: str = "") -> M
             f"say otherwise: --by {first} or --by {rival}"
         )
     return _matched(name, table, first, best[first], owners)
+
+
+def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by: str) -> Matched | None:
+    """Rows by the member that a column names and by the epoch; None if no column names members and a row is not of one
+    file alone.
+    """
+    epochs = next((column for column in table.columns if column.lower() in EPOCHS), None)
+    if epochs is None or not places:
+        return None
+    files = {(member, epoch): path for path, (member, epoch) in places.items()}
+    members = {member for member, _ in files}
+    columns = [column for column in ([by] if by else table.columns) if column != epochs]
+    column = max(columns, key=lambda column: table[column].astype(str).isin(members).sum(), default=None)
+    if column is None or not table[column].astype(str).isin(members).any():
+        return None
+    rows, lines, strange = {}, {}, []
+    for number, values in enumerate(table.to_dict("records"), start=2):
+        member, epoch = str(values.pop(column)), whole(values.pop(epochs))
+        file = files.get((member, epoch)) if epoch is not None else None
+        if file is None:
+            strange.append((f"{member} at epoch {epoch}", "no file"))
+        elif file in rows:
+            raise InputError(f"expected one row for each member and epoch, found {member} at epoch {epoch} twice")
+        else:
+            rows[file], lines[file] = (
+                {str(key): plain(value) for key, value in values.items() if not _empty(value)},
+                number,
+            )
+    return Matched(rows, lines, f"{column} and {epochs}", strange) if rows else None
 
 
 def _matched(name: str, table: pd.DataFrame, column: str, files: list[str | None], owners: "_Owners") -> Matched:
