@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from weightspace.errors import InputError
-from weightspace.zoo.importing.properties import flatten, plain, whole
+from weightspace.zoo.importing.properties import flatten, number, plain, whole
 from weightspace.zoo.importing.reader import SUFFIXES
 
 # Columns that say which moment of a member a row is of.
@@ -63,7 +63,12 @@ def match_table(
     owners = _Owners(paths)
     owner_of = {column: [owners.find(text) for text in table[column]] for column in ([by] if by else table.columns)}
     if not by:
-        named = {column: files for column, files in owner_of.items() if _hits(files) and not _counts(table, column)}
+        enough = min(len(table), len(paths)) / 2
+        named = {
+            column: files
+            for column, files in owner_of.items()
+            if _hits(files) > (enough if _numbers(table[column]) else 0) and not _counts(table, column)
+        }
         owner_of = {column: files for column, files in named.items() if _once(files)} or named
     if not any(_hits(files) for files in owner_of.values()):
         numbers = [column for column in table.columns if _counts(table, column)]
@@ -95,7 +100,7 @@ def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by
     if column is None or not table[column].astype(str).isin(members).any():
         return None
     rows, lines, strange = {}, {}, []
-    for number, values in enumerate(table.to_dict("records"), start=2):
+    for line, values in enumerate(table.to_dict("records"), start=2):
         member, epoch = str(values.pop(column)), whole(values.pop(epochs))
         file = files.get((member, epoch)) if epoch is not None else None
         if file is None:
@@ -112,7 +117,7 @@ def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by
 
 def _matched(name: str, table: pd.DataFrame, column: str, files: list[str | None], owners: "_Owners") -> Matched:
     rows, lines, strange = {}, {}, []
-    for number, (file, values) in enumerate(zip(files, table.to_dict("records"), strict=True)):
+    for place, (file, values) in enumerate(zip(files, table.to_dict("records"), strict=True)):
         text = values.pop(column)
         if file is None:
             strange.append((str(text), owners.why_not(text)))
@@ -120,7 +125,7 @@ def _matched(name: str, table: pd.DataFrame, column: str, files: list[str | None
             raise InputError(f"expected one row of {name} per file, found {text} twice")
         else:
             rows[file] = {str(key): plain(value) for key, value in values.items() if not _empty(value)}
-            lines[file] = number + 2
+            lines[file] = place + 2
     return Matched(rows, lines, column, strange)
 
 
@@ -175,6 +180,11 @@ def stem_of(path: str) -> str:
 
 def _hits(files: list[str | None]) -> int:
     return sum(file is not None for file in files)
+
+
+def _numbers(values: pd.Series) -> bool:
+    """Whether a column holds numbers, which hit upon names by chance: most of what could be named should be."""
+    return all(number(value) is not None for value in values.dropna())
 
 
 def _once(files: list[str | None]) -> bool:
