@@ -325,3 +325,13 @@ def test_a_log_beside_files_is_not_taken_for_their_results(tmp_path: Path) -> No
     pd.DataFrame({"epoch": [0, 1, 0, 1], "loss": [4, 3, 2, 1]}).to_csv(tmp_path / "runs" / "log.csv", index=False)
     zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
     assert "loss" not in zoo.table and any("log.csv was not used" in note for note in zoo.about["imported"]["notes"])
+
+
+def test_sources_name_the_line_of_a_table(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["seed1/epoch-1.pt", "seed1/epoch-2.pt"])
+    (tmp_path / "runs" / "results.csv").write_text("run,epoch,test_acc\nseed1,2,0.4\nseed1,1,0.3\n")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
+    assert [source["numbers"]["test_accuracy"]["from"] for source in zoo.about["sources"]] == [
+        "results.csv, line 3, column test_acc",
+        "results.csv, line 2, column test_acc",
+    ]

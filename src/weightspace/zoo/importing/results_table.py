@@ -108,10 +108,8 @@ def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by
         elif file in rows:
             raise InputError(f"expected one row for each member and epoch, found {member} at epoch {epoch} twice")
         else:
-            rows[file], lines[file] = (
-                {str(key): plain(value) for key, value in values.items() if not _empty(value)},
-                number,
-            )
+            rows[file] = {str(key): plain(value) for key, value in values.items() if not _empty(value)}
+            lines[file] = line
     return Matched(rows, lines, f"{column} and {epochs}", strange) if rows else None
 
 
