@@ -686,3 +686,49 @@ def test_what_hooks_keep_stays_as_it_was() -> None:
         assert {name: id(tensor) for name, tensor in held.items()} == {
             name: id(tensor) for name, tensor in first.items()
         }
+
+
+class Frozen(nn.Module):
+    """Its body runs without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7))
+        self.unused = nn.Linear(4, 5)
+        self.head = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = self.body(inputs)
+        return self.head(hidden.relu())
+
+
+def test_what_runs_without_gradients_has_an_effect() -> None:
+    symmetry = trace_symmetry(Frozen().eval(), torch.randn(3, 6))
+    assert sorted(symmetry.groups.values()) == [7, 8, 9] and "unused.weight" not in symmetry.moved
+
+
+class Spectral(nn.Module):
+    """A layer of complex weights between ordinary ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hidden, self.last = nn.Conv1d(2, 6, 1), nn.Conv1d(6, 7, 1), nn.Conv1d(7, 1, 1)
+        self.filter = nn.Parameter(torch.randn(6, 6, 3, dtype=torch.cfloat))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        waves = torch.fft.rfft(self.first(inputs))[..., :3]
+        mixed = torch.fft.irfft(torch.einsum("bim,iom->bom", waves, self.filter), n=inputs.shape[-1])
+        return self.last(self.hidden(mixed).relu())
+
+
+def test_complex_parameters_freeze_what_they_touch_and_nothing_else() -> None:
+    symmetry = trace_symmetry(Spectral().eval(), torch.randn(2, 2, 16))
+    assert list(symmetry.groups.values()) == [7] and "filter" not in symmetry.moved
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")  # many a published network has the old one
+def test_modules_that_compute_their_weights_are_traced() -> None:
+    first, last = (nn.utils.weight_norm(nn.Conv1d(*sizes, 3)) for sizes in ((6, 9), (9, 4)))
+    symmetry = trace_symmetry(nn.Sequential(first, nn.ReLU(), last).eval(), torch.randn(3, 6, 12))
+    assert list(symmetry.groups.values()) == [9] and {"0.weight_g", "0.weight_v", "2.weight_v"} <= set(symmetry.moved)

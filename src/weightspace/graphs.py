@@ -72,7 +72,9 @@ def copy_module(module: nn.Module) -> nn.Module:
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"expected an nn.Module, found {module!r:.80}")
-    copied: dict[int, Any] = {}
+    # Tensors that a module computed for itself, as weight norm does, have a history, with which torch copies none.
+    computed = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    copied: dict[int, Any] = {id(value): value.detach().clone() for value in computed if value.grad_fn is not None}
     try:
         duplicate = copy.deepcopy(module, copied).eval()
     except RuntimeError as error:

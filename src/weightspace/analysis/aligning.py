@@ -29,6 +29,7 @@ from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.values import Weights, require_shapes, shapes_of
 from weightspace.zoo.addressing import open_network
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.recorded_images import require_shape
 
 AS_GIVEN, ALIGNED = "as given", "aligned"
@@ -228,7 +229,8 @@ def align_networks(
     first, second = open_network(reference), open_network(model)
     known = given or first.architecture or second.architecture
     axes = _symmetry(known, given, symmetry)
-    alignment = align(second.weights, first.weights, axes, restarts=config.restarts, seed=config.seed)
+    one, other = (fit_weights(own.weights, known).weights if known else own.weights for own in (first, second))
+    alignment = align(other, one, axes, restarts=config.restarts, seed=config.seed)
     alignment = replace(alignment, buildable=known is not None)
     if config.data and known is not None:
         module = known.build([str(given.factory)] if given else [])
@@ -237,7 +239,7 @@ def align_networks(
             config.data, size=shape[-1] if len(shape) == 4 else None, limits=(None, config.test_images)
         )
         require_shape(known, images.test.inputs)
-        lines = walk_lines(module, alignment, second.weights, first.weights, images, points=config.points)
+        lines = walk_lines(module, alignment, other, one, images, points=config.points)
         alignment = replace(alignment, lines=lines)
     return alignment
 

@@ -104,7 +104,10 @@ def _answers(model: nn.Module, weights: Weights, data: Tensor) -> Tensor:
     modes = {part: part.training for part in model.modules()}
     try:
         with torch.no_grad():
-            return functional_call(model.eval(), weights, (data[:INPUTS_TO_COMPARE],))
+            # Of tied tensors the first name stands for all, which torch otherwise refuses.
+            aliases = find_aliases(model.state_dict())
+            once = {name: tensor for name, tensor in weights.items() if name not in aliases}
+            return functional_call(model.eval(), once, (data[:INPUTS_TO_COMPARE],))
     finally:
         for part, training in modes.items():
             part.training = training

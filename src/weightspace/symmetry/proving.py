@@ -99,7 +99,7 @@ def prove_unchanged(
     Raises:
         SymmetryDisproved, InputError: as for `prove_symmetry`.
     """
-    module = copy_module(module).to(torch.float64)
+    module = copy_module(module)._apply(_doubled)  # `.to` would make real numbers of complex ones
     unnoticed = set(groups)
     for attempt, gain in enumerate(GAINS):
         generator = derive_generator(seed, "proof", attempt)
@@ -164,7 +164,9 @@ def _require_fit(module: nn.Module, symmetry: Symmetry) -> None:
 
 
 def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
-    """The parameters that outputs depend on: those with a gradient."""
+    """The parameters that outputs depend on: those with a gradient, and those without whose values matter: part of a
+    network may run without gradients (frozen, detached).
+    """
     aliases = find_aliases(module.state_dict(keep_vars=True))
     parameters = [name for name, _ in module.named_parameters(remove_duplicate=False) if name not in aliases]
     leaves = {name: weights[name].clone().requires_grad_() for name in parameters if weights[name].is_floating_point()}
@@ -173,15 +175,34 @@ def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
         results = _tensors(functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False))
         outputs = [value / value.detach().abs().max().clamp_min(TINY) for value in results if value.requires_grad]
         if not outputs:
-            return set()
+            return _felt_by_value(module, weights, inputs, list(leaves))
         total = torch.stack([(value * torch.randn_like(value)).sum() for value in outputs]).sum()
         try:
             slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         except RuntimeError:
             return set(leaves)  # some operation has no gradient: nothing can be told, so nothing is held against them
-    return {
+    felt = {
         name for name, slope in zip(leaves, slopes, strict=True) if slope is not None and slope.abs().max() > TOLERANCE
     }
+    return felt | _felt_by_value(module, weights, inputs, [name for name in leaves if name not in felt])
+
+
+def _felt_by_value(module: nn.Module, weights: Weights, inputs: Any, names: list[str]) -> set[str]:
+    """Those of some parameters that outputs change with: tried together first, one by one where they do."""
+    aliases = find_aliases(module.state_dict(keep_vars=True))
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(weights[name].shape, generator=generator, dtype=torch.float64) for name in names}
+    before = _outputs(module, weights, inputs)
+
+    def changes(moved: list[str]) -> bool:
+        tried = {name: tensor + noise[name] if name in moved else tensor for name, tensor in weights.items()}
+        tried |= {alias: tried[name] for alias, name in aliases.items() if name in moved}
+        pairs = zip(before, _outputs(module, tried, inputs), strict=True)
+        return any(not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE) for one, other in pairs)
+
+    if not names or not changes(names):
+        return set()
+    return {name for name in names if changes([name])}
 
 
 def random_weights(module: nn.Module, generator: torch.Generator, *, gain: float = 1.0) -> Weights:
@@ -190,7 +211,9 @@ def random_weights(module: nn.Module, generator: torch.Generator, *, gain: float
     state = module.state_dict(keep_vars=True)
     weights: Weights = {}
     for name, tensor in state.items():
-        if not tensor.is_floating_point():
+        if tensor.is_complex():
+            weights[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.complex128)
+        elif not tensor.is_floating_point():
             weights[name] = tensor.detach()
         elif name in parameters and tensor.ndim > 1:
             fan_in = max(1, math.prod(tensor.shape[1:]))
@@ -227,6 +250,13 @@ def _random_like(example: Any, generator: torch.Generator) -> Any:
     pick = torch.randint(example.numel(), (example.numel(),), generator=generator)
     drawn = example.reshape(-1)[pick].reshape(example.shape)
     return drawn.to(torch.float64) if drawn.is_floating_point() else drawn
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    """Floating-point and complex numbers of twice the usual size; others as they are."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
 
 
 class _DoublePrecision(TorchDispatchMode):

@@ -5,6 +5,7 @@ natural order of the names (layer 10 after layer 2), whatever order the file had
 read from a `.pt` and from a `.safetensors` file is the same value.
 """
 
+import codecs
 import json
 import pickle
 import struct
@@ -12,7 +13,9 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -33,6 +36,21 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", "")
 PACKED_NAMES = (".pth.tar", ".pt.tar")
 
 
+# Numbers of numpy beside the weights: what torch itself says is safe to allow. Nothing of these runs code of a file.
+PLAIN_NUMPY: list[Any] = [
+    np.dtype,
+    codecs.encode,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
+    # What makes a number of numpy from its bytes, under its names in both of numpy's generations.
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+def is_index(name: str) -> bool:
+    """Whether a file is named as the index of a model in several files."""
+    return name.endswith((".safetensors.index.json", ".bin.index.json"))
+
+
 class StoredWeights(Mapping[str, Tensor]):
     """Weights in a file or folder, read tensor by tensor when asked for by name.
 
@@ -42,6 +60,7 @@ class StoredWeights(Mapping[str, Tensor]):
     Attributes:
         metadata: plain values stored beside the tensors.
         wrapper: the keys under which a torch file held them, such as `("state_dict",)`.
+        others: keys of other state dicts in that file, which were not read.
     """
 
     def __init__(
@@ -50,8 +69,9 @@ class StoredWeights(Mapping[str, Tensor]):
         aliases: dict[str, str],
         metadata: Mapping[str, Plain] | None = None,
         wrapper: tuple[str, ...] = (),
+        others: tuple[str, ...] = (),
     ) -> None:
-        self.metadata, self.wrapper = dict(metadata or {}), wrapper
+        self.metadata, self.wrapper, self.others = dict(metadata or {}), wrapper, others
         names = [*sources, *(alias for alias in aliases if alias not in sources)]
         self._sources, self._aliases = sources, aliases
         self._names = sorted(names, key=natural_key)
@@ -129,8 +149,9 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
         source = _SafetensorsFile(path)
         return StoredWeights(dict.fromkeys(source.names, source), source.aliases, source.metadata)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
-        tensors, wrapper, beside = _read_torch_file(path, inside)
-        return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors), beside, wrapper)
+        tensors, wrapper, beside, others = _read_torch_file(path, inside)
+        sources: dict[str, _Source] = dict.fromkeys(tensors, _InMemory(tensors))
+        return StoredWeights(sources, find_aliases(tensors), beside, wrapper, others)
     raise InputError(
         f"expected a .safetensors, .pt, .pth, .bin or .ckpt file or a folder, found {path.name} ({path.suffix})"
     )
@@ -220,6 +241,9 @@ def _open_folder(folder: Path) -> StoredWeights:
     for index_name in INDEX_FILES:
         if (folder / index_name).is_file():
             return _open_sharded(folder, index_name)
+    other = next((entry.name for entry in sorted(folder.iterdir()) if is_index(entry.name)), None)
+    if other is not None:
+        return _open_sharded(folder, other)
     for file_name in SINGLE_FILES:
         if (folder / file_name).is_file():
             return open_weights(folder / file_name)
@@ -267,7 +291,7 @@ class _Shard(_Source):
 def _read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
     is_zip = zipfile.is_zipfile(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_NUMPY):
             # torch warns of pickles of another protocol; a load that then fails is refused below.
             warnings.simplefilter("ignore", UserWarning)
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)

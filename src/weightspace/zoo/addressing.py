@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.files import INDEX_FILES, SINGLE_FILES, open_weights, read_weights
+from weightspace.weights.files import SINGLE_FILES, is_index, open_weights, read_weights
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import ZOO_FILE, Zoo
@@ -124,7 +124,7 @@ def network_files(path: Path) -> list[Path]:
     Raises:
         InputError: a folder without any.
     """
-    if not path.is_dir() or any((path / name).is_file() for name in (*INDEX_FILES, *SINGLE_FILES)):
+    if not path.is_dir() or any(is_index(entry.name) or entry.name in SINGLE_FILES for entry in path.iterdir()):
         return [path]
     shown = [file for file in path.iterdir() if not file.name.startswith(".")]
     files = [file for file in shown if file.suffix in WEIGHT_SUFFIXES and file.is_file()]

@@ -11,7 +11,7 @@ from torch import nn
 
 from weightspace.errors import InputError
 from weightspace.user_code import import_named, working_folder_last
-from weightspace.weights.values import Shapes, Weights, natural_key, require_shapes
+from weightspace.weights.values import Shapes, Weights, find_aliases, natural_key, require_shapes
 
 FACTORIES = "weightspace.zoo.growing.networks"
 OUR_FACTORIES = tuple(f"{FACTORIES}:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
@@ -33,6 +33,7 @@ class Architecture:
         dtypes: their types where they are not float32.
         symmetry: a `Symmetry` as JSON, or None if it has not been traced.
         note: why there is no factory or no symmetry, if so.
+        aliases: second names of tied tensors -> their first names.
 
     Examples:
         >>> zoo.architectures[zoo.table["architecture"].iloc[0]].build()(images.test.inputs[:2]).shape
@@ -48,6 +49,7 @@ class Architecture:
     symmetry: dict[str, Any] | None = None
     note: str = ""
     integers: int = 0
+    aliases: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_module(
@@ -69,6 +71,7 @@ class Architecture:
             example_shape=tuple(example_shape),
             integers=integers,
             shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
+            aliases=find_aliases(state),
             dtypes={
                 name: str(tensor.dtype).removeprefix("torch.")
                 for name, tensor in state.items()
@@ -132,6 +135,7 @@ class Architecture:
             self,
             shapes={own[name]: shape for name, shape in self.shapes.items()},
             dtypes={own[name]: dtype for name, dtype in self.dtypes.items()},
+            aliases={own[name]: own[first] for name, first in self.aliases.items()},
             factory=None,
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.weights.files import INDEX_FILES, StoredWeights, open_weights
+from weightspace.weights.files import StoredWeights, is_index, open_weights
 from weightspace.weights.state_dicts import shared_prefix
 from weightspace.zoo.importing.identifying import identify, recognize
 from weightspace.zoo.importing.reader import Kind
@@ -141,7 +141,7 @@ def _places(source: Source) -> set[str]:
 
 def _format(place: Path) -> str:
     if place.is_dir():
-        index = next((name for name in INDEX_FILES if (place / name).is_file()), "")
+        index = next((entry.name for entry in sorted(place.iterdir()) if is_index(entry.name)), "")
         return f"folder, {'sharded ' if index else ''}{'torch' if 'bin' in index else 'safetensors'}"
     return "safetensors" if place.suffix == ".safetensors" else "torch"
 
@@ -176,7 +176,7 @@ def _read_tensors(
                 hasher.update(part.numpy().tobytes())
         if tensor.is_floating_point() and tensor.numel():
             sizes[name] = _look_at(checkpoint, name, tensor)
-    checkpoint.architecture, checkpoint.fingerprint = identify(kind, shapes).id, unordered.hexdigest()
+    checkpoint.architecture, checkpoint.fingerprint = identify(kind, shapes).architecture.id, unordered.hexdigest()
     return digest.hexdigest(), sizes
 
 

@@ -5,12 +5,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from weightspace.errors import InputError
 from weightspace.weights.values import Weights, natural_key, shapes_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.accelerate_states import AccelerateReader
 from weightspace.zoo.importing.baselines import BaselinesReader
 from weightspace.zoo.importing.lightning import LightningReader
@@ -62,14 +64,29 @@ def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "
     return PlainReader(source, pattern, table, by)
 
 
-def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> Architecture:
+class Identified(NamedTuple):
+    """An architecture, and why none of those that were given is it."""
+
+    architecture: Architecture
+    refusals: tuple[str, ...] = ()
+
+
+def identify(kind: Kind, weights: Weights, given: Sequence[Architecture] = ()) -> Identified:
     """The architecture of weights.
 
-    Tried in turn: an architecture that was given, the network of ours that the layout names, and, if neither has
-    the weights' names and shapes, a description of the tensors alone, in natural order and without a factory.
+    Tried in turn: an architecture that was given (see `fit_weights`), the network of ours that the layout names, and,
+    if neither has the weights' names and shapes, a description of the tensors alone, in natural order and without a
+    factory.
     """
-    known = next((architecture for architecture in given if _fits(architecture, weights)), None) or _ours(kind, weights)
-    return known or _anonymous(kind, weights)
+    refusals = []
+    for architecture in given:
+        try:
+            fit_weights(weights, architecture)
+        except InputError as refusal:
+            refusals.append(str(refusal))
+        else:
+            return Identified(architecture)
+    return Identified(_ours(kind, weights) or _anonymous(kind, weights), tuple(refusals))
 
 
 def _ours(kind: Kind, weights: Weights) -> Architecture | None:

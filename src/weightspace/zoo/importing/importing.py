@@ -18,8 +18,9 @@ from weightspace.spreading import Tick, Where, count_cpus, spread
 from weightspace.supervised import stack_weights
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.config import ImportConfig
-from weightspace.zoo.importing.identifying import identify, recognize
+from weightspace.zoo.importing.identifying import Identified, identify, recognize
 from weightspace.zoo.importing.properties import name_of, named, plain, whole
 from weightspace.zoo.importing.reader import Entry, Kind, Listing, Reader
 from weightspace.zoo.importing.settling import COPIED, DIGEST, KIND, PATH, SOURCES, settle
@@ -136,7 +137,7 @@ def plan_tasks(entries: Sequence[Entry]) -> list[ImportTask]:
 def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
     """Load the checkpoints of a task; what cannot be used is named, and the rest goes on."""
     kept: dict[str, tuple[Architecture, list[dict[str, Any]], list[Weights]]] = {}
-    known: dict[str, Architecture] = {}
+    known: dict[str, Identified] = {}
     listing = Listing()
     with shared.reader.loading() as load:
         for entry in task.entries:
@@ -150,9 +151,10 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
             if reason:
                 listing.leave_out(entry.path, reason)
                 continue
-            architecture = _identify_once(known, entry.kind, loaded.weights, shared.given)
-            weights = {name: loaded.weights[name] for name in architecture.shapes}
-            for note in loaded.notes:
+            architecture, refusals = _identify_once(known, entry.kind, loaded.weights, shared.given)
+            fitted = fit_weights(loaded.weights, architecture)
+            weights = dict(fitted.weights)
+            for note in (*loaded.notes, *fitted.notes, *refusals):
                 listing.note(note)
             _, rows, stack = kept.setdefault(architecture.id, (architecture, [], []))
             rows.append(_row(entry, loaded.metadata))
@@ -167,8 +169,8 @@ def _piece(architecture: Architecture, rows: list[dict[str, Any]], stack: Weight
 
 
 def _identify_once(
-    known: dict[str, Architecture], kind: Kind, weights: Weights, given: Sequence[Architecture]
-) -> Architecture:
+    known: dict[str, Identified], kind: Kind, weights: Weights, given: Sequence[Architecture]
+) -> Identified:
     """`identify`, which builds networks to compare with, once for all checkpoints that are alike."""
     key = repr((kind, [(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()]))
     if key not in known:

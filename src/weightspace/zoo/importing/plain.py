@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from weightspace.errors import InputError
-from weightspace.weights.files import INDEX_FILES, SINGLE_FILES
+from weightspace.weights.files import SINGLE_FILES, is_index
 from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
 from weightspace.zoo.importing.reader import (
@@ -92,7 +92,8 @@ class PlainReader:
         models = {
             parent_of(path)
             for path in files
-            if path.rpartition("/")[2] in (*SINGLE_FILES, *INDEX_FILES) and inside(parent_of(path), CONFIG) in present
+            if is_index(path.rpartition("/")[2])
+            or (path.rpartition("/")[2] in SINGLE_FILES and inside(parent_of(path), CONFIG) in present)
         }
         zoos = [parent_of(path) for path in files if path.rpartition("/")[2] == ZOO_FILE]
         for zoo in zoos:

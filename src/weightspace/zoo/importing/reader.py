@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from weightspace.weights.files import INDEX_FILES, PACKED_NAMES, SINGLE_FILES, open_weights
+from weightspace.weights.files import PACKED_NAMES, SINGLE_FILES, is_index, open_weights
 from weightspace.weights.state_dicts import shared_prefix
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.recipes import Recipe
@@ -157,7 +157,7 @@ def weights_in(source: Source, folder: str, listing: Listing) -> str | None:
     """The one file of weights in a checkpoint's folder, or the folder if it is a model; else it is left out."""
     files = [path for path in source.files if parent_of(path) == folder]
     names = {path.rpartition("/")[2] for path in files}
-    if names & {*SINGLE_FILES, *INDEX_FILES}:
+    if names & {*SINGLE_FILES} or any(map(is_index, names)):
         return folder
     usable = [path for path in files if path.endswith(SUFFIXES) and "optim" not in path and not is_state(path)]
     if len(usable) == 1:
@@ -182,7 +182,7 @@ def load_file(source: Source, path: str, keys: Sequence[str] = ()) -> Loaded:
         weights = stored.read()
         if not source.is_local:
             weights = {name: tensor.clone() for name, tensor in weights.items()}
-    notes = []
+    notes = [f"another state dict, '{other}', is in the file and was not read" for other in stored.others if not keys]
     if stored.wrapper and not keys:
         notes.append(f"a state dict was taken out of '{'/'.join(stored.wrapper)}'")
     weights, prefix = without_prefix(weights)
