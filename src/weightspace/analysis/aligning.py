@@ -229,8 +229,8 @@ def align_networks(
     first, second = open_network(reference), open_network(model)
     known = given or first.architecture or second.architecture
     axes = _symmetry(known, given, symmetry)
-    one, other = (fit_weights(own.weights, known).weights if known else own.weights for own in (first, second))
-    alignment = align(other, one, axes, restarts=config.restarts, seed=config.seed)
+    fixed, moved = (_fitted(network.weights, known) for network in (first, second))
+    alignment = align(moved, fixed, axes, restarts=config.restarts, seed=config.seed)
     alignment = replace(alignment, buildable=known is not None)
     if config.data and known is not None:
         module = known.build([str(given.factory)] if given else [])
@@ -239,9 +239,14 @@ def align_networks(
             config.data, size=shape[-1] if len(shape) == 4 else None, limits=(None, config.test_images)
         )
         require_shape(known, images.test.inputs)
-        lines = walk_lines(module, alignment, other, one, images, points=config.points)
+        lines = walk_lines(module, alignment, moved, fixed, images, points=config.points)
         alignment = replace(alignment, lines=lines)
     return alignment
+
+
+def _fitted(weights: Weights, known: Architecture | None) -> Weights:
+    """Weights as their architecture has them, where that is known."""
+    return fit_weights(weights, known).weights if known is not None else weights
 
 
 def _symmetry(known: Architecture | None, given: Architecture | None, file: Path | None) -> Symmetry:

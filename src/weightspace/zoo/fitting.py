@@ -67,21 +67,18 @@ def _prefix(weights: Mapping[str, Tensor], architecture: Architecture) -> str:
     return max(fit, key=lambda prefix: fit[prefix], default="")
 
 
-def _require(found: Mapping[str, Tensor], architecture: Architecture, beside: list[str]) -> None:
+def _require(weights: Mapping[str, Tensor], architecture: Architecture, beside: list[str]) -> None:
     """Raise `InputError` unless names, shapes and kinds of numbers are the architecture's."""
-    missing = [name for name in architecture.shapes if name not in found]
-    extra = [name for name in found if name not in architecture.shapes] + beside
-    shaped = {name: tuple(tensor.shape) for name, tensor in found.items() if name in architecture.shapes}
-    other = [name for name, shape in shaped.items() if shape != tuple(architecture.shapes[name])]
-    kinds = [
-        name
-        for name in shaped
-        if found[name].is_floating_point() != getattr(torch, architecture.dtypes.get(name, "float32")).is_floating_point
-    ]
+    missing = [name for name in architecture.shapes if name not in weights]
+    extra = [name for name in weights if name not in architecture.shapes] + beside
+    shaped = {name: tuple(tensor.shape) for name, tensor in weights.items() if name in architecture.shapes}
+    misshapen = [name for name, shape in shaped.items() if shape != tuple(architecture.shapes[name])]
+    wanted = {name: getattr(torch, architecture.dtypes.get(name, "float32")) for name in shaped}
+    kinds = [name for name in shaped if weights[name].is_floating_point() != wanted[name].is_floating_point]
     parts = [f"no {some_of(missing)}"] if missing else []
     parts += [f"{some_of(extra)} too"] if extra else []
-    parts += [f"{name} of shape {list(shaped[name])}, not {list(architecture.shapes[name])}" for name in other[:1]]
-    parts += [f"another kind of numbers in {some_of(kinds)}"] if kinds and not other else []
+    parts += [f"{name} of shape {list(shaped[name])}, not {list(architecture.shapes[name])}" for name in misshapen[:1]]
+    parts += [f"another kind of numbers in {some_of(kinds)}"] if kinds and not misshapen else []
     if parts:
         raise InputError(f"expected a network of {architecture.id}, found {'; '.join(parts)}")
 

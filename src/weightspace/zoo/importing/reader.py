@@ -182,7 +182,7 @@ def load_file(source: Source, path: str, keys: Sequence[str] = ()) -> Loaded:
         weights = stored.read()
         if not source.is_local:
             weights = {name: tensor.clone() for name, tensor in weights.items()}
-    notes = [f"another state dict, '{other}', is in the file and was not read" for other in stored.others if not keys]
+    notes = [f"another state dict, '{key}', is in the file and was not read" for key in stored.others if not keys]
     if stored.wrapper and not keys:
         notes.append(f"a state dict was taken out of '{'/'.join(stored.wrapper)}'")
     weights, prefix = without_prefix(weights)
