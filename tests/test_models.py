@@ -74,7 +74,7 @@ def test_similar_wants_a_zoo_and_a_network(zoo_folder: Path, capsys: pytest.Capt
 
 
 def test_the_doctor_says_what_would_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "models are trained and embed on" in run(capsys, "doctor")
+    assert "--device auto takes" in run(capsys, "doctor")
     told = json.loads(run(capsys, "doctor", "--json"))
     assert set(told) == {"versions", "processors", "threads", "device", "half_precision", "extras"}
 
