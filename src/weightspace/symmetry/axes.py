@@ -139,7 +139,14 @@ def shape_of(axes: tuple[Axis, ...]) -> tuple[int, ...]:
 
 
 def random_permutations(symmetry: Symmetry, generator: torch.Generator) -> Permutations:
-    """A uniform permutation of every group."""
+    """A uniform permutation of every group.
+
+    Examples:
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> symmetry = ws.trace_symmetry(module, torch.zeros(1, 4))
+        >>> [len(order) for order in ws.random_permutations(symmetry, torch.Generator()).values()]
+        [3]
+    """
     return {group: torch.randperm(size, generator=generator) for group, size in symmetry.groups.items()}
 
 
@@ -163,6 +170,14 @@ def permute(weights: Mapping[str, Tensor], symmetry: Symmetry, permutations: Per
 
     Raises:
         WeightsMismatch: a tensor that the symmetry moves is missing or has another shape.
+
+    Examples:
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> symmetry, inputs = ws.trace_symmetry(module, torch.zeros(1, 4)), torch.ones(1, 4)
+        >>> before, orders = module(inputs), ws.random_permutations(symmetry, torch.Generator())
+        >>> _ = module.load_state_dict(ws.permute(module.state_dict(), symmetry, orders))
+        >>> torch.allclose(before, module(inputs))
+        True
     """
     missing = [name for name in symmetry.moved if name not in weights]
     expected = {name: shape_of(symmetry.axes[name]) for name in symmetry.moved if name in weights}

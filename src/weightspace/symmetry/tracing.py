@@ -46,6 +46,11 @@ def trace_symmetry(module: nn.Module, *examples: Any, **named: Any) -> Symmetry:
     Raises:
         InputError: the module cannot be traced.
         SymmetryDisproved: a rule of ours is wrong for this network (a bug worth reporting).
+
+    Examples:
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> ws.trace_symmetry(module, torch.zeros(1, 4)).groups
+        {'0.weight:0': 3}
     """
     return trace(module, *examples, **named).symmetry
 

@@ -139,6 +139,11 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
     Raises:
         InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs
             code to load (it is never executed), or a file that holds something else than named tensors.
+
+    Examples:
+        >>> torch.save(torch.nn.Linear(3, 2).state_dict(), folder / "net.pt")
+        >>> list(ws.open_weights(folder / "net.pt"))
+        ['bias', 'weight']
     """
     path = Path(path)
     if path.is_dir():

@@ -54,9 +54,9 @@ def fit_predictor(
         InputError: no such property, or validation or test members that the model was trained on.
 
     Examples:
-        >>> predictor = fit_predictor(sane, zoo.split(0.5, 0.25, 0.25, seed=0))
-        >>> str(predictor.predict(sane, zoo.weights(0)))  # doctest: +ELLIPSIS
-        'test accuracy ...'
+        >>> predictor = ws.fit_predictor(sane, [train, validation, test])
+        >>> predictor.properties[0].target
+        'test_accuracy'
     """
     seen = max(len(sane.trained_on(part)) for part in parts[1:])
     if seen:
