@@ -335,3 +335,13 @@ def test_sources_name_the_line_of_a_table(tmp_path: Path) -> None:
         "results.csv, line 3, column test_acc",
         "results.csv, line 2, column test_acc",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("baselines", "1 group of duplicates"), ("lightning-average", "4 checkpoints, 0")]
+)
+def test_inspect_reads_what_trainers_left(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, told, _ = run(capsys, "inspect", FOLDERS / name)
+    assert status == 0 and said in told.splitlines()[-1] and "0 with remarks" in told
+    if name == "lightning-average":
+        assert "state_dict, beside current_model_state" in told

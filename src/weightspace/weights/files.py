@@ -6,6 +6,7 @@ read from a `.pt` and from a `.safetensors` file is the same value.
 """
 
 import codecs
+import io
 import json
 import pickle
 import struct
@@ -31,6 +32,7 @@ INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 # What damaged bytes make torch's reader raise, beside its own errors.
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+POLICY = "policy.pth"
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", "")
 # What some trainers call a torch file, which is no archive.
 PACKED_NAMES = (".pth.tar", ".pt.tar")
@@ -133,7 +135,7 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
     Args:
         path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.bin`, `.ckpt` or without a suffix) holding
             a dict of tensors (or such a dict under a usual key, as `state_dict`), or a folder with a sharded or
-            single model in one of those formats.
+            single model in one of those formats; or an archive of stable-baselines3, whose policy is read.
         inside: the keys that lead to one of several state dicts in a torch file; the usual one if empty.
 
     Raises:
@@ -157,9 +159,23 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
         tensors, wrapper, beside, others = _read_torch_file(path, inside)
         sources: dict[str, _Source] = dict.fromkeys(tensors, _InMemory(tensors))
         return StoredWeights(sources, find_aliases(tensors), beside, wrapper, others)
+    if path.suffix == ".zip":
+        return _open_policy(path)
     raise InputError(
         f"expected a .safetensors, .pt, .pth, .bin or .ckpt file or a folder, found {path.name} ({path.suffix})"
     )
+
+
+def _open_policy(path: Path) -> StoredWeights:
+    """The policy in a model of stable-baselines3, without the state of its optimiser."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            policy = io.BytesIO(archive.read(POLICY))
+        held = torch.load(policy, map_location="cpu", weights_only=True)
+        tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, EOFError, *DAMAGE) as error:
+        raise InputError(f"expected a model of stable-baselines3, with its {POLICY}, in {path}, found none") from error
+    return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors), {}, (POLICY,))
 
 
 def read_weights(path: str | Path) -> Weights:

@@ -110,7 +110,8 @@ def inspect_folder(address: str | Path) -> Inspection:
     reader = recognize(Source(address))
     listing = reader.scan()
     places = _places(reader.source)
-    entries = [entry for entry in listing.entries if entry.path in places]
+    # A file that holds two networks, such as an average beside what was trained, is one file.
+    entries = list({entry.path: entry for entry in listing.entries if entry.path in places}.values())
     if not entries:
         raise InputError(f"expected files of weights below {address}, found none that inspect reads")
     checkpoints: list[Inspected] = []
@@ -152,6 +153,7 @@ def _read(checkpoint: Inspected, path: Path, kind: Kind) -> tuple[str, dict[str,
         stored = open_weights(path)
         prefix = shared_prefix(stored)
         checkpoint.wrapping = "/".join((*stored.wrapper, *([prefix] if prefix else [])))
+        checkpoint.wrapping += "".join(f", beside {key}" for key in stored.others)
         return _read_tensors(checkpoint, stored, prefix, kind)
     except InputError as error:
         checkpoint.problem = str(error).replace(str(path), "the file")

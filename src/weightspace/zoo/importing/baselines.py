@@ -6,20 +6,15 @@ network. `_n_updates`, which counts passes over what was collected, stands where
 
 import io
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.weights.values import find_aliases
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, Loaded
+from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, Loaded, load_file
 from weightspace.zoo.importing.source import Source, parent_of, without_common_parent
 
 
@@ -67,16 +62,10 @@ class BaselinesReader:
         yield self._load
 
     def _load(self, entry: Entry) -> Loaded:
-        try:
-            held: Any = torch.load(
-                io.BytesIO(self._part(entry.path, "policy.pth")), map_location="cpu", weights_only=True
-            )
-        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            raise InputError(f"expected a policy of tensors in {entry.path}, found none") from error
-        weights: dict[str, Tensor] = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-        shared = find_aliases(weights)
+        loaded = load_file(self.source, entry.path)
+        shared = find_aliases(loaded.weights)
         notes = ("a part of a policy that another shares is counted once",) if shared else ()
-        return Loaded({name: tensor for name, tensor in weights.items() if name not in shared}, {}, notes)
+        return Loaded({name: tensor for name, tensor in loaded.weights.items() if name not in shared}, {}, notes)
 
     def _part(self, path: str, name: str) -> bytes:
         """A file in an archive.
