@@ -345,3 +345,13 @@ def test_inspect_reads_what_trainers_left(name: str, said: str, capsys: pytest.C
     assert status == 0 and said in told.splitlines()[-1] and "0 with remarks" in told
     if name == "lightning-average":
         assert "state_dict, beside current_model_state" in told
+
+
+def test_a_copy_is_found_whoever_had_the_weights_first(tmp_path: Path) -> None:
+    """A fork's own copies are copies, though its first weights are another's."""
+    networks(tmp_path / "runs", ["a/epoch-1.pt", "a/epoch-2.pt", "b/epoch-3.pt"])
+    for name in ("b/epoch-2.pt", "b/epoch-9.pt"):
+        shutil.copy(tmp_path / "runs" / "a" / "epoch-2.pt", tmp_path / "runs" / name)
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
+    assert places(zoo) == [("a", 1), ("a", 2), ("b", 2), ("b", 3)] and zoo.lineages.nunique() == 1
+    assert zoo.about["names"] == {"b/epoch-2.pt": ["b/epoch-9.pt"]}

@@ -87,11 +87,12 @@ def choose(table: pd.DataFrame) -> Chosen:
     claimed: dict[str, tuple[str, str]] = {}
     for member, rows in members:
         copied = all(digest in claimed for digest in rows[DIGEST])
-        places: set[int] = set()
+        places, own = set[int](), dict[str, str]()
         for place, checkpoint in zip(rows.index, rows.to_dict("records"), strict=True):
             first = claimed.get(checkpoint[DIGEST])
-            if first is not None and (copied or first[0] == member):
-                names.setdefault(first[1], []).append(checkpoint[PATH])
+            again = first[1] if first is not None and copied else own.get(checkpoint[DIGEST])
+            if again is not None:
+                names.setdefault(again, []).append(checkpoint[PATH])
                 continue
             unknown = bool(pd.isna(checkpoint["epoch"]))
             epoch = 0 if unknown else int(checkpoint["epoch"])
@@ -99,6 +100,7 @@ def choose(table: pd.DataFrame) -> Chosen:
             name = f"{member}, {checkpoint[PATH]}" if apart else member
             unions.unite([member, name] if first is None else [first[0], member, name])
             places.add(epoch)
+            own[checkpoint[DIGEST]] = checkpoint[PATH]
             claimed.setdefault(checkpoint[DIGEST], (member, checkpoint[PATH]))
             kept[place] = name
     told = table.loc[[place for place in table.index if place in kept]]
