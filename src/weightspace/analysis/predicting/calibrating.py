@@ -24,6 +24,7 @@ from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietl
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.zoo.embeddings import Embeddings
+from weightspace.zoo.lineages import lineages_of
 from weightspace.zoo.zoo import Zoo
 
 LEVEL = 0.9
@@ -79,7 +80,7 @@ def fit_predictor(
     neighborhood = Neighborhood(stored)
     fitted = [_Task(embedded, scaled, chosen, neighborhood, level).fit(name) for name in names]
     factors = [neighborhood.outlier_factors(own) for own in scaled[1:]]
-    outlier_limit = conformal_radius(factors[0], embedded[1].table["member"].to_numpy(), level)
+    outlier_limit = conformal_radius(factors[0], _owners(embedded[1]), level)
     outlier_limit = outlier_limit if math.isfinite(outlier_limit) else float(factors[0].max())
     train_members, validation_members, test_members = (len(part.members) for part in parts)
     return Predictor(
@@ -117,7 +118,7 @@ class _Task(NamedTuple):
         values = [part.table[name].to_numpy(np.float64) for part in self.parts]
         has = [np.isfinite(own) for own in values]
         x, y = ([own[keep] for own, keep in zip(these, has, strict=True)] for these in (self.scaled, values))
-        owners = [part.table["member"].to_numpy()[keep] for part, keep in zip(self.parts, has, strict=True)]
+        owners = [_owners(part)[keep] for part, keep in zip(self.parts, has, strict=True)]
         folds = list(GroupKFold(min(GROUPS, len(set(owners[0])))).split(x[0], y[0], owners[0]))
         search = GridSearchCV(Ridge(), {"alpha": RIDGE_STRENGTHS}, cv=folds, scoring="r2")
         model = fit_quietly(search, x[0], y[0]).best_estimator_
@@ -139,6 +140,11 @@ class _Task(NamedTuple):
             coverage=coverage(errors[1] / scales[1], owners[2], factor),
         )
         return _Fitted(predicted, model.coef_, known_errors)
+
+
+def _owners(part: Embeddings) -> np.ndarray:
+    """Of every checkpoint the lineage: what stands together or falls together."""
+    return lineages_of(part.table, None).to_numpy()
 
 
 def _embed_alike(sane: SANE, parts: Sequence[Zoo]) -> tuple[str, list[Embeddings]]:

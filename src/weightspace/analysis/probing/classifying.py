@@ -9,6 +9,7 @@ from weightspace.analysis.probing.probe import FEWEST_MEMBERS, draw_members, req
 from weightspace.analysis.probing.regressions import ProbeModel, classifiers, fit_quietly
 from weightspace.errors import InputError
 from weightspace.zoo.embeddings import Embeddings, Representation
+from weightspace.zoo.lineages import lineages_of
 
 
 class Classified(NamedTuple):
@@ -63,7 +64,7 @@ def classify(
     scores = [float(classifier.score(x[1], y[1])) for classifier in fitted]
     best = int(np.argmax(scores))
     right = fitted[best].predict(x[2]) == y[2]
-    owners = test.table["member"].to_numpy()[known[2]]
+    owners = lineages_of(test.table, None).to_numpy()[known[2]]
     return _scored(Classified(test.representation, target, 0, 0, 0, 0, scores[best], right, y[2], owners), seed)
 
 

@@ -18,6 +18,7 @@ from weightspace.analysis.probing.regressions import ProbeModel, fit_regressions
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 from weightspace.zoo.embeddings import Embeddings, Representation
+from weightspace.zoo.lineages import lineages_of
 
 BOOTSTRAPS = 1_000
 LOG_SPAN = 5.0
@@ -222,7 +223,7 @@ def _features_and_target(
     known = np.isfinite(values.to_numpy(np.float64, na_value=np.nan))
     if not known.any():
         raise InputError(f"expected values of the property {target}, found none")
-    members = part.table["member"].to_numpy()
+    members = lineages_of(part.table, None).to_numpy()  # what shares weights is no independent witness
     return part.features[known].astype(np.float64), values.to_numpy(np.float64)[known], members[known]
 
 
