@@ -7,13 +7,16 @@ Made with ray 2.60.0, lightning 2.6.6, transformers 5.24.0, accelerate 1.15.0, s
 import json
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from tools import run
 from weightspace.errors import InputError
@@ -355,3 +358,121 @@ def test_a_copy_is_found_whoever_had_the_weights_first(tmp_path: Path) -> None:
     zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
     assert places(zoo) == [("a", 1), ("a", 2), ("b", 2), ("b", 3)] and zoo.lineages.nunique() == 1
     assert zoo.about["names"] == {"b/epoch-2.pt": ["b/epoch-9.pt"]}
+
+
+# --- Folders written here, for what no small real one shows -----------------------------------------------------------
+
+
+def trial(
+    folder: Path, lines: Sequence[dict[str, Any]], folders: list[int], settings: dict[str, Any] | None = None
+) -> None:
+    for number in folders:
+        networks(folder / f"checkpoint_{number:06d}", ["model.pt"])
+    (folder / "result.json").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "params.json").write_text(json.dumps(settings or {}))
+
+
+def test_reports_of_every_fifth_epoch_and_of_half_epochs(tmp_path: Path) -> None:
+    fifth = [{"training_iteration": n, "epoch": 5 * n, "test_acc": n / 10} for n in (1, 2, 3)]
+    halves = [{"training_iteration": n, "epoch": (n + 1) // 2, "test_acc": n / 10} for n in (1, 2, 3, 4)]
+    trial(tmp_path / "runs" / "fifth", fifth, [1, 2, 3])
+    trial(tmp_path / "runs" / "halves", halves, [1, 2, 3, 4])
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert list(zoo.where(lambda table: table["member"] == "fifth").table["epoch"]) == [5, 10, 15]
+    rest = zoo.where(lambda table: table["member"] != "fifth").table
+    assert len(rest) == 4 and list(rest["epoch"]) == [0] * 4 and sorted(rest["epoch_given"]) == [1, 1, 2, 2]
+    assert any("cannot be told as finished passes" in note for note in zoo.about["imported"]["notes"])
+
+
+def test_one_folder_more_than_results_is_nobodys(tmp_path: Path) -> None:
+    trial(tmp_path / "runs" / "a", [{"training_iteration": n, "test_acc": n / 10} for n in (1, 2, 3)], [0, 1, 2, 3])
+    networks(tmp_path / "runs" / "a", ["final_model.pt"])
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert "test_accuracy" not in zoo.table or zoo.table["test_accuracy"].isna().all()
+    assert [entry["what"] for entry in zoo.about["left_out"]] == ["a/final_model.pt"]
+
+
+def test_results_of_a_script_are_no_trial(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["seed1/model.pt", "seed2/model.pt"])
+    (tmp_path / "runs" / "seed1" / "result.json").write_text('{"acc": 0.1}')
+    assert import_zoo(tmp_path / "runs", tmp_path / "zoo").about["imported"]["layout"] == "plain files"
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [([7, 8, 9], [8, 9, 10]), ([8, 9, 10], [8, 9, 10]), ([1, 2, 3], None)])
+def test_what_is_left_of_a_ray_train_run(epochs: list[int], expected: list[int] | None, tmp_path: Path) -> None:
+    names = [f"checkpoint_{number}" for number in range(3)]
+    networks(tmp_path / "runs", [f"{name}/model.pt" for name in names])
+    kept = [
+        {"checkpoint_dir_name": n, "metrics": {"epoch": e, "val_acc": 0.5}} for n, e in zip(names, epochs, strict=True)
+    ]
+    snapshot = {"checkpoint_results": kept, "checkpoint_report_indices": [7, 8, 9]}
+    (tmp_path / "runs" / "checkpoint_manager_snapshot.json").write_text(json.dumps(snapshot))
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert list(zoo.table["epoch"]) == (expected or [0, 0, 0]) and zoo.lineages.nunique() == 1
+
+
+def lightning(path: Path, epoch: int, *, optimizers: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passes = {"ready": epoch + 1, "completed": epoch, "started": epoch + 1, "processed": epoch + 1}
+    stepped = {"_batches_that_stepped": 4 * (epoch + 1)}
+    fit = {"epoch_loop.state_dict": stepped, "epoch_loop.batch_progress": {"is_last_batch": True}}
+    loops = {"fit_loop": {**fit, "epoch_progress": {"current": passes}}}
+    weights = nn.Linear(3, 2).state_dict()
+    torch.save(
+        {"epoch": epoch, "global_step": 4 * (epoch + 1) * optimizers, "state_dict": weights, "loops": loops}, path
+    )
+
+
+METRICS = "epoch,step,val_loss\n" + "".join(f"{epoch},{4 * (epoch + 1) - 1},0.{epoch + 1}\n" for epoch in range(6))
+
+
+def test_two_optimizers_step_twice_a_batch(tmp_path: Path) -> None:
+    for epoch in range(4):
+        lightning(tmp_path / "in" / "version_0" / "checkpoints" / f"epoch={epoch}.ckpt", epoch, optimizers=2)
+    (tmp_path / "in" / "version_0" / "metrics.csv").write_text(METRICS)
+    table = import_zoo(tmp_path / "in", tmp_path / "zoo").table
+    assert list(table["validation_loss"]) == [0.1, 0.2, 0.3, 0.4] and list(table["epoch"]) == [1, 2, 3, 4]
+
+
+def test_runs_are_told_by_their_folders(tmp_path: Path) -> None:
+    lightning(tmp_path / "two" / "runA_checkpoints" / "epoch=3-step=16.ckpt", 3)
+    lightning(tmp_path / "two" / "runB_checkpoints" / "epoch=5-step=24.ckpt", 5)
+    assert len(import_zoo(tmp_path / "two", tmp_path / "zoo-two").members) == 2
+    lightning(tmp_path / "one" / "version_0" / "checkpoints" / "best" / "epoch=1.ckpt", 1)
+    lightning(tmp_path / "one" / "version_0" / "checkpoints" / "all" / "epoch=4.ckpt", 4)
+    (tmp_path / "one" / "version_0" / "metrics.csv").write_text(METRICS)
+    one = import_zoo(tmp_path / "one", tmp_path / "zoo-one")
+    assert places(one) == [("version_0", 2), ("version_0", 5)] and list(one.table["validation_loss"]) == [0.2, 0.5]
+    for name in ("epoch=0-step=4.ckpt", "epoch=0-step=4-v1.ckpt"):
+        lightning(tmp_path / "again" / "version_0" / "checkpoints" / name, 0)
+    (tmp_path / "again" / "version_0" / "metrics.csv").write_text(METRICS)
+    again = import_zoo(tmp_path / "again", tmp_path / "zoo-again")
+    assert len(again) == 2 and "validation_loss" not in again.table
+    assert any("two trainings share a folder" in note for note in again.about["imported"]["notes"])
+
+
+def test_a_fine_tune_is_of_its_parents_lineage(tmp_path: Path) -> None:
+    for run_name, base in (("A", "bert"), ("B", "runs/A/checkpoint-20"), ("C", "bert-large")):
+        for step in (10, 20):
+            folder = tmp_path / "runs" / run_name / f"checkpoint-{step}"
+            networks(folder, ["pytorch_model.bin"])
+            (folder / "config.json").write_text(json.dumps({"architectures": ["Net"], "_name_or_path": base}))
+            (folder / "trainer_state.json").write_text(json.dumps({"epoch": step / 10, "global_step": step}))
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    lineage = dict(zip(zoo.table["member"], zoo.lineages, strict=True))
+    assert lineage["A"] == lineage["B"] != lineage["C"]
+
+
+def test_networks_that_only_begin_alike_are_no_lineage(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["a/epoch-0.pt", "a/epoch-1.pt", "b/epoch-1.pt"])
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "runs" / "b" / "epoch-1.pt")
+    shutil.copy(tmp_path / "runs" / "a" / "epoch-0.pt", tmp_path / "runs" / "b" / "epoch-0.pt")
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo", ImportConfig(pattern="{member}/epoch-{epoch:d}.pt"))
+    assert len(zoo) == 4 and zoo.lineages.nunique() == 2
+
+
+def test_parameters_without_a_history_are_named(tmp_path: Path) -> None:
+    networks(tmp_path / "runs", ["train_end_params.pt", "params_1.pt"])
+    (tmp_path / "runs" / "train_end_history.json").write_text(json.dumps([{"epoch": 1, "valid_acc": 0.5}]))
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert len(zoo) == 1 and zoo.about["left_out"][0]["what"] == "params_1.pt"

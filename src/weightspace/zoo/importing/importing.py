@@ -104,7 +104,7 @@ def import_zoo(
                 f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
             )
         settings = {"largest": config.largest_weight, "architectures": [entry.to_json() for entry in architectures]}
-        _settle(folder, listing, settings)
+        _settle(folder, listing, settings, reader.source)
         tasks, store = plan_tasks(listing.entries), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]
         shared = Shared(reader, tuple(architectures), config.largest_weight)
@@ -214,9 +214,9 @@ def _unpack(reader: Reader, folder: Path) -> Reader:
     return SmallCnnZooReader(reader.source.unpacked(paths, folder / UNPACKED))
 
 
-def _settle(folder: Path, listing: Listing, settings: dict[str, Any]) -> None:
+def _settle(folder: Path, listing: Listing, settings: dict[str, Any], source: Source) -> None:
     """Note what is imported, or refuse to resume if that has changed."""
-    listed = [repr(entry) for entry in listing.entries]
+    listed = [(repr(entry), source.changed(entry.path)) for entry in listing.entries]
     digest = hashlib.sha256(to_json([listed, settings]).encode()).hexdigest()
     path = folder / PLAN_FILE
     if not path.is_file():

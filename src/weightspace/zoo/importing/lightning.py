@@ -16,12 +16,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, plain, whole
 from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, is_copy, load_file
 from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
 
 METRICS = "metrics.csv"
 NAMED_BY_EPOCH = re.compile(r"(^|[-_])epoch=(\d+)")
+# What Lightning adds to a name that is there already.
+SECOND = re.compile(r"-v\d+\.ckpt$")
 AVERAGED, TRAINED = "state_dict", "current_model_state"
 VALIDATED = ("val", "test")
 
@@ -32,7 +35,7 @@ class Moment(NamedTuple):
     Attributes:
         finished: passes over the training data; None where it does not say.
         within: whether it was written within a pass.
-        step: optimiser steps.
+        step: batches that were stepped with, as `metrics.csv` counts: with two optimisers half of the global step.
         averages: whether it holds an average; `over`: whether the training was over, with the average copied into it.
         settings: the module's hyper-parameters.
     """
@@ -68,14 +71,17 @@ class LightningReader:
         files = [path for path in self.source.files if path.endswith(".ckpt")]
         runs: dict[str, list[str]] = {}
         for path in files:
-            folder = parent_of(path)
-            runs.setdefault(parent_of(folder) if folder.endswith("checkpoints") else folder, []).append(path)
+            runs.setdefault(_run_of(path), []).append(path)
         names = without_common_parent(list(runs))
         for run, paths in runs.items():
             rows = self._metrics(run, listing)
+            if rows and any(SECOND.search(path) and not is_copy(path) for path in paths):
+                listing.note(f"results are left out: two trainings share a folder, and its {METRICS} is of one of them")
+                rows = []
             member = names[run] if names[run] != "." else "run"
             for path in paths:
                 self._list(path, member, rows, listing)
+        listing.entries.sort(key=lambda entry: (natural_key(entry.member.partition(" (")[0]), entry.epoch or 0))
         return listing
 
     @contextmanager
@@ -158,11 +164,20 @@ class LightningReader:
         return Moment(
             finished=finished,
             within=within,
-            step=whole(held.get("global_step")),
+            step=_batches(held),
             averages=isinstance(held.get(TRAINED), Mapping),
             over=completed is not None and completed == finished,
             settings=dict(settings) if isinstance(settings, Mapping) else {},
         )
+
+
+def _run_of(path: str) -> str:
+    """The folder of a checkpoint's run: the nearest version, else that of the checkpoints, or what holds it."""
+    version = re.match(r"(.*(?:^|/)version_\d+)/", path)
+    if version:
+        return version[1]
+    folder = parent_of(path)
+    return parent_of(folder) if folder.rpartition("/")[2] == "checkpoints" else folder
 
 
 def _finished(held: Mapping[str, Any], path: str) -> tuple[int | None, int | None, bool]:
@@ -181,6 +196,14 @@ def _finished(held: Mapping[str, Any], path: str) -> tuple[int | None, int | Non
         return (opened + 1 if opened is not None and (by_name or is_copy(path)) else None), None, False
 
 
+def _batches(held: Mapping[str, Any]) -> int | None:
+    """Batches that were stepped with; the global step, which counts every optimiser's steps, where nothing else is."""
+    try:
+        return whole(held["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+    except (KeyError, TypeError):
+        return whole(held.get("global_step"))
+
+
 def _results(rows: Sequence[Mapping[str, Any]], moment: Moment) -> tuple[dict[str, Any], dict[str, int]]:
     """The results of the step after which a file was written, and the line of each: steps are counted from 0 there."""
     values: dict[str, Any] = {}
@@ -188,7 +211,9 @@ def _results(rows: Sequence[Mapping[str, Any]], moment: Moment) -> tuple[dict[st
     if moment.step is None:
         return values, lines
     for row in rows:
-        if whole(row.get("step")) == moment.step - 1:
+        passed = whole(row.get("epoch"))
+        other = not moment.within and None not in (passed, moment.finished) and passed != moment.finished - 1  # type: ignore[operator]
+        if whole(row.get("step")) == moment.step - 1 and not other:
             more = {key: value for key, value in row.items() if key not in ("epoch", "step", "_line")}
             values |= more
             lines |= dict.fromkeys(more, row["_line"])

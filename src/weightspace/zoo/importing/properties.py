@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             flat |= flatten(item, f"{name}.")
         elif isinstance(item, list | tuple | np.ndarray):
             flat[name] = json.dumps(list(item), default=str)
-        elif isinstance(item, int) and abs(item) >= LARGEST_INTEGER:
+        elif isinstance(item, bytes | date | Decimal) or (isinstance(item, int) and abs(item) >= LARGEST_INTEGER):
             flat[name] = str(item)
         elif item is not None:
             flat[name] = item
@@ -66,6 +68,8 @@ def named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def number(value: Any, default: float | None = None) -> float | None:
     """A finite number, also from text; the default for anything else."""
+    if isinstance(value, str) and "_" in value:  # which Python takes for a thousands separator
+        return default
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -80,11 +84,14 @@ def whole(value: Any) -> int | None:
 
 
 def plain(text: Any) -> Any:
-    """Text that reads as a number is that number, with a percent sign its hundredth."""
+    """Text that reads as a number is that number, with a percent sign one over 1."""
     if isinstance(text, str):
-        share = number(text[:-1]) if text.endswith("%") else None
-        if share is not None:
-            return share / 100
+        percent = number(text[:-1]) if text.endswith("%") else None
+        if percent is not None:  # as a number over 1, so that it is known for what it is
+            return percent if percent > 1 else percent / 100
+        digits = text.strip().lstrip("+-")
+        if digits.isdecimal() and len(digits) > 1 and digits.startswith("0"):
+            return text  # a name, such as 007
         found = number(text)
         if found is not None and abs(found) < LARGEST_INTEGER:
             return int(text) if found == int(found) and text.strip().lstrip("+-").isdecimal() else found

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from weightspace.errors import InputError
-from weightspace.zoo.importing.counting import finished_epochs
-from weightspace.zoo.importing.properties import flatten, name_of, named
+from weightspace.zoo.importing.properties import flatten, name_of, named, whole
 from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file, weights_in
 from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
 
@@ -44,18 +43,19 @@ class RayTrainReader:
                 lines = [dict(result.get("metrics") or {}) for result in results]
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"expected a list of checkpoints in {inside(run, SNAPSHOT)}, found none") from error
-            epochs = finished_epochs(lines)
-            if epochs is None and lines:
-                listing.note("a run does not say how many epochs were finished, so its checkpoints are counted")
+            epochs = _epochs(lines, snapshot.get("checkpoint_report_indices"))
+            if None in epochs:
+                listing.note("a run does not say how many epochs were finished when a checkpoint was reported")
             for place, (folder, metrics) in enumerate(zip(folders, lines, strict=True)):
                 where = f"{inside(run, SNAPSHOT)}, checkpoint {place + 1}"
                 path = weights_in(self.source, inside(run, folder), listing)
                 if path is None:
                     continue
-                epoch = epochs[place] if epochs is not None else place + 1
-                values = flatten({key: value for key, value in metrics.items() if key != "epoch"})
+                epoch = epochs[place]
+                # An epoch that nobody can translate is kept as what it was called.
+                values = flatten({key: value for key, value in metrics.items() if key != "epoch" or epoch is None})
                 sources = {name_of(key): f"{where}, {key}" for key in values}
-                sources["epoch"] = f"{where}, " + ("epoch, as finished epochs" if epochs else "counted")
+                sources["epoch"] = f"{where}, epoch, as finished epochs"
                 size = self.source.size(path)
                 listing.entries.append(Entry(member, epoch, named(values), Kind(), path, size, sources=sources))
         return listing
@@ -64,3 +64,20 @@ class RayTrainReader:
     def loading(self) -> Iterator[Load]:
         """Checkpoints are files of their own, loaded one by one."""
         yield lambda entry: load_file(self.source, entry.path)
+
+
+def _epochs(lines: Sequence[Mapping[str, Any]], reports: Any) -> list[int | None]:
+    """Finished epochs of checkpoints, by their own `epoch`; None where that cannot be told.
+
+    Of checkpoints some may have been deleted: only beside the numbers of the reports, which count from 0, an epoch says
+    whether it counts from 0 or from 1.
+    """
+    numbers = [whole(number) for number in reports] if isinstance(reports, list) else []
+    epochs = [whole(line.get("epoch")) for line in lines]
+    if len(numbers) != len(epochs):
+        return [None] * len(epochs)
+    pairs = [(epoch, number) for epoch, number in zip(epochs, numbers, strict=True)]
+    for first in (0, 1):
+        if pairs and all(None not in pair and pair[0] == pair[1] + first for pair in pairs):  # type: ignore[operator]
+            return [number + 1 if number is not None else None for number in numbers]
+    return [None] * len(epochs)

@@ -8,8 +8,6 @@ over; without names, class trainables number folders as iterations, function tra
 at 1. `training_iteration` goes on where a trial failed and began anew, so that a line's own `epoch` counts more.
 """
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -19,14 +17,23 @@ from typing import Any, NamedTuple
 
 from weightspace.zoo.growing.networks import ACTIVATIONS
 from weightspace.zoo.growing.recipes import Recipe, cnn_recipe, resnet18_recipe
-from weightspace.zoo.importing.counting import finished_epochs, with_late_results
-from weightspace.zoo.importing.properties import flatten, name_of, named, number, plain, whole
+from weightspace.zoo.importing.counting import (
+    PROGRESS,
+    RESULTS,
+    finished_epochs,
+    iteration_of,
+    read_results,
+    with_late_results,
+    with_progress,
+)
+from weightspace.zoo.importing.properties import flatten, name_of, named, number
 from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file
 from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
 
-RESULTS, PROGRESS, SETTINGS, EXPLOITS = "result.json", "progress.csv", ("params.json", "config.json"), "pbt_global.txt"
+SETTINGS, EXPLOITS = ("params.json", "config.json"), "pbt_global.txt"
 CHECKPOINT = re.compile(r"checkpoint_(\d+)$")
 FIRST_CHOICES = ("checkpoints", "model", "state_dict", "checkpoint", "weights")
+WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors")
 SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 # What Ray notes of its own work, which says nothing about the network.
 BOOKKEEPING = {
@@ -49,8 +56,11 @@ class RayTuneReader:
 
     @staticmethod
     def recognizes(files: Sequence[str]) -> bool:
-        """Whether there is a trial folder."""
-        return any(path.rpartition("/")[2] == RESULTS for path in files)
+        """Whether there is a trial folder: results, and checkpoints or settings beside them."""
+        results = {parent_of(path) for path in files if path.rpartition("/")[2] == RESULTS}
+        beside = {parent_of(path) for path in files if path.rpartition("/")[2] in (*SETTINGS, PROGRESS)}
+        beside |= {parent_of(parent_of(path)) for path in files if CHECKPOINT.search(parent_of(path))}
+        return bool(results & beside)
 
     def scan(self) -> Listing:
         """Every checkpoint of every trial."""
@@ -77,14 +87,16 @@ class RayTuneReader:
         yield lambda entry: load_file(self.source, entry.path)
 
     def _open(self, folder: str, member: str, files: list[str], listing: Listing) -> "Trial":
-        lines = _read_results(self.source.read(inside(folder, RESULTS)), listing)
+        lines = read_results(self.source.read(inside(folder, RESULTS)), listing)
         if inside(folder, PROGRESS) in files:
-            lines = _with_progress(lines, self.source.read(inside(folder, PROGRESS)))
+            lines = with_progress(lines, self.source.read(inside(folder, PROGRESS)))
         checkpoints: dict[str, list[str]] = {}
         for path in files:
             parent = parent_of(path)
             if CHECKPOINT.search(parent) and parent_of(parent) == folder:
                 checkpoints.setdefault(parent, []).append(path)
+            elif path.endswith(WEIGHTS):
+                listing.leave_out(path, "in no checkpoint folder of its trial, so that its moment is not known")
         exploits = inside(parent_of(folder), EXPLOITS)
         record = exploits if exploits in self.source.files else None
         takes_over = record is not None and _takes_over(folder, self.source.read(record))
@@ -115,6 +127,8 @@ class RayTuneReader:
                 values, late, order = dict[str, Any](), dict[str, int](), -1
             else:
                 line, (values, late), epoch, order = trial.lines[place], moments[place], epochs[place], place
+                if epoch is None:
+                    listing.note("an epoch that results name cannot be told as finished passes, and is not known")
                 settings = trial.settings_of(line)
                 counted = "epoch" if trial.counts_epochs else "training_iteration"
                 sources = {"epoch": f"{trial.where(line)}, {counted}, as finished epochs"}
@@ -138,7 +152,8 @@ class RayTuneReader:
         values: Mapping[str, Any],
         settings: Mapping[str, Any],
     ) -> Entry:
-        results = {key: value for key, value in values.items() if key not in BOOKKEEPING | {"epoch"}}
+        known = {"epoch"} if epoch is not None else set()  # one that nobody can translate is kept as what it was called
+        results = {key: value for key, value in values.items() if key not in BOOKKEEPING | known}
         dropout = {"dropout": kind.dropout} if kind.dropout is not None else {}
         properties = named({**flatten(results), **flatten(settings)}) | dropout
         return Entry(trial.member, epoch, properties, kind, path, self.source.size(path), lineage=trial.record)
@@ -189,10 +204,16 @@ class Trial(NamedTuple):
         """Whether its lines say how many epochs were finished."""
         return finished_epochs(self.lines, self.restarts) is not None
 
-    def epochs(self) -> list[int]:
-        """For every line the finished epochs, or the iteration where no line says more."""
+    def epochs(self) -> list[int] | list[None]:
+        """For every line the finished epochs, or the iteration where no line has an epoch; None where those they have
+        cannot be told.
+        """
         counted = finished_epochs(self.lines, self.restarts)
-        return counted if counted is not None else [iteration_of(line) for line in self.lines]
+        if counted is not None:
+            return counted
+        if any("epoch" in line for line in self.lines):
+            return [None] * len(self.lines)
+        return [iteration_of(line) for line in self.lines]
 
     def settings_of(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """What a line says it was made with; what the folder says, unless that was written over."""
@@ -267,9 +288,10 @@ def _first_folder(trial: Trial) -> int | None:
     iterations = sorted({iteration_of(line) for line in trial.lines})
     if not folders or not iterations:
         return None
-    if iterations[0] == 0 or folders[-1] == iterations[-1]:
+    if iterations[0] == 0 or (folders[-1] == iterations[-1] and (folders[0] > 0 or "model::type" in trial.settings)):
         return 1
     if folders[0] == 0:
+        # One folder more than results: the untrained network's, or that of a result which was lost.
         return 0 if folders == [iteration - 1 for iteration in iterations] else None
     steps = {later - earlier for earlier, later in itertools.pairwise(folders)}
     regular = len(steps) == 1 and min(steps) > 1 and folders[0] == min(steps)
@@ -325,49 +347,6 @@ def _trial_of(path: str, folders: set[str]) -> str | None:
             return None
         folder = parent_of(folder)
     return folder
-
-
-def _read_results(data: bytes, listing: Listing) -> list[dict[str, Any]]:
-    """The lines of a `result.json` that are whole and say which iteration they are of."""
-    lines: list[dict[str, Any]] = []
-    for place, text in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            iteration = whole(line["training_iteration"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            iteration = None
-        if iteration is not None:
-            lines.append({**line, "_where": f"{RESULTS}, line {place}"})
-        elif text.strip():
-            listing.note("a line of result.json is cut off or names no training_iteration")
-    return lines
-
-
-def _with_progress(lines: list[dict[str, Any]], data: bytes) -> list[dict[str, Any]]:
-    """The lines of `result.json` and those that `progress.csv` alone has: of a trial that failed some are lost."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8", errors="replace"))))
-    except csv.Error:
-        return lines
-
-    def moment(line: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(str(line.get(key)) for key in ("training_iteration", "timestamp", "checkpoint_dir_name"))
-
-    seen = {moment(line) for line in lines}
-    more = [
-        {**{key: plain(value) for key, value in row.items() if key and value not in ("", None)}, "_where": where}
-        for where, row in ((f"{PROGRESS}, line {place}", row) for place, row in enumerate(rows, start=2))
-        if row.get("timestamp") and whole(row.get("training_iteration")) is not None and moment(row) not in seen
-    ]
-    if not more:
-        return lines
-    # Within a second the iteration decides; what began again later has a later second.
-    return sorted([*lines, *more], key=lambda line: (number(line.get("timestamp"), 0.0), iteration_of(line)))
-
-
-def iteration_of(line: Mapping[str, Any]) -> int:
-    """The iteration of a line that `_read_results` let through."""
-    return whole(line["training_iteration"]) or 0
 
 
 def _choose_file(files: list[str]) -> str | None:

@@ -5,6 +5,7 @@ nothing of files that merely have numbers for names, is never chosen; of two col
 neither is.
 """
 
+import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from weightspace.errors import InputError
-from weightspace.zoo.importing.properties import flatten, number, plain, whole
+from weightspace.zoo.importing.properties import flatten, plain, whole
 from weightspace.zoo.importing.reader import SUFFIXES
 
+# What stands where nothing is known.
+NOTHING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "<NA>")
 # Columns that say which moment of a member a row is of.
 EPOCHS = ("epoch", "epochs")
+STEPS = ("step", "steps", "iteration", "training_iteration", "global_step")
 KINDS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 
 
@@ -57,21 +61,22 @@ def match_table(
     table = read_table(name, data)
     if by and by not in table.columns:
         raise InputError(f"expected a column of {name} among {', '.join(table.columns)}, found '{by}'")
-    by_place = _match_places(table, places or {}, by)
+    by_place = _match_places(name, table, places or {}, by)
     if by_place is not None:
         return by_place
     owners = _Owners(paths)
     owner_of = {column: [owners.find(text) for text in table[column]] for column in ([by] if by else table.columns)}
     if not by:
+        # Words and numbers hit upon names by chance: most of what could be named is, by what names files.
         enough = min(len(table), len(paths)) / 2
         named = {
             column: files
             for column, files in owner_of.items()
-            if _hits(files) > (enough if _numbers(table[column]) else 0) and not _counts(table, column)
+            if sum(map(owners.knows, table[column])) > enough and _hits(files) and not _is_no_name(table, column)
         }
         owner_of = {column: files for column, files in named.items() if _once(files)} or named
     if not any(_hits(files) for files in owner_of.values()):
-        numbers = [column for column in table.columns if _counts(table, column)]
+        numbers = [column for column in table.columns if _is_nameless(column)]
         more = f" but its row numbers ({numbers[0]})" if numbers and not by else ""
         return Matched({}, {}, why=f"none of its columns names files{more}")
     most = max(_hits(files) for files in owner_of.values())
@@ -79,14 +84,11 @@ def match_table(
     first, *others = best
     rival = next((column for column in others if best[column] != best[first]), None)
     if rival is not None:
-        raise InputError(
-            f"expected one column of {name} to name the files, found that {first} and {rival} fit equally well and "
-            f"say otherwise: --by {first} or --by {rival}"
-        )
+        raise _ask(name, first, rival)
     return _matched(name, table, first, best[first], owners)
 
 
-def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by: str) -> Matched | None:
+def _match_places(name: str, table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by: str) -> Matched | None:
     """Rows by the member that a column names and by the epoch; None if no column names members and a row is not of one
     file alone.
     """
@@ -95,14 +97,26 @@ def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by
         return None
     files = {(member, epoch): path for path, (member, epoch) in places.items()}
     members = {member for member, _ in files}
-    columns = [column for column in ([by] if by else table.columns) if column != epochs]
-    column = max(columns, key=lambda column: table[column].astype(str).isin(members).sum(), default=None)
-    if column is None or not table[column].astype(str).isin(members).any():
+    columns = [column for column in ([by] if by else table.columns) if column != epochs and not _is_nameless(column)]
+    numbered = {int(member): member for member in members if member.isdecimal()}
+    member_of = {column: [_member(value, members, numbered) for value in table[column]] for column in columns}
+    hits = {column: sum(map(bool, named)) for column, named in member_of.items()}
+    best = [column for column in columns if hits[column] == max(hits.values()) > len(table) / 2]
+    if not best:
         return None
+    column, *others = best
+    rival = next((name for name in others if member_of[name] != member_of[column]), None)
+    if rival is not None:
+        raise _ask(name, column, rival)
+    finished = [whole(value) for value in table[epochs]]
+    if _shifted({key for key in zip(member_of[column], finished, strict=True) if None not in key}, set(files)):
+        why = "its epochs and those of the files are one apart: which of them counts from 0 it does not say"
+        return Matched({}, {}, why=why)
     rows, lines, strange = {}, {}, []
-    for line, values in enumerate(table.to_dict("records"), start=2):
-        member, epoch = str(values.pop(column)), whole(values.pop(epochs))
-        file = files.get((member, epoch)) if epoch is not None else None
+    places_of = zip(member_of[column], finished, table.to_dict("records"), strict=True)
+    for line, (member, epoch, values) in enumerate(places_of, start=2):
+        del values[column], values[epochs]
+        file = files.get((member, epoch)) if member is not None and epoch is not None else None
         if file is None:
             strange.append((f"{member} at epoch {epoch}", "no file"))
         elif file in rows:
@@ -111,6 +125,27 @@ def _match_places(table: pd.DataFrame, places: Mapping[str, tuple[str, int]], by
             rows[file] = {str(key): plain(value) for key, value in values.items() if not _empty(value)}
             lines[file] = line
     return Matched(rows, lines, f"{column} and {epochs}", strange) if rows else None
+
+
+def _ask(name: str, first: str, rival: str) -> InputError:
+    return InputError(
+        f"expected one column of {name} to name the files, found that {first} and {rival} fit equally well and say "
+        f"otherwise: --by {first} or --by {rival}"
+    )
+
+
+def _member(value: Any, members: set[str], numbered: Mapping[int, str]) -> str | None:
+    """The member that a value names: as text, or as a number that has lost its zeros."""
+    text = str(value).strip()
+    return text if text in members else numbered.get(int(text)) if text.isdecimal() else None
+
+
+def _shifted(rows: set[Any], files: set[tuple[str, int]]) -> bool:
+    """Whether rows and files have other epochs that would be the same, were one of them counted from 1 higher."""
+    known = {(member, epoch) for member, epoch in rows if member in {name for name, _ in files}}
+    if files <= known:
+        return False
+    return any({(member, epoch + shift) for member, epoch in known} >= files for shift in (-1, 1))
 
 
 def _matched(name: str, table: pd.DataFrame, column: str, files: list[str | None], owners: "_Owners") -> Matched:
@@ -128,43 +163,49 @@ def _matched(name: str, table: pd.DataFrame, column: str, files: list[str | None
 
 
 class _Owners:
-    """Which file a text names: by as much of its path as there is, with or without the suffix; the longest first."""
+    """Which file a text names: the two paths are the same as far as both go, with or without the suffix."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._named: dict[str, set[str]] = {}
+        self._whole: dict[str, set[str]] = {}
         for path in paths:
             for key in _keys(path):
                 self._named.setdefault(key, set()).add(path)
+            for key in {path, stem_of(path)}:
+                self._whole.setdefault(key, set()).add(path)
         self._numbered: dict[int, set[str]] = {}
-        for key, own in self._named.items():
+        for key, files in self._named.items():
             if key.isdecimal():
-                self._numbered.setdefault(int(key), set()).update(own)
+                self._numbered.setdefault(int(key), set()).update(files)
 
     def find(self, text: Any) -> str | None:
-        own = self._candidates(text)
-        return next(iter(own)) if len(own) == 1 else None
+        files = self._candidates(text)
+        return next(iter(files)) if len(files) == 1 else None
+
+    def knows(self, text: Any) -> bool:
+        return bool(self._candidates(text))
 
     def why_not(self, text: Any) -> str:
-        return "several files" if len(self._candidates(text)) > 1 else "no file"
+        return "several files" if self.knows(text) else "no file"
 
     def _candidates(self, text: Any) -> set[str]:
         if _empty(text):
             return set()
         words = str(text).strip().replace("\\", "/").removeprefix("./").rstrip("/")
-        parts = words.split("/")
-        for start in range(len(parts)):
-            own = self._named.get("/".join(parts[start:]))
-            if own:
-                return own
-        stem = stem_of(parts[-1])
-        if stem != parts[-1] and stem in self._named:
-            return self._named[stem]
+        for name in (words, stem_of(words)):
+            if name in self._named:
+                return self._named[name]
+            parts = name.split("/")
+            for start in range(1, len(parts)):
+                if files := self._whole.get("/".join(parts[start:])):
+                    return files
         # Numbers lose their zeros where a program took them for numbers.
-        number = stem.removesuffix(".0")
+        number = words.removesuffix(".0")
         return self._numbered.get(int(number), set()) if number.isdecimal() else set()
 
 
 def _keys(path: str) -> Iterator[str]:
+    """All that a text may be of a path: its end, from any folder on."""
     parts = path.split("/")
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
@@ -180,29 +221,29 @@ def _hits(files: list[str | None]) -> int:
     return sum(file is not None for file in files)
 
 
-def _numbers(values: pd.Series) -> bool:
-    """Whether a column holds numbers, which hit upon names by chance: most of what could be named should be."""
-    return all(number(value) is not None for value in values.dropna())
-
-
 def _once(files: list[str | None]) -> bool:
     """Whether a column names no file twice."""
     named = [file for file in files if file is not None]
     return len(set(named)) == len(named)
 
 
-def _counts(table: pd.DataFrame, column: str) -> bool:
-    """Whether a column has no name of its own and numbers the rows from 0 or 1."""
-    nameless = not column.strip() or column.startswith("Unnamed:") or column in ("index", "__index_level_0__")
-    values = [str(value) for value in table[column]]
-    return nameless and any(values == [str(place + first) for place in range(len(values))] for first in (0, 1))
+def _is_nameless(column: str) -> bool:
+    """Whether a column has no name of its own, as row numbers have none."""
+    return not column.strip() or column.startswith("Unnamed:") or column in ("index", "level_0", "__index_level_0__")
+
+
+def _is_no_name(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column names no files, whatever it hits upon: row numbers, in order or not, and counts of epochs."""
+    if column.lower() in (*EPOCHS, *STEPS):
+        return True
+    return _is_nameless(column) and all(whole(value) is not None for value in table[column].dropna())
 
 
 def read_table(name: str, data: bytes) -> pd.DataFrame:
     """A table with its columns named as text; a csv's values as text, an index with a name as a column."""
     readers = {
-        ".csv": lambda file: pd.read_csv(file, dtype=str),
-        ".tsv": lambda file: pd.read_csv(file, sep="\t", dtype=str),
+        ".csv": lambda file: _read_lines(file, ","),
+        ".tsv": lambda file: _read_lines(file, "\t"),
         ".parquet": _read_parquet,
         ".json": _read_json,
         ".jsonl": lambda file: pd.DataFrame([flatten(json.loads(line)) for line in file if line.strip()]),
@@ -217,6 +258,25 @@ def read_table(name: str, data: bytes) -> pd.DataFrame:
     return table.rename(columns=str)
 
 
+def _read_lines(file: io.BytesIO, separator: str) -> pd.DataFrame:
+    """A table of text, every value as it is written; lines may end in a separator, but have no more than the head."""
+    text = file.read().decode("utf-8-sig", errors="replace")
+    head = next(csv.reader(io.StringIO(text), delimiter=separator), [])
+    if len(head) == 1 and ";" in head[0]:
+        separator = ";"
+    lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if line]
+    if not lines:
+        raise ValueError("it is empty")
+    named = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(lines[0])]
+    columns = [name if name not in named[:place] else f"{name}.{place}" for place, name in enumerate(named)]
+    for number, line in enumerate(lines[1:], start=2):
+        if any(value.strip() for value in line[len(columns) :]):
+            raise ValueError(f"line {number} has more values than the head has names")
+    rows = [[None if value in NOTHING else value for value in line[: len(columns)]] for line in lines[1:]]
+    padded = [row + [None] * (len(columns) - len(row)) for row in rows]
+    return pd.DataFrame(padded, columns=columns, dtype=object)
+
+
 def _read_parquet(file: io.BytesIO) -> pd.DataFrame:
     table = pd.read_parquet(file)
     unnamed = table.index.names == [None] and isinstance(table.index, pd.RangeIndex)
@@ -226,6 +286,9 @@ def _read_parquet(file: io.BytesIO) -> pd.DataFrame:
 def _read_json(file: io.BytesIO) -> pd.DataFrame:
     """A list of objects with the file's name in one of them, or `{file name: {property: value}}`."""
     value = json.load(file)
+    by_column = isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values())
+    if by_column and value and all(key.isdecimal() for item in value.values() for key in item):
+        return pd.DataFrame(value)  # as pandas writes a table unless it is told otherwise
     if isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
         return pd.DataFrame([{"file": key, **flatten(item)} for key, item in value.items()])
     return pd.DataFrame([flatten(item) for item in value])

@@ -84,24 +84,26 @@ def choose(table: pd.DataFrame) -> Chosen:
     members.sort(key=lambda pair: -pair[1][DIGEST].nunique())
     unions, kept = Unions(), dict[Any, str]()
     names: dict[str, list[str]] = {}
-    claimed: dict[str, tuple[str, str]] = {}
+    claimed: dict[str, tuple[str, str, int | None]] = {}
     for member, rows in members:
         copied = all(digest in claimed for digest in rows[DIGEST])
-        places, own = set[int](), dict[str, str]()
+        epochs, paths = set[int](), dict[str, str]()
         for place, checkpoint in zip(rows.index, rows.to_dict("records"), strict=True):
             first = claimed.get(checkpoint[DIGEST])
-            again = first[1] if first is not None and copied else own.get(checkpoint[DIGEST])
+            again = first[1] if first is not None and copied else paths.get(checkpoint[DIGEST])
             if again is not None:
                 names.setdefault(again, []).append(checkpoint[PATH])
                 continue
             unknown = bool(pd.isna(checkpoint["epoch"]))
             epoch = 0 if unknown else int(checkpoint["epoch"])
-            apart = epoch in places or (unknown and bool(rows["epoch"].notna().any()))
+            apart = epoch in epochs or (unknown and bool(rows["epoch"].notna().any()))
             name = f"{member}, {checkpoint[PATH]}" if apart else member
-            unions.unite([member, name] if first is None else [first[0], member, name])
-            places.add(epoch)
-            own[checkpoint[DIGEST]] = checkpoint[PATH]
-            claimed.setdefault(checkpoint[DIGEST], (member, checkpoint[PATH]))
+            # Untrained networks are alike where seeds are shared on purpose, which makes no lineage.
+            forked = first is not None and (epoch > 0 or unknown or first[2] != 0)
+            unions.unite([first[0], member, name] if first is not None and forked else [member, name])
+            epochs.add(epoch)
+            paths[checkpoint[DIGEST]] = checkpoint[PATH]
+            claimed.setdefault(checkpoint[DIGEST], (member, checkpoint[PATH], None if unknown else epoch))
             kept[place] = name
     told = table.loc[[place for place in table.index if place in kept]]
     members = pd.Series(kept)[told.index]
@@ -123,6 +125,10 @@ def _to_shares(table: pd.DataFrame) -> dict[str, int]:
             notes[f"{name} was given in percent and is stored as a share"] = int(values.notna().sum())
         elif values.max() > 100 or values.min() < 0:
             notes[f"{name} has values that are neither shares nor percent, and is stored as it was given"] = len(values)
+    gap = pd.to_numeric(table.get("generalization_gap", pd.Series(dtype=float)), errors="coerce")
+    if gap.abs().max() > 1 or (len(gap) and any(name.startswith(GAP) for name in notes)):
+        table["generalization_gap"] = gap / 100
+        notes["generalization_gap was given in percent and is stored as a share"] = int(gap.notna().sum())
     if "generalization_gap" not in table and set(GAP) <= set(table.columns):
         train, test = (pd.to_numeric(table[name], errors="coerce") for name in GAP)
         table["generalization_gap"] = train - test
@@ -145,4 +151,5 @@ def _explain(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, str | int | float | bool) else str(value)

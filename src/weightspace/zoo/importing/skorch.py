@@ -58,9 +58,12 @@ class SkorchReader:
             member = names[parent_of(path)] if names[parent_of(path)] != "." else "run"
             size = self.source.size(weights)
             listing.entries.append(Entry(member, epoch, named(results), Kind(), weights, size, sources=sources))
-        states = [path for path in present if path.endswith(".pt") and path not in histories.values()]
-        if states:
-            listing.note(STATES_NOTE, len(states))
+        for path in sorted(present - set(histories.values())):
+            if path.endswith((".pt", ".safetensors")):
+                if "optimizer" in path or "criterion" in path:
+                    listing.note(STATES_NOTE)
+                else:
+                    listing.leave_out(path, "no history of its prefix lies beside it, so that its epoch is not known")
         listing.entries.sort(key=lambda entry: (entry.member, entry.epoch or 0))
         return listing
 

@@ -71,6 +71,20 @@ class Source:
             return self._entries[path][1]
         return sum(size for name, (_, size) in self._entries.items() if not path or name.startswith(f"{path}/"))
 
+    def changed(self, path: str) -> str:
+        """When a file, or the last of a folder's files, was changed, as far as the place tells."""
+        paths = [path] if path in self._times else [name for name in self._times if name.startswith(f"{path}/")]
+        return max((self._times[name] for name in paths), default="")
+
+    @cached_property
+    def _times(self) -> dict[str, str]:
+        fs, _ = self._place
+        return {name: self._time(fs, full) for name, (full, _) in self._entries.items()} if self.is_local else {}
+
+    @staticmethod
+    def _time(fs: Any, full: str) -> str:
+        return str(fs.info(full).get("mtime", ""))
+
     @cached_property
     def _entries(self) -> dict[str, tuple[str, int]]:
         """Every file's name there and its size."""

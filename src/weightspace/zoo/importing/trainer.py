@@ -53,6 +53,7 @@ class TrainerReader:
         for folder in sorted(folders, key=lambda folder: (runs[folder], _step_of(folder) or 10**12)):
             member = names[runs[folder]] if names[runs[folder]] != "." else "run"
             self._list(folder, runs[folder], member, listing)
+        _unite(listing, {run: names[run] for run in runs.values()})
         return listing
 
     @contextmanager
@@ -108,6 +109,27 @@ class TrainerReader:
                 copied=copied,
             )
         )
+
+
+def _unite(listing: Listing, members: Mapping[str, str]) -> None:
+    """Runs that went on from another run of the folder are of its lineage."""
+
+    def run_in(base: str) -> str | None:
+        parts = base.replace("\\", "/").strip("/")
+        tails = (parts, parent_of(parts))
+        return next((run for run in members if run and any(f"/{tail}".endswith(f"/{run}") for tail in tails)), None)
+
+    member_of = {member: run for run, member in members.items()}
+    base_of = {member_of.get(entry.member, ""): run_in(entry.lineage) for entry in listing.entries if entry.lineage}
+    lineage_of: dict[str, str] = {}
+    for run in members:
+        root, seen = run, {run}
+        while (above := base_of.get(root)) is not None and above not in seen:
+            root = above
+            seen.add(root)
+        if root != run:
+            lineage_of |= dict.fromkeys((members[run], members[root]), f"runs from {root}")
+    listing.entries = [entry._replace(lineage=lineage_of.get(entry.member, entry.lineage)) for entry in listing.entries]
 
 
 def _step_of(folder: str) -> int | None:
