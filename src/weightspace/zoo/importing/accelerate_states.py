@@ -4,23 +4,19 @@ N counts what was saved, so that no epoch is known. A second model is a member o
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from weightspace.zoo.importing.properties import whole
-from weightspace.zoo.importing.reader import STATES_NOTE, Entry, Kind, Listing, Load, load_file
-from weightspace.zoo.importing.source import Source, parent_of, without_common_parent
+from weightspace.zoo.importing.reader import STATES_NOTE, Entry, FileReader, Kind, Listing
+from weightspace.zoo.importing.source import parent_of, without_common_parent
 
 
-class AccelerateReader:
+class AccelerateReader(FileReader):
     """Reads every model of every saved state."""
 
     layout = "accelerate states"
     STATE = re.compile(r"(^|/)random_states_\d+\.pkl$")
     MODEL = re.compile(r"^(?:model|pytorch_model)(_\d+)?\.(?:safetensors|bin)$")
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @classmethod
     def recognizes(cls, files: Sequence[str]) -> bool:
@@ -60,8 +56,3 @@ class AccelerateReader:
                 )
             )
         return listing
-
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Files are loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)

@@ -14,19 +14,16 @@ from contextlib import contextmanager
 from weightspace.errors import InputError
 from weightspace.weights.values import find_aliases
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, Loaded, load_file
-from weightspace.zoo.importing.source import Source, parent_of, without_common_parent
+from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, Load, Loaded, load_file
+from weightspace.zoo.importing.source import parent_of, without_common_parent
 
 
-class BaselinesReader:
+class BaselinesReader(FileReader):
     """Reads archives; of each the policy alone."""
 
     layout = "stable-baselines3"
     STEPS = re.compile(r"_?(\d+)_steps$")
     SETTINGS = ("num_timesteps", "n_steps", "gamma", "learning_rate", "batch_size", "seed", "ent_coef", "gae_lambda")
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @classmethod
     def recognizes(cls, files: Sequence[str]) -> bool:
@@ -76,5 +73,5 @@ class BaselinesReader:
         try:
             with zipfile.ZipFile(io.BytesIO(self.source.read(path))) as archive:
                 return archive.read(name)
-        except (zipfile.BadZipFile, KeyError, RuntimeError, OSError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, KeyError, RuntimeError, OSError) as error:
             raise InputError(f"expected {name} in {path}, found none") from error

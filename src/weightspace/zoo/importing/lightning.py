@@ -18,8 +18,8 @@ import torch
 
 from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, plain, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, is_copy, load_file
-from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, Load, is_copy, load_file
+from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
 
 METRICS = "metrics.csv"
 NAMED_BY_EPOCH = re.compile(r"(^|[-_])epoch=(\d+)")
@@ -48,13 +48,10 @@ class Moment(NamedTuple):
     settings: dict[str, Any]
 
 
-class LightningReader:
+class LightningReader(FileReader):
     """Reads checkpoints of runs (`version_N`); see the module for which moment each is of."""
 
     layout = "PyTorch Lightning"
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @staticmethod
     def recognizes(files: Sequence[str]) -> bool:

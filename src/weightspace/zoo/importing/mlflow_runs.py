@@ -5,24 +5,21 @@ as an exported program cannot be read as weights; a state dict that was logged c
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from weightspace.zoo.importing.properties import name_of, named, plain
-from weightspace.zoo.importing.reader import SUFFIXES, Entry, Kind, Listing, Load, is_state, load_file
-from weightspace.zoo.importing.source import Source, inside
+from weightspace.zoo.importing.reader import SUFFIXES, Entry, FileReader, Kind, Listing, is_state
+from weightspace.zoo.importing.source import inside
 
 DATABASE, ARTIFACTS, MODEL = "mlflow.db", "artifacts", "MLmodel"
 
 
-class MlflowReader:
+class MlflowReader(FileReader):
     """Reads the files of weights among a run's artifacts."""
 
     layout = "MLflow"
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @staticmethod
     def recognizes(files: Sequence[str]) -> bool:
@@ -51,11 +48,6 @@ class MlflowReader:
                 listing.entries.append(Entry(name, None, named(settings), Kind(), path, size, sources=sources))
                 listing.note("metrics are left out: which step a file of a run is of stands nowhere")
         return listing
-
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Files are loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
 
     def _files(self, run: str) -> dict[str, Any]:
         """The parameters of a run that has a file for each."""

@@ -4,25 +4,21 @@ The settings of a run (`train_loop_config`) stand in no file.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightspace.errors import InputError
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file, weights_in
-from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, weights_in
+from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-class RayTrainReader:
+class RayTrainReader(FileReader):
     """Reads runs; every checkpoint that a snapshot lists has the metrics that it was reported with."""
 
     layout = "Ray Train"
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @staticmethod
     def recognizes(files: Sequence[str]) -> bool:
@@ -59,11 +55,6 @@ class RayTrainReader:
                 size = self.source.size(path)
                 listing.entries.append(Entry(member, epoch, named(values), Kind(), path, size, sources=sources))
         return listing
-
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Checkpoints are files of their own, loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
 
 
 def _epochs(lines: Sequence[Mapping[str, Any]], reports: Any) -> list[int | None]:

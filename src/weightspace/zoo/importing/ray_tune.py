@@ -11,8 +11,7 @@ at 1. `training_iteration` goes on where a trial failed and began anew, so that 
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weightspace.zoo.growing.networks import ACTIVATIONS
@@ -27,8 +26,8 @@ from weightspace.zoo.importing.counting import (
     with_progress,
 )
 from weightspace.zoo.importing.properties import flatten, name_of, named, number
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Load, load_file
-from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing
+from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
 
 SETTINGS, EXPLOITS = ("params.json", "config.json"), "pbt_global.txt"
 CHECKPOINT = re.compile(r"checkpoint_(\d+)$")
@@ -46,13 +45,10 @@ NO_LINE = "a checkpoint has no line in result.json, so its results are missing"
 UNSURE = "a checkpoint's folder may be of one of two iterations, so its epoch and results are missing"
 
 
-class RayTuneReader:
+class RayTuneReader(FileReader):
     """Reads trial folders; see the module for how checkpoints meet their results."""
 
     layout = "Ray Tune (modelzoos.cc)"
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @staticmethod
     def recognizes(files: Sequence[str]) -> bool:
@@ -80,11 +76,6 @@ class RayTuneReader:
         for trial in trials:
             self._list(trial, listing, first)
         return listing
-
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Checkpoints are files of their own, loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
 
     def _open(self, folder: str, member: str, files: list[str], listing: Listing) -> "Trial":
         lines = read_results(self.source.read(inside(folder, RESULTS)), listing)

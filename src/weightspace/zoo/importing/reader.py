@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -103,6 +103,18 @@ class Reader(Protocol):
     def loading(self) -> AbstractContextManager[Load]:
         """What loads entries, while the block lasts."""
         ...
+
+
+class FileReader:
+    """What readers have in common whose checkpoints are files or folders of their own."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @contextmanager
+    def loading(self) -> Iterator[Load]:
+        """Checkpoints are loaded one by one."""
+        yield lambda entry: load_file(self.source, entry.path)
 
 
 class RecognizingReader(Reader, Protocol):

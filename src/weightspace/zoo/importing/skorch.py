@@ -5,22 +5,18 @@ A file of parameters belongs to the last row of the history of its prefix; epoch
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from weightspace.zoo.importing.properties import name_of, named, whole
-from weightspace.zoo.importing.reader import STATES_NOTE, Entry, Kind, Listing, Load, load_file
-from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+from weightspace.zoo.importing.reader import STATES_NOTE, Entry, FileReader, Kind, Listing
+from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
 
 
-class SkorchReader:
+class SkorchReader(FileReader):
     """Reads parameters that have a history beside them."""
 
     layout = "skorch"
     HISTORY = re.compile(r"^(.*)history\.json$")
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @classmethod
     def recognizes(cls, files: Sequence[str]) -> bool:
@@ -66,11 +62,6 @@ class SkorchReader:
                     listing.leave_out(path, "no history of its prefix lies beside it, so that its epoch is not known")
         listing.entries.sort(key=lambda entry: (entry.member, entry.epoch or 0))
         return listing
-
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Files are loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
 
 
 def _skorch_name(key: str) -> str:

@@ -79,11 +79,9 @@ class Source:
     @cached_property
     def _times(self) -> dict[str, str]:
         fs, _ = self._place
-        return {name: self._time(fs, full) for name, (full, _) in self._entries.items()} if self.is_local else {}
-
-    @staticmethod
-    def _time(fs: Any, full: str) -> str:
-        return str(fs.info(full).get("mtime", ""))
+        if not self.is_local:
+            return {}
+        return {name: str(fs.info(full).get("mtime", "")) for name, (full, _) in self._entries.items()}
 
     @cached_property
     def _entries(self) -> dict[str, tuple[str, int]]:

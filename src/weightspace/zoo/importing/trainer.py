@@ -7,22 +7,20 @@ is known only if no best one was loaded. `training_args.bin` is a pickle and nev
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightspace.zoo.importing.properties import flatten, name_of, named, number, whole
 from weightspace.zoo.importing.reader import (
     STATES_NOTE,
     Entry,
+    FileReader,
     Listing,
-    Load,
     is_state,
     kind_of_config,
-    load_file,
     weights_in,
 )
-from weightspace.zoo.importing.source import Source, inside, parent_of, without_common_parent
+from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
 
 STATE = "trainer_state.json"
 WITHIN = "a checkpoint was written within a pass over the data: its epoch is that of those finished"
@@ -31,13 +29,10 @@ CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 SPEEDS = ("_runtime", "_samples_per_second", "_steps_per_second", "_jit_compilation_time", "_model_preparation_time")
 
 
-class TrainerReader:
+class TrainerReader(FileReader):
     """Reads runs of the Trainer, and searches over several."""
 
     layout = "Hugging Face Trainer"
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
     @staticmethod
     def recognizes(files: Sequence[str]) -> bool:
@@ -55,11 +50,6 @@ class TrainerReader:
             self._list(folder, runs[folder], member, listing)
         _unite(listing, {run: names[run] for run in runs.values()})
         return listing
-
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Checkpoints are folders of their own, loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
 
     def _list(self, folder: str, run: str, member: str, listing: Listing) -> None:
         where = inside(folder, STATE)
