@@ -390,6 +390,7 @@ def test_one_folder_more_than_results_is_nobodys(tmp_path: Path) -> None:
     zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
     assert "test_accuracy" not in zoo.table or zoo.table["test_accuracy"].isna().all()
     assert [entry["what"] for entry in zoo.about["left_out"]] == ["a/final_model.pt"]
+    assert [(told["epoch"], "epoch" in told["numbers"]) for told in zoo.about["sources"]] == [(None, False)] * 3
 
 
 def test_results_of_a_script_are_no_trial(tmp_path: Path) -> None:

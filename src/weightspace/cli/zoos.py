@@ -277,7 +277,8 @@ def _print_sources(about: Mapping[str, Any]) -> None:
         return
     names = about.get("names", {})
     for checkpoint in about["sources"]:
-        print(f"{checkpoint['member']} at epoch {checkpoint['epoch']}: {checkpoint['path']}")
+        epoch = "an unknown epoch" if checkpoint["epoch"] is None else f"epoch {checkpoint['epoch']}"
+        print(f"{checkpoint['member']} at {epoch}: {checkpoint['path']}")
         for name, number in checkpoint["numbers"].items():
             print(f"  {name} {number['value']}: {number['from']}")
         for other in names.get(checkpoint["path"], []):

@@ -50,8 +50,8 @@ def settle(tables: Sequence[pd.DataFrame]) -> Settled:
     if unknown:
         notes["an epoch is not known and counts as 0"] = unknown
     notes |= _to_shares(table)
+    sources = _explain(table)  # before what is not known counts as 0
     table["epoch"] = table["epoch"].fillna(0).astype(int)
-    sources = _explain(table)
     if (table[LINEAGE] == table["member"]).all():
         table = table.drop(columns=LINEAGE)
     table = table.drop(columns=[PATH, COPIED, DIGEST, SOURCES, KIND])
@@ -140,6 +140,7 @@ def _explain(table: pd.DataFrame) -> list[dict[str, Any]]:
     explained = []
     for values in table.groupby(KIND, sort=False).head(EXPLAINED).to_dict("records"):
         sources: Mapping[str, str] = json.loads(values[SOURCES])
+        values["epoch"] = None if pd.isna(values["epoch"]) else int(values["epoch"])
         numbers = {
             str(name): {"value": _plain(value), "from": sources[str(name)]}
             for name, value in values.items()
