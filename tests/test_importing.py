@@ -593,7 +593,7 @@ def test_memory_stays_bounded_while_importing(tmp_path: Path, workers: int) -> N
     )
     command = [sys.executable, "-c", code, str(tmp_path / "nets"), str(tmp_path / "zoo"), str(workers)]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert grown < 400, f"{grown} MiB more, for files of 1,170 MiB"
+    assert grown < 500, f"{grown} MiB more, for files of 1,170 MiB"
 
 
 def _entries(count: int) -> list[importing.Entry]:
