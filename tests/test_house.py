@@ -16,8 +16,8 @@ import weightspace
 PACKAGE = Path(weightspace.__file__).parent
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"errors", "randomness", "progress", "interrupting", "exposing", "user_code"},
-    {"outputs", "spreading", "devices"},
+    {"errors", "randomness", "progress", "interrupting", "exposing"},
+    {"outputs", "spreading", "devices", "user_code"},
     {"weights", "images", "graphs", "machine"},
     {"supervised", "batch_norms"},
     {"symmetry", "tokens", "zoo"},

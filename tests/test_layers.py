@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from weightspace.analysis.layers import Layer, fit_line, layer_features, layer_similarity, mean_feature, watch_layers
+from weightspace.analysis.layers import Layer, fit_line, layer_similarity, layers_of, mean_feature, watch_layers
 from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.weights.files import open_weights
+from weightspace.weights.values import natural_key
 from weightspace.zoo.addressing import known_accuracies, open_networks, short_names
+from weightspace.zoo.importing.importing import import_zoo
 from weightspace.zoo.zoo import Zoo
 
 
@@ -37,7 +40,7 @@ def resnet(blocks: int) -> dict[str, torch.Tensor]:
 
 def test_layers_are_the_matrices_in_order_with_the_spread_of_their_tokens(sane: SANE, zoo: Zoo) -> None:
     weights = zoo.weights(7)
-    layers = layer_features(sane, weights)
+    layers = layers_of(sane, weights)
     assert [layer.name for layer in layers] == [name for name, tensor in weights.items() if tensor.ndim > 1]
     assert layers[0].depth == 0 and layers[-1].depth == 1
     prepared = sane.preparation.prepare(weights)
@@ -48,21 +51,44 @@ def test_layers_are_the_matrices_in_order_with_the_spread_of_their_tokens(sane: 
     assert layers[0].features["size"] == pytest.approx(float(own.mean(0).norm()), rel=1e-4)
 
 
+def test_layers_of_networks_nobody_knows_stand_in_the_order_of_their_file(sane: SANE, tmp_path: Path) -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.rnn, self.attend = nn.Embedding(9, 4), nn.LSTM(4, 5, 2), nn.Linear(5, 3)
+
+    weights = Tagger().state_dict()
+    written = [name for name, tensor in weights.items() if tensor.ndim > 1]
+    (tmp_path / "runs").mkdir()
+    torch.save(weights, tmp_path / "runs" / "net.pt")
+    save_file(weights, tmp_path / "net.safetensors")
+    layers = {name: layers_of(sane, open_weights(tmp_path / name)) for name in ("runs/net.pt", "net.safetensors")}
+    assert [layer.name for layer in layers["runs/net.pt"]] == written
+    assert {layer.order for layer in layers["runs/net.pt"]} == {"file"}
+    assert [layer.name for layer in layers["net.safetensors"]] == sorted(written, key=natural_key)
+    assert {layer.order for layer in layers["net.safetensors"]} == {"names"}
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert [layer.name for layer in layers_of(sane, zoo.weights(0))] == written
+    # The numbers do not depend on the file: only what is drawn first does.
+    by_name = {layer.name: layer.features["spread"] for layer in layers["net.safetensors"]}
+    assert by_name == pytest.approx({layer.name: layer.features["spread"] for layer in layers["runs/net.pt"]})
+
+
 def test_networks_of_any_depth_have_layers(sane: SANE) -> None:
-    deep, shallow = (layer_features(sane, resnet(blocks)) for blocks in (6, 2))
+    deep, shallow = (layers_of(sane, resnet(blocks)) for blocks in (6, 2))
     assert len(deep) == 8 and len(shallow) == 4 and deep[-1].name == "linear.weight"
     similarity = layer_similarity(deep, shallow)
     assert similarity.shape == (8, 4) and np.abs(similarity).max() <= 1 + 1e-9
     np.testing.assert_allclose(np.diag(layer_similarity(deep, deep)), 1, rtol=1e-6)
     with pytest.raises(InputError, match="expected matrices in a network, found none"):
-        layer_features(sane, {"scale": torch.randn(4)})
+        layers_of(sane, {"scale": torch.randn(4)})
 
 
 def test_a_line_through_networks() -> None:
     fit = fit_line([1.0, 2.0, 3.0, float("nan")], [0.3, 0.5, 0.7, 0.1])
     assert fit is not None and fit.slope == pytest.approx(0.2) and fit.r2 == pytest.approx(1)
     assert fit_line([1.0, 2.0], [0.3, 0.5]) is None and fit_line([1.0, 1.0, 1.0], [0.3, 0.5, 0.7]) is None
-    layers = [Layer("a", 0, {"alpha": 2.0}, np.zeros(2)), Layer("b", 1, {}, np.zeros(2))]
+    layers = [Layer("a", 0, "file", {"alpha": 2.0}, np.zeros(2)), Layer("b", 1, "file", {}, np.zeros(2))]
     assert mean_feature(layers, "alpha") == 2 and np.isnan(mean_feature(layers, "spread"))
 
 

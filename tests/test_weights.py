@@ -1,5 +1,7 @@
+import json
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def test_pt_and_safetensors_read_as_the_same_value(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "a.pt")
     write_weights(tmp_path / "a.safetensors", weights)
     first, second = read_weights(tmp_path / "a.pt"), read_weights(tmp_path / "a.safetensors")
-    assert list(first) == list(second) == sorted(weights, key=natural_key)
+    assert list(first) == list(weights) and list(second) == sorted(weights, key=natural_key)
     for name, tensor in weights.items():
         assert torch.equal(first[name], tensor) and first[name].dtype == tensor.dtype
         assert torch.equal(second[name], tensor) and second[name].dtype == tensor.dtype
@@ -42,6 +44,27 @@ def test_pt_and_safetensors_read_as_the_same_value(tmp_path: Path) -> None:
 
 def test_layer_10_comes_after_layer_2() -> None:
     assert sorted(["l.10.w", "l.2.w", "l.1.w"], key=natural_key) == ["l.1.w", "l.2.w", "l.10.w"]
+
+
+def test_recurrent_layers_read_the_input_before_the_hidden_state() -> None:
+    names = [name for name, _ in nn.LSTM(2, 3, 2, bidirectional=True).named_parameters() if name.startswith("weight")]
+    assert sorted(names, key=natural_key) == names
+    assert sorted(["weight_hh", "weight_ih"], key=natural_key) == ["weight_ih", "weight_hh"]
+
+
+def test_a_safetensors_file_keeps_the_order_of_its_bytes_where_that_is_not_the_alphabet(tmp_path: Path) -> None:
+    names = ["stem.weight", "body.weight", "head.weight"]
+    header = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": [8 * place, 8 * place + 8]}
+        for place, name in enumerate(names)
+    }
+    text = json.dumps(dict(sorted(header.items()))).encode()
+    data = torch.arange(6, dtype=torch.float32).numpy().tobytes()
+    (tmp_path / "own.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    stored = open_weights(tmp_path / "own.safetensors")
+    assert list(stored) == names and stored.ordered and stored["body.weight"].tolist() == [2.0, 3.0]
+    write_weights(tmp_path / "sorted.safetensors", {f"{n}.weight": torch.ones(1) for n in (10, 2)})
+    assert list(open_weights(tmp_path / "sorted.safetensors")) == ["2.weight", "10.weight"]
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])

@@ -4,6 +4,7 @@ from weightspace import tokens as tokens
 from weightspace import weights as weights
 from weightspace.analysis.examining import examine as examine
 from weightspace.analysis.inspecting.checkpoints import inspect_folder as inspect_folder
+from weightspace.analysis.layers import layers_of as layers_of
 from weightspace.analysis.predicting.calibrating import fit_predictor as fit_predictor
 from weightspace.analysis.predicting.predictor import Predictor as Predictor
 from weightspace.analysis.probing.comparing import compare_representations as compare_representations

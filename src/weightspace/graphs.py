@@ -44,7 +44,7 @@ def trace_graph(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str
     course that depends on values.
 
     Raises:
-        InputError: neither way works.
+        InputError: neither way works; the sentence tells inputs that the module does not take from the rest.
     """
     try:
         return _exported(module, examples, named)
@@ -53,9 +53,27 @@ def trace_graph(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str
     try:
         return _recorded(module, examples, named)
     except Exception as error:
+        require_taken(module, examples, named)
         raise InputError(
             f"expected a module that torch.export can trace, found {type(module).__name__}, which it cannot "
             f"({reason}); give a Symmetry by hand instead: ws.Symmetry(groups, axes), proved by ws.prove_symmetry"
+        ) from error
+
+
+def require_taken(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Refuse inputs that a module does not take, in its own words."""
+    try:
+        with _quietly(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy_module(module)(*examples, **named)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        given = torch.utils._pytree.tree_leaves((examples, dict(named)))
+        shapes = " and ".join(str(list(value.shape)) for value in given if isinstance(value, Tensor)) or "no tensor"
+        raise InputError(
+            f"expected inputs that {type(module).__name__} takes, found some of shape {shapes}, at which it fails: "
+            f"{reason}"
         ) from error
 
 

@@ -259,7 +259,9 @@ def _symmetry(known: Architecture | None, given: Architecture | None, file: Path
             "which do not say how the network is built"
         )
     if known.symmetry is None:
-        return trace_symmetry(known.build([str(given.factory)] if given else []), known.example())
+        named = [str(given.factory), given.inputs_from] if given else []
+        inputs = known.inputs(named)
+        return trace_symmetry(known.build(named), *inputs.positional, **inputs.named)
     return Symmetry.from_json(known.symmetry)
 
 

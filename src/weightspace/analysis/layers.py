@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
-from weightspace.weights.files import meta_of
+from weightspace.weights.files import StoredWeights, meta_of
 from weightspace.zoo.addressing import known_accuracies, naming, open_networks, short_names
 
 WATCHED = ("alpha", "stable_rank", "log_norm")
@@ -33,8 +33,9 @@ class Layer(NamedTuple):
 
     Attributes:
         name: of the tensor.
-        depth: 0 for the first matrix of the network, 1 for the last; of an architecture that is not known in the
-            natural order of its names.
+        depth: 0 for the first matrix of the network, 1 for the last.
+        order: what the first and the last are by: `architecture` of the network, where the model knows it; the `file`
+            (or dict) otherwise; natural order of the `names` where the file has no order of its own.
         features: `spread` (of the tokens' summaries), `size` (norm of their mean) and, where WeightWatcher has a value,
             `alpha`, `stable_rank` and `log_norm`.
         code: mean and spread of the tokens' summaries, side by side.
@@ -42,6 +43,7 @@ class Layer(NamedTuple):
 
     name: str
     depth: float
+    order: str
     features: dict[str, float]
     code: Float[np.ndarray, "twice_latent"]
 
@@ -54,8 +56,8 @@ class Fit(NamedTuple):
     r2: float
 
 
-def layer_features(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False) -> list[Layer]:
-    """The matrices of a network of any architecture, in order.
+def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False) -> list[Layer]:
+    """The matrices of a network of any architecture, in order (see `Layer.order`).
 
     Args:
         sane: a trained model.
@@ -64,23 +66,37 @@ def layer_features(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = F
 
     Raises:
         InputError: no matrices, NaN weights, or WeightWatcher is not installed.
+
+    Examples:
+        >>> [layer.name for layer in ws.layers_of(sane, zoo.weights(0))]
+        ['module_list.1.weight', 'module_list.3.weight']
     """
     architecture = sane.preparation.architecture_for(meta_of(weights))
     frame = sane.preparation.frame_of(architecture)
     layout, names_of = frame.layout, frame.own_names(architecture)
     vector = sane.embed_network(weights, "mean+spread").vector.numpy()
     codes = vector.reshape(len(layout.blocks), 2, -1)
+    order = _order(weights, known=architecture.id in sane.preparation.architectures)
+    ranks = {name: rank for rank, name in enumerate(architecture.shapes if order == "architecture" else weights)}
     places = [place for place, block in enumerate(layout.blocks) if len(layout.shapes[block.name]) > 1]
     if not places:
         raise InputError("expected matrices in a network, found none")
+    places.sort(key=lambda place: ranks[names_of[layout.blocks[place].name]])
     names = [names_of[layout.blocks[place].name] for place in places]
     watched = watch_layers({name: weights[name] for name in names}) if watch else {}
     layers = []
     for number, (place, name) in enumerate(zip(places, names, strict=True)):
         mean, spread = codes[place]
         features = {"spread": float(spread.mean()), "size": float(np.linalg.norm(mean)), **watched.get(name, {})}
-        layers.append(Layer(name, number / max(1, len(places) - 1), features, codes[place].flatten()))
+        depth = number / max(1, len(places) - 1)
+        layers.append(Layer(name, depth, order, features, codes[place].flatten()))
     return layers
+
+
+def _order(weights: Mapping[str, Tensor], known: bool) -> str:
+    if known:
+        return "architecture"
+    return "names" if isinstance(weights, StoredWeights) and not weights.ordered else "file"
 
 
 def watch_layers(weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -164,7 +180,9 @@ class LayerStudy(NamedTuple):
         """A JSON object: features layer by layer, their means, accuracies."""
         means = {name: {f: mean_feature(layers, f) for f in FEATURES} for name, layers in self.layers.items()}
         rows = {
-            name: [{"name": layer.name, "depth": layer.depth, **layer.features} for layer in layers]
+            name: [
+                {"name": layer.name, "depth": layer.depth, "order": layer.order, **layer.features} for layer in layers
+            ]
             for name, layers in self.layers.items()
         }
         return {"layers": rows, "means": means, "accuracy": self.accuracies}
@@ -199,7 +217,7 @@ def look_into(
     sane, layers = SANE.open(model, device, stored_weights(names)), {}
     for name, weights in open_networks(names):
         with naming(name):
-            layers[name] = layer_features(sane, weights, watch=watch)
+            layers[name] = layers_of(sane, weights, watch=watch)
     if compare and len(layers) < 2:
         raise InputError("expected two networks for their similarity, found one")
     short = short_names(layers)

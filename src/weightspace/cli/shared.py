@@ -56,6 +56,9 @@ Fold = Annotated[
     int,
     Parameter(help="Other members for each part: those of fold 0, moved on by so many test parts.", group=SPLIT),
 ]
+# Once for each input; a shape has commas, so that one option takes one word.
+Examples = Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)]
+Integers = Annotated[tuple[int, ...], Parameter(negative="", consume_multiple=False)]
 PLOTS = (".png", ".svg", ".pdf")
 
 
@@ -64,13 +67,15 @@ class GivenModule:
     """A module of the user's own that networks are of."""
 
     architecture: str = ""
-    """module:callable that returns an nn.Module; it is imported and called, from the working folder if need be."""
+    """module:callable or folder/file.py:callable that returns an nn.Module; it is imported and called, from the working
+    folder if need be. Arguments follow a question mark: my_nets:Net?width=8."""
 
-    example: str = ""
-    """Shape of an input of that module, batch first, such as 2,3,32,32."""
+    example: Examples = ()
+    """Shape of an input of that module, batch first, such as 2,3,32,32; once for each input. Or a module:callable that
+    returns them."""
 
-    integers: int = 0
-    """Its inputs are whole numbers below this one, as token ids are; 0 for real numbers."""
+    integers: Integers = ()
+    """Inputs are whole numbers below this one, as token ids are; 0 for real numbers. Once, or once for each input."""
 
     def describe(self) -> "list[Architecture]":
         """The architecture with its symmetry; none, if no module is named."""

@@ -5,9 +5,11 @@ from typing import Annotated
 
 from weightspace.analysis.config import AlignConfig
 from weightspace.cli.shared import (
+    Examples,
     Force,
     Given,
     GivenModule,
+    Integers,
     Json,
     Out,
     existing,
@@ -19,26 +21,30 @@ from weightspace.cli.shared import (
 )
 
 
-def symmetry(factory: str, /, *, example: str, integers: int = 0, every: bool = False, as_json: Json = False) -> None:
+def symmetry(
+    factory: str, /, *, example: Examples, integers: Integers = (), every: bool = False, as_json: Json = False
+) -> None:
     """Derive a module's permutation symmetry from its graph, prove it, and print it.
 
     Parameters
     ----------
     factory
-        module:callable that returns an nn.Module; it is imported and called, from the working folder if need be.
+        module:callable that returns an nn.Module, or folder/file.py:callable; it is imported and called, from the
+        working folder if need be. Arguments follow a question mark: my_nets:Net?width=8&deep=true.
     example
-        Shape of an input, batch first, such as 2,3,32,32.
+        Shape of an input, batch first, such as 2,3,32,32; once for each input. Or a module:callable that returns them.
     integers
-        The input holds whole numbers below this one, as token ids are; 0 for real numbers.
+        Inputs hold whole numbers below this one, as token ids are; 0 for real numbers. Once, or once for each input.
     every
         Name every axis; without it, a few of each group.
     """
     prepare_torch()
+    from weightspace.corpus.frame import build_named
     from weightspace.report.tables import print_table, symmetry_tables
     from weightspace.symmetry.tracing import trace_symmetry
-    from weightspace.zoo.architecture import build_module, example_input
 
-    traced = trace_symmetry(build_module(factory), example_input(example, integers))
+    module, inputs, _ = build_named(factory, example, integers)
+    traced = trace_symmetry(module, *inputs.positional, **inputs.named)
     if as_json:
         print_json(traced.to_json())
         return

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.standardizing import Statistics, no_statistics
@@ -20,8 +22,10 @@ from weightspace.symmetry.rescaling import Rescaling, canonical_factors, rescale
 from weightspace.symmetry.tracing import trace, trace_symmetry
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, unflatten_weights
+from weightspace.user_code import split_arguments
 from weightspace.weights.values import Weights, WeightsMismatch, find_aliases
-from weightspace.zoo.architecture import Architecture, build_module, example_input
+from weightspace.zoo.architecture import Architecture, build_module
+from weightspace.zoo.example_inputs import Inputs, find_example
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,10 +150,13 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
     try:
         module = architecture.build(allow)
         aliases = find_aliases(module.state_dict())
-        traced = trace(module, architecture.example())
+        inputs = architecture.inputs(allow)
+        traced = trace(module, *inputs.positional, **inputs.named)
         symmetry = traced.symmetry
         roles = traced.uses
-        rescalings = tuple(trace_rescaling(module, kind, architecture.example()) for kind in config.rescalings)
+        rescalings = tuple(
+            trace_rescaling(module, kind, *inputs.positional, **inputs.named) for kind in config.rescalings
+        )
     except (InputError, SymmetryDisproved) as refusal:
         symmetry = _recorded_symmetry(architecture)
         note = f"no alignment: {refusal}" if symmetry is None else f"symmetry as recorded in the zoo: {refusal}"
@@ -189,26 +196,57 @@ def _recorded_symmetry(architecture: Architecture) -> Symmetry | None:
     return symmetry
 
 
-def describe_module(factory: str, example: str, integers: int = 0) -> Architecture:
-    """The architecture of a module that the user names, with its symmetry if one can be derived.
+class NamedModule(NamedTuple):
+    """A module that the user names, its inputs, and how both are described."""
+
+    module: nn.Module
+    inputs: Inputs
+    architecture: Architecture
+
+
+def build_named(factory: str, examples: str | Sequence[str], integers: int | Sequence[int] = ()) -> NamedModule:
+    """Import and call a factory, and find the inputs that its module takes.
 
     Args:
-        factory: `module:callable`, which is imported and called.
-        example: shape of an input, such as `2,3,32,32`.
-        integers: inputs are whole numbers below this one; 0 for real numbers.
+        factory: `module:callable` or `folder/file.py:callable`, with arguments as in `my_nets:Net?width=8`.
+        examples: shape of an input, such as `2,3,32,32`, one for each input; or the `module:callable` that makes them.
+        integers: inputs are whole numbers below this one; 0 for real numbers; one for all inputs or one for each.
 
     Raises:
-        InputError: no example, or a refusal of `build_module`.
+        InputError: no example, inputs that the module does not take, or a refusal of `build_module`.
     """
-    if not example:
-        raise InputError("expected --example with the shape of an input for --architecture, found none")
-    inputs, module = example_input(example, integers), build_module(factory)
-    name, shape = factory.replace(":", "."), tuple(inputs.shape)
+    address, arguments = split_arguments(factory)
+    module = build_module(address, arguments)
+    texts = [examples] if isinstance(examples, str) else list(examples)
+    numbers = [integers] if isinstance(integers, int) else list(integers)
+    example = find_example(module, [text for text in texts if text], numbers)
+    inputs, alone = example.make(), len(example.shapes) == 1
     described = Architecture.of_module(
-        module, id=name, factory=factory, arguments={}, example_shape=shape, integers=integers
+        module,
+        id=architecture_name(factory),
+        factory=address,
+        arguments=arguments,
+        example_shape=example.shapes[0] if alone else None,
+        integers=example.integers[0] if alone else 0,
     )
+    several = () if alone else tuple(zip(example.shapes, example.integers, strict=True))
+    return NamedModule(module, inputs, replace(described, several_inputs=several, inputs_from=example.function))
+
+
+def architecture_name(factory: str) -> str:
+    """`my_nets.Net-width8` for `folder/my_nets.py:Net?width=8`."""
+    address, arguments = split_arguments(factory)
+    module, _, name = address.rpartition(":")
+    module = Path(module).stem if module.endswith(".py") else module
+    settings = [f"{key}{value}" for key, value in arguments.items()]
+    return "-".join([f"{module}.{name}", *(re.sub(r"[^A-Za-z0-9_.]+", "", setting) for setting in settings)])
+
+
+def describe_module(factory: str, examples: str | Sequence[str], integers: int | Sequence[int] = ()) -> Architecture:
+    """The architecture of a module that the user names (see `build_named`), with its symmetry if one can be derived."""
+    module, inputs, described = build_named(factory, examples, integers)
     try:
-        return replace(described, symmetry=trace_symmetry(module, inputs).to_json())
+        return replace(described, symmetry=trace_symmetry(module, *inputs.positional, **inputs.named).to_json())
     except (InputError, SymmetryDisproved) as refusal:
         return replace(described, note=f"no symmetry: {refusal}")
 

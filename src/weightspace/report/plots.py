@@ -87,7 +87,8 @@ def _over_depth(axes: Axes, networks: Networks, feature: str, colors: np.ndarray
         known = [(layer.depth, layer.features[feature]) for layer in layers if feature in layer.features]
         if known:
             axes.plot(*zip(*known, strict=True), marker="o", markersize=3, linewidth=1.2, color=color, label=name)
-    axes.set(xlabel="depth (first to last matrix)", title=TITLES[feature])
+    orders = sorted({layer.order for layers in networks.values() for layer in layers})
+    axes.set(xlabel=f"depth (first to last matrix, by {' or '.join(orders)})", title=TITLES[feature])
 
 
 def _over_mean(

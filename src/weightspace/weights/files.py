@@ -1,8 +1,8 @@
 """The weights of one network: read, write, compare, refuse.
 
-`Weights` is one flat `dict[str, Tensor]`: all parameters and buffers of one network. Files come back in
-natural order of the names (layer 10 after layer 2), whatever order the file had, so that the same network
-read from a `.pt` and from a `.safetensors` file is the same value.
+`Weights` is one flat `dict[str, Tensor]`: all parameters and buffers of one network. Files come back in the order
+that they have: that of a torch file's dictionary, that of the bytes of a safetensors file. What safetensors itself
+writes is sorted as text, which is no order of layers: such files come in natural order (layer 10 after layer 2).
 """
 
 import codecs
@@ -56,10 +56,11 @@ def is_index(name: str) -> bool:
 class StoredWeights(Mapping[str, Tensor]):
     """Weights in a file or folder, read tensor by tensor when asked for by name.
 
-    Made by `open_weights`. Iterates in natural order; tied tensors stored once are found under every name
-    and come back as one tensor.
+    Made by `open_weights`. Iterates in the file's order, or in natural order of the names where the file has none;
+    tied tensors stored once are found under every name and come back as one tensor.
 
     Attributes:
+        ordered: whether the order is the file's own.
         metadata: plain values stored beside the tensors.
         wrapper: the keys under which a torch file held them, such as `("state_dict",)`.
         others: keys of other state dicts in that file, which were not read.
@@ -72,11 +73,13 @@ class StoredWeights(Mapping[str, Tensor]):
         metadata: Mapping[str, Plain] | None = None,
         wrapper: tuple[str, ...] = (),
         others: tuple[str, ...] = (),
+        ordered: bool | None = None,
     ) -> None:
         self.metadata, self.wrapper, self.others = dict(metadata or {}), wrapper, others
         names = [*sources, *(alias for alias in aliases if alias not in sources)]
         self._sources, self._aliases = sources, aliases
-        self._names = sorted(names, key=natural_key)
+        self.ordered = list(sources) != sorted(sources) if ordered is None else ordered
+        self._names = names if self.ordered else sorted(names, key=natural_key)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._sources[self._aliases.get(name, name)].read(self._aliases.get(name, name))
@@ -145,7 +148,7 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
     Examples:
         >>> torch.save(torch.nn.Linear(3, 2).state_dict(), folder / "net.pt")
         >>> list(ws.open_weights(folder / "net.pt"))
-        ['bias', 'weight']
+        ['weight', 'bias']
     """
     path = Path(path)
     if path.is_dir():
@@ -154,10 +157,11 @@ def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
         source = _SafetensorsFile(path)
-        return StoredWeights(dict.fromkeys(source.names, source), source.aliases, source.metadata)
+        sources: dict[str, _Source] = dict.fromkeys(source.names, source)
+        return StoredWeights(sources, source.aliases, source.metadata, ordered=source.ordered)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
         tensors, wrapper, beside, others = _read_torch_file(path, inside)
-        sources: dict[str, _Source] = dict.fromkeys(tensors, _InMemory(tensors))
+        sources = dict.fromkeys(tensors, _InMemory(tensors))
         return StoredWeights(sources, find_aliases(tensors), beside, wrapper, others)
     if path.suffix == ".zip":
         return _open_policy(path)
@@ -179,7 +183,7 @@ def _open_policy(path: Path) -> StoredWeights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """`open_weights(path)` read as a whole, in natural order of the names."""
+    """`open_weights(path)` read as a whole, in the same order."""
     return open_weights(path).read()
 
 
@@ -233,7 +237,11 @@ class _SafetensorsFile(_Source):
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as error:
             raise InputError(f"expected a whole safetensors file at {path}, found a damaged one ({error})") from error
-        self.names = list(self._file.keys())
+        self.names = list(self._file.offset_keys())
+        kinds = [self._file.get_slice(name).get_dtype() for name in self.names]
+        written = sorted(zip(kinds, self.names, strict=True), key=lambda one: (kinds.index(one[0]), one[1]))
+        # safetensors itself sorts by kind, then as text: a file in that order has none of its own.
+        self.ordered = self.names != [name for _, name in written]
         notes = self._file.metadata() or {}
         self.aliases = _read_aliases(notes.get(ALIASES_KEY, "{}"), self.names, path)
         self.metadata = {key: value for key, value in notes.items() if key not in (ALIASES_KEY, "format")}

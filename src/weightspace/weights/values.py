@@ -54,8 +54,15 @@ class WeightsMismatch(InputError):
         super().__init__("the weights do not fit the expected network: " + "; ".join(parts))
 
 
+# The two halves of a recurrent layer, in torch's names: `weight_ih_l0`, `weight_hh_l0`, `weight_hh_l0_reverse`.
+RECURRENT = re.compile(r"_([ih])h(_l\d+(?:_reverse)?)?$")
+
+
 def natural_key(name: str) -> list[str | int]:
-    """A sort key under which `layer.10` comes after `layer.2`."""
+    """A sort key under which `layer.10` comes after `layer.2`, and in recurrent layers what reads the input before
+    what reads the hidden state, as in torch's own order.
+    """
+    name = RECURRENT.sub(lambda half: f"{half[2] or ''}_{'ih'.index(half[1])}", name)
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 

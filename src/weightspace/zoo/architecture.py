@@ -12,6 +12,7 @@ from torch import nn
 from weightspace.errors import InputError
 from weightspace.user_code import import_named, working_folder_last
 from weightspace.weights.values import Shapes, Weights, find_aliases, natural_key, require_shapes
+from weightspace.zoo.example_inputs import Example, Inputs, random_input, require_named
 
 FACTORIES = "weightspace.zoo.growing.networks"
 OUR_FACTORIES = tuple(f"{FACTORIES}:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
@@ -27,8 +28,11 @@ class Architecture:
         id: unique in a zoo.
         factory: `package.module:callable` that builds the module, or None if nobody knows how.
         arguments: JSON keyword arguments of the factory.
-        example_shape: shape of an input, batch first.
+        example_shape: shape of an input, batch first; None if nobody knows, or if there are several inputs.
         integers: inputs are whole numbers below this one, as token ids are; 0 for real numbers.
+        several_inputs: where there are several, the shape and the `integers` of each.
+        order: of a network nobody knows how to build the names as its file has them, where that is another order.
+        inputs_from: a function of the user's that returns inputs, `module:callable`; "" if there is none.
         shapes: every parameter and buffer, in the architecture's order.
         dtypes: their types where they are not float32.
         symmetry: a `Symmetry` as JSON, or None if it has not been traced.
@@ -50,6 +54,9 @@ class Architecture:
     note: str = ""
     integers: int = 0
     aliases: dict[str, str] = field(default_factory=dict)
+    several_inputs: tuple[tuple[tuple[int, ...], int], ...] = ()
+    inputs_from: str = ""
+    order: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def of_module(
@@ -59,7 +66,7 @@ class Architecture:
         id: str,
         factory: str,
         arguments: Mapping[str, Any],
-        example_shape: tuple[int, ...],
+        example_shape: tuple[int, ...] | None,
         integers: int = 0,
     ) -> "Architecture":
         """Describe a module that `factory(**arguments)` built."""
@@ -68,7 +75,7 @@ class Architecture:
             id=id,
             factory=factory,
             arguments=dict(arguments),
-            example_shape=tuple(example_shape),
+            example_shape=tuple(example_shape) if example_shape else None,
             integers=integers,
             shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
             aliases=find_aliases(state),
@@ -110,7 +117,24 @@ class Architecture:
         """A random input of the example shape, always the same one."""
         if self.example_shape is None:
             raise InputError(f"expected an example shape for the architecture {self.id}, found none")
-        return _random_input(self.example_shape, self.integers)
+        return random_input(self.example_shape, self.integers)
+
+    def inputs(self, allow: Collection[str] = ()) -> Inputs:
+        """All inputs of the module, always the same ones.
+
+        Args:
+            allow: functions that the caller vouches for.
+
+        Raises:
+            InputError: nobody knows them, or a function that is not in `allow` makes them.
+        """
+        if self.inputs_from:
+            require_named(self.inputs_from, allow)
+            return Example(function=self.inputs_from).make()
+        if self.several_inputs:
+            shapes, integers = zip(*self.several_inputs, strict=True)
+            return Example(shapes, integers).make()
+        return Inputs((self.example(),))
 
     def meta_weights(self) -> Weights:
         """Tensors without memory that have the architecture's shapes and types."""
@@ -155,8 +179,11 @@ class Architecture:
             example = value.get("example_shape")
             factory = value.get("factory")
             moved = factory and factory.replace(f"{EARLIER_FACTORIES}:", f"{FACTORIES}:", 1)
+            several = tuple((tuple(shape), int(below)) for shape, below in value.get("several_inputs", ()))
             example_shape = tuple(example) if example else None
-            return cls(**{**value, "shapes": shapes, "example_shape": example_shape, "factory": moved})
+            changed = {"shapes": shapes, "example_shape": example_shape, "factory": moved, "several_inputs": several}
+            changed["order"] = tuple(value.get("order", ()))
+            return cls(**{**value, **changed})
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error
 
@@ -169,7 +196,7 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, se
     """
     try:
         callable_ = import_named(factory)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError, OSError) as error:
         raise InputError(f"expected an importable package.module:callable, found '{factory}' ({error})") from error
     try:
         with torch.random.fork_rng(devices=[]), working_folder_last():
@@ -182,21 +209,3 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, se
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {factory} to return an nn.Module, found a {type(module).__name__}")
     return module
-
-
-def example_input(shape: str, integers: int = 0) -> torch.Tensor:
-    """A random input of a shape such as `2,3,32,32`, always the same one; whole numbers below `integers` if given."""
-    try:
-        sizes = [int(size) for size in shape.split(",")]
-    except ValueError as error:
-        raise InputError(f"expected a shape such as 2,3,32,32, found '{shape}'") from error
-    if min(sizes) < 1:
-        raise InputError(f"expected a shape of positive sizes, found '{shape}'")
-    if integers < 0:
-        raise InputError(f"expected whole numbers below a positive one, found {integers}")
-    return _random_input(tuple(sizes), integers)
-
-
-def _random_input(shape: tuple[int, ...], integers: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(integers, shape, generator=generator) if integers else torch.randn(shape, generator=generator)

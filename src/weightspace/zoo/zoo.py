@@ -210,7 +210,8 @@ class Zoo:
         place = self.table.iloc[row]
         with _open_shard(self.folder, str(place["shard"])) as shard:
             index = int(place["row"])
-            names = self.architectures[str(place["architecture"])].shapes
+            architecture = self.architectures[str(place["architecture"])]
+            names = architecture.order or architecture.shapes
             return {name: shard.get_slice(name)[index : index + 1][0] for name in names}
 
     def stacks(self) -> Iterator[Checkpoints]:

@@ -19,6 +19,7 @@ from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.weights.files import StoredWeights, is_index, open_weights
 from weightspace.weights.state_dicts import shared_prefix
+from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.identifying import identify, recognize
 from weightspace.zoo.importing.reader import Kind
 from weightspace.zoo.importing.source import Source
@@ -164,7 +165,8 @@ def _read_tensors(
     checkpoint: Inspected, stored: StoredWeights, prefix: str, kind: Kind
 ) -> tuple[str, dict[str, float]]:
     digest, unordered, shapes, sizes = hashlib.sha256(), hashlib.sha256(), {}, {}
-    for full_name in stored:
+    # One order whatever the file's, so that equal networks have equal digests.
+    for full_name in sorted(stored, key=natural_key):
         tensor, name = stored[full_name], full_name.removeprefix(prefix)
         if tensor.is_quantized or tensor.is_complex():
             raise InputError(f"expected real numbers, found {tensor.dtype} in {full_name}")

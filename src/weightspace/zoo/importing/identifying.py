@@ -111,7 +111,7 @@ def _fits(architecture: Architecture, weights: Weights) -> bool:
 
 
 def _anonymous(kind: Kind, weights: Weights) -> Architecture:
-    names = sorted(weights, key=natural_key)
+    names = sorted(weights, key=natural_key)  # one network has one identity, whatever the order of its files
     shapes = {name: tuple(weights[name].shape) for name in names}
     dtypes = {name: str(weights[name].dtype).removeprefix("torch.") for name in names}
     digest = hashlib.sha256(json.dumps([shapes, dtypes]).encode()).hexdigest()[:6]
@@ -122,4 +122,5 @@ def _anonymous(kind: Kind, weights: Weights) -> Architecture:
         shapes=shapes,
         dtypes={name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
         note=f"{kind.note}; {NO_FACTORY}" if kind.note else NO_FACTORY,
+        order=tuple(weights) if list(weights) != names else (),
     )
