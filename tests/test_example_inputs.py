@@ -86,7 +86,9 @@ def test_a_function_gives_inputs_by_name_and_is_run_only_if_named(nets: str) -> 
     described = describe_module(f"{nets}:Captions", f"{nets}:inputs")
     assert described.inputs([described.inputs_from]).named["text"].shape == (2, 5)
     with pytest.raises(InputError, match="which was not imported"):
-        described.inputs()
+        Architecture.from_json({**described.to_json(), "trusted": True}).inputs()
+    with pytest.raises(InputError, match="which was not imported"):
+        Architecture.from_json({**described.to_json(), "trusted": True}).build()
     with pytest.raises(InputError, match=r"expected .*nothing to return a module's inputs, found no tensor"):
         describe_module(f"{nets}:Captions", f"{nets}:nothing")
     with pytest.raises(InputError, match="expected an importable"):

@@ -505,8 +505,8 @@ def test_odd_tensors_do_not_end_an_import(tmp_path: Path) -> None:
         torch.save(weights, tmp_path / "nets" / f"{name}.pt")
     save_file({}, tmp_path / "nets" / "empty.safetensors")
     zoo = import_zoo(tmp_path / "nets", tmp_path / "out")
-    assert set(zoo.members) == {"float8", "bfloat16", "whole", "none"}
-    assert {entry["what"] for entry in zoo.about["left_out"]} == {"complex.pt", "quantized.pt", "empty.safetensors"}
+    assert set(zoo.members) == {"float8", "bfloat16", "whole", "none", "complex"}
+    assert {entry["what"] for entry in zoo.about["left_out"]} == {"quantized.pt", "empty.safetensors"}
     assert len(inspect_folder(tmp_path / "nets").checkpoints) == 7
 
 

@@ -91,7 +91,7 @@ def test_networks_unlike_the_zoo_are_not_predicted(predictor: Predictor, sane: S
 def test_what_cannot_be_fitted_is_refused(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"validation and test members that the SANE was not trained on, found \d"):
         fit_predictor(sane, (parts[1], parts[0], parts[2]))
-    with pytest.raises(InputError, match="expected a numeric property that varies among beauty, found none"):
+    with pytest.raises(InputError, match="expected a property that varies among beauty, found none"):
         fit_predictor(sane, parts, ["beauty"])
     with pytest.raises(InputError, match=r"expected a predictor \(predictor.json, .*`weightspace card SANE ZOO`"):
         Predictor.open(tmp_path)

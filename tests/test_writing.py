@@ -272,7 +272,7 @@ def test_prompts_are_aligned_only_where_that_changes_nothing(sane: SANE, zoo: Zo
     architecture = sane.preparation.architecture_for(prompts[0])
     plain, aligned = (
         _prompts(module, sane, prompts, data).preparation.frame_of(architecture)
-        for data in (None, digits.train.inputs[:16])
+        for data in ((), (digits.train.inputs[:16],))
     )
     assert plain.symmetry is None, "without inputs nobody knows"
     assert aligned.symmetry is not None

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -48,28 +49,38 @@ def norms_in_training(module: nn.Module) -> nn.Module:
     return module
 
 
-def recalibrate_batch_norm(module: nn.Module, inputs: Float[Tensor, "n ..."], batch_size: int = 256) -> nn.Module:
+def recalibrate_batch_norm(
+    module: nn.Module, inputs: Float[Tensor, "n ..."] | Sequence[Tensor], batch_size: int = 256
+) -> nn.Module:
     """Set every batch norm's running statistics to exact averages over `inputs`, in place; returns the module.
 
     Deviates from the paper's conditioning (200 momentum steps, which keep a share of the old statistics): mean and
     variance of what every batch norm is given over all inputs, each batch normalised by its own statistics on the
     way. Nothing is dropped out. Batches are of equal size up to one image. Modes are left as they were.
 
+    Args:
+        module: whose statistics are set.
+        inputs: a tensor, or one for each input that the module takes.
+        batch_size: at most.
+
     Raises:
         InputError: fewer than two inputs.
     """
-    if len(inputs) < 2:
-        raise InputError(f"expected at least 2 inputs to recalibrate batch norms with, found {len(inputs)}")
+    several = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    count = len(several[0])
+    if count < 2:
+        raise InputError(f"expected at least 2 inputs to recalibrate batch norms with, found {count}")
     norms = batch_norms(module)
     kept = {id(norm): _Moments() for norm in norms}
     modes = {part: part.training for part in module.modules()}
     hooks = [norm.register_forward_pre_hook(lambda part, given: kept[id(part)].add(given[0])) for norm in norms]
-    batches = inputs.tensor_split(max(1, min(len(inputs) // 2, math.ceil(len(inputs) / batch_size))))
+    parts = max(1, min(count // 2, math.ceil(count / batch_size)))
+    batches = list(zip(*(tensor.tensor_split(parts) for tensor in several), strict=True))
     before = [copy.deepcopy(norm.state_dict()) for norm in norms]
     try:
         with torch.no_grad():
             for batch in batches:
-                norms_in_training(module)(batch)
+                norms_in_training(module)(*batch)
     except BaseException:
         for norm, state in zip(norms, before, strict=True):
             norm.load_state_dict(state)

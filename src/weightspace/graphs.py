@@ -15,6 +15,8 @@ from torch.func import functional_call
 
 from weightspace.errors import InputError
 
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
 
 class Graph(NamedTuple):
     """A traced module.
@@ -82,6 +84,28 @@ def one_by_one(examples: tuple[Any, ...]) -> tuple[Any, ...]:
     return examples[0] if len(examples) == 1 and isinstance(examples[0], tuple) else examples
 
 
+def bare_module(module: nn.Module) -> nn.Module:
+    """What data parallel training, compiling or averaging has wrapped: the module itself, its parameters shared."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, WRAPPERS):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+class _Plain(nn.Module):
+    """A wrapper that does nothing, under which names stay as they were."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.module(*inputs, **named)
+
+
 def copy_module(module: nn.Module) -> nn.Module:
     """A copy in evaluation mode, whose hooks keep what they keep in copies too: those of the module stay as they are.
 
@@ -97,6 +121,8 @@ def copy_module(module: nn.Module) -> nn.Module:
         duplicate = copy.deepcopy(module, copied).eval()
     except RuntimeError as error:
         raise InputError(f"expected a module that can be copied, found {type(module).__name__} ({error})") from error
+    if isinstance(duplicate, WRAPPERS):  # torch calls none of these with other weights than its own
+        duplicate = _Plain(duplicate.module).eval()
     for part in duplicate.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             for key, hook in hooks.items():

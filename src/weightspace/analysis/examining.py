@@ -23,19 +23,25 @@ from weightspace.autoencoder.reconstructing import PrincipalLatents
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.images import Images, ImageSet, open_images
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.splitting import split_any
 from weightspace.zoo.zoo import Zoo, require_finite_zoo
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
 
 
 class SplitZoo(NamedTuple):
-    """A zoo in three parts by member, and the images that its networks are asked about, if there are any."""
+    """A zoo in three parts by member, and the images that its networks are asked about, if there are any.
+
+    Of a small zoo the second part may be empty; the note says so.
+    """
 
     name: str
     parts: Sequence[Zoo]
     images: ImageSet | None = None
+    note: str = ""
 
     @property
     def test_images(self) -> Images | None:
@@ -118,7 +124,8 @@ class Examination:
         predicting: dict[str, Any] = {"rows": [], "note": self.predictor_note}
         if self.predictor is not None:
             fields = ("target", "r2", "usual_radius", "coverage")
-            rows = [{name: asdict(model)[name] for name in fields} for model in self.predictor.properties]
+            models = self.predictor.properties
+            rows = [{"name": model.name, **{name: asdict(model)[name] for name in fields}} for model in models]
             about = {name: getattr(self.predictor, name) for name in ("level", "outlier_share", "members")}
             predicting = {"rows": rows, "note": "", **about}
         return {
@@ -129,37 +136,45 @@ class Examination:
 
 
 def split_zoos(
-    folders: Sequence[Path], shares: Sequence[float], *, seed: int, fold: int = 0, data: str | None = None
+    folders: Sequence[Path],
+    shares: Sequence[float],
+    *,
+    seed: int,
+    fold: int = 0,
+    data: str | None = None,
+    given: Sequence[Architecture] = (),
 ) -> list[SplitZoo]:
-    """Zoos in three parts each, with the images given, or those that they name.
+    """Zoos in three parts each, with the images given, or those that they name; `given` architectures are trusted.
 
     Raises:
         InputError: no zoos, or NaN weights in a part that is not trained on.
     """
     if not folders:
         raise InputError("expected a zoo, found none")
-    given = open_images(data) if data is not None else None
+    images = open_images(data) if data is not None else None
     zoos = []
     for folder in folders:
-        parts = Zoo.open(folder).split(*shares, seed=seed, fold=fold)
+        parts, note = split_any(Zoo.open(folder, given), shares, seed=seed, fold=fold)
         for part in parts[1:]:
             require_finite_zoo(part)
-        zoos.append(SplitZoo(folder.absolute().name, parts, given or recorded_images(parts[0])))
+        zoos.append(SplitZoo(folder.absolute().name, parts, images or recorded_images(parts[0]), note))
     return zoos
 
 
 def together(zoos: Sequence[Zoo]) -> Zoo:
     """Several zoos as one; a single one as it is."""
-    return concatenate(zoos) if len(zoos) > 1 else zoos[0]
+    filled = [zoo for zoo in zoos if len(zoo)]
+    return concatenate(filled) if len(filled) > 1 else (filled or zoos)[0]
 
 
-def examine(sane: SANE, zoos: Sequence[SplitZoo]) -> Examination:
+def examine(sane: SANE, zoos: Sequence[SplitZoo], targets: Sequence[str] | None = None) -> Examination:
     """Measure how much of networks survives, what can be read of them, and fit the predictor.
 
     Args:
         sane: a trained model.
         zoos: what it was trained on the first parts of; the last parts are what it is examined on: at most 24 networks
             of each for fidelity, at their last epoch.
+        targets: properties to predict; see `fit_predictor`.
 
     Raises:
         InputError: test members that it was trained on.
@@ -174,7 +189,7 @@ def examine(sane: SANE, zoos: Sequence[SplitZoo]) -> Examination:
     predictor, note = None, ""
     fidelity, reading = [_fidelity(sane, zoo) for zoo in zoos], [_reading(sane, zoo) for zoo in zoos]
     try:
-        predictor = fit_predictor(sane, parts)
+        predictor = fit_predictor(sane, parts, targets)
     except InputError as refusal:
         note = str(refusal)
     return Examination(fidelity, reading, predictor, note)

@@ -70,7 +70,7 @@ def watch_fidelity(zoos: Sequence[tuple[Zoo, Images | None]]) -> Callable[[int, 
     """
 
     def observe(step: int, sane: SANE) -> Row:
-        rows = [measure_fidelity(sane, last_of_first_members(zoo), images).row() for zoo, images in zoos]
+        rows = [measure_fidelity(sane, last_of_first_members(zoo), images).row() for zoo, images in zoos if len(zoo)]
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from scipy.stats import linregress
 from torch import Tensor, nn
 
-from weightspace.autoencoder.sane import SANE, stored_weights
+from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
-from weightspace.weights.files import StoredWeights, meta_of
+from weightspace.weights.files import StoredWeights
 from weightspace.zoo.addressing import known_accuracies, naming, open_networks, short_names
 
 WATCHED = ("alpha", "stable_rank", "log_norm")
@@ -71,7 +71,7 @@ def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False)
         >>> [layer.name for layer in ws.layers_of(sane, zoo.weights(0))]
         ['module_list.1.weight', 'module_list.3.weight']
     """
-    architecture = sane.preparation.architecture_for(meta_of(weights))
+    architecture, weights, _ = sane.preparation.recognize(weights)
     frame = sane.preparation.frame_of(architecture)
     layout, names_of = frame.layout, frame.own_names(architecture)
     vector = sane.embed_network(weights, "mean+spread").vector.numpy()
@@ -176,6 +176,10 @@ class LayerStudy(NamedTuple):
     layers: dict[str, list[Layer]]
     accuracies: dict[str, float]
 
+    def summary(self) -> str:
+        """How many there are."""
+        return f"{len(self.layers)} networks, {sum(map(len, self.layers.values()))} layers"
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object: features layer by layer, their means, accuracies."""
         means = {name: {f: mean_feature(layers, f) for f in FEATURES} for name, layers in self.layers.items()}
@@ -189,23 +193,21 @@ class LayerStudy(NamedTuple):
 
 
 def look_into(
-    model: Path,
+    sane: SANE,
     names: Sequence[str],
     accuracy: Path | None = None,
     *,
     watch: bool | None = None,
     compare: bool = False,
-    device: str = "auto",
 ) -> LayerStudy:
     """The layers of networks by name (see `open_networks`); what `weightspace layers` does.
 
     Args:
-        model: folder of a trained SANE.
+        sane: a trained model.
         names: of the networks.
         accuracy: a JSON file with accuracies by name; members of zoos bring their own.
         watch: read WeightWatcher's values too; None does so where it is installed.
         compare: two networks at least are needed.
-        device: where they are encoded; see `choose_device`.
 
     Raises:
         InputError: no networks, one where two are needed, or a refusal that names the network.
@@ -214,7 +216,7 @@ def look_into(
         raise InputError("expected networks to look into, found none")
     if watch is None:
         watch = importlib.util.find_spec("weightwatcher") is not None
-    sane, layers = SANE.open(model, device, stored_weights(names)), {}
+    layers = {}
     for name, weights in open_networks(names):
         with naming(name):
             layers[name] = layers_of(sane, weights, watch=watch)

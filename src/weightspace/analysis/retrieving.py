@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.neighbors import NearestNeighbors
 
-from weightspace.autoencoder.sane import SANE, stored_weights
+from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError, require_between
 from weightspace.zoo.addressing import naming, open_networks
 from weightspace.zoo.embeddings import Embeddings, Representation
@@ -93,33 +93,30 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def find_similar(
-    model: Path,
+    sane: SANE,
     folder: Path,
     network: str,
     count: int,
     *,
     aggregation: str = "mean",
     search: Search = "exact",
-    device: str = "auto",
 ) -> list[dict[str, Any]]:
     """The rows of a zoo's table whose embeddings are nearest to a network's, with their `distance`, nearest first.
 
     What `weightspace similar` does. A member does not find itself in its zoo.
 
     Args:
-        model: folder of a trained SANE.
+        sane: a trained model.
         folder: a zoo, or the table of its embeddings that `weightspace embed` wrote, with the same aggregation.
         network: see `open_networks`.
         count: how many.
         aggregation: see `Aggregator`.
         search: see `find_nearest`.
-        device: where networks are embedded; see `choose_device`.
 
     Raises:
         InputError: none or several networks of that name, or a refusal of `find_nearest`.
     """
     require_between("k", count, 1)
-    sane = SANE.open(model, device, stored_weights([folder, network]))
     known = read_embeddings(folder) if folder.suffix == ".parquet" else sane.embed(Zoo.open(folder), aggregation)
     networks = list(open_networks([network]))
     if len(networks) != 1:

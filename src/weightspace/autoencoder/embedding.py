@@ -19,9 +19,9 @@ from weightspace.corpus.reading import InMemory, TokenReader
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.tokens.patterns import largest_positions, positions_of
-from weightspace.weights.files import StoredWeights, meta_of, on_cpu, open_weights
+from weightspace.weights.files import StoredWeights, meta_of, on_cpu
 from weightspace.weights.values import Weights, require_finite
-from weightspace.zoo.addressing import naming, network_files
+from weightspace.zoo.addressing import naming, network_files, open_file
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
 from weightspace.zoo.zoo import Zoo
@@ -136,8 +136,8 @@ def embed_network(
 ) -> NetworkEmbedding:
     """One vector for a network of any architecture; see `SANE.embed_network`."""
     aggregator, weights = Aggregator(network, aggregation), on_cpu(weights)
+    architecture, weights, notes = preparation.recognize(weights)
     meta = meta_of(weights)
-    architecture = preparation.architecture_for(meta)
     frame = preparation.frame_of(architecture)
     if len(frame.layout) == 0:
         types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in meta.values()})
@@ -157,7 +157,7 @@ def embed_network(
         architecture=architecture.id,
         tokens=len(reader),
         weights=frame.layout.size,
-        assumed=tuple(assumptions(preparation, architecture)),
+        assumed=(*notes, *assumptions(preparation, architecture)),
     )
 
 
@@ -168,7 +168,7 @@ def embed_files(network: Network, preparation: Preparation, paths: Sequence[Path
     for file in [file for path in paths for file in network_files(path)]:
         try:
             with naming(file):
-                embedded.append(embed_network(network, preparation, open_weights(file), aggregation))
+                embedded.append(embed_network(network, preparation, open_file(str(file)), aggregation))
             files.append(file)
         except InputError as refusal:
             left_out[str(file)] = str(refusal)

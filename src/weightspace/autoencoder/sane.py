@@ -193,13 +193,20 @@ class SANE:
         self.preparation.save(folder / PREPARATION_FOLDER)
 
     @classmethod
-    def open(cls, folder: str | Path, device: str = "cpu", weights: float = math.inf) -> "SANE":
+    def open(
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        weights: float = math.inf,
+        given: Sequence[Architecture] = (),
+    ) -> "SANE":
         """Read a trained model, in evaluation mode.
 
         Args:
             folder: of the model; or the name of one that comes with the package (`boxed_models`), such as `any`.
             device: where it goes; see `choose_device`.
             weights: so many are going to be encoded, by which `auto` chooses.
+            given: architectures that the caller vouches for; networks of none that the model knows must be of these.
 
         Raises:
             InputError: no model there, a damaged one, or no such device here.
@@ -223,7 +230,7 @@ class SANE:
         # Two operations for each parameter, and for a token, which has one weight at the least.
         parameters = sum(parameter.numel() for parameter in network.parameters())
         network.to(choose_device(device, 2.0 * parameters * weights / network.token_in.in_features))
-        return cls(network=network.eval(), preparation=preparation, provenance=provenance)
+        return cls(network=network.eval(), preparation=preparation.trusting(given), provenance=provenance)
 
 
 def boxed_models() -> list[str]:
@@ -242,6 +249,13 @@ def stored_weights(names: Iterable[str | Path]) -> float:
     paths = [Path(name) for name in names]
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
     return sum(file.stat().st_size for file in files) / 4
+
+
+def open_for(
+    model: str | Path, names: Iterable[str | Path], device: str = "auto", given: Sequence[Architecture] = ()
+) -> SANE:
+    """A trained model, on a device that is worth it for networks in some files and folders; see `SANE.open`."""
+    return SANE.open(model, device, stored_weights(names), given)
 
 
 def require_own(folder: Path) -> None:

@@ -10,6 +10,8 @@ from weightspace.cli.shared import (
     OUTPUT,
     Device,
     Force,
+    Given,
+    GivenModule,
     Json,
     Model,
     options,
@@ -21,7 +23,14 @@ from weightspace.cli.shared import (
 from weightspace.errors import InputError
 
 
-def predict(model: Model, /, *networks: str, device: Device = "auto", as_json: Json = False) -> None:
+def predict(
+    model: Model,
+    /,
+    *networks: str,
+    module: Given = GivenModule(),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
     """Predict properties of networks with intervals, or say that a network is unlike those the model knows.
 
     Parameters
@@ -34,7 +43,7 @@ def predict(model: Model, /, *networks: str, device: Device = "auto", as_json: J
     prepare_torch()
     from weightspace.analysis.predicting.predictor import predict_networks
 
-    predictor, said = predict_networks(model, networks, device=device)
+    predictor, said = predict_networks(model, module.addresses(networks), device=device, given=module.describe())
     predictions = {}
     for name, prediction in said:
         predictions[name] = prediction
@@ -44,11 +53,8 @@ def predict(model: Model, /, *networks: str, device: Device = "auto", as_json: J
         by_name = {name: prediction.to_json() for name, prediction in predictions.items()}
         print_json({"level": predictor.level, "networks": by_name})
         return
-    if not any(prediction.intervals for prediction in predictions.values()):
-        return
-    held = ", ".join(f"{known.target.replace('_', ' ')} {known.coverage:.0%}" for known in predictor.properties)
-    tested = f"on checkpoints of {predictor.members[2]} members held out they hold {held}"
-    print(f"Intervals are for {predictor.level:.0%} of networks; {tested}.")
+    if any(prediction.intervals or prediction.categories for prediction in predictions.values()):
+        print(predictor.describe())
 
 
 def layers(
@@ -57,6 +63,7 @@ def layers(
     accuracy: Path | None = None,
     similarity: Path | None = None,
     weightwatcher: bool | None = None,
+    module: Given = GivenModule(),
     device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -81,7 +88,7 @@ def layers(
     """
     prepare_torch()
     from weightspace.analysis.layers import look_into
-    from weightspace.autoencoder.sane import leading_model
+    from weightspace.autoencoder.sane import leading_model, open_for
     from weightspace.report.plots import save_layers, save_similarity
     from weightspace.report.result_tables import layer_table
     from weightspace.report.tables import print_table
@@ -89,16 +96,16 @@ def layers(
     plots = [plot for plot in (out, similarity) if plot is not None]
     for plot in plots:
         require_plot(plot)
-    compare = similarity is not None
-    study = look_into(*leading_model(networks), accuracy, watch=weightwatcher, compare=compare, device=device)
+    model, names = leading_model(networks)
+    opened, names = open_for(model, names, device, module.describe()), module.addresses(names)
+    study = look_into(opened, names, accuracy, watch=weightwatcher, compare=similarity is not None)
     save_plot(out, lambda path: save_layers(study.layers, study.accuracies, path), force)
     save_plot(similarity, lambda path: save_similarity(study.layers, path), force)
     if as_json:
         print_json({"out": str(out) if out else None, **study.to_json()})
         return
     print_table(layer_table(study))
-    counted = f"{len(study.layers)} networks, {sum(map(len, study.layers.values()))} layers"
-    print(": ".join([*map(str, plots[:1]), counted]))
+    print(": ".join([*map(str, plots[:1]), study.summary()]))
 
 
 def similar(
@@ -106,6 +113,7 @@ def similar(
     count: Annotated[int, Parameter(alias="-k")] = 10,
     aggregation: str = "mean",
     search: Literal["exact", "index"] = "exact",
+    module: Given = GivenModule(),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -126,14 +134,15 @@ def similar(
     """
     prepare_torch()
     from weightspace.analysis.retrieving import find_similar
-    from weightspace.autoencoder.sane import leading_model
+    from weightspace.autoencoder.sane import leading_model, open_for
     from weightspace.report.tables import neighbor_table, print_table
 
     model, words = leading_model(networks)
     if len(words) != 2:
         raise InputError(f"expected a zoo and a network, found {', '.join(words) or 'nothing'}")
-    folder, network = Path(words[0]), words[1]
-    rows = find_similar(model, folder, network, count, aggregation=aggregation, search=search, device=device)
+    sane = open_for(model, words, device, module.describe())
+    (network,) = module.addresses(words[1:])
+    rows = find_similar(sane, Path(words[0]), network, count, aggregation=aggregation, search=search)
     if as_json:
         print_json(rows)
         return
@@ -172,4 +181,5 @@ def probe(
         print()
     print(
         f"{folder}: {probed.folds} folds, {config.model} probes tested on {probed.tested} of {probed.members} members"
+        + ("; there are few, so each is left out once, and nothing validates" if probed.left_out else "")
     )

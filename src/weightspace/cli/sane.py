@@ -13,6 +13,8 @@ from weightspace.cli.shared import (
     Device,
     Fold,
     Force,
+    Given,
+    GivenModule,
     Json,
     Model,
     Out,
@@ -38,6 +40,7 @@ def pretrain(
     sane: Annotated[SANEConfig, options("Model")] = SANEConfig(),
     training: Annotated[TrainConfig, options("Training")] = TrainConfig(),
     preparation: Annotated[PreparationConfig, options("Preparation")] = PreparationConfig(),
+    module: Given = GivenModule(),
     split: Split = SHARES,
     fold: Fold = 0,
     data: str | None = None,
@@ -71,7 +74,7 @@ def pretrain(
     from weightspace.autoencoder.training.devices import team
     from weightspace.autoencoder.training.pretraining import pretrain as pretrain_sane
 
-    zoos = split_zoos(folders, split, seed=training.seed, fold=fold, data=data)
+    zoos = split_zoos(folders, split, seed=training.seed, fold=fold, data=data, given=module.describe())
     every = watched(observe_every, training.steps)
     observers = [(every, watch_fidelity([(zoo.parts[1], zoo.test_images) for zoo in zoos]))]
     train, how = together([zoo.parts[0] for zoo in zoos]), existing(force, resume)
@@ -79,11 +82,12 @@ def pretrain(
     if not team().is_main_process:
         return
     with _model_kept(out, folders):
-        write_examination(out, zoos, training.device)
+        write_examination(out, zoos, training.device, module)
     members, final = len(model.provenance.members), model.provenance.final
     result = {"members": members, **final, "latents_per_weight": model.latents_per_weight}
     line = f"reconstruction loss {final['reconstruction']:.3f} after {training.steps} steps on {members} members"
-    print_result(out, f"{line}; see {out / 'README.md'}", result, as_json)
+    said = "".join(f"; {zoo.note}" for zoo in zoos if zoo.note)
+    print_result(out, f"{line}{said}; see {out / 'README.md'}", result, as_json)
 
 
 def distill(
@@ -94,6 +98,7 @@ def distill(
     out: Out,
     data: str | None = None,
     config: Annotated[DistillConfig, options("Distilling")] = DistillConfig(),
+    module: Given = GivenModule(),
     split: Split = SHARES,
     fold: Fold = 0,
     from_epoch: int = 0,
@@ -121,8 +126,10 @@ def distill(
     from weightspace.analysis.fidelity import watch_fidelity
     from weightspace.autoencoder.training.distilling import distill as distill_sane
     from weightspace.autoencoder.training.distilling import distilling_parts
+    from weightspace.zoo.zoo import Zoo
 
-    train, validation, images = distilling_parts(model, zoo, split, fold=fold, data=data, from_epoch=from_epoch)
+    opened = Zoo.open(zoo, module.describe())
+    train, validation, images = distilling_parts(model, opened, split, fold=fold, data=data, from_epoch=from_epoch)
     observers = [(watched(observe_every, config.steps), watch_fidelity([(validation, images.validation)]))]
     how = existing(force, resume)
     distilled = distill_sane(model, train, images.train, config, out=out, existing=how, observers=observers)
@@ -142,6 +149,8 @@ def card(
     fold: Fold = 0,
     seed: int = 0,
     data: str | None = None,
+    targets: str = "",
+    module: Given = GivenModule(),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -157,11 +166,16 @@ def card(
         The one it was trained with, so that the zoos are split alike.
     data
         Images to score reconstructed networks on; see pretrain.
+    targets
+        Properties that predict tells, numbers or categories, separated by commas; without any accuracy, epoch and
+        generalisation gap, or all that vary where a zoo has none of these.
     """
     prepare_torch()
     from weightspace.analysis.examining import split_zoos
 
-    numbers = write_examination(model, split_zoos(folders, split, seed=seed, fold=fold, data=data), device)
+    zoos = split_zoos(folders, split, seed=seed, fold=fold, data=data, given=module.describe())
+    wanted = [target.strip() for target in targets.split(",") if target.strip()]
+    numbers = write_examination(model, zoos, device, module, wanted)
     kept = [f"{zoo['zoo']} R² {zoo['r2']:.3f}" for zoo in numbers["fidelity"]]
     print_result(model / "README.md", ", ".join(kept), numbers, as_json)
 
@@ -170,6 +184,7 @@ def embed(
     *networks: str,
     out: Out,
     aggregation: str = "mean",
+    module: Given = GivenModule(),
     device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -191,12 +206,12 @@ def embed(
     from weightspace.outputs import new_file, require_apart
 
     model, names = leading_model(networks)
-    paths = [Path(name) for name in names]
+    paths = [Path(name) for name in module.addresses(names)]
     require_apart(out, [model, *paths])
     if out.suffix not in ("", ".parquet"):
         raise InputError(f"expected --out to end in .parquet, found {out}")
     with new_file(out, existing=existing(force)) as path:
-        embeddings = SANE.open(model, device, stored_weights(paths)).embed_paths(paths, aggregation)
+        embeddings = SANE.open(model, device, stored_weights(names), module.describe()).embed_paths(paths, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
     count, width = embeddings.features.shape
     assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
@@ -212,7 +227,9 @@ def watched(every: int, steps: int) -> int:
     return every or max(1, steps // 4)
 
 
-def write_examination(folder: Path, zoos: "Sequence[SplitZoo]", device: str) -> dict[str, Any]:
+def write_examination(
+    folder: Path, zoos: "Sequence[SplitZoo]", device: str, module: GivenModule, targets: Sequence[str] = ()
+) -> dict[str, Any]:
     """Examine the model of a folder and write its card."""
     from weightspace.analysis.examining import examine
     from weightspace.autoencoder.sane import SANE, require_own, stored_weights
@@ -220,7 +237,9 @@ def write_examination(folder: Path, zoos: "Sequence[SplitZoo]", device: str) -> 
 
     require_own(folder)
     weights = stored_weights(path for zoo in zoos for path in zoo.parts[0].folders)
-    return write_card(folder, examine(SANE.open(folder, device, weights), zoos), list(zoos))
+    return write_card(
+        folder, examine(SANE.open(folder, device, weights, module.describe()), zoos, targets or None), list(zoos)
+    )
 
 
 @contextlib.contextmanager

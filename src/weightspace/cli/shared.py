@@ -1,7 +1,7 @@
 """Options and endings that all commands share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,6 +76,13 @@ class GivenModule:
 
     integers: Integers = ()
     """Inputs are whole numbers below this one, as token ids are; 0 for real numbers. Once, or once for each input."""
+
+    key: str = ""
+    """Of files that hold several networks read the one under this key, or prefix of names, such as netG."""
+
+    def addresses(self, names: Sequence[str]) -> list[str]:
+        """Names of networks, those of files with the key."""
+        return [f"{name}:{self.key}" if self.key and Path(name).is_file() else name for name in names]
 
     def describe(self) -> "list[Architecture]":
         """The architecture with its symmetry; none, if no module is named."""

@@ -90,6 +90,7 @@ def align(
     figure = plot or out.with_suffix(".svg")
     require_plot(figure)
     require_apart(out, [Path(name) for name in (reference, model)])
+    reference, model = module.addresses([reference, model])
     alignment = align_networks(reference, model, config, given=next(iter(module.describe()), None), symmetry=symmetry)
     with new_file(out, existing=existing(force)) as path:
         write_weights(path, alignment.weights)

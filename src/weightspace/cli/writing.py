@@ -3,7 +3,19 @@
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Force, Json, Model, Out, existing, options, prepare_torch, print_json, print_result
+from weightspace.cli.shared import (
+    Force,
+    Given,
+    GivenModule,
+    Json,
+    Model,
+    Out,
+    existing,
+    options,
+    prepare_torch,
+    print_json,
+    print_result,
+)
 from weightspace.evaluation.config import EvaluateConfig
 from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
 
@@ -17,6 +29,7 @@ def generate(
     config: Annotated[GenerateConfig, options("Anchors")] = GenerateConfig(),
     sampling: Annotated[SamplerConfig, options("Sampling")] = SamplerConfig(),
     select: Annotated[SelectConfig, options("Selecting")] = SelectConfig(),
+    module: Given = GivenModule(),
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -32,12 +45,15 @@ def generate(
     prepare_torch()
     from weightspace.generation.coverage import describe_counts
     from weightspace.generation.generating import WRITTEN, generate_zoo
+    from weightspace.zoo.zoo import Zoo
 
-    zoo = generate_zoo(model, anchors, config, sampling, select, out=out, existing=existing(force))
+    opened = Zoo.open(anchors, module.describe())
+    zoo = generate_zoo(model, opened, config, sampling, select, out=out, existing=existing(force))
     coverage = {name: int(zoo.table[name].sum()) for name in WRITTEN}
     made = zoo.about["generated"]
-    result = {"networks": len(zoo), **coverage, "sampler": made["sampler"], "select": made["select"]}
-    print_result(out, f"{len(zoo)} networks: {describe_counts(coverage)}", result, as_json)
+    result = {"networks": len(zoo), **coverage, **{key: made[key] for key in ("sampler", "select", "choice")}}
+    said = f"; {made['choice']}" if made["choice"] else ""
+    print_result(out, f"{len(zoo)} networks: {describe_counts(coverage)}{said}", result, as_json)
 
 
 def evaluate(

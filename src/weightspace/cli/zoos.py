@@ -114,8 +114,8 @@ def import_(
     prepare_torch()
     from weightspace.zoo.importing.importing import import_zoo
 
-    how = existing(force, resume)
-    imported = import_zoo(folder, out, config, architectures=module.describe(), ray=ray, existing=how)
+    how, given = existing(force, resume), module.describe()
+    imported = import_zoo(folder, out, config, architectures=given, key=module.key, ray=ray, existing=how)
     about, left_out = imported.about["imported"], imported.about["left_out"]
     line = f"{about['layout']}: {len(imported.members)} members, {len(imported)} checkpoints"
     result = {"members": len(imported.members), "checkpoints": len(imported), "left_out": left_out, **about}
@@ -201,7 +201,7 @@ def inspect(
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
-    study = study_folder(folder, sane, module.describe(), device=device)
+    study = study_folder(folder, sane, module.describe(), key=module.key, device=device)
     if out is not None:
         from weightspace.report.page import save_inspection
 

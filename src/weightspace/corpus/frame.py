@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,6 +171,7 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
     )
     if layout.size == 0:
         raise InputError(f"expected 16- or 32-bit floating-point weights in {architecture.id}, found none")
+    require_mostly_tokens(layout, architecture)
     return Frame(
         layout=layout,
         symmetry=symmetry,
@@ -178,6 +180,23 @@ def plan_frame(architecture: Architecture, config: PreparationConfig, allow: Col
         note=note,
         rescalings=tuple(rescaling for rescaling in rescalings if rescaling.groups),
     )
+
+
+def require_mostly_tokens(layout: TokenLayout, architecture: Architecture) -> None:
+    """Refuse a network most of whose numbers would be left out, such as a quantised one: its scales alone say little.
+
+    Raises:
+        InputError: more numbers are carried beside the tokens than are in them.
+    """
+    beside = {name: math.prod(architecture.shapes.get(name, (0,))) for name in layout.carried}
+    left_out = sum(count for name, count in beside.items() if name not in architecture.masks)
+    if layout.size and left_out > layout.size:
+        largest = max(beside, key=lambda name: beside[name])
+        raise InputError(
+            f"expected most of a network's numbers to be 16- or 32-bit floats, found {left_out:,} of "
+            f"{left_out + layout.size:,} that are not ({largest}: {architecture.dtypes.get(largest, 'float32')}), as "
+            "in quantised checkpoints: dequantise them first"
+        )
 
 
 def _recorded_symmetry(architecture: Architecture) -> Symmetry | None:
@@ -230,7 +249,8 @@ def build_named(factory: str, examples: str | Sequence[str], integers: int | Seq
         integers=example.integers[0] if alone else 0,
     )
     several = () if alone else tuple(zip(example.shapes, example.integers, strict=True))
-    return NamedModule(module, inputs, replace(described, several_inputs=several, inputs_from=example.function))
+    described = replace(described, several_inputs=several, inputs_from=example.function, trusted=True)
+    return NamedModule(module, inputs, described)
 
 
 def architecture_name(factory: str) -> str:

@@ -4,7 +4,7 @@ A `Preparation` is saved with the trained model, so raw checkpoints go in and ra
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,18 +15,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weightspace.corpus.config import PreparationConfig
-from weightspace.corpus.frame import Frame, frame_key, plan_frame
+from weightspace.corpus.frame import Frame, frame_key, plan_frame, require_mostly_tokens
 from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens
-from weightspace.weights.files import on_cpu
-from weightspace.weights.values import Weights, natural_key, require_finite
+from weightspace.weights.files import StoredWeights, meta_of, on_cpu
+from weightspace.weights.values import Weights, infinite_masks, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_weights, known_as
 
 PREPARATION_FILE, REFERENCES_FILE = "preparation.json", "references.safetensors"
 UNKNOWN = "unknown"
+
+
+class Recognized(NamedTuple):
+    """An architecture, weights as it has them, and what was done to make them so, in words."""
+
+    architecture: Architecture
+    weights: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 class Prepared(NamedTuple):
@@ -50,6 +59,7 @@ class Preparation:
         config: `token_width` is resolved (never 0).
         architectures: `id -> Architecture`; keys: `id ->` which of the `frames` it has.
         kinds: layer kind -> (mean, standard deviation), for tensors never seen.
+        given: further architectures that the caller names: networks of no known one have to be of these.
         planned: frames of architectures that it does not know, planned when they were first asked for.
     """
 
@@ -58,6 +68,7 @@ class Preparation:
     keys: dict[str, str] = field(default_factory=dict)
     frames: dict[str, Frame] = field(default_factory=dict)
     kinds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    given: tuple[Architecture, ...] = ()
     planned: dict[str, Frame] = field(default_factory=dict, repr=False)
 
     def frame_of(self, architecture: Architecture) -> Frame:
@@ -87,6 +98,7 @@ class Preparation:
             shapes={name: tuple(weights[name].shape) for name in names},
             dtypes={name: kind for name, kind in kinds.items() if kind != "float32"},
             note="an architecture the model was not trained on",
+            masks=infinite_masks(weights),
         )
         for architecture in self.architectures.values():
             if (architecture.shapes, architecture.dtypes) == (unknown.shapes, unknown.dtypes):
@@ -95,6 +107,31 @@ class Preparation:
             if architecture.reordered(sorted(architecture.shapes, key=natural_key)).signature == unknown.signature:
                 return architecture.renamed(names)
         return unknown
+
+    def recognize(self, weights: Mapping[str, Tensor]) -> Recognized:
+        """A network as a known architecture has it (see `fit_weights`), else as it is, of an architecture that is new.
+
+        Of weights in a file no values are read, unless they have to be fitted.
+
+        Raises:
+            InputError: a network of no known architecture that is none of those that are `given` either.
+        """
+        meta = meta_of(weights)
+        architecture = self.architecture_for(meta if isinstance(weights, StoredWeights) else weights)
+        if architecture.id in self.architectures:
+            return Recognized(architecture, weights)
+        refusals = []
+        for known in (*self.architectures.values(), *self.given):
+            try:
+                fit_weights(meta, known)
+            except InputError as refusal:
+                refusals.append(refusal)
+                continue
+            whole = weights.read() if isinstance(weights, StoredWeights) else weights
+            return Recognized(known, *fit_weights(whole, known))
+        if self.given:
+            raise refusals[-1]
+        return Recognized(architecture, weights)
 
     def adopting(self, architecture: Architecture, reference: Mapping[str, Tensor]) -> "Preparation":
         """A copy that also knows `architecture`, whose networks are laid out and aligned as training members are.
@@ -119,6 +156,14 @@ class Preparation:
             planned={},
         )
 
+    def trusting(self, given: Sequence[Architecture]) -> "Preparation":
+        """A copy to which the caller's architectures are known, those that it was trained on among them."""
+        try:
+            architectures = known_as(self.architectures, given)
+        except InputError:
+            return replace(self, given=tuple(given))
+        return replace(self, architectures=architectures, given=tuple(given))
+
     def without_alignment(self, architecture: Architecture) -> "Preparation":
         """A copy that leaves networks of an architecture as they are."""
         frame = replace(self.frame_of(architecture), symmetry=None, rescalings=())
@@ -131,7 +176,8 @@ class Preparation:
             WeightsMismatch: names or shapes are not the architecture's.
             InputError: NaN or infinite weights, or tensors on several devices.
         """
-        architecture = architecture or self.architecture_for(weights)
+        if architecture is None:
+            architecture, weights, _ = self.recognize(weights)
         weights = on_cpu(weights)
         require_finite(weights, architecture.id)
         frame = self.frame_of(architecture)
@@ -166,6 +212,7 @@ class Preparation:
         """A frame without symmetry, for weights of which nothing but names and shapes are known."""
         config, order = self.config, list(architecture.shapes)
         layout = plan_layout(architecture.meta_weights(), config.token_width, style=config.token_style, order=order)
+        require_mostly_tokens(layout, architecture)
         known = "this architecture" if architecture.id == UNKNOWN else architecture.id
         return Frame(
             layout=layout,

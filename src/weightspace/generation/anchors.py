@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
+from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from weightspace.autoencoder.coding import encode_corpus
@@ -12,6 +13,8 @@ from weightspace.errors import InputError
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
+
+USUAL = "validation_accuracy"
 
 
 class Anchors(NamedTuple):
@@ -36,15 +39,43 @@ def choose_anchors(
 
     Chosen by a validation property of which more is better, so that test accuracy never decides what is generated.
 
+    Of a zoo without a validation accuracy an accuracy that is not of test images ranks the members, else nothing does
+    and its first members are taken; `describe_choice` says so, and that there were fewer members than asked for.
+
     Raises:
-        InputError: an unknown property or architecture, a property of test images, a loss, or fewer members than asked.
+        InputError: an unknown property or architecture, a property of test images, or a loss.
     """
     if by.startswith("test") or by.endswith("loss"):
         raise InputError(f"expected a property to choose by that is no loss and not of test images, found '{by}'")
     if architecture is not None and architecture not in zoo.architectures:
         raise InputError(f"expected one of the architectures {', '.join(zoo.architectures)}, found '{architecture}'")
     members = training_members(sane, zoo)
-    return (members if architecture is None else members.where(architecture=architecture)).best(count, by=by)
+    members = members if architecture is None else members.where(architecture=architecture)
+    ranked = by if by in zoo.properties or by != USUAL else ranking_of(zoo)
+    if ranked is None:
+        return members.last().first(count)
+    known = members.table[members.values(ranked).notna()]["member"].nunique()
+    return members.best(max(1, min(count, known)), by=ranked)
+
+
+def ranking_of(zoo: Zoo) -> str | None:
+    """The property that stands in for a validation accuracy: an accuracy that is not of test images, else none."""
+    numbers = [name for name in zoo.properties if is_numeric_dtype(zoo.table[name])]
+    fitting = [name for name in numbers if "acc" in name.lower() and not name.startswith("test")]
+    return next(iter(sorted(fitting, key=lambda name: name.startswith("train"))), None)
+
+
+def describe_choice(anchors: Zoo, count: int, by: str) -> str:
+    """What had to be done otherwise than it was asked for, in words; nothing if nothing had."""
+    said = []
+    if by == USUAL and by not in anchors.properties:
+        ranking = ranking_of(anchors)
+        said.append(
+            f"no {by} in the zoo: anchors are " + (f"the best by {ranking}" if ranking else "its first members")
+        )
+    if len(anchors) < count:
+        said.append(f"--best {count} asks for more members than there are: {len(anchors)}")
+    return "; ".join(said)
 
 
 def encode_anchors(sane: SANE, anchors: Zoo) -> Anchors:

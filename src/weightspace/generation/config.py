@@ -118,7 +118,8 @@ class GenerateConfig:
     """So many of the best members become anchors."""
 
     by: str = "validation_accuracy"
-    """The property that says which are best; a test property would spoil the evaluation."""
+    """The property that says which are best; a test property would spoil the evaluation. A zoo without
+    validation_accuracy is ranked by what it has, which is said."""
 
     architecture: str | None = None
     """Take anchors of this architecture only; samplers that blend anchors need a single one."""

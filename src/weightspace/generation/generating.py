@@ -12,7 +12,7 @@ from weightspace.autoencoder.reconstructing import IMAGES_PER_STEP
 from weightspace.autoencoder.sane import SANE
 from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError
-from weightspace.generation.anchors import choose_anchors, encode_anchors, training_members
+from weightspace.generation.anchors import choose_anchors, describe_choice, encode_anchors, training_members
 from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
 from weightspace.generation.samplers.sampler import Sampler
 from weightspace.generation.sampling import Generated, by_architecture, make_sampler
@@ -105,7 +105,7 @@ def _generate(
 
 def generate_zoo(
     model: Path,
-    zoo: Path,
+    zoo: Zoo,
     config: GenerateConfig,
     sampling: SamplerConfig,
     select: SelectConfig,
@@ -118,19 +118,20 @@ def generate_zoo(
     What `weightspace generate` does. Its `zoo.json` records how it was made (`generated`), so that `evaluate` finds the
     model and the anchors again.
     """
-    require_apart(out, [model, zoo])
+    require_apart(out, [model, *zoo.folders])
     if config.choose_bandwidth and select.novelty:
         raise InputError("expected --choose-bandwidth or --novelty, found both")
-    sane, opened = SANE.open(model), Zoo.open(zoo)
-    chosen = choose_anchors(sane, opened, config.best, by=config.by, architecture=config.architecture)
+    sane = SANE.open(model)
+    chosen = choose_anchors(sane, zoo, config.best, by=config.by, architecture=config.architecture)
     known = sane.adopting(chosen)
     if config.choose_bandwidth:
-        validation = opened.split(*config.split, seed=sane.provenance.training.seed)[1]
+        validation = zoo.split(*config.split, seed=sane.provenance.training.seed)[1]
         sampling = with_likeliest_bandwidth(known, sampling, encode_anchors(known, chosen), validation)
-    images = images_for(opened, config.data) if config.data is not None else recorded_images(opened)
+    images = images_for(zoo, config.data) if config.data is not None else recorded_images(zoo)
     device = choose_device(config.device, lambda: _operations(chosen, config.count, images, select))
     generated = _generate(known.to(device), chosen, config.count, images, sampling, select, config.seed)
     about = describe_generation(model, chosen, generated.sampling, relative_to=out, select=select)
+    about["choice"] = describe_choice(chosen, config.best, config.by)
     return write_generated(generated.networks, out, about=about, seed=config.seed, existing=existing)
 
 

@@ -15,10 +15,11 @@ from weightspace.errors import InputError
 from weightspace.generation.coverage import Coverage
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
+from weightspace.graphs import bare_module
 from weightspace.randomness import derive_generator, derive_seed
 from weightspace.tokens.patterns import positions_of
-from weightspace.weights.state_dicts import shared_prefix, unwrap
-from weightspace.weights.values import Weights, find_aliases
+from weightspace.weights.state_dicts import plain_names, unwrap
+from weightspace.weights.values import Weights, find_aliases, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo
 
@@ -39,7 +40,7 @@ def initialize(
     sane: SANE,
     *,
     anchors: Zoo | Sequence[Network],
-    data: Tensor | None = None,
+    data: Tensor | Sequence[Tensor] | None = None,
     head: Literal["generated", "fresh"] = "generated",
     sampler: Sampler | None = None,
     seed: int = 0,
@@ -55,7 +56,8 @@ def initialize(
             on `data`, aligning changes nothing that the module computes.
         anchors: a zoo of one architecture, or modules or state dicts, all with the same shapes; `module.` and the
             like before all names are taken off.
-        data: training inputs, to average batch-norm statistics over; without it they are generated.
+        data: training inputs, to average batch-norm statistics over, a tensor for each input that the module takes;
+            without it they are generated.
         head: what becomes of the last layer where it has another number of rows than the anchors', as for a task with
             more classes: `generated` draws its rows from the generated ones, `fresh` leaves it as initialised.
         sampler: kernel density with its default choices without it.
@@ -73,33 +75,42 @@ def initialize(
     """
     if head not in ("generated", "fresh"):
         raise InputError(f"expected head to be generated or fresh, found '{head}'")
-    _require_inputs(model, data)
-    prompts = _prompts(model, sane, anchors, data)
+    model = bare_module(model)
+    inputs = _require_inputs(model, data)
+    prompts = _prompts(model, sane, anchors, inputs)
     made, carried = _sample(sane, prompts, sampler or KernelDensity(), derive_seed(seed, "initialize"))
     filled, sources = _fill(model, made, carried, head, derive_seed(seed, "head"))
     filled = with_positive_variances(filled, model)
     model.load_state_dict(filled, strict=False)
-    if data is not None and batch_norms(model):
-        recalibrate_batch_norm(model, data)
+    if inputs and batch_norms(model):
+        recalibrate_batch_norm(model, inputs)
         sources |= {name: "conditioned" for name in norm_statistics(model) if name in sources}
     state = model.state_dict()
     return Coverage(sources, {name: state[name].numel() for name in sources})
 
 
-def _require_inputs(model: nn.Module, data: object) -> None:
-    """Refuse inputs that the module cannot take, before anything is changed."""
+def _require_inputs(model: nn.Module, data: object) -> tuple[Tensor, ...]:
+    """Inputs, one tensor for each that the module takes; such as it cannot take are refused before anything changes."""
     if data is None:
-        return
-    if not isinstance(data, Tensor) or len(data) < 2:
-        found = f"{len(data)}" if isinstance(data, Tensor) else type(data).__name__
+        return ()
+    several = tuple(data) if isinstance(data, Sequence) and not isinstance(data, str) else (data,)
+    inputs = tuple(tensor for tensor in several if isinstance(tensor, Tensor) and tensor.ndim)
+    counts = {len(tensor) for tensor in inputs}
+    if not inputs or len(inputs) < len(several) or len(counts) > 1 or min(counts) < 2:
+        found = " and ".join(f"{len(tensor)}" for tensor in inputs) or type(data).__name__
         raise InputError(f"expected data to be a tensor of at least 2 inputs, found {found}")
     try:
-        _answers(model, dict(model.state_dict()), data)
-    except RuntimeError as error:
-        raise InputError(f"expected data that the module takes, found inputs of shape {list(data.shape)}") from error
+        _answers(model, dict(model.state_dict()), inputs)
+    except Exception as error:  # of any kind: it is the user's own module
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in inputs)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"expected data that the module takes, found inputs of shape {shapes}, at which it fails: {reason}"
+        ) from error
+    return inputs
 
 
-def _answers(model: nn.Module, weights: Weights, data: Tensor) -> Tensor:
+def _answers(model: nn.Module, weights: Weights, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """What the module would answer with other weights, in evaluation mode; it is left as it was."""
     modes = {part: part.training for part in model.modules()}
     try:
@@ -107,13 +118,15 @@ def _answers(model: nn.Module, weights: Weights, data: Tensor) -> Tensor:
             # Of tied tensors the first name stands for all, which torch otherwise refuses.
             aliases = find_aliases(model.state_dict())
             once = {name: tensor for name, tensor in weights.items() if name not in aliases}
-            return functional_call(model.eval(), once, (data[:INPUTS_TO_COMPARE],))
+            few = tuple(tensor[:INPUTS_TO_COMPARE] for tensor in inputs)
+            answers = functional_call(model.eval(), once, few)
+        return [value for value in torch.utils._pytree.tree_leaves(answers) if isinstance(value, Tensor)]
     finally:
         for part, training in modes.items():
             part.training = training
 
 
-def _prompts(model: nn.Module, sane: SANE, anchors: object, data: Tensor | None) -> _Prompts:
+def _prompts(model: nn.Module, sane: SANE, anchors: object, inputs: tuple[Tensor, ...]) -> _Prompts:
     """Anchors, aligned where that is known to change nothing."""
     if isinstance(anchors, Zoo):
         names = list(dict.fromkeys(anchors.table["architecture"]))
@@ -125,21 +138,31 @@ def _prompts(model: nn.Module, sane: SANE, anchors: object, data: Tensor | None)
         networks, known = _weights_of(anchors), None
     if not networks:
         raise InputError("expected at least 1 anchor, found none")
-    architecture = known or sane.preparation.architecture_for(networks[0])
+    for number, network in enumerate(networks):
+        require_finite(network, f"anchor {number}")
+    if known is None:
+        recognized = [sane.preparation.recognize(network) for network in networks]
+        networks = [dict(one.weights) for one in recognized]
+    architecture = known or recognized[0].architecture
     preparation = sane.preparation
     aligned = preparation.canonicalize(networks[0], architecture)
-    if known is None and not _computes_the_same(model, networks[0], aligned, data):
+    if known is None and not _computes_the_same(model, networks[0], aligned, inputs):
         preparation = preparation.without_alignment(architecture)
     return _Prompts(networks, architecture, preparation)
 
 
-def _computes_the_same(model: nn.Module, first: Weights, second: Weights, data: Tensor | None) -> bool:
+def _computes_the_same(model: nn.Module, first: Weights, second: Weights, inputs: tuple[Tensor, ...]) -> bool:
     """Whether a module answers alike with both weights; without inputs, or if they do not fit it, nobody knows."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if data is None or {name: tensor.shape for name, tensor in first.items()} != shapes:
+    if not inputs or {name: tensor.shape for name, tensor in first.items()} != shapes:
         return False
-    one, two = (_answers(model, dict(weights), data) for weights in (first, second))
-    return torch.allclose(one, two, rtol=TOLERANCE, atol=TOLERANCE * float(one.abs().max().clamp_min(1)))
+    pairs = zip(*(_answers(model, dict(weights), inputs) for weights in (first, second)), strict=True)
+    return all(_alike(one.float(), other.float()) for one, other in pairs)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    size = float(one.abs().max().clamp_min(1)) if one.numel() else 1.0
+    return torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * size)
 
 
 def _weights_of(anchors: object) -> list[Weights]:
@@ -151,8 +174,8 @@ def _weights_of(anchors: object) -> list[Weights]:
         unwrapped = unwrap(dict(anchor.state_dict()) if isinstance(anchor, nn.Module) else anchor)
         if unwrapped is None:
             raise InputError(f"expected modules or state dicts as anchors, found {type(anchor).__name__} without one")
-        prefix = shared_prefix(unwrapped.tensors)
-        networks.append({name.removeprefix(prefix): tensor for name, tensor in unwrapped.tensors.items()})
+        names = plain_names(unwrapped.tensors).names
+        networks.append({name: unwrapped.tensors[stored] for name, stored in names.items()})
     kinds = {tuple((name, tuple(tensor.shape)) for name, tensor in sorted(anchor.items())) for anchor in networks}
     if len(kinds) > 1:
         raise InputError(f"expected anchors with the same tensors, found {len(kinds)} different kinds")

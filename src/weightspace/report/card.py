@@ -50,8 +50,14 @@ def render_card(name: str, numbers: Mapping[str, Any]) -> str:
     names = ("loss", "reconstruction", "contrastive", "statistics")
     final = [f"{loss} {numbers['final'][loss]:.3f}" for loss in names if loss in numbers["final"]]
     template = templates(autoescape=False).get_template("card.md.jinja")
-    return template.render(name=name, losses=", ".join(final) or "none recorded", number=_number, **numbers)
+    return template.render(
+        name=name, losses=", ".join(final) or "none recorded", number=_number, share=_share, **numbers
+    )
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if value is not None and math.isfinite(value) else "–"
+
+
+def _share(value: float | None) -> str:
+    return "too few members" if value is None or math.isnan(value) else f"{value:.0%}"

@@ -5,18 +5,11 @@ that they have: that of a torch file's dictionary, that of the bytes of a safete
 writes is sorted as text, which is no order of layers: such files come in natural order (layer 10 after layer 2).
 """
 
-import codecs
-import io
 import json
-import pickle
-import struct
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,33 +17,34 @@ from torch import Tensor
 
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
-from weightspace.weights.state_dicts import Plain, Unwrapped, unwrap
+from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
+from weightspace.weights.torch_files import POLICY, read_arrays, read_policy, read_torch_file, unwrap_named
 from weightspace.weights.values import Weights, find_aliases, natural_key, some_of
 
 ALIASES_KEY = "aliases"
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-# What damaged bytes make torch's reader raise, beside its own errors.
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
-POLICY = "policy.pth"
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", "")
+# What transformers looks for in a folder, in its order: a single file goes before the index of several.
+MODEL_FILES = tuple(name for single in SINGLE_FILES for name in (single, f"{single}.index.json"))
+TORCH_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", "")
 # What some trainers call a torch file, which is no archive.
 PACKED_NAMES = (".pth.tar", ".pt.tar")
-
-
-# Numbers of numpy beside the weights: what torch itself says is safe to allow. Nothing of these runs code of a file.
-PLAIN_NUMPY: list[Any] = [
-    np.dtype,
-    codecs.encode,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
-    # What makes a number of numpy from its bytes, under its names in both of numpy's generations.
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-]
+ARRAYS, POLICIES = ".npz", ".zip"
+# The endings of files that may hold a network.
+WEIGHT_SUFFIXES = (".safetensors", *(ending for ending in TORCH_SUFFIXES if ending), *PACKED_NAMES, ARRAYS)
 
 
 def is_index(name: str) -> bool:
     """Whether a file is named as the index of a model in several files."""
     return name.endswith((".safetensors.index.json", ".bin.index.json"))
+
+
+class _About(NamedTuple):
+    """What `StoredWeights` tell beside their tensors, in the order of its attributes."""
+
+    metadata: Mapping[str, Plain] = {}
+    wrapper: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -59,30 +53,41 @@ class StoredWeights(Mapping[str, Tensor]):
     Made by `open_weights`. Iterates in the file's order, or in natural order of the names where the file has none;
     tied tensors stored once are found under every name and come back as one tensor.
 
+    Names are plain: without `module.` before all of them, and without what compiling or sharding adds to them.
+
     Attributes:
         ordered: whether the order is the file's own.
         metadata: plain values stored beside the tensors.
         wrapper: the keys under which a torch file held them, such as `("state_dict",)`.
-        others: keys of other state dicts in that file, which were not read.
+        others: keys of other networks in that file, which were not read.
+        dropped: what names were rid of, such as `module.`.
+        remarks: what else there is to say of the file, in sentences.
+        aliases: second names of tied tensors -> their first names.
+        sources: where tensors come from, by the names that they are stored under.
     """
 
     def __init__(
         self,
         sources: dict[str, "_Source"],
-        aliases: dict[str, str],
-        metadata: Mapping[str, Plain] | None = None,
-        wrapper: tuple[str, ...] = (),
-        others: tuple[str, ...] = (),
+        aliases: Mapping[str, str],
+        about: "_About | None" = None,
+        *,
         ordered: bool | None = None,
     ) -> None:
-        self.metadata, self.wrapper, self.others = dict(metadata or {}), wrapper, others
+        about = about or _About()
+        self.metadata, self.wrapper, self.others, self.remarks = about
         names = [*sources, *(alias for alias in aliases if alias not in sources)]
-        self._sources, self._aliases = sources, aliases
+        plain = plain_names(names)
+        of_stored = {stored: name for name, stored in plain.names.items()}
+        self.dropped = plain.dropped
+        self.aliases = {of_stored[alias]: of_stored[name] for alias, name in aliases.items()}
+        self.sources, self._stored = sources, plain.names
         self.ordered = list(sources) != sorted(sources) if ordered is None else ordered
-        self._names = names if self.ordered else sorted(names, key=natural_key)
+        self._names = list(plain.names) if self.ordered else sorted(plain.names, key=natural_key)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._sources[self._aliases.get(name, name)].read(self._aliases.get(name, name))
+        stored = self._stored[self.aliases.get(name, name)]
+        return self.sources[stored].read(stored)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -99,14 +104,14 @@ class StoredWeights(Mapping[str, Tensor]):
 
         Of safetensors files; of a torch file, what has been read is kept while the file is open.
         """
-        target = self._aliases.get(name, name)
-        return self._sources[target].part(target, axis, start, stop)
+        stored = self._stored[self.aliases.get(name, name)]
+        return self.sources[stored].part(stored, axis, start, stop)
 
     def read(self) -> Weights:
         """All tensors at once; an alias is the same tensor object as the name it stands for."""
         weights: Weights = {}
-        for name in sorted(self._names, key=lambda name: name in self._aliases):
-            target = self._aliases.get(name)
+        for name in sorted(self._names, key=lambda name: name in self.aliases):
+            target = self.aliases.get(name)
             weights[name] = weights[target] if target is not None else self[name]
         return {name: weights[name] for name in self._names}
 
@@ -132,54 +137,79 @@ def on_cpu(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in weights.items()}
 
 
-def open_weights(path: str | Path, inside: Sequence[str] = ()) -> StoredWeights:
+def open_weights(path: str | Path, inside: str | Sequence[str] = ()) -> StoredWeights:
     """Open a network's weights lazily.
 
     Args:
-        path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.bin`, `.ckpt` or without a suffix) holding
-            a dict of tensors (or such a dict under a usual key, as `state_dict`), or a folder with a sharded or
-            single model in one of those formats; or an archive of stable-baselines3, whose policy is read.
-        inside: the keys that lead to one of several state dicts in a torch file; the usual one if empty.
+        path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.th`, `.bin`, `.ckpt` or without a suffix) holding
+            a dict of tensors (or such a dict under a usual key, as `state_dict`), an archive of numpy (`.npz`), or a
+            folder with a sharded or single model in one of the first two formats; or an archive of stable-baselines3,
+            whose policy is read.
+        inside: the key, or keys one after the other, of one of several networks in a file, such as `netG`, or a prefix
+            of its tensors' names; the usual one if empty.
 
     Raises:
         InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs
-            code to load (it is never executed), or a file that holds something else than named tensors.
+            code to load (it is never executed), a file that holds something else than named tensors, or several
+            networks of which none is the usual one.
 
     Examples:
         >>> torch.save(torch.nn.Linear(3, 2).state_dict(), folder / "net.pt")
         >>> list(ws.open_weights(folder / "net.pt"))
         ['weight', 'bias']
     """
-    path = Path(path)
+    path, inside = Path(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, inside)
     if not path.is_file():
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
-        source = _SafetensorsFile(path)
-        sources: dict[str, _Source] = dict.fromkeys(source.names, source)
-        return StoredWeights(sources, source.aliases, source.metadata, ordered=source.ordered)
+        return _open_safetensors(path, inside)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
-        tensors, wrapper, beside, others = _read_torch_file(path, inside)
-        sources = dict.fromkeys(tensors, _InMemory(tensors))
-        return StoredWeights(sources, find_aliases(tensors), beside, wrapper, others)
-    if path.suffix == ".zip":
-        return _open_policy(path)
+        return _in_memory(read_torch_file(path, inside))
+    if path.suffix == ARRAYS:
+        return _in_memory(_inside_of(read_arrays(path), inside, path))
+    if path.suffix == POLICIES:
+        return _in_memory(Unwrapped(read_policy(path), (POLICY,), {}))
     raise InputError(
-        f"expected a .safetensors, .pt, .pth, .bin or .ckpt file or a folder, found {path.name} ({path.suffix})"
+        f"expected a file of weights ({', '.join(WEIGHT_SUFFIXES)}) or a folder, found {path.name} ({path.suffix})"
     )
 
 
-def _open_policy(path: Path) -> StoredWeights:
-    """The policy in a model of stable-baselines3, without the state of its optimiser."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            policy = io.BytesIO(archive.read(POLICY))
-        held = torch.load(policy, map_location="cpu", weights_only=True)
-        tensors = {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError, EOFError, *DAMAGE) as error:
-        raise InputError(f"expected a model of stable-baselines3, with its {POLICY}, in {path}, found none") from error
-    return StoredWeights(dict.fromkeys(tensors, _InMemory(tensors)), find_aliases(tensors), {}, (POLICY,))
+def _inside_of(tensors: Weights, inside: tuple[str, ...], path: Path) -> Unwrapped:
+    """A flat file of tensors, or those of one of its networks."""
+    found = unwrap_named(tensors, inside, path)
+    return found if found is not None else Unwrapped(dict(tensors), (), {})
+
+
+def _in_memory(found: Unwrapped) -> StoredWeights:
+    sources: dict[str, _Source] = dict.fromkeys(found.tensors, _InMemory(found.tensors))
+    strange = [name for name in found.left_out if name not in found.beside]
+    remarks = [f"{len(strange)} entries that are no tensors were left aside ({some_of(strange)})"] if strange else []
+    about = _About(found.beside, found.path, found.others, (*remarks, *_emptiness(found.tensors)))
+    return StoredWeights(sources, find_aliases(found.tensors), about)
+
+
+def _open_safetensors(path: Path, inside: tuple[str, ...]) -> StoredWeights:
+    source = _SafetensorsFile(path)
+    empty = {name: torch.empty(0) for name in source.names if 0 in source.shapes[name]}
+    found = _inside_of({name: torch.empty(source.shapes[name], device="meta") for name in source.names}, inside, path)
+    prefix = f"{found.path[-1]}." if inside and found.path else ""
+    sources: dict[str, _Source] = {name: _Renamed(source, prefix) for name in found.tensors}
+    aliases = {
+        alias.removeprefix(prefix): name.removeprefix(prefix)
+        for alias, name in source.aliases.items()
+        if alias.startswith(prefix) and name.removeprefix(prefix) in sources
+    }
+    about = _About(source.metadata, found.path, found.others, tuple(_emptiness(empty)))
+    return StoredWeights(sources, aliases, about, ordered=source.ordered)
+
+
+def _emptiness(tensors: Mapping[str, Tensor]) -> list[str]:
+    empty = [name for name, tensor in tensors.items() if not tensor.numel()]
+    return (
+        [f"{len(empty)} tensors without entries, as sharded training leaves them ({some_of(empty)})"] if empty else []
+    )
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -238,13 +268,17 @@ class _SafetensorsFile(_Source):
         except (SafetensorError, OSError) as error:
             raise InputError(f"expected a whole safetensors file at {path}, found a damaged one ({error})") from error
         self.names = list(self._file.offset_keys())
-        kinds = [self._file.get_slice(name).get_dtype() for name in self.names]
-        written = sorted(zip(kinds, self.names, strict=True), key=lambda one: (kinds.index(one[0]), one[1]))
+        slices = {name: self._file.get_slice(name) for name in self.names}
+        self.shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+        kinds = {name: one.get_dtype() for name, one in slices.items()}
+        first = {kind: place for place, kind in reversed(list(enumerate(kinds.values())))}
         # safetensors itself sorts by kind, then as text: a file in that order has none of its own.
-        self.ordered = self.names != [name for _, name in written]
+        self.ordered = self.names != sorted(self.names, key=lambda name: (first[kinds[name]], name))
         notes = self._file.metadata() or {}
-        self.aliases = _read_aliases(notes.get(ALIASES_KEY, "{}"), self.names, path)
-        self.metadata = {key: value for key, value in notes.items() if key not in (ALIASES_KEY, "format")}
+        self.aliases = _read_aliases(notes, set(self.names))
+        self.metadata = {
+            key: value for key, value in notes.items() if key not in (*self.aliases, ALIASES_KEY, "format")
+        }
 
     def read(self, name: str) -> Tensor:
         return self._file.get_tensor(name)
@@ -255,31 +289,46 @@ class _SafetensorsFile(_Source):
             return torch.atleast_1d(file.get_tensor(name)).narrow(axis, start, stop - start).clone()
 
 
-def _read_aliases(text: str, names: list[str], path: Path) -> dict[str, str]:
-    """Tied tensors as `write_weights` noted them; another program's note of that name is not ours to read."""
+class _Renamed(_Source):
+    """Tensors whose names had a prefix."""
+
+    def __init__(self, source: _Source, prefix: str) -> None:
+        self.source, self.prefix = source, prefix
+
+    def read(self, name: str) -> Tensor:
+        return self.source.read(self.prefix + name)
+
+    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        return self.source.part(self.prefix + name, axis, start, stop)
+
+
+def _read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Tied tensors, as `write_weights` notes them, and as safetensors and those who use it do: the name that was
+    dropped -> the name that was kept. What others note under a name of ours is not ours to read.
+    """
     try:
-        aliases = json.loads(text)
+        noted = json.loads(notes.get(ALIASES_KEY, "{}"))
     except ValueError:
-        aliases = None
-    if not isinstance(aliases, dict) or not all(target in names for target in aliases.values()):
-        raise InputError(f"expected the aliases in {path} to name its tensors, found others")
-    return aliases
+        noted = {}
+    others = {alias: name for alias, name in notes.items() if "." in alias}  # as the names of tensors are
+    pairs = {**others, **(noted if isinstance(noted, dict) else {})}
+    return {
+        alias: name for alias, name in pairs.items() if alias not in names and isinstance(name, str) and name in names
+    }
 
 
-def _open_folder(folder: Path) -> StoredWeights:
-    for index_name in INDEX_FILES:
-        if (folder / index_name).is_file():
-            return _open_sharded(folder, index_name)
-    other = next((entry.name for entry in sorted(folder.iterdir()) if is_index(entry.name)), None)
-    if other is not None:
-        return _open_sharded(folder, other)
-    for file_name in SINGLE_FILES:
-        if (folder / file_name).is_file():
-            return open_weights(folder / file_name)
-    raise InputError(
-        f"expected {' or '.join((*INDEX_FILES, *SINGLE_FILES))} in {folder}, found "
-        f"{some_of([entry.name for entry in sorted(folder.iterdir())]) or 'an empty folder'}"
-    )
+def _open_folder(folder: Path, inside: tuple[str, ...]) -> StoredWeights:
+    present = [entry.name for entry in sorted(folder.iterdir())]
+    usual = [name for name in MODEL_FILES if name in present]
+    name = next(iter([*usual, *filter(is_index, present)]), None)
+    if name is None:
+        there = some_of(present) or "an empty folder"
+        raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {there}")
+    opened = _open_sharded(folder, name) if is_index(name) else open_weights(folder / name, inside)
+    beside = [other for other in usual if is_index(other) != is_index(name)]
+    if beside:
+        opened.remarks += (f"{name} was read, as transformers reads it, and not {beside[0]} beside it",)
+    return opened
 
 
 def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
@@ -293,62 +342,14 @@ def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise InputError(f"expected the shards that {folder / index_name} lists, found no {some_of(absent)}")
-    shards = {shard: open_weights(folder / _inside(folder, shard)) for shard in sorted(set(shard_of.values()))}
+    shards = {shard: open_weights(folder / shard).sources for shard in sorted(set(shard_of.values()))}
     missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
     if missing:
         raise InputError(f"{folder / index_name} lists tensors that its shards do not hold: {some_of(missing)}")
-    return StoredWeights({name: _Shard(shards[shard]) for name, shard in shard_of.items()}, {})
+    return StoredWeights({name: shards[shard][name] for name, shard in shard_of.items()}, {})
 
 
 def _inside(folder: Path, shard: str) -> str:
     if not (folder / shard).resolve().is_relative_to(folder.resolve()):
         raise InputError(f"expected shards inside {folder}, found a reference to {shard}")
     return shard
-
-
-class _Shard(_Source):
-    def __init__(self, stored: StoredWeights) -> None:
-        self.stored = stored
-
-    def read(self, name: str) -> Tensor:
-        return self.stored[name]
-
-    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        return self.stored.part(name, axis, start, stop)
-
-
-def _read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
-    is_zip = zipfile.is_zipfile(path)
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_NUMPY):
-            # torch warns of pickles of another protocol; a load that then fails is refused below.
-            warnings.simplefilter("ignore", UserWarning)
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"expected tensors only in {path}, found a damaged file or a pickle that needs code to load, which is "
-            "never run; re-save it with torch.save(model.state_dict(), ...) or as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, struct.error, *DAMAGE) as error:
-        told = str(error) and not isinstance(error, KeyError)  # whose text is a byte of the file
-        reason = str(error).splitlines()[0] if told else "damaged"
-        raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
-    if loaded == {}:
-        raise InputError(f"expected named tensors in {path}, found none")
-    for key in inside:
-        loaded = loaded.get(key) if isinstance(loaded, Mapping) else None
-    found = unwrap(loaded)
-    if found is None:
-        raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
-    if not all(isinstance(name, str) for name in found.tensors):
-        raise InputError(f"expected named tensors in {path}, found other names than text")
-    unusual = [name for name, tensor in found.tensors.items() if tensor.is_meta or tensor.layout != torch.strided]
-    if unusual:
-        raise InputError(f"expected dense tensors in {path}, found a sparse or empty one in {unusual[0]}")
-    return found
-
-
-def _describe(loaded: object) -> str:
-    if isinstance(loaded, Mapping):
-        return f"a dict with the keys {some_of([str(key) for key in loaded])}"
-    return f"a {type(loaded).__name__}"

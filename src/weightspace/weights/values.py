@@ -83,10 +83,39 @@ def require_shapes(weights: Mapping[str, Tensor], expected: Shapes) -> None:
         raise WeightsMismatch(missing, unexpected, misshapen)
 
 
+def is_mask(tensor: Tensor) -> bool:
+    """Whether a tensor is one that others are masked with, by design: of zeros and ones, or of infinities of one sign
+    beside one other number, as what attention must not see.
+    """
+    if not tensor.is_floating_point() or tensor.ndim < 2 or tensor.element_size() == 1 or not tensor.numel():
+        return False
+    first = tensor.flatten()[0]
+    if first.isfinite() and first not in (0, 1):  # most tensors are told by one number
+        return False
+    finite = tensor[tensor.isfinite()]
+    low, high = tensor.aminmax()
+    if low.isnan() or high.isnan() or (low.isinf() and high.isinf() and low != high):
+        return False
+    if len(finite) == tensor.numel():
+        return bool(low == 0 and high == 1 and ((tensor == 0) | (tensor == 1)).all())
+    return len(finite) > 0 and bool(finite.min() == finite.max())
+
+
+def infinite_masks(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The masks of infinities among weights: buffers by design, which nobody learns."""
+    floats = [name for name, tensor in weights.items() if _has_infinities(tensor)]
+    return tuple(name for name in floats if not weights[name].isfinite().all() and is_mask(weights[name]))
+
+
+def _has_infinities(tensor: Tensor) -> bool:
+    """Whether a tensor is of a type that has infinities, and has values at all."""
+    return tensor.is_floating_point() and tensor.element_size() > 1 and not tensor.is_meta
+
+
 def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
-    """Raise `InputError` naming the first tensor with a NaN or an infinity."""
+    """Raise `InputError` naming the first tensor with a NaN or an infinity, other than masks of infinities."""
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all() and not is_mask(tensor):
             count = int((~torch.isfinite(tensor)).sum())
             raise InputError(f"{what}: expected finite weights, found {count} NaN or infinite values in {name}")
 
@@ -99,7 +128,9 @@ def find_aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
         if tensor.numel() == 0:
             continue
         kind = f"{tensor.dtype} {tensor.is_conj()} {tensor.is_neg()}"
-        place = (kind, tensor.data_ptr(), *tensor.shape, -1, *tensor.stride())
+        # Without memory there are no places: only one object is one tensor.
+        memory = id(tensor) if tensor.is_meta else tensor.data_ptr()
+        place = (kind, memory, *tensor.shape, -1, *tensor.stride())
         if place in first:
             aliases[name] = first[place]
         else:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.files import SINGLE_FILES, is_index, open_weights, read_weights
+from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import ZOO_FILE, Zoo
@@ -21,7 +21,6 @@ LIBRARIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "torchvision": ("torchvision.models", "get_model", {"weights": "DEFAULT"}),
     "pytorchcv": ("pytorchcv.model_provider", "get_model", {"pretrained": True}),
 }
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class Network(NamedTuple):
@@ -32,31 +31,44 @@ class Network(NamedTuple):
 
 
 def open_network(name: str) -> Network:
-    """Read `model.safetensors`, `model.pt`, a sharded folder, or the last epoch of `ZOO:MEMBER`.
+    """Read `model.safetensors`, `model.pt`, a sharded folder, `FILE:KEY`, or the last epoch of `ZOO:MEMBER`.
 
     Raises:
         InputError: there is no such network, or it has NaN or infinite weights.
     """
-    network = Network(read_weights(name), None) if Path(name).exists() else _member(name)
+    network = Network(open_file(name).read(), None) if is_file(name) else _member(name)
     require_finite(network.weights, name)
     return network
 
 
 def open_networks(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Weights by name: of files, read as they are needed, of all files of folders, and of `ZOO:MEMBER`.
+    """Weights by name: of files, read as they are needed, of all files of folders, of `FILE:KEY` for one of several
+    networks in a file, and of `ZOO:MEMBER`.
 
     Raises:
         InputError: there is no such network.
     """
     for name in names:
         library, _, model = name.partition(":")
-        if Path(name).exists():
+        if is_file(name):
             for file in network_files(Path(name)):
-                yield str(file), open_weights(file)
+                yield str(file), open_file(str(file))
         elif library in LIBRARIES and model:
             yield name, _pretrained(library, model)
         else:
             yield name, _member(name).weights
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file or folder, or of one of the networks in a file, `FILE:KEY`."""
+    return Path(name).exists() or Path(name.rpartition(":")[0]).is_file()
+
+
+def open_file(name: str) -> StoredWeights:
+    """`open_weights` of a file or folder, or of `FILE:KEY`."""
+    path, _, key = name.rpartition(":")
+    of_several = not Path(name).exists() and Path(path).is_file()
+    return open_weights(path, key) if of_several else open_weights(name)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -124,10 +136,12 @@ def network_files(path: Path) -> list[Path]:
     Raises:
         InputError: a folder without any.
     """
+    if not path.exists() and is_file(str(path)):
+        return [path]
     if not path.is_dir() or any(is_index(entry.name) or entry.name in SINGLE_FILES for entry in path.iterdir()):
         return [path]
     shown = [file for file in path.iterdir() if not file.name.startswith(".")]
-    files = [file for file in shown if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
+    files = [file for file in shown if file.name.endswith(WEIGHT_SUFFIXES) and file.is_file()]
     if not files and (path / ZOO_FILE).is_file():
         raise InputError(f"expected a network, found the zoo {path}: {path}:MEMBER names one of its members")
     if not files:

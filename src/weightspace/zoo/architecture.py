@@ -11,7 +11,7 @@ from torch import nn
 
 from weightspace.errors import InputError
 from weightspace.user_code import import_named, working_folder_last
-from weightspace.weights.values import Shapes, Weights, find_aliases, natural_key, require_shapes
+from weightspace.weights.values import Shapes, Weights, find_aliases, infinite_masks, natural_key, require_shapes
 from weightspace.zoo.example_inputs import Example, Inputs, random_input, require_named
 
 FACTORIES = "weightspace.zoo.growing.networks"
@@ -31,6 +31,8 @@ class Architecture:
         example_shape: shape of an input, batch first; None if nobody knows, or if there are several inputs.
         integers: inputs are whole numbers below this one, as token ids are; 0 for real numbers.
         several_inputs: where there are several, the shape and the `integers` of each.
+        trusted: the caller named its factory, so that it may be imported; no file says so.
+        masks: tensors of infinities, which are no weights: they are carried beside the tokens.
         order: of a network nobody knows how to build the names as its file has them, where that is another order.
         inputs_from: a function of the user's that returns inputs, `module:callable`; "" if there is none.
         shapes: every parameter and buffer, in the architecture's order.
@@ -56,6 +58,8 @@ class Architecture:
     aliases: dict[str, str] = field(default_factory=dict)
     several_inputs: tuple[tuple[tuple[int, ...], int], ...] = ()
     inputs_from: str = ""
+    trusted: bool = field(default=False, compare=False)
+    masks: tuple[str, ...] = field(default=(), compare=False)
     order: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -70,7 +74,7 @@ class Architecture:
         integers: int = 0,
     ) -> "Architecture":
         """Describe a module that `factory(**arguments)` built."""
-        state = module.state_dict()
+        state = module.state_dict(keep_vars=True)
         return cls(
             id=id,
             factory=factory,
@@ -79,6 +83,7 @@ class Architecture:
             integers=integers,
             shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
             aliases=find_aliases(state),
+            masks=infinite_masks(state),
             dtypes={
                 name: str(tensor.dtype).removeprefix("torch.")
                 for name, tensor in state.items()
@@ -104,7 +109,7 @@ class Architecture:
         """
         if self.factory is None:
             raise InputError(f"expected a factory for the architecture {self.id}, found none ({self.note})")
-        if self.factory not in (*OUR_FACTORIES, *allow):
+        if not self.trusted and self.factory not in (*OUR_FACTORIES, *allow):
             raise InputError(
                 f"expected one of our factories or one named by you for the architecture {self.id}, found "
                 f"'{self.factory}', which was not imported"
@@ -129,7 +134,8 @@ class Architecture:
             InputError: nobody knows them, or a function that is not in `allow` makes them.
         """
         if self.inputs_from:
-            require_named(self.inputs_from, allow)
+            if not self.trusted:
+                require_named(self.inputs_from, allow)
             return Example(function=self.inputs_from).make()
         if self.several_inputs:
             shapes, integers = zip(*self.several_inputs, strict=True)
@@ -137,16 +143,18 @@ class Architecture:
         return Inputs((self.example(),))
 
     def meta_weights(self) -> Weights:
-        """Tensors without memory that have the architecture's shapes and types."""
+        """Tensors without memory that have the architecture's shapes and types; masks are of truth values."""
+        kinds = {name: "bool" if name in self.masks else self.dtypes.get(name, "float32") for name in self.shapes}
         return {
-            name: torch.empty(shape, dtype=getattr(torch, self.dtypes.get(name, "float32")), device="meta")
+            name: torch.empty(shape, dtype=getattr(torch, kinds[name]), device="meta")
             for name, shape in self.shapes.items()
         }
 
     @cached_property
     def signature(self) -> str:
         """A key, equal for architectures with the same shapes and types in the same order, whatever the names."""
-        return json.dumps([[list(shape), self.dtypes.get(name, "float32")] for name, shape in self.shapes.items()])
+        kinds = {**self.dtypes, **dict.fromkeys(self.masks, "mask")}
+        return json.dumps([[list(shape), kinds.get(name, "float32")] for name, shape in self.shapes.items()])
 
     def reordered(self, names: list[str]) -> "Architecture":
         """The same tensors in another order."""
@@ -160,12 +168,13 @@ class Architecture:
             shapes={own[name]: shape for name, shape in self.shapes.items()},
             dtypes={own[name]: dtype for name, dtype in self.dtypes.items()},
             aliases={own[name]: own[first] for name, first in self.aliases.items()},
+            masks=tuple(own[name] for name in self.masks),
             factory=None,
         )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `Architecture.from_json` turns back into an equal architecture."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "trusted"}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Architecture":
@@ -182,7 +191,8 @@ class Architecture:
             several = tuple((tuple(shape), int(below)) for shape, below in value.get("several_inputs", ()))
             example_shape = tuple(example) if example else None
             changed = {"shapes": shapes, "example_shape": example_shape, "factory": moved, "several_inputs": several}
-            changed["order"] = tuple(value.get("order", ()))
+            changed["trusted"] = False  # whatever a file says
+            changed |= {name: tuple(value.get(name, ())) for name in ("masks", "order")}
             return cls(**{**value, **changed})
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error

@@ -6,7 +6,7 @@ checkpoint) and `shards/*.safetensors` (tensors stacked over checkpoints). Never
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_share
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import known_as
 from weightspace.zoo.lineages import LINEAGE, lineages_of
 
 ZOO_FILE, TABLE_FILE, SHARD_FOLDER = "zoo.json", "models.parquet", "shards"
@@ -62,8 +63,12 @@ class Zoo:
     about: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Zoo":
+    def open(cls, folder: str | Path, given: Sequence[Architecture] = ()) -> "Zoo":
         """Open a zoo's folder.
+
+        Args:
+            folder: of the zoo.
+            given: architectures that the caller vouches for, of networks that nobody knew how to build (`known_as`).
 
         Raises:
             InputError: no zoo there, a damaged file, rows without weights or weights without a row.
@@ -79,7 +84,7 @@ class Zoo:
         zoo = cls(
             folder=folder,
             table=_read_table(folder / TABLE_FILE),
-            architectures={architecture.id: architecture for architecture in architectures},
+            architectures=known_as({architecture.id: architecture for architecture in architectures}, given),
             about=about,
         )
         _check_places(zoo)
@@ -175,6 +180,10 @@ class Zoo:
         if len(ranked) < count or count < 1:
             raise InputError(f"expected between 1 and {len(ranked)} members to choose by {by}, found {count}")
         return replace(self, table=self.table.loc[ranked.index[:count]])
+
+    def first(self, count: int) -> "Zoo":
+        """The checkpoints of the first `count` members."""
+        return self._take(self.table["member"].isin(self.members[:count]))
 
     def split(self, *shares: float, seed: int, fold: int = 0) -> tuple["Zoo", ...]:
         """Split by lineage: all epochs of a member, and members that share weights, fall into one part.

@@ -6,7 +6,7 @@ Tensors are read one at a time and nothing is ever executed, so the folder may b
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.weights.files import StoredWeights, is_index, open_weights
-from weightspace.weights.state_dicts import shared_prefix
-from weightspace.weights.values import natural_key
+from weightspace.weights.files import is_index, open_weights
+from weightspace.weights.values import is_mask, natural_key
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_stored
 from weightspace.zoo.importing.identifying import identify, recognize
 from weightspace.zoo.importing.reader import Kind
 from weightspace.zoo.importing.source import Source
@@ -48,6 +49,7 @@ class Inspected:
         duplicate_units: `tensor -> how many` rows that repeat another row.
         outlying_layers: `tensor -> root mean square over what is usual`.
         fingerprint: the same for networks whose tensors hold the same numbers in any order.
+        notes: what there is to say of how the file was read.
     """
 
     path: str
@@ -63,10 +65,11 @@ class Inspected:
     duplicate_units: dict[str, int] = field(default_factory=dict)
     outlying_layers: dict[str, float] = field(default_factory=dict)
     fingerprint: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def remarks(self) -> list[str]:
         """What deserves attention, in words."""
-        sentences = [self.problem] if self.problem else []
+        sentences = [self.problem] if self.problem else list(self.notes)
         counted = (("NaN or infinite values", self.broken), ("zero units", self.zero_units))
         for what, counts in (*counted, ("duplicate units", self.duplicate_units)):
             if counts:
@@ -86,20 +89,27 @@ class Inspection:
         equal_files: groups of paths whose files are the same byte for byte.
         equal_tensors: groups of paths that hold the same tensors in files that differ.
         left_out: other files, with the reason.
+        key: of the networks that were read of files that hold several.
     """
 
     checkpoints: list[Inspected]
     equal_files: list[list[str]]
     equal_tensors: list[list[str]]
     left_out: list[dict[str, str]]
+    key: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value with everything."""
         return asdict(self)
 
 
-def inspect_folder(address: str | Path) -> Inspection:
+def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key: str = "") -> Inspection:
     """Inspect every checkpoint below a folder, or in an archive.
+
+    Args:
+        address: of the folder.
+        given: architectures whose networks are known by their names and shapes; see `fit_weights`.
+        key: of one of the networks in files that hold several; the usual one if empty.
 
     Raises:
         InputError: nothing there, or no checkpoints.
@@ -108,7 +118,7 @@ def inspect_folder(address: str | Path) -> Inspection:
         >>> len(inspect_folder(folder / "nets").to_json()["equal_tensors"])
         0
     """
-    reader = recognize(Source(address))
+    reader = recognize(Source(address), key=key)
     listing = reader.scan()
     places = _places(reader.source)
     # A file that holds two networks, such as an average beside what was trained, is one file.
@@ -124,7 +134,7 @@ def inspect_folder(address: str | Path) -> Inspection:
             with reader.source.local(entry.path) as path:
                 checkpoint = Inspected(entry.path, _format(path), entry.bytes)
                 files[_hash_files(path)].append(entry.path)
-                digest, scales = _read(checkpoint, path, entry.kind)
+                digest, scales = _read(checkpoint, path, entry.kind, given, key)
             if digest:
                 contents[digest].append(entry.path)
             checkpoints.append(checkpoint)
@@ -133,7 +143,7 @@ def inspect_folder(address: str | Path) -> Inspection:
     _mark_outliers(checkpoints, sizes)
     equal_files = [group for group in files.values() if len(group) > 1]
     equal_tensors = [group for group in contents.values() if len(group) > 1 and group not in equal_files]
-    return Inspection(checkpoints, equal_files, equal_tensors, listing.left_out)
+    return Inspection(checkpoints, equal_files, equal_tensors, listing.left_out, key)
 
 
 def _places(source: Source) -> set[str]:
@@ -148,39 +158,47 @@ def _format(place: Path) -> str:
     return "safetensors" if place.suffix == ".safetensors" else "torch"
 
 
-def _read(checkpoint: Inspected, path: Path, kind: Kind) -> tuple[str, dict[str, float]]:
+def _read(
+    checkpoint: Inspected, path: Path, kind: Kind, given: Sequence[Architecture], key: str
+) -> tuple[str, dict[str, float]]:
     """Fill in what the tensors tell; returns a digest of them, and every tensor's root mean square."""
     try:
-        stored = open_weights(path)
-        prefix = shared_prefix(stored)
-        checkpoint.wrapping = "/".join((*stored.wrapper, *([prefix] if prefix else [])))
+        stored = open_weights(path, key)
+        checkpoint.wrapping = "/".join((*stored.wrapper, *([stored.dropped] if stored.dropped else [])))
         checkpoint.wrapping += "".join(f", beside {key}" for key in stored.others)
-        return _read_tensors(checkpoint, stored, prefix, kind)
+        checkpoint.notes = list(stored.remarks)
+        quantized = next((name for name in stored if stored[name].is_quantized), None)
+        if quantized is not None:
+            raise InputError(f"expected plain numbers, found {stored[quantized].dtype} in {quantized}")
+        for name, tensor in stored.meta().items():
+            if name not in stored.aliases:  # two names of one tensor are its numbers once
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                checkpoint.parameters += tensor.numel()
+                checkpoint.dtypes[dtype] = checkpoint.dtypes.get(dtype, 0) + tensor.numel()
+        identified = identify(kind, stored.meta(), given)
+        checkpoint.architecture = identified.architecture.id
+        checkpoint.notes += identified.refusals
+        return _read_tensors(checkpoint, fit_stored(stored, given), stored.aliases)
     except InputError as error:
         checkpoint.problem = str(error).replace(str(path), "the file")
         return "", {}
 
 
 def _read_tensors(
-    checkpoint: Inspected, stored: StoredWeights, prefix: str, kind: Kind
+    checkpoint: Inspected, weights: Mapping[str, Tensor], aliases: Collection[str]
 ) -> tuple[str, dict[str, float]]:
-    digest, unordered, shapes, sizes = hashlib.sha256(), hashlib.sha256(), {}, {}
+    digest, unordered, sizes = hashlib.sha256(), hashlib.sha256(), {}
     # One order whatever the file's, so that equal networks have equal digests.
-    for full_name in sorted(stored, key=natural_key):
-        tensor, name = stored[full_name], full_name.removeprefix(prefix)
-        if tensor.is_quantized or tensor.is_complex():
-            raise InputError(f"expected real numbers, found {tensor.dtype} in {full_name}")
+    for name in sorted(weights, key=natural_key):
+        tensor = weights[name]
         dtype = str(tensor.dtype).removeprefix("torch.")
-        checkpoint.parameters += tensor.numel()
-        checkpoint.dtypes[dtype] = checkpoint.dtypes.get(dtype, 0) + tensor.numel()
-        shapes[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         for hasher, values in ((digest, tensor), (unordered, _sorted(tensor))):
             hasher.update(f"{name} {dtype} {list(tensor.shape)}".encode())
             for part in _bytes_of(values).split(CHUNK):
                 hasher.update(part.numpy().tobytes())
-        if tensor.is_floating_point() and tensor.numel():
+        if tensor.is_floating_point() and tensor.numel() and name not in aliases and not is_mask(tensor):
             sizes[name] = _look_at(checkpoint, name, tensor)
-    checkpoint.architecture, checkpoint.fingerprint = identify(kind, shapes).architecture.id, unordered.hexdigest()
+    checkpoint.fingerprint = unordered.hexdigest()
     return digest.hexdigest(), sizes
 
 
@@ -213,7 +231,7 @@ def _count_repeated(rows: Tensor) -> int:
 
 def _sorted(tensor: Tensor) -> Tensor:
     """All values in order of size: what no permutation of axes changes."""
-    flat = tensor.flatten()
+    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten()
     if tensor.element_size() == 1:  # 8-bit types are not all sorted; their bytes are
         flat = flat.view(torch.uint8)
     return flat.sort().values

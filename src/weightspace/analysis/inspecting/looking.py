@@ -1,6 +1,6 @@
 """What a SANE says of the checkpoints of a folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from weightspace.analysis.retrieving import find_nearest
 from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
+from weightspace.zoo.architecture import Architecture
 
 
 class FolderView(NamedTuple):
@@ -22,9 +23,11 @@ class FolderView(NamedTuple):
     symmetries: list[KnownSymmetry]
 
 
-def look_with(model: Path, folder: str, inspection: Inspection, device: str = "auto") -> FolderView:
+def look_with(
+    model: Path, folder: str, inspection: Inspection, device: str = "auto", given: Sequence[Architecture] = ()
+) -> FolderView:
     """`look_at_folder` with the model in a folder, and its predictor if it has one."""
-    sane = SANE.open(model, device, stored_weights([folder]))
+    sane = SANE.open(model, device, stored_weights([folder]), given)
     predictor = Predictor.open(model) if (model / PREDICTOR_FILE).exists() else None
     return FolderView(look_at_folder(folder, inspection, sane, predictor), symmetries_of(sane))
 
@@ -37,7 +40,7 @@ def look_at_folder(
     whole = [checkpoint for checkpoint in inspection.checkpoints if is_whole(checkpoint)]
     vectors: dict[str, np.ndarray] = {}
     said: dict[str, str] = {}
-    with opened(address, whole) as networks, progress_bar("embedding", len(whole)) as advance:
+    with opened(address, whole, inspection.key) as networks, progress_bar("embedding", len(whole)) as advance:
         for path, weights in networks.items():
             try:
                 vectors[path] = sane.embed_network(weights).vector.numpy()

@@ -10,27 +10,11 @@ from torch import Tensor
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection
 from weightspace.analysis.inspecting.kinship import Relations, relate
 from weightspace.symmetry.axes import Symmetry
-from weightspace.weights.files import StoredWeights, meta_of, open_weights
-from weightspace.weights.state_dicts import shared_prefix
+from weightspace.weights.files import meta_of, open_weights
 from weightspace.weights.values import Shapes, shapes_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_stored
 from weightspace.zoo.importing.source import Source
-
-
-class PrefixedWeights(Mapping[str, Tensor]):
-    """Weights under their names without a prefix that all share; read as they are needed."""
-
-    def __init__(self, stored: StoredWeights, prefix: str) -> None:
-        self._stored, self._prefix = stored, prefix
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._stored[self._prefix + name]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix(self._prefix) for name in self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
 
 
 class KnownSymmetry(NamedTuple):
@@ -56,7 +40,10 @@ class SaneView(NamedTuple):
 
 
 def relate_folder(
-    address: str | Path, inspection: Inspection, known: Sequence[KnownSymmetry] = ()
+    address: str | Path,
+    inspection: Inspection,
+    known: Sequence[KnownSymmetry] = (),
+    given: Sequence[Architecture] = (),
 ) -> dict[str, Relations]:
     """Relations between the checkpoints of each architecture of a folder; those that are broken are left out.
 
@@ -64,6 +51,7 @@ def relate_folder(
         address: of the folder, as it was inspected.
         inspection: of the folder.
         known: symmetries of networks by their names and shapes; such checkpoints are aligned.
+        given: architectures that networks are fitted to, as they were inspected.
     """
     groups: dict[str, list[Inspected]] = {}
     for checkpoint in inspection.checkpoints:
@@ -73,7 +61,8 @@ def relate_folder(
     for architecture, alike in groups.items():
         if len(alike) < 2:
             continue
-        with opened(address, alike) as networks:
+        with opened(address, alike, inspection.key) as stored:
+            networks = {path: fit_stored(weights, given) for path, weights in stored.items()}
             first = next(iter(networks.values()))
             fingerprints = {checkpoint.path: checkpoint.fingerprint for checkpoint in alike}
             related[architecture] = relate(networks, _symmetry_of(first, known), fingerprints)
@@ -81,15 +70,15 @@ def relate_folder(
 
 
 @contextlib.contextmanager
-def opened(address: str | Path, checkpoints: Sequence[Inspected]) -> Iterator[dict[str, Mapping[str, Tensor]]]:
+def opened(
+    address: str | Path, checkpoints: Sequence[Inspected], key: str = ""
+) -> Iterator[dict[str, Mapping[str, Tensor]]]:
     """The weights of checkpoints by path, without what is wrapped around them, while they are in use."""
     source = Source(address)
     with contextlib.ExitStack() as places:
         networks: dict[str, Mapping[str, Tensor]] = {}
         for checkpoint in checkpoints:
-            stored = open_weights(places.enter_context(source.local(checkpoint.path)))
-            prefix = shared_prefix(stored)
-            networks[checkpoint.path] = PrefixedWeights(stored, prefix) if prefix else stored
+            networks[checkpoint.path] = open_weights(places.enter_context(source.local(checkpoint.path)), key)
         yield networks
 
 

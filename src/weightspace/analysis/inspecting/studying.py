@@ -17,6 +17,7 @@ class FolderStudy(NamedTuple):
     inspection: Inspection
     related: Mapping[str, Relations]
     seen: Sequence[SaneView]
+    given: Sequence[str] = ()
 
     def summary(self) -> str:
         """One line with all counts."""
@@ -37,8 +38,10 @@ class FolderStudy(NamedTuple):
         return ", ".join(counts)
 
     def notes(self) -> list[str]:
-        """What was not compared, and why."""
-        return [f"{name}: {note}" for name, relations in self.related.items() for note in relations.notes]
+        """How many networks are of the architectures that were given; what was not compared, and why."""
+        kinds = [checkpoint.architecture for checkpoint in self.inspection.checkpoints]
+        counts = [f"{kinds.count(name)} of {len(kinds)} files are of {name}" for name in self.given]
+        return counts + [f"{name}: {note}" for name, relations in self.related.items() for note in relations.notes]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything."""
@@ -52,7 +55,12 @@ def _counted(count: int, noun: str, nouns: str = "") -> str:
 
 
 def study_folder(
-    folder: str, sane: Path | None = None, given: Sequence[Architecture] = (), *, device: str = "auto"
+    folder: str,
+    sane: Path | None = None,
+    given: Sequence[Architecture] = (),
+    *,
+    key: str = "",
+    device: str = "auto",
 ) -> FolderStudy:
     """Inspect a folder's checkpoints, relate them, and let a SANE look at them; what `weightspace inspect` does.
 
@@ -60,14 +68,17 @@ def study_folder(
         folder: or an archive, or an fsspec URL.
         sane: folder of a trained model, whose predictor speaks too if it has one.
         given: architectures whose networks are aligned before they are compared.
+        key: of one of the networks in files that hold several; the usual one if empty.
         device: where the model encodes; see `choose_device`.
     """
-    inspection = inspect_folder(folder)
+    inspection = inspect_folder(folder, given, key)
+    ids = tuple(architecture.id for architecture in given)
     if sane is None:
-        return FolderStudy(folder, inspection, relate_folder(folder, inspection, given_symmetries(given)), [])
+        related = relate_folder(folder, inspection, given_symmetries(given), given)
+        return FolderStudy(folder, inspection, related, [], ids)
     # What a model needs takes a second to import, which nobody who has none should wait for.
     from weightspace.analysis.inspecting.looking import look_with
 
-    view = look_with(sane, folder, inspection, device)
+    view = look_with(sane, folder, inspection, device, given)
     known = [*given_symmetries(given), *view.symmetries]
-    return FolderStudy(folder, inspection, relate_folder(folder, inspection, known), view.seen)
+    return FolderStudy(folder, inspection, relate_folder(folder, inspection, known, given), view.seen, ids)

@@ -24,14 +24,15 @@ from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietl
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.zoo.embeddings import Embeddings
-from weightspace.zoo.lineages import lineages_of
+from weightspace.zoo.lineages import LINEAGE, lineages_of
 from weightspace.zoo.zoo import Zoo
 
 LEVEL = 0.9
 AGGREGATIONS = ("readout", "mean")
 MOST_KNOWN = 4_096
 GROUPS = 5
-FEWEST_KNOWN = 10
+FEWEST_KNOWN = 3
+MOST_CATEGORIES = 12
 SMALLEST_SPREAD = 1e-6
 
 
@@ -46,9 +47,11 @@ def fit_predictor(
 
     Args:
         sane: a trained model.
-        parts: its training members; validation and test members that it has not seen.
-        targets: numeric properties; those that do not vary are left out. Without any, accuracy (of test images, else of
-            validation images), epoch and generalisation gap, as far as the zoo has them.
+        parts: its training members; validation and test members that it has not seen. Without validation members there
+            are no intervals.
+        targets: numeric properties, and categories of at most 12 values; those that do not vary are left out. Without
+            any, accuracy (of test images, else of validation images), epoch and generalisation gap, as far as the zoo
+            has them; all that vary, if it has none of these.
         level: the share of true values that intervals should hold.
 
     Raises:
@@ -63,13 +66,17 @@ def fit_predictor(
     if seen:
         raise InputError(f"expected validation and test members that the SANE was not trained on, found {seen}")
     aggregation, embedded = _embed_alike(sane, parts)
-    targets = usual_targets(parts[0].properties) if targets is None else targets
-    names = [name for name in targets if all(_varies(part, name) for part in embedded)]
-    if not names:
-        raise InputError(f"expected a numeric property that varies among {', '.join(targets) or TARGETS}, found none")
+    if targets is None:
+        properties = parts[0].properties
+        usual = [name for name in usual_targets(properties) if _varies(embedded[0], name)]
+        targets = usual or [name for name in properties if _varies(embedded[0], name) or _categories(embedded[0], name)]
+    there = [name for name in targets if name in parts[0].table]
+    tasks = [*_numeric(embedded, there), *_categorical(embedded, there)]
+    if not tasks:
+        raise InputError(f"expected a property that varies among {', '.join(targets) or TARGETS}, found none")
     if len(embedded[0].features) < FEWEST_KNOWN:
         raise InputError(
-            f"expected {FEWEST_KNOWN} training checkpoints for a predictor, found {len(embedded[0].table)}"
+            f"expected at least {FEWEST_KNOWN} training checkpoints for a predictor, found {len(embedded[0].table)}"
         )
     train = embedded[0].features.astype(np.float64)
     mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
@@ -78,10 +85,12 @@ def fit_predictor(
     # As they are stored, so that a predictor of a folder says what this one says.
     stored = scaled[0][chosen].astype(np.float16).astype(np.float32)
     neighborhood = Neighborhood(stored)
-    fitted = [_Task(embedded, scaled, chosen, neighborhood, level).fit(name) for name in names]
-    factors = [neighborhood.outlier_factors(own) for own in scaled[1:]]
+    task = _Task(embedded, scaled, chosen, neighborhood, level)
+    fitted = [task.fit(name, values, category) for name, values, category in tasks]
+    factors = [neighborhood.outlier_factors(own) if len(own) else np.empty(0) for own in scaled[1:]]
     outlier_limit = conformal_radius(factors[0], _owners(embedded[1]), level)
-    outlier_limit = outlier_limit if math.isfinite(outlier_limit) else float(factors[0].max())
+    if not math.isfinite(outlier_limit) and len(factors[0]):
+        outlier_limit = float(factors[0].max())
     train_members, validation_members, test_members = (len(part.members) for part in parts)
     return Predictor(
         aggregation=aggregation,
@@ -113,33 +122,76 @@ class _Task(NamedTuple):
     neighborhood: Neighborhood
     level: float
 
-    def fit(self, name: str) -> _Fitted:
+    def fit(self, name: str, values: Sequence[np.ndarray], category: str) -> _Fitted:
         """A ridge regression of one property with its scores, its slopes, and its known_errors on known networks."""
-        values = [part.table[name].to_numpy(np.float64) for part in self.parts]
         has = [np.isfinite(own) for own in values]
         x, y = ([own[keep] for own, keep in zip(these, has, strict=True)] for these in (self.scaled, values))
         owners = [_owners(part)[keep] for part, keep in zip(self.parts, has, strict=True)]
         folds = list(GroupKFold(min(GROUPS, len(set(owners[0])))).split(x[0], y[0], owners[0]))
-        search = GridSearchCV(Ridge(), {"alpha": RIDGE_STRENGTHS}, cv=folds, scoring="r2")
+        # Of a single value there is no R².
+        scoring = "r2" if min(len(tested) for _, tested in folds) > 1 else "neg_mean_squared_error"
+        search = GridSearchCV(Ridge(), {"alpha": RIDGE_STRENGTHS}, cv=folds, scoring=scoring)
         model = fit_quietly(search, x[0], y[0]).best_estimator_
         missed = np.full(len(has[0]), np.nan)
         missed[has[0]] = np.abs(cross_val_predict(clone(model), x[0], y[0], cv=folds) - y[0])
         known_errors = np.nan_to_num(missed, nan=float(np.nanmean(missed)))[self.chosen]
-        errors = [np.abs(model.predict(own) - true) for own, true in zip(x[1:], y[1:], strict=True)]
-        scales = [self.neighborhood.difficulty(own, known_errors) for own in x[1:]]
+        asked = [(own, true) if len(own) else (own, np.empty(0)) for own, true in zip(x[1:], y[1:], strict=True)]
+        errors = [np.abs(model.predict(own) - true) if len(own) else true for own, true in asked]
+        scales = [self.neighborhood.difficulty(own, known_errors) if len(own) else true for own, true in asked]
         factor = conformal_radius(errors[0] / scales[0], owners[1], self.level)
         lowest, highest = _possible(name)
         predicted = PropertyModel(
             target=name,
             shift=float(model.intercept_),
             factor=factor,
-            usual_radius=float(np.median(factor * scales[1])),
+            usual_radius=float(np.median(factor * scales[1])) if len(scales[1]) else math.inf,
             lowest=lowest,
             highest=highest,
-            r2=float(r2_score(y[2], model.predict(x[2]))),
-            coverage=coverage(errors[1] / scales[1], owners[2], factor),
+            r2=float(r2_score(y[2], model.predict(x[2]))) if len(y[2]) > 1 else math.nan,
+            coverage=_held(errors[1] / scales[1], owners[2], factor),
+            category=category,
         )
         return _Fitted(predicted, model.coef_, known_errors)
+
+
+Values = tuple[str, list[np.ndarray], str]
+
+
+def _numeric(parts: Sequence[Embeddings], names: Sequence[str]) -> list[Values]:
+    """Of every numeric property that varies its values in all parts."""
+    few = [part for part in parts[1:] if part.table["member"].nunique() < GROUPS]
+    chosen = [
+        name for name in names if all(_varies(part, name) for part in parts if not any(part is one for one in few))
+    ]
+    return [(name, [part.table[name].to_numpy(np.float64, na_value=np.nan) for part in parts], "") for name in chosen]
+
+
+def _categorical(parts: Sequence[Embeddings], names: Sequence[str]) -> list[Values]:
+    """Of every value of properties that are categories whether a checkpoint has it (1) or not (0), in all parts."""
+    return [
+        (name, [_indicator(part, name, value) for part in parts], value)
+        for name in names
+        for value in _categories(parts[0], name)
+    ]
+
+
+def _indicator(part: Embeddings, name: str, value: str) -> np.ndarray:
+    column = part.table[name]
+    return np.where(column.notna(), (column.astype(str) == value).astype(np.float64), np.nan)
+
+
+def _categories(part: Embeddings, name: str) -> list[str]:
+    """The values of a property that is a category, if they are more than one and not too many to tell apart."""
+    column = part.table[name]
+    if column.dtype.kind in "fiub" or name in ("member", LINEAGE):
+        return []
+    values = sorted(column.dropna().astype(str).unique())
+    return values if 2 <= len(values) <= min(MOST_CATEGORIES, len(column) // 2) else []
+
+
+def _held(errors: np.ndarray, owners: np.ndarray, factor: float) -> float:
+    """The coverage of intervals that have an end; NaN of others."""
+    return coverage(errors, owners, factor) if math.isfinite(factor) and len(errors) else math.nan
 
 
 def _owners(part: Embeddings) -> np.ndarray:
@@ -151,12 +203,20 @@ def _embed_alike(sane: SANE, parts: Sequence[Zoo]) -> tuple[str, list[Embeddings
     """Embeddings of all parts by the first aggregation that all networks allow, and which that is."""
     for aggregation in AGGREGATIONS[:-1]:
         try:
-            embedded = [sane.embed(part, aggregation) for part in parts]
+            embedded = [_embedded(sane, part, parts[0], aggregation) for part in parts]
         except InputError:
             continue
         if len({part.features.shape[1] for part in embedded}) == 1:
             return aggregation, embedded
-    return AGGREGATIONS[-1], [sane.embed(part, AGGREGATIONS[-1]) for part in parts]
+    return AGGREGATIONS[-1], [_embedded(sane, part, parts[0], AGGREGATIONS[-1]) for part in parts]
+
+
+def _embedded(sane: SANE, part: Zoo, whole: Zoo, aggregation: str) -> Embeddings:
+    """Embeddings of a part that may have no members."""
+    if len(part):
+        return sane.embed(part, aggregation)
+    some = sane.embed(whole, aggregation)
+    return Embeddings(some.features[:0], part.table, some.representation)
 
 
 def _possible(name: str) -> tuple[float, float]:

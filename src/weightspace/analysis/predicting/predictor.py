@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from weightspace.autoencoder.sane import BOX, SANE, model_folder, stored_weights
+from weightspace.autoencoder.sane import BOX, SANE, model_folder, open_for
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.weights.files import meta_of
 from weightspace.zoo.addressing import naming, open_networks
+from weightspace.zoo.architecture import Architecture
 
 PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
 ABOUT = ("aggregation", "level", "outlier_limit", "members", "outlier_share")
@@ -35,7 +35,7 @@ class Neighborhood:
     """Standardised embeddings of training checkpoints, to compare others with."""
 
     def __init__(self, known: Float[np.ndarray, "known features"]) -> None:
-        neighbors = min(NEIGHBORS, len(known) - 1)
+        neighbors = max(1, min(NEIGHBORS, len(known) - 1))
         self._near = NearestNeighbors(n_neighbors=neighbors).fit(known)
         self._outliers = LocalOutlierFactor(n_neighbors=neighbors, novelty=True).fit(known)
 
@@ -65,11 +65,23 @@ class Interval(NamedTuple):
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+class Category(NamedTuple):
+    """A predicted category, and those that hold the true one as often as the predictor's level says."""
+
+    value: str
+    possible: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Tanh [tanh or relu]."""
+        return f"{self.value} [{' or '.join(self.possible) or 'none of those known'}]"
+
+
 class Prediction(NamedTuple):
     """What is predicted of a network, or why nothing is.
 
     Attributes:
-        intervals: by property; empty if the network is unlike the zoo.
+        intervals: by numeric property; empty if the network is unlike the zoo.
+        categories: by property that is a category.
         outlier_factor: local outlier factor among the networks known from training, over what calibration members stay
             below; above 1 is unlike the zoo. Infinite for another architecture.
         reason: why there is no prediction, or nothing.
@@ -78,17 +90,23 @@ class Prediction(NamedTuple):
     intervals: Mapping[str, Interval]
     outlier_factor: float
     reason: str = ""
+    categories: Mapping[str, Category] = {}
 
     def __str__(self) -> str:
         """One line: test accuracy 0.71 [0.64, 0.77]."""
         if self.reason:
             return f"this network is unlike the zoo: no prediction ({self.reason})"
-        return ", ".join(f"{name.replace('_', ' ')} {own}" for name, own in self.intervals.items())
+        said = {**self.intervals, **self.categories}
+        return ", ".join(f"{name.replace('_', ' ')} {prediction}" for name, prediction in said.items())
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value with everything."""
-        intervals = {name: own._asdict() for name, own in self.intervals.items()}
-        return {"intervals": intervals, "outlier_factor": self.outlier_factor, "reason": self.reason}
+        return {
+            "intervals": {name: interval._asdict() for name, interval in self.intervals.items()},
+            "categories": {name: category._asdict() for name, category in self.categories.items()},
+            "outlier_factor": self.outlier_factor,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,9 @@ class PropertyModel:
             calibration members. `usual_radius` is the median half width on test members.
         lowest, highest: of what is possible.
         r2, coverage: measured on test members: of the prediction, and the share of true values in their intervals;
-            those that would be taken for unlike the zoo are not left out.
+            those that would be taken for unlike the zoo are not left out. NaN of intervals without end, and where a
+            single checkpoint was tested.
+        category: of a property that is a category the value whose presence (1) or absence (0) is told.
     """
 
     target: str
@@ -112,6 +132,12 @@ class PropertyModel:
     highest: float
     r2: float
     coverage: float
+    category: str = ""
+
+    @property
+    def name(self) -> str:
+        """The property in words; of a category with its value."""
+        return self.target.replace("_", " ") + (f" {self.category}" if self.category else "")
 
     def interval(self, value: float, difficulty: float) -> Interval:
         """An interval around a value, cut to what is possible."""
@@ -155,7 +181,7 @@ class Predictor:
 
     def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
         """What is predicted of one raw network of any architecture."""
-        if sane.preparation.architecture_for(meta_of(weights)).id not in sane.preparation.architectures:
+        if sane.preparation.recognize(weights).architecture.id not in sane.preparation.architectures:
             return Prediction({}, math.inf, UNLIKE)
         vector = sane.embed_network(weights, self.aggregation).vector
         if len(vector) != len(self.mean):  # of a layout that the model knows, but the predictor was not fitted on
@@ -178,8 +204,28 @@ class Predictor:
         if outlier_factor > 1:
             return Prediction({}, outlier_factor, f"{outlier_factor:.3g} times the outlier that members held out are")
         together = zip(self.properties, values.tolist(), difficulties, strict=True)
-        intervals = {own.target: own.interval(own.shift + value, far) for own, value, far in together}
-        return Prediction(intervals, outlier_factor)
+        told = [(own, own.interval(own.shift + value, far)) for own, value, far in together]
+        intervals = {own.target: interval for own, interval in told if not own.category}
+        classes: dict[str, dict[str, Interval]] = {}
+        for own, interval in told:
+            if own.category:
+                classes.setdefault(own.target, {})[own.category] = interval
+        categories = {name: _category(indicators) for name, indicators in classes.items()}
+        return Prediction(intervals, outlier_factor, categories=categories)
+
+    def describe(self) -> str:
+        """How often intervals hold on members that were held out, or why there are none, in a sentence."""
+        fitted, calibrated, tested = self.members
+        if all(math.isinf(own.factor) for own in self.properties):
+            needed = math.ceil(self.level / (1 - self.level) - 1e-9)
+            return (
+                f"No intervals: {calibrated} members calibrate, and {needed} are needed to vouch for {self.level:.0%}; "
+                f"fitted on {fitted} members."
+            )
+        measured = [own for own in self.properties if not math.isnan(own.coverage)]
+        held = ", ".join(f"{own.name} {own.coverage:.0%}" for own in measured)
+        checked = f"on checkpoints of {tested} members held out they hold {held}" if held else "unchecked"
+        return f"Intervals are for {self.level:.0%} of networks; {checked}."
 
     @cached_property
     def _surroundings(self) -> Neighborhood:
@@ -207,6 +253,7 @@ class Predictor:
             about = json.loads((Path(folder) / PREDICTOR_FILE).read_text())
             about["properties"] = [PropertyModel(**_with_infinity(own)) for own in about["properties"]]
             about["members"] = tuple(about["members"])
+            about["outlier_limit"] = math.inf if about["outlier_limit"] is None else about["outlier_limit"]
             arrays: dict[str, Any] = load_file(Path(folder) / ARRAYS_FILE)
             return cls(**about, **{**arrays, "known": arrays["known"].astype(np.float32)})
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -222,6 +269,12 @@ def _with_infinity(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: unbounded.get(name, math.nan) if own is None else own for name, own in value.items()}
 
 
+def _category(indicators: Mapping[str, Interval]) -> Category:
+    """The likeliest value, and all whose presence is within the interval of its indicator."""
+    possible = tuple(value for value, interval in indicators.items() if interval.low <= 1 <= interval.high)
+    return Category(max(indicators, key=lambda value: indicators[value].value), possible)
+
+
 class NetworkPredictions(NamedTuple):
     """A predictor, and what it says of networks by name, one after the other."""
 
@@ -229,15 +282,19 @@ class NetworkPredictions(NamedTuple):
     networks: Iterator[tuple[str, Prediction]]
 
 
-def predict_networks(model: Path, names: Sequence[str], *, device: str = "auto") -> NetworkPredictions:
+def predict_networks(
+    model: Path, names: Sequence[str], *, device: str = "auto", given: Sequence[Architecture] = ()
+) -> NetworkPredictions:
     """What the predictor in a model's folder says of networks, embedded on a device; refusals name the network.
+
+    Networks of no architecture that the model knows must be of one that is `given`, if there is any.
 
     Raises:
         InputError: no networks, no model, no predictor, or a network that cannot be embedded.
     """
     if not names:
         raise InputError(f"expected a trained SANE and networks to predict properties of, found {model} alone")
-    sane = SANE.open(model, device, stored_weights(names))
+    sane = open_for(model, names, device, given)
     if model.parent == BOX and not (model / PREDICTOR_FILE).is_file():
         raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
     predictor = Predictor.open(model)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.base import clone
 
 from weightspace.analysis.probing.probe import FEWEST_MEMBERS, draw_members, require_disjoint
 from weightspace.analysis.probing.regressions import ProbeModel, classifiers, fit_quietly
@@ -56,16 +57,32 @@ def classify(
     for part, keep in zip((train, validation, test), known, strict=True):
         x.append(part.features[keep])
         y.append(part.table[target][keep].astype(str).to_numpy())
-    if not all(len(values) for values in y):
+    if not (len(y[0]) and len(y[2])) or (len(validation.table) and not len(y[1])):
         raise InputError(f"expected values of the property {target} in every part, found none in one")
     if len(set(y[0])) < 2:
         raise InputError(f"expected a property that varies, found {target} constant")
     fitted = [fit_quietly(setting, x[0], y[0]) for setting in classifiers(model).values()]
-    scores = [float(classifier.score(x[1], y[1])) for classifier in fitted]
+    if len(y[1]):
+        scores = [float(classifier.score(x[1], y[1])) for classifier in fitted]
+    else:
+        owners = lineages_of(train.table, None).to_numpy()[known[0]]
+        scores = [_left_out_score(setting, x[0], y[0], owners) for setting in classifiers(model).values()]
     best = int(np.argmax(scores))
     right = fitted[best].predict(x[2]) == y[2]
     owners = lineages_of(test.table, None).to_numpy()[known[2]]
     return _scored(Classified(test.representation, target, 0, 0, 0, 0, scores[best], right, y[2], owners), seed)
+
+
+def _left_out_score(classifier: object, features: np.ndarray, labels: np.ndarray, owners: np.ndarray) -> float:
+    """Accuracy on training members, each guessed by a classifier that was fitted on the others."""
+    right = []
+    for owner in dict.fromkeys(owners):
+        out = owners == owner
+        if len(set(labels[~out])) > 1:
+            right.append(
+                fit_quietly(clone(classifier), features[~out], labels[~out]).predict(features[out]) == labels[out]
+            )
+    return float(np.concatenate(right).mean()) if right else 0.0
 
 
 def pool_classified(results: Sequence[Classified], seed: int = 0) -> Classified:

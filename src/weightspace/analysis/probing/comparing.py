@@ -8,7 +8,7 @@ from pandas.api.types import is_numeric_dtype
 from sklearn.decomposition import PCA
 
 from weightspace.analysis.probing.classifying import Classified, classify, pool_classified
-from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
+from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe_fold, r2_difference
 from weightspace.analysis.probing.regressions import ProbeModel
 from weightspace.analysis.representations.catalog import Represent
 from weightspace.errors import InputError
@@ -128,7 +128,7 @@ def compare_representations(
     with progress_bar("probing", sum(len(fold.representations) for fold in folds)) as advance:
         for fold in folds:
             for represent in fold.representations:
-                parts = represent(fold.parts)
+                parts = _represented(fold.parts, represent)
                 parts = [part.forgetting() for part in parts] if allow_overlap else parts
                 for task in tasks:
                     result = _probe(parts, task, task.target in hyper_parameters, options)
@@ -136,6 +136,12 @@ def compare_representations(
                 advance()
     chosen = _choose(results, tasks)
     scored = {place: _pool(folded, seed) for place, folded in results.items()}
+    alone = next((place[1].target for place, one in scored.items() if len(one.owners) < 2), None)
+    if alone is not None:
+        raise InputError(
+            f"expected at least 2 test checkpoints to probe for {alone}, found 1: the SANE was trained on all other "
+            "members; without --sane each is left out once"
+        )
     scored |= {(CHOSEN, task): _pool(folded, seed) for task, folded in chosen.items()}
     names = {
         task: ", ".join(dict.fromkeys(one.representation.label for one in folded)) for task, folded in chosen.items()
@@ -147,6 +153,16 @@ def compare_representations(
     ]
     regressions = {(what.label, task): one for (what, task), one in scored.items() if isinstance(one, ProbeResult)}
     return ReadingComparison(rows, regressions)
+
+
+def _represented(zoos: Sequence[Zoo], represent: Represent) -> list[Embeddings]:
+    """Embeddings of three parts, of which the second may have no members."""
+    parts = list(represent([zoo for zoo in zoos if len(zoo)]))
+    if len(parts) == len(zoos):
+        return parts
+    train = parts[0]
+    nobody = Embeddings(train.features[:0], train.table[:0], train.representation)
+    return [train, nobody, parts[-1]]
 
 
 def principal_map(embeddings: Embeddings) -> np.ndarray:
@@ -167,7 +183,7 @@ def _probe(parts: Sequence[Embeddings], task: Task, drawn: bool, options: Mappin
     """One probe on one fold; `drawn` hyper-parameters may be predicted as logarithms."""
     train, validation, test = [part.last_epochs() for part in parts] if task.subset == "last_epoch" else parts
     if is_numeric_dtype(train.table[task.target]):
-        return probe(train, validation, test, target=task.target, logarithmic=drawn, **options)
+        return probe_fold((train, validation, test), target=task.target, logarithmic=drawn, **options)
     return classify(train, validation, test, target=task.target, **options)
 
 

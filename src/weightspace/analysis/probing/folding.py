@@ -11,6 +11,7 @@ from weightspace.analysis.probing.comparing import Fold, ProbeRow, compare_repre
 from weightspace.analysis.representations.catalog import choose_representations
 from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
+from weightspace.zoo.splitting import FEW, leave_one_out, split_any
 from weightspace.zoo.zoo import Zoo
 
 MOST_CATEGORIES = 20
@@ -41,20 +42,31 @@ def make_folds(
         sanes: trained models. Each fold takes the first that has seen none of its test members; folds that all
             models have seen members of are left out.
         names: see `choose_representations`.
-        folds: how many; 0 for as many as test every member at most once.
+        folds: how many; 0 for as many as test every member at most once. Of fewer than 12 trainings, without a number
+            of folds, each is left out once and tested; nothing validates.
         seed: of the splits: the models' own, so that they have not seen the test members.
         allow_overlap: take the first model for every fold, whatever it has seen.
 
     Raises:
         InputError: no fold whose test members some model has not seen.
     """
+    if zoo.lineages.nunique() < FEW and not folds:
+        splits = leave_one_out(zoo, seed=seed)
+        return _with_representations(splits, sanes, names, allow_overlap=allow_overlap)
     most = max(1, int(1 / shares[-1] + 1e-9))
     if folds > most:
         raise InputError(f"expected at most {most} folds with test parts of share {shares[-1]:g}, found {folds}")
-    count = folds or most
+    splits = [split_any(zoo, shares, seed=seed, fold=fold).parts for fold in range(folds or most)]
+    return _with_representations(splits, sanes, names, allow_overlap=allow_overlap)
+
+
+def _with_representations(
+    splits: Sequence[Sequence[Zoo]], sanes: Sequence[SANE], names: Sequence[str], *, allow_overlap: bool
+) -> list[Fold]:
+    """Splits with representations that have seen none of their test members; those for which there are none are left
+    out."""
     kept, seen = [], 0
-    for fold in range(count):
-        parts = zoo.split(*shares, seed=seed, fold=fold)
+    for fold, parts in enumerate(splits):
         fresh = [sane for sane in sanes if allow_overlap or not sane.trained_on(parts[-1])]
         fresh.sort(key=lambda sane: len(sane.trained_on(parts[1])))  # validation members seen choose badly
         if fresh or not sanes:
@@ -64,7 +76,7 @@ def make_folds(
     if not kept:
         raise InputError(
             f"expected test members that the SANE was not trained on, found {seen} of "
-            f"{len(zoo.split(*shares, seed=seed)[-1].members)} among its training members in the first fold, and some "
+            f"{len(splits[0][-1].members)} among its training members in the first fold, and some "
             "in every other: give the shares and the seed it was trained with"
         )
     return kept
@@ -90,12 +102,15 @@ def find_targets(zoo: Zoo) -> Targets:
 
 
 class ZooProbes(NamedTuple):
-    """Rows for tables, how many folds they are of, and how many of the zoo's members were tested."""
+    """Rows for tables, how many folds they are of, how many of the zoo's members were tested, and whether each was
+    left out once, as there are few.
+    """
 
     rows: list[ProbeRow]
     folds: int
     tested: int
     members: int
+    left_out: bool = False
 
 
 def probe_zoo(folder: Path, sanes: Sequence[Path], config: ProbeConfig) -> ZooProbes:
@@ -125,4 +140,5 @@ def probe_zoo(folder: Path, sanes: Sequence[Path], config: ProbeConfig) -> ZooPr
         allow_overlap=overlap,
     )
     tested = {member for fold in folds for member in fold.parts[-1].members}
-    return ZooProbes(compared.rows, len(folds), len(tested), len(zoo.members))
+    alone = not config.folds and zoo.lineages.nunique() < FEW
+    return ZooProbes(compared.rows, len(folds), len(tested), len(zoo.members), alone)

@@ -75,7 +75,8 @@ def probe(
 
     Args:
         train: one representation of the members the probe is fitted on.
-        validation: the same of the members that choose the setting.
+        validation: the same of the members that choose the setting; if there are none, training members that are left
+            out in turn choose it.
         test: the same of the members that are scored; a zoo is split by member.
         target: a numeric column of their tables; checkpoints without a finite value are left out.
         model: `linear` (ridge regression, the paper's) or `trees` (gradient boosting).
@@ -95,30 +96,47 @@ def probe(
         >>> round(probe(part(list("adgjmp")), part(list("behk")), part(list("cfiln")), target="size").r2, 3)
         1.0
     """
+    return _probe((train, validation, test), 2, target, model, logarithmic, seed)
+
+
+def probe_fold(
+    parts: Sequence[Embeddings], *, target: str, model: ProbeModel = "linear", logarithmic: bool = False, seed: int = 0
+) -> ProbeResult:
+    """`probe` of one fold of several that are scored together (`pool_folds`): one test checkpoint will do."""
+    return _probe(parts, 1, target, model, logarithmic, seed)
+
+
+def _probe(
+    embedded: Sequence[Embeddings], least: int, target: str, model: ProbeModel, logarithmic: bool, seed: int
+) -> ProbeResult:
+    train, validation, test = embedded
     require_disjoint(train, validation, test)
     parts = [_features_and_target(part, target) for part in (train, validation, test)]
-    known, least = parts[0][1], min(y.min() for _, y, _ in parts)
-    scale = "log10" if logarithmic and least > 0 and known.max() > LOG_SPAN * known.min() else "linear"
+    known, smallest = parts[0][1], np.concatenate([y for _, y, _ in parts]).min()
+    scale = "log10" if logarithmic and smallest > 0 and known.max() > LOG_SPAN * known.min() else "linear"
     if scale == "log10":
         parts = [(x, np.log10(y), owners) for x, y, owners in parts]
-    (x_train, y_train, _), (x_validation, y_validation, _), (x_test, y_test, owners) = parts
-    if min(len(y_train), len(y_validation), len(y_test)) < 2:
+    (x_train, y_train, trained), (x_validation, y_validation, _), (x_test, y_test, owners) = parts
+    if len(y_train) < 2 or (len(validation.table) and len(y_validation) < 2) or len(y_test) < least:
         counts = f"{len(y_train)}, {len(y_validation)} and {len(y_test)}"
         raise InputError(f"expected at least 2 checkpoints in every part to probe for {target}, found {counts}")
-    if np.ptp(y_train) == 0 or np.ptp(y_test) == 0:
+    if np.ptp(y_train) == 0 or (least > 1 and np.ptp(y_test) == 0):
         raise InputError(f"expected a property that varies, found {target} constant")
     fitted = fit_regressions(model, x_train, y_train)
-    scores = {setting: r2_score(y_validation, predict(x_validation)) for setting, predict in fitted.items()}
+    if len(y_validation):
+        scores = {setting: r2_score(y_validation, predict(x_validation)) for setting, predict in fitted.items()}
+    else:
+        scores = _left_out_scores(model, x_train, y_train, trained)
     setting = max(scores, key=lambda setting: scores[setting])
     predicted = np.asarray(fitted[setting](x_test), np.float64)
     low, high = bootstrap_r2(y_test, predicted, owners, seed)
     return ProbeResult(
         representation=test.representation,
         target=target,
-        r2=float(r2_score(y_test, predicted)),
+        r2=_r2(y_test, predicted),
         r2_low=low,
         r2_high=high,
-        tau=float(kendalltau(y_test, predicted).statistic),
+        tau=_tau(y_test, predicted),
         setting=setting,
         validation_r2=float(scores[setting]),
         scale=scale,
@@ -128,6 +146,32 @@ def probe(
         true=y_test,
         owners=owners,
     )
+
+
+def _left_out_scores(
+    model: ProbeModel, features: np.ndarray, target: np.ndarray, owners: np.ndarray
+) -> dict[float, float]:
+    """R² of every setting on training members, each predicted by a probe that was fitted on the others; of two members
+    nothing can be left out, and the middle setting is taken.
+    """
+    if len(set(owners)) < 3:
+        settings = sorted(fit_regressions(model, features, target))
+        return {settings[len(settings) // 2]: float("nan")}
+    predicted: dict[float, np.ndarray] = {}
+    for owner in dict.fromkeys(owners):
+        out = owners == owner
+        for setting, predict in fit_regressions(model, features[~out], target[~out]).items():
+            predicted.setdefault(setting, np.empty(len(target)))[out] = predict(features[out])
+    return {setting: float(r2_score(target, values)) for setting, values in predicted.items()}
+
+
+def _r2(true: np.ndarray, predicted: np.ndarray) -> float:
+    """NaN of a single value, which has no variance."""
+    return float(r2_score(true, predicted)) if len(true) > 1 else float("nan")
+
+
+def _tau(true: np.ndarray, predicted: np.ndarray) -> float:
+    return float(kendalltau(true, predicted).statistic) if len(true) > 1 else float("nan")
 
 
 def pool_folds(results: Sequence[ProbeResult], seed: int = 0) -> ProbeResult:
@@ -142,10 +186,10 @@ def pool_folds(results: Sequence[ProbeResult], seed: int = 0) -> ProbeResult:
     )
     low, high = bootstrap_r2(true, predicted, owners, seed)
     return results[0]._replace(
-        r2=float(r2_score(true, predicted)),
+        r2=_r2(true, predicted),
         r2_low=low,
         r2_high=high,
-        tau=float(kendalltau(true, predicted).statistic),
+        tau=_tau(true, predicted),
         setting=float(np.median([result.setting for result in results])),
         validation_r2=float(np.mean([result.validation_r2 for result in results])),
         members=len(set(owners)),
@@ -221,7 +265,7 @@ def _features_and_target(
     if values.dtype.kind not in "fiub":
         raise InputError(f"expected numbers in the property {target}, found {values.dtype}")
     known = np.isfinite(values.to_numpy(np.float64, na_value=np.nan))
-    if not known.any():
+    if not known.any() and len(part.table):
         raise InputError(f"expected values of the property {target}, found none")
     members = lineages_of(part.table, None).to_numpy()  # what shares weights is no independent witness
     return part.features[known].astype(np.float64), values.to_numpy(np.float64)[known], members[known]

@@ -44,6 +44,7 @@ from weightspace.supervised import answer_stack
 from weightspace.tokens.patterns import Entries, entries_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import images_for, recorded_images
+from weightspace.zoo.splitting import split_any
 from weightspace.zoo.zoo import Zoo
 
 DRAWS_FOR_SCALES = 8
@@ -168,7 +169,7 @@ class DistillingParts(NamedTuple):
 
 
 def distilling_parts(
-    folder: Path, zoo: Path, shares: Sequence[float], *, fold: int = 0, data: str | None = None, from_epoch: int = 0
+    folder: Path, zoo: Zoo, shares: Sequence[float], *, fold: int = 0, data: str | None = None, from_epoch: int = 0
 ) -> DistillingParts:
     """A zoo split as the model in a folder was trained, and its images: those given, or those that it names.
 
@@ -176,10 +177,10 @@ def distilling_parts(
         InputError: no images.
     """
     seed = SANE.open(folder).provenance.training.seed
-    train, validation, _ = Zoo.open(zoo).split(*shares, seed=seed, fold=fold)
+    train, validation, _ = split_any(zoo, shares, seed=seed, fold=fold).parts
     images = images_for(train, data) if data is not None else recorded_images(train)
     if images is None:
-        raise InputError(f"expected --data, found none, nor the images that {zoo} was grown with")
+        raise InputError(f"expected --data, found none, nor the images that {zoo.folder} was grown with")
     return DistillingParts(train.where(lambda table: table["epoch"] >= from_epoch), validation, images)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from weightspace.errors import InputError
-from weightspace.weights.values import Weights, natural_key, shapes_of
+from weightspace.weights.values import Weights, infinite_masks, natural_key, shapes_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.accelerate_states import AccelerateReader
@@ -20,7 +20,7 @@ from weightspace.zoo.importing.mlflow_runs import MlflowReader
 from weightspace.zoo.importing.plain import PlainReader
 from weightspace.zoo.importing.ray_train import RayTrainReader
 from weightspace.zoo.importing.ray_tune import RayTuneReader
-from weightspace.zoo.importing.reader import Kind, Reader, RecognizingReader
+from weightspace.zoo.importing.reader import FileReader, Kind, Reader, RecognizingReader
 from weightspace.zoo.importing.skorch import SkorchReader
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
@@ -44,10 +44,11 @@ READERS: list[type[RecognizingReader]] = [
 ]
 
 
-def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "") -> Reader:
+def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "", key: str = "") -> Reader:
     """The reader for a folder; a pattern or a table means plain files.
 
     Raises:
+        InputError: a key for a layout whose files hold one network each.
         InputError: an empty folder, or one that is a zoo of this package already.
     """
     files = source.files
@@ -60,8 +61,16 @@ def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "
     if not pattern and not table and not by:
         for reader in READERS:
             if reader.recognizes(files):
-                return reader(source)
-    return PlainReader(source, pattern, table, by)
+                return _with_key(reader(source), key)
+    return _with_key(PlainReader(source, pattern, table, by), key)
+
+
+def _with_key(reader: Reader, key: str) -> Reader:
+    if key and not isinstance(reader, FileReader):
+        raise InputError(f"expected --key for files that may hold several networks, found the layout {reader.layout}")
+    if isinstance(reader, FileReader):
+        reader.key = key
+    return reader
 
 
 class Identified(NamedTuple):
@@ -122,5 +131,6 @@ def _anonymous(kind: Kind, weights: Weights) -> Architecture:
         shapes=shapes,
         dtypes={name: dtype for name, dtype in dtypes.items() if dtype != "float32"},
         note=f"{kind.note}; {NO_FACTORY}" if kind.note else NO_FACTORY,
+        masks=infinite_masks(weights),
         order=tuple(weights) if list(weights) != names else (),
     )

@@ -16,7 +16,7 @@ from weightspace.outputs import Existing, new_folder, require_apart, to_json, wr
 from weightspace.progress import progress_bar
 from weightspace.spreading import Tick, Where, count_cpus, spread
 from weightspace.supervised import stack_weights
-from weightspace.weights.values import Weights
+from weightspace.weights.values import Weights, is_mask
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.config import ImportConfig
@@ -64,6 +64,7 @@ def import_zoo(
     config: ImportConfig | None = None,
     *,
     architectures: Sequence[Architecture] = (),
+    key: str = "",
     ray: str | None = None,
     existing: Existing = "refuse",
 ) -> Zoo:
@@ -74,6 +75,7 @@ def import_zoo(
         out: a folder that does not exist yet.
         config: how plain files tell of themselves, and what is left out.
         architectures: descriptions that checkpoints of their names and shapes get.
+        key: of files that hold several networks read the one under this key, or prefix of names, such as `netG`.
         ray: a Ray cluster's address, `local` for one on this machine, None for no Ray.
         existing: `resume` continues interrupted work, `replace` replaces an existing `out`.
 
@@ -97,13 +99,17 @@ def import_zoo(
         require_apart(out, [Path(address)])
     source = Source(address)
     with new_folder(out, existing=existing, resumable=BEGUN) as folder:
-        reader = _unpack(recognize(source, pattern=config.pattern, table=config.table, by=config.by), folder)
+        reader = _unpack(recognize(source, pattern=config.pattern, table=config.table, by=config.by, key=key), folder)
         listing = reader.scan()
         if not listing.entries:
             raise InputError(
                 f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
             )
-        settings = {"largest": config.largest_weight, "architectures": [entry.to_json() for entry in architectures]}
+        settings = {
+            "largest": config.largest_weight,
+            "key": key,
+            "architectures": [entry.to_json() for entry in architectures],
+        }
         _settle(folder, listing, settings, reader.source)
         tasks, store = plan_tasks(listing.entries), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]
@@ -113,7 +119,7 @@ def import_zoo(
         with progress_bar("importing", total=len(listing.entries), done=done) as advance:
             for place, part in spread(import_task, shared, open_tasks, Where(workers, ray), advance):
                 store.save(open_tasks[place].key, part)
-        about = _merge(folder, store, tasks, reader, listing)
+        about = _merge(folder, store, tasks, reader, listing, architectures)
         write_manifest(folder, configuration={"address": str(address), **asdict(config), **about}, seed=0)
     clear_parts(Path(out), PLAN_FILE)
     shutil.rmtree(Path(out) / UNPACKED, ignore_errors=True)
@@ -195,11 +201,13 @@ def _unusable(weights: Weights, largest: float) -> str:
     if not weights:
         return "no tensors in it"
     for name, tensor in weights.items():
-        if tensor.is_complex() or tensor.is_quantized:
-            return f"expected real numbers, found {tensor.dtype} in {name}"
+        if tensor.is_quantized or str(tensor.dtype) == "torch.complex128":  # safetensors writes neither
+            return f"expected numbers that safetensors can hold, found {tensor.dtype} in {name}"
         if tensor.is_floating_point() and tensor.numel():
             low, high = (tensor.float() if tensor.element_size() == 1 else tensor).aminmax()
             if not (low.isfinite() and high.isfinite()):
+                if is_mask(tensor):
+                    continue
                 return f"NaN or infinite weights in {name}"
             if max(-float(low), float(high)) > largest:
                 return f"a weight beyond {largest:g} in {name}"
@@ -227,13 +235,24 @@ def _settle(folder: Path, listing: Listing, settings: dict[str, Any], source: So
         )
 
 
-def _merge(folder: Path, store: PartStore, tasks: list[ImportTask], reader: Reader, listing: Listing) -> dict[str, Any]:
+def _merge(
+    folder: Path,
+    store: PartStore,
+    tasks: list[ImportTask],
+    reader: Reader,
+    listing: Listing,
+    given: Sequence[Architecture],
+) -> dict[str, Any]:
     """Make a zoo of the parts; returns what `zoo.json` says of the import."""
     writer = ZooWriter(folder)
     keys = [task.key for task in tasks]
-    settled = settle(store.tables(keys))
+    tables = store.tables(keys)
+    ids = [str(name) for table in tables for name in table[KIND]]
+    settled = settle(tables)
     left_out, notes = store.merge(keys, writer, settled.tables)
     listing.left_out += left_out
+    for architecture in given:
+        listing.note(f"of {len(ids)} checkpoints, are of {architecture.id}", ids.count(architecture.id))
     for note, count in [*notes.items(), *settled.notes.items()]:
         listing.note(note, count)
     if not sum(map(len, settled.tables)):

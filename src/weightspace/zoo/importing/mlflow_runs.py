@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from weightspace.weights.files import WEIGHT_SUFFIXES
 from weightspace.zoo.importing.properties import name_of, named, plain
-from weightspace.zoo.importing.reader import SUFFIXES, Entry, FileReader, Kind, Listing, is_state
+from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, is_other
 from weightspace.zoo.importing.source import inside
 
 DATABASE, ARTIFACTS, MODEL = "mlflow.db", "artifacts", "MLmodel"
@@ -38,7 +39,7 @@ class MlflowReader(FileReader):
                 continue
             if path.endswith((".pt2", ".pkl")) or rest.endswith("data/model.pth"):
                 listing.leave_out(path, "a whole model, exported or pickled: log its state dict to have it read")
-            elif path.endswith(SUFFIXES) and not is_state(path):
+            elif path.endswith(WEIGHT_SUFFIXES) and not is_other(self.source, path):
                 name = run.rpartition("/")[2]
                 settings, where = stored.get(name, {}), f"{DATABASE}, params of the run"
                 if not settings:

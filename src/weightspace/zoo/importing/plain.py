@@ -4,24 +4,21 @@ Who a checkpoint belongs to and what is known of it comes from a pattern on its 
 file's own metadata, the first of these counting most.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from weightspace.errors import InputError
-from weightspace.weights.files import SINGLE_FILES, is_index
+from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index
 from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
 from weightspace.zoo.importing.reader import (
     CONFIG,
-    SUFFIXES,
     Entry,
+    FileReader,
     Listing,
-    Load,
     is_copy,
-    is_state,
+    is_other,
     kind_of_config,
-    load_file,
 )
 from weightspace.zoo.importing.results_table import Matched, match_table, stem_of
 from weightspace.zoo.importing.source import Source, inside, parent_of
@@ -40,13 +37,14 @@ FOREIGN = {
 }
 
 
-class PlainReader:
+class PlainReader(FileReader):
     """Reads every file of weights below a folder; folders with a `config.json` and a model count as one."""
 
     layout = "plain files"
 
     def __init__(self, source: Source, pattern: str = "", table: str = "", by: str = "") -> None:
-        self.source, self.pattern, self.table, self.by = source, pattern, table, by
+        super().__init__(source)
+        self.pattern, self.table, self.by = pattern, table, by
         self._compiled = _compile(pattern)
 
     def scan(self) -> Listing:
@@ -80,11 +78,6 @@ class PlainReader:
             listing.note("no epochs are known but from the files: every file is a member, unless --pattern tells more")
         return listing
 
-    @contextmanager
-    def loading(self) -> Iterator[Load]:
-        """Files are loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
-
     def _checkpoints(self, listing: Listing) -> list[str]:
         """Files of weights, and folders that are one model, in natural order."""
         files = self.source.files
@@ -106,9 +99,9 @@ class PlainReader:
             foreign = next((what for suffix, what in FOREIGN.items() if name.endswith(suffix)), None)
             if foreign is not None:
                 listing.leave_out(path, f"{foreign}, which is not read here")
-            if parent_of(path) in models or not name.endswith(SUFFIXES):
+            if parent_of(path) in models or not name.endswith(WEIGHT_SUFFIXES):
                 continue
-            if is_state(path) or "optim" in name:
+            if is_other(self.source, path):
                 listing.leave_out(path, "the state of an optimizer or the like, not weights")
             else:
                 alone.append(path)

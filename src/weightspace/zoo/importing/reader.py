@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from weightspace.weights.files import PACKED_NAMES, SINGLE_FILES, is_index, open_weights
-from weightspace.weights.state_dicts import shared_prefix
+from weightspace.errors import InputError
+from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index, open_weights
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.recipes import Recipe
 from weightspace.zoo.importing.source import Source, inside, parent_of
@@ -106,7 +106,13 @@ class Reader(Protocol):
 
 
 class FileReader:
-    """What readers have in common whose checkpoints are files or folders of their own."""
+    """What readers have in common whose checkpoints are files or folders of their own.
+
+    Attributes:
+        key: of the network in files that hold several; the usual one if empty.
+    """
+
+    key = ""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -114,7 +120,7 @@ class FileReader:
     @contextmanager
     def loading(self) -> Iterator[Load]:
         """Checkpoints are loaded one by one."""
-        yield lambda entry: load_file(self.source, entry.path)
+        yield lambda entry: load_file(self.source, entry.path, (self.key,) if self.key else ())
 
 
 class RecognizingReader(Reader, Protocol):
@@ -128,9 +134,7 @@ class RecognizingReader(Reader, Protocol):
         ...
 
 
-COMPILED = "_orig_mod."
 CONFIG = "config.json"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", *PACKED_NAMES)
 # Files beside the weights that hold how a training goes on, not a network.
 STATES = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler", "sampler", "dl_state_dict")
 STATES_NOTE = "a file holds the state of an optimizer, a scheduler or the like, not weights"
@@ -140,7 +144,8 @@ COPIES = re.compile(r"(^|[/_.-])(last|latest|final|best|model_best|best_model|ch
 
 def is_state(path: str) -> bool:
     """Whether a file is named as the state of an optimiser, a scheduler or the like."""
-    return path.rpartition("/")[2].startswith(STATES)
+    name = path.rpartition("/")[2]
+    return name.startswith(STATES) or "optim" in name
 
 
 def is_copy(path: str) -> bool:
@@ -171,7 +176,7 @@ def weights_in(source: Source, folder: str, listing: Listing) -> str | None:
     names = {path.rpartition("/")[2] for path in files}
     if names & {*SINGLE_FILES} or any(map(is_index, names)):
         return folder
-    usable = [path for path in files if path.endswith(SUFFIXES) and "optim" not in path and not is_state(path)]
+    usable = [path for path in files if path.endswith(WEIGHT_SUFFIXES) and not is_other(source, path)]
     if len(usable) == 1:
         return usable[0]
     listing.leave_out(folder, f"expected one file with weights, found {', '.join(sorted(names)) or 'none'}")
@@ -197,17 +202,18 @@ def load_file(source: Source, path: str, keys: Sequence[str] = ()) -> Loaded:
     notes = [f"another state dict, '{key}', is in the file and was not read" for key in stored.others if not keys]
     if stored.wrapper and not keys:
         notes.append(f"a state dict was taken out of '{'/'.join(stored.wrapper)}'")
-    weights, prefix = without_prefix(weights)
-    if prefix:
-        notes.append(f"the prefix '{prefix}' was dropped from all names")
-    return Loaded(weights, stored.metadata, tuple(notes))
+    if stored.dropped:
+        notes.append(f"the prefix '{stored.dropped}' was dropped from all names")
+    return Loaded(weights, dict(stored.metadata), (*notes, *stored.remarks))
 
 
-def without_prefix(weights: Weights) -> tuple[Weights, str]:
-    """The same tensors without what data parallel training or compiling added to names: all of them, or some parts."""
-    prefix = shared_prefix(weights)
-    names = {name: name.removeprefix(prefix).replace(COMPILED, "") for name in weights}
-    if len(set(names.values())) < len(names):
-        return weights, ""
-    compiled = any(COMPILED in name.removeprefix(prefix) for name in weights)
-    return {names[name]: tensor for name, tensor in weights.items()}, prefix or (COMPILED if compiled else "")
+def is_other(source: Source, path: str) -> bool:
+    """Whether a file that is named as an optimizer's or the like is one: told by its content, never by its name."""
+    if not is_state(path):
+        return False
+    try:
+        with source.local(path) as place:
+            open_weights(place)
+    except InputError:
+        return True
+    return False

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from weightspace.errors import InputError
+from weightspace.weights.files import WEIGHT_SUFFIXES
 from weightspace.zoo.importing.properties import flatten, plain, whole
-from weightspace.zoo.importing.reader import SUFFIXES
 
 # What stands where nothing is known.
 NOTHING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "<NA>")
@@ -214,7 +214,10 @@ def _keys(path: str) -> Iterator[str]:
 
 def stem_of(path: str) -> str:
     """A path without the suffix of a file of weights."""
-    return next((path.removesuffix(suffix) for suffix in reversed(SUFFIXES) if path.endswith(suffix)), path) or "model"
+    return (
+        next((path.removesuffix(suffix) for suffix in reversed(WEIGHT_SUFFIXES) if path.endswith(suffix)), path)
+        or "model"
+    )
 
 
 def _hits(files: list[str | None]) -> int:

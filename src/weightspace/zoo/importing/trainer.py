@@ -16,7 +16,7 @@ from weightspace.zoo.importing.reader import (
     Entry,
     FileReader,
     Listing,
-    is_state,
+    is_other,
     kind_of_config,
     weights_in,
 )
@@ -64,7 +64,7 @@ class TrainerReader(FileReader):
         if path is None:
             return
         copied = folder == run
-        states = [name for name in self.source.files if parent_of(name) == folder and is_state(name)]
+        states = [name for name in self.source.files if parent_of(name) == folder and is_other(self.source, name)]
         if states:
             listing.note(STATES_NOTE, len(states))
         unsure = copied and state.get("best_model_checkpoint") is not None

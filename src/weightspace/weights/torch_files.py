@@ -1,0 +1,174 @@
+"""Files of torch, read without running any code in them; what cannot be read is told from what is damaged."""
+
+import codecs
+import importlib
+import io
+import pickle
+import re
+import struct
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.weights.state_dicts import Unwrapped, is_optimizer_state, unwrap
+from weightspace.weights.values import some_of
+
+# What damaged bytes make torch's reader raise, beside its own errors.
+DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+POLICY = "policy.pth"
+# Tensors that are spread over processes, and the name that torch's reader refuses.
+SPREAD = "torch.distributed.tensor"
+REFUSED = re.compile(r"GLOBAL ([\w.]+)")
+# Numbers of numpy beside the weights: what torch itself says is safe to allow. Nothing of these runs code of a file.
+PLAIN_NUMPY: list[Any] = [
+    np.dtype,
+    codecs.encode,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
+    # What makes a number of numpy from its bytes, under its names in both of numpy's generations.
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+class NoNetwork(InputError):
+    """A file that is whole and holds something else than a network, such as the state of an optimizer."""
+
+
+def read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
+    """The network in a file of torch; tensors stay on the disk until they are used.
+
+    Raises:
+        NoNetwork: none in it.
+        InputError: a damaged file, one of another kind, or one that needs code to load, which is never run.
+    """
+    kind = _archive_kind(path)
+    if kind:
+        raise InputError(f"expected tensors in {path}, found {kind}")
+    found = _unwrap(_load(path, path, mmap=zipfile.is_zipfile(path)), path, inside)
+    tensors = {name: _whole(name, tensor, path) for name, tensor in found.tensors.items()}
+    return found._replace(tensors=tensors)
+
+
+def read_policy(path: Path) -> dict[str, Tensor]:
+    """The policy in a model of stable-baselines3, without the state of its optimizer."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            policy = io.BytesIO(archive.read(POLICY))
+    except (zipfile.BadZipFile, OSError, EOFError, *DAMAGE) as error:
+        raise InputError(f"expected a model of stable-baselines3, with its {POLICY}, in {path}, found none") from error
+    held = _load(policy, path)
+    tensors = held.items() if isinstance(held, Mapping) else ()
+    return {str(name): value.detach() for name, value in tensors if isinstance(value, Tensor)}
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """The network in an archive of numpy.
+
+    Raises:
+        NoNetwork: arrays that are no weights, such as images with their labels.
+        InputError: a damaged archive, or arrays of objects, which would need code to load.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        tensors = {
+            name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if array.dtype.kind in "fiubc"
+        }
+    except (OSError, EOFError, zipfile.BadZipFile, *DAMAGE) as error:
+        raise InputError(f"expected an archive of arrays at {path}, found one that cannot be read") from error
+    fractions = [name for name, tensor in tensors.items() if tensor.is_floating_point() or tensor.is_complex()]
+    numbers = [name for name, tensor in tensors.items() if name not in fractions and tensor.ndim > 0]
+    if not fractions or numbers:
+        raise NoNetwork(f"expected weights in {path}, found {some_of(numbers) or 'no arrays of fractions'}, as in data")
+    return tensors
+
+
+def unwrap_named(loaded: object, inside: Sequence[str], path: Path) -> Unwrapped | None:
+    """`unwrap`, whose refusals name the file."""
+    try:
+        return unwrap(loaded, inside)
+    except InputError as refusal:
+        raise InputError(str(refusal).replace(", found", f" in {path}, found", 1)) from refusal
+
+
+def _unwrap(loaded: object, path: Path, inside: Sequence[str]) -> Unwrapped:
+    found = unwrap_named(loaded, inside, path)
+    if found is not None:
+        return found
+    if loaded == {}:
+        raise NoNetwork(f"expected named tensors in {path}, found none")
+    if is_optimizer_state(loaded):
+        raise NoNetwork(f"expected a dict of tensors in {path}, found the state of an optimizer or a scheduler")
+    if isinstance(loaded, Mapping) and any(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"expected named tensors in {path}, found other names than text, or none of a network")
+    raise NoNetwork(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
+
+
+def _load(file: Path | io.BytesIO, path: Path, mmap: bool = False) -> object:
+    """What torch reads from a file without running code."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN_NUMPY):
+            # torch warns of pickles of another protocol; a load that then fails is refused below.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        name = next(iter(REFUSED.findall(str(error))), "")
+        if name.startswith(SPREAD) and SPREAD not in sys.modules:
+            importlib.import_module(SPREAD)  # torch's reader knows its tensors from then on
+            return _load(file, path, mmap)
+        needs = (
+            f"a pickle that needs code to load ({name})" if name else "a damaged file or one that needs code to load"
+        )
+        raise InputError(
+            f"expected tensors only in {path}, found {needs}, which is never run; re-save it where it was made, the "
+            "weights alone: torch.save(model.state_dict(), FILE) or safetensors.torch.save_model(model, FILE)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, struct.error, *DAMAGE) as error:
+        told = str(error) and not isinstance(error, KeyError)  # whose text is a byte of the file
+        reason = str(error).splitlines()[0] if told else "damaged"
+        raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
+
+
+def _archive_kind(path: Path) -> str:
+    """What an archive is that torch's reader takes for a damaged file, and how its weights are had; else nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, *DAMAGE):
+        return ""
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return (
+            "a TorchScript archive, which holds code: where it was made, "
+            "torch.save(torch.jit.load(FILE).state_dict(), OUT) writes its weights alone"
+        )
+    if "archive_format" in names or any(name.startswith("data/weights/") for name in names):
+        return (
+            "a program exported by torch (.pt2), which holds code: where it was made, "
+            "torch.save(dict(torch.export.load(FILE).state_dict), OUT) writes its weights alone"
+        )
+    return ""
+
+
+def _whole(name: str, tensor: Tensor, path: Path) -> Tensor:
+    """A dense tensor with values."""
+    if type(tensor).__module__.startswith(SPREAD):
+        spread: Any = tensor
+        if spread.device_mesh.size() > 1 and not all(place.is_replicate() for place in spread.placements):
+            raise InputError(f"expected whole tensors in {path}, found a part of one that was spread out in {name}")
+        tensor = spread.to_local().detach()
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise InputError(f"expected dense tensors in {path}, found a sparse or empty one in {name}")
+    return tensor
+
+
+def _describe(loaded: object) -> str:
+    if isinstance(loaded, Mapping):
+        return f"a dict with the keys {some_of([str(key) for key in loaded])}"
+    return f"a {type(loaded).__name__}"
