@@ -106,8 +106,13 @@ class _Plain(nn.Module):
         return self.module(*inputs, **named)
 
 
-def copy_module(module: nn.Module) -> nn.Module:
+def copy_module(module: nn.Module, *, training: bool = False) -> nn.Module:
     """A copy in evaluation mode, whose hooks keep what they keep in copies too: those of the module stay as they are.
+
+    Args:
+        module: it is left as it is.
+        training: in training mode instead, but for the layers of torch, which would draw random numbers and keep
+            statistics: what a module computes in training only is computed.
 
     Raises:
         InputError: it is no module, or one that cannot be copied.
@@ -121,8 +126,10 @@ def copy_module(module: nn.Module) -> nn.Module:
         duplicate = copy.deepcopy(module, copied).eval()
     except RuntimeError as error:
         raise InputError(f"expected a module that can be copied, found {type(module).__name__} ({error})") from error
+    for part in duplicate.modules() if training else ():
+        part.training = not type(part).__module__.startswith("torch.nn.")
     if isinstance(duplicate, WRAPPERS):  # torch calls none of these with other weights than its own
-        duplicate = _Plain(duplicate.module).eval()
+        duplicate = _Plain(duplicate.module).train(training)
     for part in duplicate.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             for key, hook in hooks.items():

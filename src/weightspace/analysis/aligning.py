@@ -25,8 +25,8 @@ from weightspace.progress import progress_bar
 from weightspace.supervised import score
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
 from weightspace.symmetry.matching import match_weights
-from weightspace.symmetry.tracing import trace_symmetry
-from weightspace.weights.values import Weights, require_shapes, shapes_of
+from weightspace.symmetry.tracing import NO_EFFECT, NOT_USED, trace_symmetry
+from weightspace.weights.values import Weights, require_shapes, shapes_of, some_of
 from weightspace.zoo.addressing import open_network
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
@@ -112,6 +112,7 @@ class Alignment:
         distances: Euclidean distance of the parameters to the reference's, before and after.
         moved: share of the entries of all groups that changed place; units: how many there are.
         buildable: whether it is known how the networks are built.
+        left: tensors of several numbers that no output depends on: they are as they were, whatever moved beside them.
         lines: loss and accuracy between the two networks, by name of the path; empty without images.
     """
 
@@ -121,6 +122,7 @@ class Alignment:
     moved: float
     units: int
     buildable: bool = False
+    left: tuple[str, ...] = ()
     lines: dict[str, Line] = field(default_factory=dict)
 
     @property
@@ -131,7 +133,10 @@ class Alignment:
     def describe(self) -> str:
         """What moved, in words."""
         before, after = self.distances
-        return f"{self.moved:.0%} of {self.units:,} units moved; distance {before:.4g} -> {after:.4g}"
+        said = f"{self.moved:.0%} of {self.units:,} units moved; distance {before:.4g} -> {after:.4g}"
+        if self.left:
+            said += f"; no output uses {some_of(list(self.left))}, which stay as they were"
+        return said
 
     def describe_barriers(self) -> str:
         """The loss barriers, in words."""
@@ -171,7 +176,9 @@ def align(
     units = sum(symmetry.groups.values())
     stayed = sum(int((order == order.sort().values).sum()) for order in permutations.values())
     before, after = (_distance(network, reference, symmetry) for network in (weights, aligned))
-    return Alignment(aligned, permutations, (before, after), 1 - stayed / units, units)
+    places = [name.partition("[")[0] for reason in (NOT_USED, NO_EFFECT) for name in symmetry.frozen.get(reason, ())]
+    left = tuple(name for name in dict.fromkeys(places) if name in weights and weights[name].numel() > 1)
+    return Alignment(aligned, permutations, (before, after), 1 - stayed / units, units, left=left)
 
 
 def walk_lines(

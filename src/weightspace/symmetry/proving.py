@@ -1,8 +1,10 @@
 """Prove a symmetry on the network itself: permute, and compare outputs."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,7 +26,10 @@ from weightspace.symmetry.axes import (
 )
 from weightspace.weights.values import Weights, find_aliases
 
-TOLERANCE = 1e-9
+# How far apart outputs may be, relative to their size: in double precision, and in single precision where an operation
+# of the network has no other.
+TOLERANCE, SINGLE_TOLERANCE = 1e-9, 1e-4
+_PRECISION: ContextVar[torch.dtype] = ContextVar("precision", default=torch.float64)
 GAINS = (1.0, 0.5, 1.0)
 
 SMALLEST_SCALE = 1e-4
@@ -40,16 +45,16 @@ class SymmetryDisproved(AssertionError):
 def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Any, seed: int = 0, **named: Any) -> None:
     """Check on the network itself that every group of a symmetry, and all together, leave its function alone.
 
-    In float64, on random inputs, with parameters *and buffers* drawn at random: on a fresh initialisation a
-    forgotten batch norm goes unnoticed, since its statistics are all alike. All groups are permuted together,
-    three times, and then half of them without the other half, so that any two groups are moved apart once (two units
-    have one other order only: groups that belong together would always move alike). A change beyond rounding is traced
-    to the groups that cause it.
+    On random inputs, with parameters *and buffers* drawn at random: on a fresh initialisation a forgotten batch norm
+    goes unnoticed, since its statistics are all alike. In float64, or, where an operation has none, in float32 with a
+    tolerance of 1e-4. All groups are permuted together, three times, and then half of them without the other half, so
+    that any two groups are moved apart once (two units have one other order only: groups that belong together would
+    always move alike). A change beyond rounding is traced to the groups that cause it.
 
     Raises:
         SymmetryDisproved: outputs differ beyond rounding; the message names the group.
         InputError: the symmetry does not fit the module; outputs are not finite, or do not depend on what a group
-            moves, so that nothing is proved; or the module does not run in float64.
+            moves, so that nothing is proved; or the module runs neither in float64 nor in float32.
     """
     _require_fit(module, symmetry)
     unproved = find_unproved(module, symmetry, one_by_one(examples), named, seed=seed)
@@ -61,7 +66,13 @@ def prove_symmetry(module: nn.Module, symmetry: Symmetry, *examples: Any, seed: 
 
 
 def find_unproved(
-    module: nn.Module, symmetry: Symmetry, examples: tuple[Any, ...], named: Mapping[str, Any], *, seed: int = 0
+    module: nn.Module,
+    symmetry: Symmetry,
+    examples: tuple[Any, ...],
+    named: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    training: bool = False,
 ) -> list[str]:
     """`prove_symmetry`; returns the groups of which nothing is proved, since no output depends on what they move."""
 
@@ -71,7 +82,11 @@ def find_unproved(
     tensors = {
         group: [name for name in symmetry.axes if group in groups_of(symmetry.axes[name])] for group in symmetry.groups
     }
-    return prove_unchanged(module, moved, tensors, examples, named, seed=seed)
+    return prove_unchanged(module, moved, tensors, examples, named, seed=seed, training=training)
+
+
+class _NotInDouble(InputError):
+    """A module that has no double precision."""
 
 
 def prove_unchanged(
@@ -82,6 +97,7 @@ def prove_unchanged(
     named: Mapping[str, Any],
     *,
     seed: int = 0,
+    training: bool = False,
 ) -> list[str]:
     """Check that a change of weights, of any of its groups, leaves a module's function alone.
 
@@ -91,6 +107,7 @@ def prove_unchanged(
         groups: for every group the tensors that it changes.
         examples, named: inputs.
         seed: of weights and inputs.
+        training: as in training, but for the layers of torch, which would draw random numbers.
 
     Returns:
         Groups of which nothing is proved: no output depends on any of their tensors, whatever the weights (they may
@@ -99,12 +116,28 @@ def prove_unchanged(
     Raises:
         SymmetryDisproved, InputError: as for `prove_symmetry`.
     """
-    module = copy_module(module)._apply(_doubled)  # `.to` would make real numbers of complex ones
+    module = copy_module(module, training=training)
+    try:
+        return _prove(module, change, groups, (examples, dict(named)), seed)
+    except _NotInDouble:
+        token = _PRECISION.set(torch.float32)
+        try:
+            return _prove(module, change, groups, (examples, dict(named)), seed)
+        finally:
+            _PRECISION.reset(token)
+
+
+def _prove(
+    module: nn.Module, change: Change, groups: Mapping[str, Collection[str]], given: Any, seed: int
+) -> list[str]:
+    """`prove_unchanged` in the precision of the moment."""
+    module = copy.deepcopy(module)._apply(_cast)  # `.to` would make real numbers of complex ones
     unnoticed = set(groups)
     for attempt, gain in enumerate(GAINS):
         generator = derive_generator(seed, "proof", attempt)
-        weights = random_weights(module, generator, gain=gain)
-        inputs = _random_inputs(module, weights, (examples, dict(named)), generator)
+        weights = {name: _cast(tensor) for name, tensor in random_weights(module, generator, gain=gain).items()}
+        weights |= {alias: weights[name] for alias, name in find_aliases(module.state_dict(keep_vars=True)).items()}
+        inputs = _random_inputs(module, weights, given, generator)
         together = [list(groups), *(_halves(list(groups)) if attempt == 0 else [])]
         _prove_once(module, weights, inputs, change, together, generator)
         if unnoticed:
@@ -132,9 +165,9 @@ def _prove_once(
 
     for groups in together:
         worst = difference(groups)
-        if worst <= TOLERANCE * scale:
+        if worst <= _tolerance() * scale:
             continue
-        guilty = {group: own for group in groups if not (own := difference([group])) <= TOLERANCE * scale}
+        guilty = {group: own for group in groups if not (own := difference([group])) <= _tolerance() * scale}
         what = f"group {', '.join(guilty)}" if guilty else f"groups {', '.join(groups)} together"
         raise SymmetryDisproved(
             f"moving {what} changed the outputs by {max(guilty.values(), default=worst):.2g} "
@@ -169,9 +202,13 @@ def _felt(module: nn.Module, weights: Weights, inputs: Any) -> set[str]:
     """
     aliases = find_aliases(module.state_dict(keep_vars=True))
     parameters = [name for name, _ in module.named_parameters(remove_duplicate=False) if name not in aliases]
+    if _PRECISION.get() == torch.float32:  # an operation without double precision may have no gradient either
+        return _felt_by_value(
+            module, weights, inputs, [name for name in parameters if weights[name].is_floating_point()]
+        )
     leaves = {name: weights[name].clone().requires_grad_() for name in parameters if weights[name].is_floating_point()}
     tied = {alias: leaves[name] for alias, name in aliases.items() if name in leaves}
-    with _repeatably_in_double_precision(), torch.enable_grad():
+    with _repeatably(), torch.enable_grad():
         results = _tensors(functional_call(module, {**weights, **leaves, **tied}, *inputs, tie_weights=False))
         outputs = [value / value.detach().abs().max().clamp_min(TINY) for value in results if value.requires_grad]
         if not outputs:
@@ -191,14 +228,14 @@ def _felt_by_value(module: nn.Module, weights: Weights, inputs: Any, names: list
     """Those of some parameters that outputs change with: tried together first, one by one where they do."""
     aliases = find_aliases(module.state_dict(keep_vars=True))
     generator = torch.Generator().manual_seed(0)
-    noise = {name: torch.randn(weights[name].shape, generator=generator, dtype=torch.float64) for name in names}
+    noise = {name: torch.randn(weights[name].shape, generator=generator, dtype=_PRECISION.get()) for name in names}
     before = _outputs(module, weights, inputs)
 
     def changes(moved: list[str]) -> bool:
         tried = {name: tensor + noise[name] if name in moved else tensor for name, tensor in weights.items()}
         tried |= {alias: tried[name] for alias, name in aliases.items() if name in moved}
         pairs = zip(before, _outputs(module, tried, inputs), strict=True)
-        return any(not torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE) for one, other in pairs)
+        return any(not torch.allclose(one, other, rtol=_tolerance(), atol=_tolerance()) for one, other in pairs)
 
     if not names or not changes(names):
         return set()
@@ -230,13 +267,19 @@ def _random_inputs(module: nn.Module, weights: Weights, examples: Any, generator
     tensors = [value for value in flat if isinstance(value, Tensor)]
     if tensors and all(value.ndim and len(value) == 1 for value in tensors):
         doubled = [value.repeat(2, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in flat]
-        inputs = torch.utils._pytree.tree_unflatten([_random_like(value, generator) for value in doubled], spec)
+        inputs = torch.utils._pytree.tree_unflatten([_draw_like(value, generator) for value in doubled], spec)
         try:
             _outputs(module, weights, inputs)
             return inputs
         except Exception:  # noqa: BLE001 # a module may insist on its batch size in any way it likes
             pass
-    return torch.utils._pytree.tree_unflatten([_random_like(value, generator) for value in flat], spec)
+    return torch.utils._pytree.tree_unflatten([_draw_like(value, generator) for value in flat], spec)
+
+
+def _draw_like(example: Any, generator: torch.Generator) -> Any:
+    """`_random_like` in the precision of the moment."""
+    drawn = _random_like(example, generator)
+    return _cast(drawn) if isinstance(drawn, Tensor) else drawn
 
 
 def _random_like(example: Any, generator: torch.Generator) -> Any:
@@ -252,11 +295,15 @@ def _random_like(example: Any, generator: torch.Generator) -> Any:
     return drawn.to(torch.float64) if drawn.is_floating_point() else drawn
 
 
-def _doubled(tensor: Tensor) -> Tensor:
-    """Floating-point and complex numbers of twice the usual size; others as they are."""
+def _tolerance() -> float:
+    return TOLERANCE if _PRECISION.get() == torch.float64 else SINGLE_TOLERANCE
+
+
+def _cast(tensor: Tensor) -> Tensor:
+    """Floating-point and complex numbers in the precision of the moment; others as they are."""
     if tensor.is_complex():
-        return tensor.to(torch.complex128)
-    return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
+        return tensor.to(torch.complex128 if _PRECISION.get() == torch.float64 else torch.complex64)
+    return tensor.to(_PRECISION.get()) if tensor.is_floating_point() else tensor
 
 
 class _DoublePrecision(TorchDispatchMode):
@@ -270,12 +317,15 @@ class _DoublePrecision(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _repeatably_in_double_precision() -> Iterator[None]:
-    """New tensors are float64, and random numbers the same each time; both as before afterwards."""
+def _repeatably() -> Iterator[None]:
+    """New tensors have the precision of the moment, and random numbers are the same each time; both as before
+    afterwards.
+    """
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(_PRECISION.get())
+    double = _DoublePrecision() if _PRECISION.get() == torch.float64 else contextlib.nullcontext()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), _DoublePrecision():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), double:
             torch.manual_seed(0)
             yield
     finally:
@@ -284,7 +334,7 @@ def _repeatably_in_double_precision() -> Iterator[None]:
 
 def _outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[Tensor]:
     """All tensors that come out; a module that draws random numbers draws the same ones each time."""
-    with _repeatably_in_double_precision():
+    with _repeatably():
         copies = {name: tensor.clone() for name, tensor in weights.items()}  # a forward may write into its buffers
         results = functional_call(module, copies, *inputs, tie_weights=False)
     return _tensors(results)
@@ -308,8 +358,9 @@ def _provable_outputs(module: nn.Module, weights: Weights, inputs: Any) -> list[
         found = _outputs(module, weights, inputs)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"expected {name} to run in float64, so that its symmetry can be proved, found {reason}"
+        double = _PRECISION.get() == torch.float64
+        raise (_NotInDouble if double else InputError)(
+            f"expected {name} to run in float64 or float32, so that its symmetry can be proved, found {reason}"
         ) from error
     if not found:
         raise InputError(f"expected tensors as outputs of {name}, so that its symmetry can be proved, found none")

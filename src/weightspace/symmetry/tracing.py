@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from weightspace.errors import InputError
 from weightspace.graphs import Graph, copy_module, one_by_one, shapes_of_node, trace_graph
 from weightspace.symmetry.axes import Symmetry
 from weightspace.symmetry.labels import Labels, ValueLabel
 from weightspace.symmetry.naming import axis_of, name_groups, reasons_of
-from weightspace.symmetry.proving import find_unproved
+from weightspace.symmetry.proving import SymmetryDisproved, find_unproved
 from weightspace.symmetry.rules.operation import Known, Use, values_of
 from weightspace.symmetry.rules.table import apply_rule
 from weightspace.weights.values import Role, find_aliases
 
-NO_EFFECT = "no effect on the outputs"
+NO_EFFECT, NOT_USED = "no effect on the outputs", "not used"
+COMPLEX = "complex numbers"  # which nothing here matches or tokenises
 
 
 class Trace(NamedTuple):
@@ -56,16 +58,38 @@ def trace_symmetry(module: nn.Module, *examples: Any, **named: Any) -> Symmetry:
 
 
 def trace(module: nn.Module, *examples: Any, **named: Any) -> Trace:
-    """`trace_symmetry`, with the use of every parameter as well."""
+    """`trace_symmetry`, with the use of every parameter as well.
+
+    What a module computes in training only, such as a further head, moves with the rest, if that can be traced and
+    proved; else it is not used, as far as anybody knows.
+    """
     examples = one_by_one(examples)
+    try:
+        return _trace(module, examples, named, training=True)
+    except _TrainingUnproved:
+        return _trace(module, examples, named, training=False)
+
+
+class _TrainingUnproved(Exception):
+    """What a module computes in training only could not be proved."""
+
+
+def _trace(module: nn.Module, examples: tuple[Any, ...], named: dict[str, Any], *, training: bool) -> Trace:
     # Tracing may leave its own tensors on a module that stores what it computes, so a copy is traced.
     graph, module = trace_graph(copy_module(module), examples, named), copy_module(module)
     labels, known, uses = label_graph(graph)
     tensors = {name: _value(known, node) for node, name in graph.names.items()}
     aliases = find_aliases(module.state_dict(keep_vars=True))
-    _settle_unused(labels, tensors, {name for node, name in graph.names.items() if node.users}, aliases)
+    used = {name for node, name in graph.names.items() if node.users}
+    in_training = _label_training(module, labels, tensors, used, (examples, named)) if training else set()
+    _settle_unused(labels, tensors, used | in_training, aliases)
     symmetry = _build(module, labels, {**tensors, **{a: tensors[b] for a, b in aliases.items() if b in tensors}})
     symmetry = symmetry.without(find_unproved(module, symmetry, examples, named), NO_EFFECT)
+    if in_training:
+        try:
+            find_unproved(module, symmetry, examples, named, training=True)
+        except (InputError, SymmetryDisproved) as refusal:
+            raise _TrainingUnproved from refusal
     roles = {
         graph.names[node]: Role(use.kind, use.axis, graph.names.get(use.bias) if use.bias is not None else None)
         for node, use in uses.items()
@@ -74,16 +98,42 @@ def trace(module: nn.Module, *examples: Any, **named: Any) -> Trace:
     return Trace(symmetry, roles)
 
 
-def label_graph(graph: Graph) -> tuple[Labels, Known, dict[fx.Node, Use]]:
-    """Label every value of a graph."""
-    labels = Labels()
+def _label_training(
+    module: nn.Module, labels: Labels, tensors: dict[str, ValueLabel], used: set[str], given: tuple[Any, ...]
+) -> set[str]:
+    """Label what a module computes in training only, such as a further head, beside the rest; returns the tensors used.
+
+    Nothing is done where every parameter is used anyway, or where the module cannot be traced in training.
+    """
+    if {name for name, _ in module.named_parameters(remove_duplicate=False)} <= used:
+        return set()
+    try:
+        graph = trace_graph(copy_module(module, training=True), *given)
+    except InputError:
+        return set()
+    further = {name for node, name in graph.names.items() if node.users} - used
+    if not further:
+        return set()
+    _, in_training, _ = label_graph(graph, labels)
+    for node, name in graph.names.items():
+        value = _value(in_training, node)
+        for axis, other in zip(tensors.setdefault(name, value), value, strict=True):
+            labels.unite(axis, other)
+    return further
+
+
+def label_graph(graph: Graph, labels: Labels | None = None) -> tuple[Labels, Known, dict[fx.Node, Use]]:
+    """Label every value of a graph, with labels of its own or beside those of another."""
+    labels = Labels() if labels is None else labels
     known: Known = {}
     uses: dict[fx.Node, Use] = {}
     for node in graph.nodes.nodes:
         if node.op in ("placeholder", "get_attr"):
             shape = shapes_of_node(node)[0]
             if node in graph.names:
-                known[node] = labels.new_value(shape)
+                value = node.meta.get("val")
+                is_complex = isinstance(value, Tensor) and value.is_complex()
+                known[node] = labels.new_value(shape, COMPLEX) if is_complex else labels.new_value(shape)
             elif node in graph.constants:
                 known[node] = _constant_label(labels, graph.constants[node])
             else:
@@ -115,7 +165,7 @@ def _build(module: nn.Module, labels: Labels, tensors: Mapping[str, ValueLabel])
     frozen: dict[str, dict[str, None]] = {}
     axes = {}
     for name, tensor in state.items():
-        value = tensors[name] if name in tensors else labels.new_value(tensor.shape, "not used")
+        value = tensors[name] if name in tensors else labels.new_value(tensor.shape, NOT_USED)
         for number, axis in enumerate(value):
             name_groups(labels, axis, f"{name}:{number}", names, groups)
         axes[name] = tuple(axis_of(labels, axis, names) for axis in value)
@@ -143,7 +193,7 @@ def _settle_unused(
                 labels.unite(axis, tied_axis)
     for name, value in tensors.items():
         if tied.get(name, name) not in alive:
-            _freeze(labels, value, "not used")
+            _freeze(labels, value, NOT_USED)
 
 
 def _freeze(labels: Labels, value: ValueLabel, reason: str) -> None:

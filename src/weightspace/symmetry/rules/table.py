@@ -8,9 +8,9 @@ import operator
 from torch import fx
 
 from weightspace.symmetry.labels import Labels, ValueLabel
-from weightspace.symmetry.rules import arithmetic, attending, convolving, normalizing, recurring, shaping
+from weightspace.symmetry.rules import along, arithmetic, attending, convolving, normalizing, recurring, shaping
 from weightspace.symmetry.rules.bundles import bundle, sliced, through_bundle
-from weightspace.symmetry.rules.operation import Bundle, Known, Operation, Rule, Several, Use
+from weightspace.symmetry.rules.operation import Bundle, Known, Operation, Rule, Several, Use, values_of
 
 _POINTWISE = """
     relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid log_sigmoid softplus softsign softshrink
@@ -27,6 +27,9 @@ _SAME = """
 _CONSTANT = "zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor".split()
 _RESHAPES = "flatten view reshape unflatten squeeze unsqueeze _unsafe_view view_as reshape_as".split()
 _POOLS = "max_pool avg_pool adaptive_avg_pool _adaptive_avg_pool adaptive_max_pool lp_pool".split()
+_CUMULATIVE = "cumsum cumprod logcumsumexp cummax cummin sort".split()
+_SCATTERS = "scatter scatter_add scatter_reduce".split()
+_INDEX_ADDS = "index_add index_copy index_reduce".split()
 _RESIZES = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 
 _NAMED: dict[str, Rule] = {
@@ -103,6 +106,16 @@ _NAMED: dict[str, Rule] = {
     "max": arithmetic.extreme,
     "min": arithmetic.extreme,
     "index_select": shaping.index_select,
+    "gather": along.gather,
+    "grid_sampler": along.grid_sample,
+    "grid_sampler_2d": along.grid_sample,
+    "grid_sampler_3d": along.grid_sample,
+    "max_unpool2d": along.unpool,
+    "max_unpool3d": along.unpool,
+    **dict.fromkeys(_CUMULATIVE, along.cumulative),
+    **dict.fromkeys(_SCATTERS, along.scatter),
+    **dict.fromkeys(_INDEX_ADDS, along.index_add),
+    **dict.fromkeys(along.SPECTRA, along.spectrum),
     **dict.fromkeys(_POINTWISE, arithmetic.pointwise),
     **dict.fromkeys(_SAME, arithmetic.same),
     **dict.fromkeys(_CONSTANT, arithmetic.constant),
@@ -112,6 +125,8 @@ _NAMED: dict[str, Rule] = {
     **{f"_upsample_nearest_exact{dim}d": convolving.resize for dim in (1, 2, 3)},
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "prod"), arithmetic.reduce),
 }
+# Parts of a graph that run under another setting: mixed precision, or without gradients. What they compute is the same.
+REGIONS = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 CHECKS = {"aten._assert_tensor_metadata", "aten._assert_async", "aten._assert_scalar", "aten.sym_constrain_range"}
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": rule for name, rule in _NAMED.items()},
@@ -141,12 +156,38 @@ def apply_rule(labels: Labels, node: fx.Node, known: Known, uses: dict[fx.Node, 
     first = known.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
     if op.name in CHECKS:
         known[node] = ()
+    elif op.name in REGIONS:
+        known[node] = _through_region(labels, node, REGIONS[op.name], known, uses)
     elif isinstance(first, Bundle):
         known[node] = through_bundle(op, first, rule or shaping.select)
     elif rule is shaping.reshape and (dim := sliced(op)) is not None:
         known[node] = bundle(op, dim)
     else:
         known[node] = _apply(rule, op)
+
+
+def _through_region(
+    labels: Labels, region: fx.Node, number: int, known: Known, uses: dict[fx.Node, Use]
+) -> Several | ValueLabel:
+    """Label the results of a graph within the graph, whose arguments stand behind it."""
+    inner = getattr(region.graph.owning_module, str(region.args[number].target)).graph  # type: ignore[union-attr]
+    placeholders = [node for node in inner.nodes if node.op == "placeholder"]
+    outer = dict(zip(placeholders, region.args[number + 1 :], strict=True))
+    for placeholder, argument in outer.items():
+        known[placeholder] = known[argument]
+    noted: dict[fx.Node, Use] = {}
+    results: tuple[fx.Node, ...] = ()
+    for step in inner.nodes:
+        if step.op == "call_function":
+            apply_rule(labels, step, known, noted)
+        elif step.op == "output":
+            results = tuple(step.args[0])
+    for placeholder, argument in outer.items():
+        known[argument] = known[placeholder]  # what was filled within stays so
+    for weight, use in noted.items():
+        if weight in outer:
+            uses.setdefault(outer[weight], use._replace(bias=outer.get(use.bias) if use.bias is not None else None))
+    return Several(tuple(values_of(known[result])[0] for result in results))
 
 
 def _apply(rule: Rule | None, op: Operation) -> ValueLabel | Several | Bundle:
