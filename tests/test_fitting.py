@@ -81,11 +81,20 @@ def test_a_tied_tensor_may_be_saved_once(kept: str) -> None:
 
 def test_another_network_is_refused_in_one_sentence(normed: Architecture) -> None:
     weights = Normed().state_dict()
-    weights["second.weight"], weights["extra"] = torch.zeros(3, 8), torch.zeros(1)
+    weights["second.weight"], weights["extra"] = torch.zeros(3, 8), torch.zeros(2)
     del weights["first.bias"]
     expected = r"no first.bias; extra too; second.weight of shape \[3, 8\], not \[2, 8\]"
     with pytest.raises(InputError, match=f"expected a network of test_fitting.Normed, found {expected}"):
         fit_weights(weights, normed)
+
+
+def test_what_is_no_weight_of_the_module_is_left_aside_and_named(normed: Architecture) -> None:
+    beside = {"positions": torch.arange(9), "loss_scale": torch.tensor([2.0])}
+    fitted = fit_weights({**Normed().state_dict(), **beside}, normed)
+    assert fitted.weights.keys() == normed.shapes.keys()
+    assert fitted.notes == (
+        "positions, loss_scale were left aside: test_fitting.Normed has no such buffers or single numbers",
+    )
 
 
 def test_an_import_says_what_does_not_fit(normed: Architecture, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from weightspace.errors import InputError
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.importing.identifying import recognize
+from weightspace.zoo.importing.reader import Listing
+from weightspace.zoo.importing.source import Source
 from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
 # Where libraries of pretrained models make one by its name.
@@ -131,7 +134,7 @@ def naming(name: str | Path) -> Iterator[None]:
 
 
 def network_files(path: Path) -> list[Path]:
-    """One network, or all weight files of a folder that is not a model by itself, in natural order.
+    """One network, or all networks of a folder that is not a model by itself, below it too, as `inspect` finds them.
 
     Raises:
         InputError: a folder without any.
@@ -140,13 +143,16 @@ def network_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir() or any(is_index(entry.name) or entry.name in SINGLE_FILES for entry in path.iterdir()):
         return [path]
-    shown = [file for file in path.iterdir() if not file.name.startswith(".")]
-    files = [file for file in shown if file.name.endswith(WEIGHT_SUFFIXES) and file.is_file()]
-    if not files and (path / ZOO_FILE).is_file():
+    if (path / ZOO_FILE).is_file():
         raise InputError(f"expected a network, found the zoo {path}: {path}:MEMBER names one of its members")
+    try:
+        listing = recognize(Source(path)).scan()
+    except InputError:
+        listing = Listing()
+    files = dict.fromkeys(path / entry.path for entry in listing.entries if (path / entry.path).exists())
     if not files:
         raise InputError(f"expected weight files ({', '.join(WEIGHT_SUFFIXES)}) in {path}, found none")
-    return sorted(files, key=lambda file: natural_key(file.name))
+    return sorted(files, key=lambda file: natural_key(str(file)))
 
 
 def _member(name: str) -> Network:

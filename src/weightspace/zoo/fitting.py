@@ -33,7 +33,8 @@ def fit_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> Fi
     What files of the same network do otherwise is undone: a prefix before all of the module's names (`model.` of a
     training wrapper), old and new names of weight norm, spectral norm and pruning (or none, where they were folded),
     names that an adapter adds to its base, counters of batch norms that old versions of torch did not keep, second
-    names of tied tensors that were saved once, another precision.
+    names of tied tensors that were saved once, another precision; buffers of whole numbers and single numbers that the
+    module does not have are left aside.
 
     Args:
         weights: also on the device `meta`, where only names, shapes and types are compared.
@@ -60,7 +61,12 @@ def fit_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> Fi
     counters = [name for name in architecture.shapes if name.endswith(COUNTER) and name not in named]
     whole = {**named, **{name: named[first] for name, first in tied.items()}}
     whole |= {name: torch.zeros(architecture.shapes[name], dtype=torch.int64) for name in counters}
-    _require(whole, architecture, [name for name in unwrapped if not name.startswith(prefix)], len(counters))
+    beside = [name for name in unwrapped if not name.startswith(prefix)]
+    aside = [name for name, tensor in whole.items() if name not in architecture.shapes and _is_aside(tensor)]
+    whole = {name: tensor for name, tensor in whole.items() if name not in aside}
+    _require(whole, architecture, beside, len(counters))
+    if aside:
+        notes.append(f"{some_of(aside)} were left aside: {architecture.id} has no such buffers or single numbers")
     if tied:
         notes.append("a tensor that is tied to another was saved once")
     if counters:
@@ -201,6 +207,13 @@ def _require(weights: Mapping[str, Tensor], architecture: Architecture, beside: 
     if parts:
         fine = f"; {counters} counters that it lacks would be fine" if counters else ""
         raise InputError(f"expected a network of {architecture.id}, found {'; '.join(parts)}{fine}")
+
+
+def _is_aside(tensor: Tensor) -> bool:
+    """Whether a tensor that a module lacks may be left aside: whole numbers, such as positions that newer versions do
+    not save, and single numbers, such as the scale of a loss.
+    """
+    return not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 1
 
 
 def _untied(weights: Mapping[str, Tensor], architecture: Architecture) -> list[str]:
