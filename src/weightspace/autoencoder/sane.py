@@ -206,7 +206,7 @@ class SANE:
             folder: of the model; or the name of one that comes with the package (`boxed_models`), such as `any`.
             device: where it goes; see `choose_device`.
             weights: so many are going to be encoded, by which `auto` chooses.
-            given: architectures that the caller vouches for; networks of none that the model knows must be of these.
+            given: architectures that the caller vouches for; networks must be of one of these, if there are any.
 
         Raises:
             InputError: no model there, a damaged one, or no such device here.

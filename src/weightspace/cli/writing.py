@@ -62,6 +62,7 @@ def evaluate(
     *,
     data: str,
     config: Annotated[EvaluateConfig, options("Schedule")] = EvaluateConfig(),
+    module: Given = GivenModule(),
     as_json: Json = False,
 ) -> None:
     """Fine-tune generated networks beside anchors, anchors with noise, and training from scratch.
@@ -79,7 +80,7 @@ def evaluate(
     from weightspace.report.tables import print_table
     from weightspace.zoo.zoo import Zoo
 
-    generated = Zoo.open(folder)
+    generated = Zoo.open(folder, module.describe())
     rows = evaluate_zoo(generated, data, config)
     if as_json:
         print_json([row.to_json() for row in rows])

@@ -24,7 +24,7 @@ from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatte
 from weightspace.weights.files import StoredWeights, meta_of, on_cpu
 from weightspace.weights.values import Weights, infinite_masks, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.fitting import fit_weights, known_as
+from weightspace.zoo.fitting import fit_weights, fits, known_as
 
 PREPARATION_FILE, REFERENCES_FILE = "preparation.json", "references.safetensors"
 UNKNOWN = "unknown"
@@ -59,7 +59,7 @@ class Preparation:
         config: `token_width` is resolved (never 0).
         architectures: `id -> Architecture`; keys: `id ->` which of the `frames` it has.
         kinds: layer kind -> (mean, standard deviation), for tensors never seen.
-        given: further architectures that the caller names: networks of no known one have to be of these.
+        given: architectures that the caller names: networks have to be of one of these, if there are any.
         planned: frames of architectures that it does not know, planned when they were first asked for.
     """
 
@@ -114,24 +114,19 @@ class Preparation:
         Of weights in a file no values are read, unless they have to be fitted.
 
         Raises:
-            InputError: a network of no known architecture that is none of those that are `given` either.
+            InputError: architectures are given, and the network is of none of them.
         """
         meta = meta_of(weights)
+        if self.given and not any(fits(meta, known) for known in self.given):
+            fit_weights(meta, self.given[0])  # whose refusal says why
         architecture = self.architecture_for(meta if isinstance(weights, StoredWeights) else weights)
         if architecture.id in self.architectures:
             return Recognized(architecture, weights)
-        refusals = []
-        for known in (*self.architectures.values(), *self.given):
-            try:
-                fit_weights(meta, known)
-            except InputError as refusal:
-                refusals.append(refusal)
-                continue
-            whole = weights.read() if isinstance(weights, StoredWeights) else weights
-            return Recognized(known, *fit_weights(whole, known))
-        if self.given:
-            raise refusals[-1]
-        return Recognized(architecture, weights)
+        known = next((each for each in (*self.architectures.values(), *self.given) if fits(meta, each)), None)
+        if known is None:
+            return Recognized(architecture, weights)
+        whole = weights.read() if isinstance(weights, StoredWeights) else weights
+        return Recognized(known, *fit_weights(whole, known))
 
     def adopting(self, architecture: Architecture, reference: Mapping[str, Tensor]) -> "Preparation":
         """A copy that also knows `architecture`, whose networks are laid out and aligned as training members are.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,8 +103,8 @@ def evaluate(generated: Zoo, source: str, config: EvaluateConfig | None = None) 
     record = generated.about.get("generated")
     if not isinstance(record, dict):
         raise InputError(f"expected generated networks in {generated.folder}, found a zoo that was not generated")
-    sane, anchors = _reopen(generated.folder, record)
-    zoo = Zoo.open(anchors.folder)
+    sane, anchors = _reopen(generated, record)
+    zoo = Zoo.open(anchors.folder, generated.trusted)
     networks = [
         Generated(generated.architectures[str(name)], generated.weights(row), Coverage({}, {}))
         for row, name in enumerate(generated.table["architecture"])
@@ -131,14 +130,14 @@ def _operations(generated: Zoo, images: ImageSet, config: EvaluateConfig) -> flo
     return 3.0 * each * len(images.train.labels) * max(config.epochs) * trained
 
 
-def _reopen(folder: Path, record: Mapping[str, Any]) -> tuple[SANE, Zoo]:
+def _reopen(generated: Zoo, record: Mapping[str, Any]) -> tuple[SANE, Zoo]:
     """The model and the anchors that networks were generated from, unchanged."""
     try:
-        sane_folder, zoo_folder = folder / record["sane"], folder / record["anchors"]["zoo"]
+        sane_folder, zoo_folder = generated.folder / record["sane"], generated.folder / record["anchors"]["zoo"]
         wanted = {(member, epoch): place for place, (member, epoch) in enumerate(record["anchors"]["checkpoints"])}
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"expected {folder} to name its model and anchors, found no such entry") from error
-    sane, zoo = SANE.open(sane_folder), Zoo.open(zoo_folder)
+        raise InputError(f"expected {generated.folder} to name its model and anchors, found no such entry") from error
+    sane, zoo = SANE.open(sane_folder), Zoo.open(zoo_folder, generated.trusted)
     places = zoo.table[["member", "epoch"]].apply(tuple, axis=1).map(wanted).dropna().sort_values()
     if len(places) != len(wanted) or not wanted:
         raise InputError(f"expected {len(wanted)} anchors in {zoo.folder}, found {len(places)} of them")

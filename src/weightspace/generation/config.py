@@ -121,7 +121,7 @@ class GenerateConfig:
     """The property that says which are best; a test property would spoil the evaluation. A zoo without
     validation_accuracy is ranked by what it has, which is said."""
 
-    architecture: str | None = None
+    only: str | None = None
     """Take anchors of this architecture only; samplers that blend anchors need a single one."""
 
     count: int = 10

@@ -97,7 +97,7 @@ def _generate(
         return Generation(make(sampling), SamplerConfig())
     if not select.novelty:
         return Generation(make(make_sampler(sampling)), sampling)
-    whole = [Zoo.open(folder) for folder in anchors.folders]
+    whole = [Zoo.open(folder, anchors.trusted) for folder in anchors.folders]
     known = training_members(sane, concatenate(whole) if len(whole) > 1 else whole[0])
     width = width_for_novelty(sampling, select.novelty, make, novelty_of(sane, known, images))
     return Generation(width.networks, width.sampling)
@@ -122,7 +122,7 @@ def generate_zoo(
     if config.choose_bandwidth and select.novelty:
         raise InputError("expected --choose-bandwidth or --novelty, found both")
     sane = SANE.open(model)
-    chosen = choose_anchors(sane, zoo, config.best, by=config.by, architecture=config.architecture)
+    chosen = choose_anchors(sane, zoo, config.best, by=config.by, architecture=config.only)
     known = sane.adopting(chosen)
     if config.choose_bandwidth:
         validation = zoo.split(*config.split, seed=sane.provenance.training.seed)[1]

@@ -112,7 +112,7 @@ class Architecture:
         if not self.trusted and self.factory not in (*OUR_FACTORIES, *allow):
             raise InputError(
                 f"expected one of our factories or one named by you for the architecture {self.id}, found "
-                f"'{self.factory}', which was not imported"
+                f"'{self.factory}', which was not imported: --architecture {self.factory} vouches for it"
             )
         module = build_module(self.factory, self.arguments, seed=seed)
         require_shapes(module.state_dict(), self.shapes)

@@ -95,6 +95,11 @@ class Zoo:
         return len(self.table)
 
     @property
+    def trusted(self) -> list[Architecture]:
+        """The architectures that the caller vouches for."""
+        return [architecture for architecture in self.architectures.values() if architecture.trusted]
+
+    @property
     def folders(self) -> list[Path]:
         """Where its weights are: its folder, or those of the zoos it was concatenated from."""
         return [Path(folder) for folder in self.about.get("concatenated", [self.folder])]
