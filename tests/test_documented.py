@@ -74,14 +74,14 @@ def extended() -> Iterator[dict[str, Any]]:
 
 
 class Running(torch.nn.Module):
-    """Hidden units, summed along the sequence."""
+    """Hidden units, summed over windows of the sequence."""
 
     def __init__(self) -> None:
         super().__init__()
         self.up, self.down = torch.nn.Linear(3, 6), torch.nn.Linear(6, 2)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.down(torch.relu(self.up(inputs)).cumsum(1))
+        return self.down(torch.relu(self.up(inputs)).unfold(1, 2, 1).sum(-1))
 
 
 def test_a_rule_added_moves_what_stood_still(request: pytest.FixtureRequest) -> None:

@@ -1,5 +1,6 @@
 """Commands that write networks and evaluate them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def generate(
     from weightspace.generation.generating import WRITTEN, generate_zoo
     from weightspace.zoo.zoo import Zoo
 
+    config, module = _of_the_zoo(config, module)
     opened = Zoo.open(anchors, module.describe())
     zoo = generate_zoo(model, opened, config, sampling, select, out=out, existing=existing(force))
     coverage = {name: int(zoo.table[name].sum()) for name in WRITTEN}
@@ -54,6 +56,13 @@ def generate(
     result = {"networks": len(zoo), **coverage, **{key: made[key] for key in ("sampler", "select", "choice")}}
     said = f"; {made['choice']}" if made["choice"] else ""
     print_result(out, f"{len(zoo)} networks: {describe_counts(coverage)}{said}", result, as_json)
+
+
+def _of_the_zoo(config: GenerateConfig, module: GivenModule) -> tuple[GenerateConfig, GivenModule]:
+    """An --architecture that is no module is an id of the zoo's: only its networks are anchors."""
+    if not module.architecture or ":" in module.architecture:
+        return config, module
+    return replace(config, only=module.architecture), replace(module, architecture="")
 
 
 def evaluate(

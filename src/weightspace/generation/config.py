@@ -122,7 +122,8 @@ class GenerateConfig:
     validation_accuracy is ranked by what it has, which is said."""
 
     only: str | None = None
-    """Take anchors of this architecture only; samplers that blend anchors need a single one."""
+    """The id of an architecture of the zoo (--architecture takes it too): take anchors of it only; samplers that blend
+    anchors need a single one."""
 
     count: int = 10
     """How many networks."""
