@@ -243,9 +243,12 @@ def _reading(sane: SANE, zoo: SplitZoo) -> ZooReading:
         readout: Callable[[Sequence[Zoo]], Any] = lambda parts: [sane.embed(part, "readout") for part in parts]  # noqa: E731
         represent = [lambda parts: [layer_statistics(part) for part in parts], *represent, readout]
     rows, notes = [], []
-    for target in usual_targets(zoo.parts[0].properties):
+    table = zoo.parts[0].table
+    targets = [name for name in usual_targets(zoo.parts[0].properties) if table[name].nunique() > 1]
+    parts = [compute(zoo.parts) for compute in represent] if targets else []
+    for target in targets:
         try:
-            results = [probe(*compute(zoo.parts), target=target) for compute in represent]
+            results = [probe(*own, target=target) for own in parts]
         except InputError as refusal:
             notes.append(f"{target.replace('_', ' ')}: {refusal}")
             continue

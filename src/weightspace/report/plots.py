@@ -49,7 +49,9 @@ def draw_layers(networks: Networks, accuracies: Mapping[str, float]) -> Figure:
         if rows == 2:
             for axes, feature in zip(panels[1], features, strict=True):
                 _over_mean(axes, networks, accuracies, feature, colors)
-        if len(networks) <= MOST_NAMED:
+        if len(networks) > MOST_NAMED:
+            figure.suptitle(f"{len(networks)} networks, dark to light in their order", fontsize=10)
+        else:
             handles, labels = panels[0][0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(networks), 4))
     return figure
@@ -139,7 +141,9 @@ def save_lines(lines: Mapping[str, Line], path: Path) -> None:
 
 def draw_lineage(trees: Sequence[Sequence[Kinship]]) -> Figure:
     """One row for each checkpoint, at its distance from the root of its family; the largest families first."""
-    rows = [line for tree in trees for line in (*rooted(tree), None)][: MOST_LEAVES + 1]
+    lines = [line for tree in trees for line in (*rooted(tree), None)]
+    rows, count = lines[: MOST_LEAVES + 1], sum(line is not None for line in lines)
+    shown = sum(line is not None for line in rows)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 0.9 + 0.24 * len(rows)))
         axes = figure.add_subplot()
@@ -158,6 +162,8 @@ def draw_lineage(trees: Sequence[Sequence[Kinship]]) -> Figure:
             axes.plot(x, row, marker="o", markersize=4, color=COLORS[0 if edge is not None else 1])
             axes.annotate(path, (x, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
         axes.set(xlabel="relative distance, summed from the first of the family (1.4: nothing in common)", yticks=[])
+        if shown < count:
+            axes.set_title(f"{shown} of {count:,} related checkpoints; the table has all", fontsize=9, loc="left")
         axes.invert_yaxis()
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.02)
@@ -196,7 +202,9 @@ def _draw_courses(axes: Axes, table: pd.DataFrame, accuracy: str) -> None:
     middle = table.groupby("epoch")[accuracy].median()
     axes.plot(middle.index, middle, color=COLORS[1], marker="o", markersize=3, label="median")
     top = 1 if table[accuracy].max() <= 1 else None  # some zoos count in percent
-    axes.set(xlabel="epoch", ylabel=accuracy.replace("_", " "), ylim=(0, top), title="members over epochs")
+    drawn = len(members[:: max(1, len(members) // MOST_LINES)])
+    title = "members over epochs" + (f" ({drawn} of {len(members):,} drawn)" if drawn < len(members) else "")
+    axes.set(xlabel="epoch", ylabel=accuracy.replace("_", " "), ylim=(0, top), title=title)
     axes.legend(loc="lower right")
 
 
@@ -211,7 +219,8 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
         numbers = present.to_numpy(dtype=float)
         numbers = numbers[np.isfinite(numbers)]
         low, high = numbers.min(), numbers.max()
-        if low > 0 and math.log10(high / low) > LOGARITHMIC:
+        # Accuracies are shares: their axis is linear, however small some are.
+        if low > 0 and math.log10(high / low) > LOGARITHMIC and not name.endswith("accuracy"):
             axes.hist(numbers, list(np.geomspace(low, high, BINS + 1)), color=COLORS[0])
             axes.set_xscale("log")
         else:
@@ -234,4 +243,5 @@ def _plain(text: str) -> str:
 def _drawable(values: pd.Series) -> bool:
     if pd.api.types.is_numeric_dtype(values):
         return bool(np.isfinite(values.dropna().to_numpy(dtype=float)).any())
-    return values.nunique() <= MOST_KINDS
+    # Texts of which nearly every one is another say nothing by how often they are there.
+    return values.nunique() <= min(MOST_KINDS, max(2, len(values.dropna()) // 2))

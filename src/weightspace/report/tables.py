@@ -52,7 +52,7 @@ def zoo_tables(summary: Mapping[str, Any]) -> list[Table]:
     properties = []
     for entry in summary["properties"]:
         if "values" in entry:
-            shown = ", ".join(entry["values"][:6]) + (", …" if len(entry["values"]) > 6 else "")
+            shown = _some(entry["values"], False, 6)
         else:
             shown = f"{entry['low']:.4g} … {entry['median']:.4g} … {entry['high']:.4g}"
         properties.append([entry["name"], shown, str(entry["missing"])])
@@ -90,7 +90,7 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
         [name, f"{alike[0]['parameters']:,}", ", ".join(alike[0]["dtypes"]), f"{len(alike):,}"]
         for name, alike in groups.items()
     ]
-    shown = sorted(checkpoints, key=lambda checkpoint: not remarks[checkpoint["path"]])[:limit]
+    shown = sorted(checkpoints, key=lambda checkpoint: not remarks[checkpoint["path"]])
     rows = [
         [
             checkpoint["path"] or ".",
@@ -101,17 +101,27 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
         ]
         for checkpoint in shown
     ]
-    note = f"The first {limit} of {len(checkpoints)}; --json has all." if len(checkpoints) > limit else ""
     twice = [["same file", ", ".join(group)] for group in inspection["equal_files"]]
     twice += [["same tensors", ", ".join(group)] for group in inspection["equal_tensors"]]
     tables = [
         Table(
             "Architectures by names and shapes", "", ["architecture", "numbers", "types", "checkpoints"], architectures
         ),
-        Table("Checkpoints", note, ["file", "format", "bytes", "wrapped in", "remarks"], rows, ("remarks",)),
-        Table("There more than once", "", ["", "files"], twice[:limit], ("files",)),
+        Table("Checkpoints", "", ["file", "format", "bytes", "wrapped in", "remarks"], rows, ("remarks",)),
+        Table("There more than once", "", ["", "files"], twice, ("files",)),
     ]
-    return [table for table in tables if table.rows]
+    return [cut(table, limit) for table in tables if table.rows]
+
+
+def cut(table: Table, limit: int) -> Table:
+    """The first rows of a table, whose title says how many there are and how to see them."""
+    count = len(table.rows)
+    if count <= limit:
+        return table
+    return table._replace(
+        title=f"{table.title} (the first {limit:,} of {count:,}; --rows shows more, --json all)",
+        rows=table.rows[:limit],
+    )
 
 
 def folder_tables(study: FolderStudy, limit: int) -> list[Table]:
@@ -138,12 +148,10 @@ def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
         "in common. Which came first the weights do not tell."
     )
     tables = [
-        Table(
-            "Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered[:limit], ("files",)
-        ),
-        Table("Related checkpoints", near, ["file", "distance"], families[:limit]),
+        Table("Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered, ("files",)),
+        Table("Related checkpoints", near, ["file", "distance"], families),
     ]
-    return [table for table in tables if table.rows]
+    return [cut(table, limit) for table in tables if table.rows]
 
 
 def seen_table(seen: Sequence[Any], limit: int) -> Table:
@@ -154,7 +162,7 @@ def seen_table(seen: Sequence[Any], limit: int) -> Table:
     ]
     columns = ["file", "nearest", "distance", "prediction"]
     words = ("nearest", "prediction")
-    return Table("What SANE says", "Distance between standardised embeddings.", columns, rows[:limit], words)
+    return cut(Table("What SANE says", "Distance between standardised embeddings.", columns, rows, words), limit)
 
 
 def symmetry_tables(symmetry: Symmetry, *, every: bool = False) -> list[Table]:
@@ -184,7 +192,7 @@ def symmetry_tables(symmetry: Symmetry, *, every: bool = False) -> list[Table]:
     return [table for table in (moving, still) if table.rows]
 
 
-def _some(places: Sequence[str], every: bool) -> str:
-    shown = places if every else places[:PLACES_SHOWN]
+def _some(places: Sequence[str], every: bool, most: int = PLACES_SHOWN) -> str:
+    shown = places if every else places[:most]
     more = len(places) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

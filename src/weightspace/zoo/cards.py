@@ -12,6 +12,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import NO_PROPERTIES, TABLE_FILE, Zoo
 
 CARD_FILE = "README.md"
+UNKNOWN_EPOCH = "an epoch is not known and counts as 0"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -97,12 +98,20 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
             }
             for architecture in zoo.architectures.values()
         ],
-        "properties": [_summarize_property(name, zoo.table[name]) for name in zoo.properties],
+        "properties": [_summarize_property(name, zoo.table[name], _unknown(zoo, name)) for name in zoo.properties],
     }
 
 
-def _summarize_property(name: str, values: pd.Series) -> dict[str, Any]:
-    missing = int(values.isna().sum())
+def _unknown(zoo: Zoo, name: str) -> int:
+    """Of how many checkpoints of an imported zoo nobody knew the epoch: the table has 0 there."""
+    imported = zoo.about.get("imported") if name == "epoch" else None
+    return int(imported.get("notes", {}).get(UNKNOWN_EPOCH, 0)) if isinstance(imported, dict) else 0
+
+
+def _summarize_property(name: str, values: pd.Series, unknown: int = 0) -> dict[str, Any]:
+    missing = int(values.isna().sum()) + min(unknown, len(values))
+    if unknown >= len(values) > 0:
+        return {"name": name, "values": [], "missing": missing}
     if pd.api.types.is_numeric_dtype(values):
         low, middle, high = (float(value) for value in (values.min(), values.median(), values.max()))
         return {"name": name, "low": low, "median": middle, "high": high, "missing": missing}

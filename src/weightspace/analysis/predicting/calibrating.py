@@ -65,19 +65,20 @@ def fit_predictor(
     seen = max(len(sane.trained_on(part)) for part in parts[1:])
     if seen:
         raise InputError(f"expected validation and test members that the SANE was not trained on, found {seen}")
-    aggregation, embedded = _embed_alike(sane, parts)
+    # Before anything is embedded, which takes its time: what varies stands in the tables.
     if targets is None:
-        properties = parts[0].properties
-        usual = [name for name in usual_targets(properties) if _varies(embedded[0], name)]
-        targets = usual or [name for name in properties if _varies(embedded[0], name) or _categories(embedded[0], name)]
+        properties, train_part = parts[0].properties, parts[0]
+        usual = [name for name in usual_targets(properties) if _varies(train_part, name)]
+        targets = usual or [name for name in properties if _varies(train_part, name) or _categories(train_part, name)]
     there = [name for name in targets if name in parts[0].table]
-    tasks = [*_numeric(embedded, there), *_categorical(embedded, there)]
+    tasks = [*_numeric(parts, there), *_categorical(parts, there)]
     if not tasks:
         raise InputError(f"expected a property that varies among {', '.join(targets) or TARGETS}, found none")
-    if len(embedded[0].features) < FEWEST_KNOWN:
+    if len(parts[0]) < FEWEST_KNOWN:
         raise InputError(
-            f"expected at least {FEWEST_KNOWN} training checkpoints for a predictor, found {len(embedded[0].table)}"
+            f"expected at least {FEWEST_KNOWN} training checkpoints for a predictor, found {len(parts[0])}"
         )
+    aggregation, embedded = _embed_alike(sane, parts)
     train = embedded[0].features.astype(np.float64)
     mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
     scaled = [(part.features - mean) / spread for part in embedded]
@@ -157,7 +158,7 @@ class _Task(NamedTuple):
 Values = tuple[str, list[np.ndarray], str]
 
 
-def _numeric(parts: Sequence[Embeddings], names: Sequence[str]) -> list[Values]:
+def _numeric(parts: Sequence[Zoo], names: Sequence[str]) -> list[Values]:
     """Of every numeric property that varies its values in all parts."""
     few = [part for part in parts[1:] if part.table["member"].nunique() < GROUPS]
     chosen = [
@@ -166,7 +167,7 @@ def _numeric(parts: Sequence[Embeddings], names: Sequence[str]) -> list[Values]:
     return [(name, [part.table[name].to_numpy(np.float64, na_value=np.nan) for part in parts], "") for name in chosen]
 
 
-def _categorical(parts: Sequence[Embeddings], names: Sequence[str]) -> list[Values]:
+def _categorical(parts: Sequence[Zoo], names: Sequence[str]) -> list[Values]:
     """Of every value of properties that are categories whether a checkpoint has it (1) or not (0), in all parts."""
     return [
         (name, [_indicator(part, name, value) for part in parts], value)
@@ -175,12 +176,12 @@ def _categorical(parts: Sequence[Embeddings], names: Sequence[str]) -> list[Valu
     ]
 
 
-def _indicator(part: Embeddings, name: str, value: str) -> np.ndarray:
+def _indicator(part: Zoo, name: str, value: str) -> np.ndarray:
     column = part.table[name]
     return np.where(column.notna(), (column.astype(str) == value).astype(np.float64), np.nan)
 
 
-def _categories(part: Embeddings, name: str) -> list[str]:
+def _categories(part: Zoo, name: str) -> list[str]:
     """The values of a property that is a category, if they are more than one and not too many to tell apart."""
     column = part.table[name]
     if column.dtype.kind in "fiub" or name in ("member", LINEAGE):
@@ -226,7 +227,7 @@ def _possible(name: str) -> tuple[float, float]:
     return (0.0, math.inf) if name == "epoch" else (-math.inf, math.inf)
 
 
-def _varies(part: Embeddings, name: str) -> bool:
+def _varies(part: Zoo, name: str) -> bool:
     """Whether it is known of two members and has two values."""
     if name not in part.table or part.table[name].dtype.kind not in "fiub":
         return False

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from weightspace.zoo.cards import UNKNOWN_EPOCH
 from weightspace.zoo.lineages import LINEAGE, Unions
 
 # Columns of checkpoints on their way into a zoo; none of them is in the zoo's table.
@@ -48,7 +49,7 @@ def settle(tables: Sequence[pd.DataFrame]) -> Settled:
         notes["a file holds the weights of another, and is a name of it"] = sum(map(len, chosen.names.values()))
     unknown = int(table["epoch"].isna().sum())
     if unknown:
-        notes["an epoch is not known and counts as 0"] = unknown
+        notes[UNKNOWN_EPOCH] = unknown
     notes |= _to_shares(table)
     sources = _explain(table)  # before what is not known counts as 0
     table["epoch"] = table["epoch"].fillna(0).astype(int)
