@@ -25,6 +25,7 @@ from weightspace.weights.values import require_finite
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.recorded_images import images_for, recorded_images
 from weightspace.zoo.writing import ZooWriter
+from weightspace.zoo.splitting import split_any
 from weightspace.zoo.zoo import Zoo
 
 WRITTEN = ("generated", "conditioned", "carried")
@@ -125,7 +126,7 @@ def generate_zoo(
     chosen = choose_anchors(sane, zoo, config.best, by=config.by, architecture=config.only)
     known = sane.adopting(chosen)
     if config.choose_bandwidth:
-        validation = zoo.split(*config.split, seed=sane.provenance.training.seed)[1]
+        validation = split_any(zoo, config.split, seed=sane.provenance.training.seed).parts[1]
         sampling = with_likeliest_bandwidth(known, sampling, encode_anchors(known, chosen), validation)
     images = images_for(zoo, config.data) if config.data is not None else recorded_images(zoo)
     device = choose_device(config.device, lambda: _operations(chosen, config.count, images, select))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -252,7 +252,7 @@ def _merge(
     left_out, notes = store.merge(keys, writer, settled.tables)
     listing.left_out += left_out
     for architecture in given:
-        listing.note(f"of {len(ids)} checkpoints, are of {architecture.id}", ids.count(architecture.id))
+        listing.note(_counted(architecture, ids, notes, listing))
     for note, count in [*notes.items(), *settled.notes.items()]:
         listing.note(note, count)
     if not sum(map(len, settled.tables)):
@@ -266,6 +266,14 @@ def _merge(
     }
     writer.finish(about)
     return about
+
+
+def _counted(architecture: Architecture, ids: Sequence[str], notes: Mapping[str, int], listing: Listing) -> str:
+    """How many checkpoints are of an architecture that was given; if none is, why the first is not."""
+    count = ids.count(architecture.id)
+    said = f"{count} of {len(ids)} checkpoints are of {architecture.id}"
+    why = next((note for note in notes if note.startswith(f"expected a network of {architecture.id}, ")), "")
+    return said if count or not why else f"{said}: {listing.entries[0].path}: {why}"
 
 
 def _first_reason(listing: Listing) -> str:
