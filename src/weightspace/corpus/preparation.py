@@ -21,7 +21,7 @@ from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens
-from weightspace.weights.files import StoredWeights, meta_of, on_cpu
+from weightspace.weights.files import StoredWeights, meta_of, on_cpu, stored_masks
 from weightspace.weights.values import Weights, infinite_masks, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights, fits, known_as
@@ -87,7 +87,7 @@ class Preparation:
             return self.keys[architecture.id]
         return frame_key(architecture, None)
 
-    def architecture_for(self, weights: Mapping[str, Tensor]) -> Architecture:
+    def architecture_for(self, weights: Mapping[str, Tensor], masks: Sequence[str] = ()) -> Architecture:
         """The known architecture with these names and shapes, else one with the same shapes in natural order of
         the names (under the weights' own names), else a new one.
         """
@@ -98,7 +98,7 @@ class Preparation:
             shapes={name: tuple(weights[name].shape) for name in names},
             dtypes={name: kind for name, kind in kinds.items() if kind != "float32"},
             note="an architecture the model was not trained on",
-            masks=infinite_masks(weights),
+            masks=tuple(masks) or infinite_masks(weights),
         )
         for architecture in self.architectures.values():
             if (architecture.shapes, architecture.dtypes) == (unknown.shapes, unknown.dtypes):
@@ -119,7 +119,9 @@ class Preparation:
         meta = meta_of(weights)
         if self.given and not any(fits(meta, known) for known in self.given):
             fit_weights(meta, self.given[0])  # whose refusal says why
-        architecture = self.architecture_for(meta if isinstance(weights, StoredWeights) else weights)
+        stored = isinstance(weights, StoredWeights)
+        masks = stored_masks(weights) if isinstance(weights, StoredWeights) else infinite_masks(weights)
+        architecture = self.architecture_for(meta if stored else weights, masks)
         if architecture.id in self.architectures:
             return Recognized(architecture, weights)
         known = next((each for each in (*self.architectures.values(), *self.given) if fits(meta, each)), None)

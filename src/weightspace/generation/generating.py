@@ -24,8 +24,8 @@ from weightspace.supervised import stack_weights
 from weightspace.weights.values import require_finite
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.recorded_images import images_for, recorded_images
-from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.splitting import split_any
+from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 
 WRITTEN = ("generated", "conditioned", "carried")

@@ -19,7 +19,7 @@ from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
 from weightspace.weights.torch_files import POLICY, read_arrays, read_policy, read_torch_file, unwrap_named
-from weightspace.weights.values import Weights, find_aliases, natural_key, some_of
+from weightspace.weights.values import Weights, find_aliases, infinite_masks, natural_key, some_of
 
 ALIASES_KEY = "aliases"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -121,6 +121,20 @@ def meta_of(weights: Mapping[str, Tensor]) -> Weights:
     if isinstance(weights, StoredWeights):
         return weights.meta()
     return {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+
+
+def stored_masks(weights: StoredWeights) -> tuple[str, ...]:
+    """The masks of infinities in a file. Of other tensors only a row is read, and that of square ones alone: what
+    attention must not see is one number for every two places.
+    """
+    square = [name for name, tensor in weights.meta().items() if _may_be_mask(tensor)]
+    rows = {name: weights.part(name, weights[name].ndim - 2, 0, 1) for name in square}
+    return infinite_masks({name: weights[name] for name, row in rows.items() if not row.isfinite().all()})
+
+
+def _may_be_mask(tensor: Tensor) -> bool:
+    kind = tensor.is_floating_point() and tensor.element_size() > 1
+    return kind and tensor.ndim >= 2 and tensor.shape[-1] == tensor.shape[-2] > 1
 
 
 def on_cpu(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -106,8 +106,10 @@ def _unwrap(loaded: object, path: Path, inside: Sequence[str]) -> Unwrapped:
         raise NoNetwork(f"expected named tensors in {path}, found none")
     if is_optimizer_state(loaded):
         raise NoNetwork(f"expected a dict of tensors in {path}, found the state of an optimizer or a scheduler")
-    if isinstance(loaded, Mapping) and any(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(f"expected named tensors in {path}, found other names than text, or none of a network")
+    if isinstance(loaded, Mapping) and any(
+        isinstance(value, Tensor) and not isinstance(name, str) for name, value in loaded.items()
+    ):
+        raise InputError(f"expected named tensors in {path}, found other names than text")
     raise NoNetwork(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
 
 

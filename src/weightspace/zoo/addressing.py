@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
+from weightspace.weights.torch_files import NoNetwork
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.identifying import recognize
@@ -54,12 +55,23 @@ def open_networks(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Tens
     for name in names:
         library, _, model = name.partition(":")
         if is_file(name):
-            for file in network_files(Path(name)):
-                yield str(file), open_file(str(file))
+            yield from _open_files(network_files(Path(name)))
         elif library in LIBRARIES and model:
             yield name, _pretrained(library, model)
         else:
             yield name, _member(name).weights
+
+
+def _open_files(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Networks in files; of several those that hold something else, such as an optimizer's state, are passed over."""
+    for file in files:
+        try:
+            stored = open_file(str(file))
+        except NoNetwork:
+            if len(files) == 1:
+                raise
+            continue
+        yield str(file), stored
 
 
 def is_file(name: str) -> bool:
@@ -130,6 +142,8 @@ def naming(name: str | Path) -> Iterator[None]:
     try:
         yield
     except InputError as refusal:
+        if str(name) in str(refusal):
+            raise
         raise InputError(f"{name}: {refusal}") from refusal
 
 
