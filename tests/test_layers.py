@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tools import run
 from weightspace.analysis.layers import Layer, fit_line, layer_similarity, layers_of, mean_feature, watch_layers
 from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.sane import SANE
@@ -175,3 +176,14 @@ def test_layers_on_the_command_line(
         with pytest.raises(SystemExit) as end:
             main(wrong)
         assert end.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_layers_are_drawn_without_weightwatcher_and_say_so(
+    sane_folder: Path, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "weightwatcher", None)
+    monkeypatch.setattr("weightspace.analysis.layers.importlib.util.find_spec", lambda name: None)
+    torch.save(zoo.weights(0), tmp_path / "net.pt")
+    status, out, err = run(capsys, "layers", sane_folder, tmp_path / "net.pt", "--out", tmp_path / "layers.svg")
+    assert status == 0 and (tmp_path / "layers.svg").is_file(), err
+    assert "without WeightWatcher's values, as it is not installed" in out

@@ -158,3 +158,9 @@ def test_every_function_answers_or_refuses_on_all_of_the_garden(
             folder = tmp_path / f"{precision} {wrapping}"
             folder.mkdir()
             sweep(name, precision, wrapping, folder, small_zoo, small_sane)
+
+
+def test_anchors_of_the_same_network_come_under_any_names(small_sane: ws.SANE) -> None:
+    model, anchor = built("residual")[0], built("residual")[0].half()
+    wrapped = {f"net.model.{name}": tensor for name, tensor in anchor.state_dict().items() if "tracked" not in name}
+    assert ws.initialize(model, small_sane, anchors=[wrapped]).share("reinitialized") == 0

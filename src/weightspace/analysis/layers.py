@@ -171,14 +171,16 @@ def fit_line(values: list[float], accuracies: list[float]) -> Fit | None:
 
 
 class LayerStudy(NamedTuple):
-    """Layers of networks by short name, and the accuracies of those whose accuracy is known."""
+    """Layers of networks by short name, the accuracies of those whose accuracy is known, and what could not be read."""
 
     layers: dict[str, list[Layer]]
     accuracies: dict[str, float]
+    note: str = ""
 
     def summary(self) -> str:
-        """How many there are."""
-        return f"{len(self.layers)} networks, {sum(map(len, self.layers.values()))} layers"
+        """How many there are, and what is not among their features."""
+        counted = f"{len(self.layers)} networks, {sum(map(len, self.layers.values()))} layers"
+        return f"{counted}; {self.note}" if self.note else counted
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object: features layer by layer, their means, accuracies."""
@@ -214,8 +216,9 @@ def look_into(
     """
     if not names:
         raise InputError("expected networks to look into, found none")
-    if watch is None:
-        watch = importlib.util.find_spec("weightwatcher") is not None
+    installed = importlib.util.find_spec("weightwatcher") is not None
+    note = "without WeightWatcher's values, as it is not installed" if watch is None and not installed else ""
+    watch = installed if watch is None else watch
     layers = {}
     for name, weights in open_networks(names):
         with naming(name):
@@ -223,4 +226,4 @@ def look_into(
     if compare and len(layers) < 2:
         raise InputError("expected two networks for their similarity, found one")
     short = short_names(layers)
-    return LayerStudy({short[name]: rows for name, rows in layers.items()}, known_accuracies(short, accuracy))
+    return LayerStudy({short[name]: rows for name, rows in layers.items()}, known_accuracies(short, accuracy), note)

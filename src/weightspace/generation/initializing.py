@@ -1,6 +1,7 @@
 """Start the next training from generated weights: fill an ordinary module in place."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from weightspace.tokens.patterns import positions_of
 from weightspace.weights.state_dicts import plain_names, unwrap
 from weightspace.weights.values import Weights, find_aliases, require_finite
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import fit_weights, fits
 from weightspace.zoo.zoo import Zoo
 
 Network = nn.Module | Mapping[str, Tensor]
@@ -54,8 +56,8 @@ def initialize(
         sane: a trained model; it need not have seen the architecture: statistics are then taken by layer kind, and
             anchors are not aligned with each other. They are aligned where the model knows the architecture and,
             on `data`, aligning changes nothing that the module computes.
-        anchors: a zoo of one architecture, or modules or state dicts, all with the same shapes; `module.` and the
-            like before all names are taken off.
+        anchors: a zoo of one architecture, or modules or state dicts, all with the same shapes; those of the same
+            network are brought to the module's names (see `fit_weights`).
         data: training inputs, to average batch-norm statistics over, a tensor for each input that the module takes;
             without it they are generated.
         head: what becomes of the last layer where it has another number of rows than the anchors', as for a task with
@@ -116,8 +118,11 @@ def _answers(model: nn.Module, weights: Weights, inputs: tuple[Tensor, ...]) -> 
     try:
         with torch.no_grad():
             # Of tied tensors the first name stands for all, which torch otherwise refuses.
-            aliases = find_aliases(model.state_dict())
-            once = {name: tensor for name, tensor in weights.items() if name not in aliases}
+            state = model.state_dict()
+            aliases = find_aliases(state)
+            # In the module's precision, as loading them would have them.
+            kinds = {name: state[name].dtype for name in weights if name in state and name not in aliases}
+            once = {name: weights[name].to(kind) for name, kind in kinds.items()}
             few = tuple(tensor[:INPUTS_TO_COMPARE] for tensor in inputs)
             answers = functional_call(model.eval(), once, few)
         return [value for value in torch.utils._pytree.tree_leaves(answers) if isinstance(value, Tensor)]
@@ -135,7 +140,7 @@ def _prompts(model: nn.Module, sane: SANE, anchors: object, inputs: tuple[Tensor
         networks = [anchors.weights(row) for row in range(len(anchors))]
         known = anchors.architectures[str(names[0])] if names else None
     else:
-        networks, known = _weights_of(anchors), None
+        networks, known = _fitted(_weights_of(anchors), model), None
     if not networks:
         raise InputError("expected at least 1 anchor, found none")
     for number, network in enumerate(networks):
@@ -163,6 +168,14 @@ def _computes_the_same(model: nn.Module, first: Weights, second: Weights, inputs
 def _alike(one: Tensor, other: Tensor) -> bool:
     size = float(one.abs().max().clamp_min(1)) if one.numel() else 1.0
     return torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * size)
+
+
+def _fitted(networks: list[Weights], model: nn.Module) -> list[Weights]:
+    """Anchors under the module's names, where they are the same network (see `fit_weights`); as they are otherwise."""
+    described = Architecture.of_module(model, id="the module", factory="", arguments={}, example_shape=None)
+    whole = {name: kind for name, kind in described.dtypes.items() if not getattr(torch, kind).is_floating_point}
+    wanted = replace(described, dtypes=whole)  # in single precision, whatever the module's is
+    return [fit_weights(weights, wanted).weights if fits(weights, wanted) else weights for weights in networks]
 
 
 def _weights_of(anchors: object) -> list[Weights]:
