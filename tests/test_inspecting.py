@@ -84,6 +84,18 @@ def test_inspecting_finds_duplicates_by_bytes_and_by_tensors(folder: Path) -> No
     assert inspection.equal_tensors == [["copy of net0.pt", "net0.pt", "net0.safetensors"], ["net5.pt", "wrapped.ckpt"]]
 
 
+def test_the_same_numbers_under_other_names_are_found(tmp_path: Path) -> None:
+    experts = [torch.randn(4, 6) for _ in range(3)]
+    apart = {f"experts.{n}.weight": expert for n, expert in enumerate(experts)} | {"gate": torch.randn(3, 6)}
+    stacked = {"experts.weight": torch.stack(experts).transpose(1, 2).contiguous(), "router": apart["gate"]}
+    near = {**apart, "gate": apart["gate"] + 1e-6}
+    for name, weights in {"apart": apart, "stacked": stacked, "near": near, "copy": apart}.items():
+        save_file(weights, tmp_path / f"{name}.safetensors")
+    inspection = inspect_folder(tmp_path)
+    assert inspection.equal_numbers == [["apart.safetensors", "stacked.safetensors"]]
+    assert inspection.equal_files == [["apart.safetensors", "copy.safetensors"]]
+
+
 def test_inspecting_never_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Code:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -103,6 +103,7 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
     ]
     twice = [["same file", ", ".join(group)] for group in inspection["equal_files"]]
     twice += [["same tensors", ", ".join(group)] for group in inspection["equal_tensors"]]
+    twice += [["same numbers, other names", ", ".join(group)] for group in inspection["equal_numbers"]]
     tables = [
         Table(
             "Architectures by names and shapes", "", ["architecture", "numbers", "types", "checkpoints"], architectures

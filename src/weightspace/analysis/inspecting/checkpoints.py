@@ -29,6 +29,7 @@ from weightspace.zoo.importing.source import Source
 OUTLYING, LEAST_FACTOR = 6.0, 2.0
 FEWEST_PEERS = 5
 CHUNK = 1 << 20
+MIXING = 0x1E3779B97F4A7C15  # odd, and within a signed number of 64 bits; products wrap around
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Inspected:
         outlying_layers: `tensor -> root mean square over what is usual`.
         fingerprint: the same for networks whose tensors hold the same numbers in any order.
         notes: what there is to say of how the file was read.
+        numbers: the same for networks with the same floating-point numbers, whatever tensors they are in.
     """
 
     path: str
@@ -66,6 +68,7 @@ class Inspected:
     outlying_layers: dict[str, float] = field(default_factory=dict)
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
+    numbers: str = ""
 
     def remarks(self) -> list[str]:
         """What deserves attention, in words."""
@@ -88,6 +91,8 @@ class Inspection:
         checkpoints: in natural order of their paths.
         equal_files: groups of paths whose files are the same byte for byte.
         equal_tensors: groups of paths that hold the same tensors in files that differ.
+        equal_numbers: groups of paths that hold the same numbers under other names or in other shapes, such as experts
+            one by one and stacked.
         left_out: other files, with the reason.
         key: of the networks that were read of files that hold several.
     """
@@ -95,6 +100,7 @@ class Inspection:
     checkpoints: list[Inspected]
     equal_files: list[list[str]]
     equal_tensors: list[list[str]]
+    equal_numbers: list[list[str]]
     left_out: list[dict[str, str]]
     key: str = ""
 
@@ -143,7 +149,16 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
     _mark_outliers(checkpoints, sizes)
     equal_files = [group for group in files.values() if len(group) > 1]
     equal_tensors = [group for group in contents.values() if len(group) > 1 and group not in equal_files]
-    return Inspection(checkpoints, equal_files, equal_tensors, listing.left_out, key)
+    return Inspection(checkpoints, equal_files, equal_tensors, _equal_numbers(checkpoints), listing.left_out, key)
+
+
+def _equal_numbers(checkpoints: Sequence[Inspected]) -> list[list[str]]:
+    """Checkpoints with the same numbers in other tensors; of each set of equal tensors the first."""
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
+    for checkpoint in checkpoints:
+        if checkpoint.numbers:
+            groups[checkpoint.numbers].setdefault(checkpoint.architecture, checkpoint.path)
+    return [list(alike.values()) for alike in groups.values() if len(alike) > 1]
 
 
 def _places(source: Source) -> set[str]:
@@ -188,6 +203,7 @@ def _read_tensors(
     checkpoint: Inspected, weights: Mapping[str, Tensor], aliases: Collection[str]
 ) -> tuple[str, dict[str, float]]:
     digest, unordered, sizes = hashlib.sha256(), hashlib.sha256(), {}
+    count, total = 0, 0
     # One order whatever the file's, so that equal networks have equal digests.
     for name in sorted(weights, key=natural_key):
         tensor = weights[name]
@@ -198,7 +214,9 @@ def _read_tensors(
                 hasher.update(part.numpy().tobytes())
         if tensor.is_floating_point() and tensor.numel() and name not in aliases and not is_mask(tensor):
             sizes[name] = _look_at(checkpoint, name, tensor)
+            count, total = count + tensor.numel(), (total + _sum_of_hashes(tensor)) % 2**64
     checkpoint.fingerprint = unordered.hexdigest()
+    checkpoint.numbers = f"{count}:{total:016x}" if count else ""
     return digest.hexdigest(), sizes
 
 
@@ -235,6 +253,18 @@ def _sorted(tensor: Tensor) -> Tensor:
     if tensor.element_size() == 1:  # 8-bit types are not all sorted; their bytes are
         flat = flat.view(torch.uint8)
     return flat.sort().values
+
+
+def _sum_of_hashes(tensor: Tensor) -> int:
+    """A sum over hashes of all numbers, which depends neither on their order nor on which tensor they are in."""
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    numbers = tensor.contiguous().flatten().view(kinds[tensor.element_size()])
+    total = 0
+    for part in numbers.split(CHUNK):
+        mixed = part.to(torch.int64) * MIXING
+        mixed = (mixed ^ (mixed >> 29)) * MIXING
+        total += int((mixed ^ (mixed >> 32)).sum())
+    return total % 2**64
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class FolderStudy(NamedTuple):
         """One line with all counts."""
         inspection = self.inspection
         remarked = sum(1 for checkpoint in inspection.checkpoints if checkpoint.remarks())
-        twice = len(inspection.equal_files) + len(inspection.equal_tensors)
+        twice = sum(map(len, (inspection.equal_files, inspection.equal_tensors, inspection.equal_numbers)))
         reordered = sum(len(relations.reordered) for relations in self.related.values())
         families = sum(len(relations.trees) for relations in self.related.values())
         counts = [
