@@ -22,6 +22,7 @@ from weightspace.corpus.frame import describe_module
 from weightspace.errors import InputError
 from weightspace.weights.files import open_weights
 from weightspace.weights.values import is_mask
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.importing import import_zoo
 
@@ -29,6 +30,8 @@ from weightspace.zoo.importing.importing import import_zoo
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype.*:UserWarning"),
 ]
 
 
@@ -272,3 +275,142 @@ def test_an_untied_twin_is_another_network() -> None:
         fit_weights(weights, tied)
     weights["head.weight"] = weights["table.weight"].clone()
     assert fit_weights(weights, tied).weights.keys() == weights.keys()
+
+
+class Small(nn.Module):
+    """Two layers, the first with what is between them."""
+
+    def __init__(self, between: str = "relu", wrapped: str = "") -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.between = nn.PReLU() if between == "prelu" else nn.ReLU()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.b(self.between(self.a(inputs)))
+
+
+def wrapped_in_parallel() -> nn.Module:
+    return nn.DataParallel(Small())
+
+
+def half() -> nn.Module:
+    return Small().half()
+
+
+def small(name: str = "Small", **arguments: str) -> Any:
+    query = f"?{json.dumps(arguments)}" if arguments else ""
+    return describe_module(f"{__name__}:{name}{query}", "2,4")
+
+
+def test_a_learned_number_of_a_layer_is_no_leftover() -> None:
+    with pytest.raises(InputError, match="found between.weight too"):
+        fit_weights(Small("prelu").state_dict(), small())
+    with pytest.raises(InputError, match="found bias too"):
+        fit_weights(nn.Linear(4, 1).state_dict(), describe_module(f"{__name__}:without_bias", "2,4"))
+
+
+def without_bias() -> nn.Module:
+    return nn.Linear(4, 1, bias=False)
+
+
+def test_8_bit_floats_beside_their_scales_are_not_taken_for_weights() -> None:
+    weights = Small().state_dict()
+    scale = weights["a.weight"].abs().max() / 448
+    weights["a.weight"] = (weights["a.weight"] / scale).to(torch.float8_e4m3fn)
+    with pytest.raises(InputError, match="a.weight_scale too; 8-bit floats in a.weight"):
+        fit_weights({**weights, "a.weight_scale": scale.reshape(1)}, small())
+
+
+def test_numbers_that_half_precision_cannot_hold_are_refused() -> None:
+    weights = Small().state_dict()
+    weights["a.weight"][0, 0] = 1e5
+    with pytest.raises(InputError, match=r"numbers that float16 can hold in a.weight, found some up to 1e\+05"):
+        fit_weights(weights, Architecture.of_module(half(), id="half", factory="", arguments={}, example_shape=None))
+    assert small("half").dtypes == {}, "built in single precision"
+
+
+@pytest.mark.parametrize("norm", [spectral_norm, new_spectral_norm])
+def test_spectral_norm_of_a_square_transposed_convolution_is_folded_along_its_axis(norm: Any) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(norm(nn.ConvTranspose2d(4, 4, 3)))
+    for _ in range(30):
+        module(torch.randn(1, 4, 5, 5))
+    fitted = fit_weights(module.eval().state_dict(), describe_module(f"{__name__}:deconvolution", "1,4,5,5"))
+    computed: Any = module[0].weight
+    assert torch.allclose(fitted.weights["0.weight"], computed, atol=1e-5)
+
+
+def deconvolution() -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(4, 4, 3))
+
+
+def test_names_that_only_training_gave_are_no_other_network() -> None:
+    weights = Small().state_dict()
+    parallel = {name.replace(".", ".module."): tensor for name, tensor in weights.items()}
+    average = {f"online_model.{n}": t for n, t in weights.items()} | {
+        "initted": torch.tensor(True),
+        "step": torch.tensor(3),
+    }
+    for stored in (parallel, average):
+        fitted = fit_weights(stored, small())
+        assert all(torch.equal(fitted.weights[name], tensor) for name, tensor in weights.items())
+    assert small("wrapped_in_parallel").shapes == small().shapes
+    counted = {name: t.float() if "tracked" in name else t for name, t in state().items()}
+    assert fit_weights(counted, describe_module(f"{__name__}:net", "2,3,4,4")).weights["1.num_batches_tracked"] == 0
+
+
+def shards(folder: Path, index: str, weights: dict[str, Tensor], aliases: dict[str, str] | None = None) -> None:
+    folder.mkdir(exist_ok=True)
+    name = index.replace(".index.json", "").replace(".safetensors", "-1.safetensors")
+    save_file(weights, folder / name, aliases)
+    listed = dict.fromkeys((*weights, *(aliases or {})), name)
+    (folder / index).write_text(json.dumps({"weight_map": listed}))
+
+
+def test_shards_keep_their_ties_and_variants_are_said(tmp_path: Path) -> None:
+    embed = torch.randn(5, 3)
+    shards(tmp_path / "tied", "model.safetensors.index.json", {"embed.weight": embed}, {"head.weight": "embed.weight"})
+    stored = open_weights(tmp_path / "tied")
+    read = stored.read()
+    assert stored.aliases == {"head.weight": "embed.weight"} and read["head.weight"] is read["embed.weight"]
+    shards(tmp_path / "two", "d.fp16.safetensors.index.json", {"w": torch.ones(2)})
+    shards(tmp_path / "two", "d.safetensors.index.json", {"w": torch.zeros(2)})
+    stored = open_weights(tmp_path / "two")
+    assert stored["w"].tolist() == [0, 0]
+    assert stored.remarks == ("d.safetensors.index.json was read, and not d.fp16.safetensors.index.json beside it",)
+    (tmp_path / "one").mkdir()
+    save_file({"w": torch.zeros(2)}, tmp_path / "one" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "one" / "config.json").write_text("{}")
+    assert list(open_weights(tmp_path / "one")) == ["w"]
+
+
+def test_tensors_of_other_kinds_are_refused_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"a.weight": torch.quantize_per_tensor(torch.rand(3, 3), 0.1, 0, torch.qint8)}, tmp_path / "q.pt")
+    torch.save({"a.weight": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, tmp_path / "n.pt")
+    for name, message in (("q.pt", "found torch.qint8 in a.weight"), ("n.pt", "expected dense tensors")):
+        with pytest.raises(InputError, match=message):
+            open_weights(tmp_path / name)
+    torch.save(state(), tmp_path / "good.pt")
+    status, out, err = run(capsys, "layers", tmp_path)
+    assert status == 0 and "1 networks" in out and "left out" in out, err
+    status, out, err = run(capsys, "embed", tmp_path, "--out", tmp_path / "e.parquet", "--json")
+    assert status == 0 and len(json.loads(out)["left_out"]) == 2, err
+
+
+def test_archives_of_numpy_as_others_write_them(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"a.weight": np.ones((2, 3), ">f4"), "a.position_index": np.arange(3), "epoch": 3}
+    np.savez(tmp_path / "net.npz", **arrays)
+    stored = open_weights(tmp_path / "net.npz")
+    assert set(stored) == {"a.weight", "a.position_index"} and stored.metadata == {"epoch": 3}
+    assert stored["a.weight"].sum() == 6
+
+
+def test_a_key_reaches_the_files_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        torch.save({"netG": state(number), "netD": state(number + 2)}, tmp_path / f"gan{number}.pt")
+    status, out, err = run(capsys, "layers", tmp_path, "--key", "netG")
+    assert status == 0 and "2 networks" in out, err
+    status, out, err = run(capsys, "embed", tmp_path, "--key", "netG", "--out", tmp_path / "e.parquet", "--json")
+    assert status == 0 and json.loads(out)["checkpoints"] == 2, err

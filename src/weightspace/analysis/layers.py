@@ -219,10 +219,14 @@ def look_into(
     installed = importlib.util.find_spec("weightwatcher") is not None
     note = "without WeightWatcher's values, as it is not installed" if watch is None and not installed else ""
     watch = installed if watch is None else watch
-    layers = {}
-    for name, weights in open_networks(names):
+    layers: dict[str, list[Layer]] = {}
+    left_out: dict[str, str] = {}
+    for name, weights in open_networks(names, left_out):
         with naming(name):
             layers[name] = layers_of(sane, weights, watch=watch)
+    if not layers:
+        raise InputError(next(iter(left_out.values())))
+    note = "; ".join(filter(None, [note, *(f"left out: {why}" for why in left_out.values())]))
     if compare and len(layers) < 2:
         raise InputError("expected two networks for their similarity, found one")
     short = short_names(layers)

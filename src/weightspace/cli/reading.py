@@ -43,7 +43,9 @@ def predict(
     prepare_torch()
     from weightspace.analysis.predicting.predictor import predict_networks
 
-    predictor, said = predict_networks(model, module.addresses(networks), device=device, given=module.describe())
+    predictor, said, left_out = predict_networks(
+        model, module.addresses(networks), device=device, given=module.describe()
+    )
     predictions = {}
     for name, prediction in said:
         predictions[name] = prediction
@@ -51,8 +53,9 @@ def predict(
             print(f"{name}: {prediction}")
     if as_json:
         by_name = {name: prediction.to_json() for name, prediction in predictions.items()}
-        print_json({"level": predictor.level, "networks": by_name})
+        print_json({"level": predictor.level, "networks": by_name, "left_out": left_out})
         return
+    print("".join(f"left out: {why}\n" for why in left_out.values()), end="")
     if any(prediction.intervals or prediction.categories for prediction in predictions.values()):
         print(predictor.describe())
 

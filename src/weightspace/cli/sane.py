@@ -177,6 +177,7 @@ def card(
     wanted = [target.strip() for target in targets.split(",") if target.strip()]
     numbers = write_examination(model, zoos, device, module, wanted)
     kept = [f"{zoo['zoo']} R² {zoo['r2']:.3f}" for zoo in numbers["fidelity"]]
+    kept += [f"no predictor: {why}" for why in [numbers["predicting"]["note"]] if why]
     print_result(model / "README.md", ", ".join(kept), numbers, as_json)
 
 

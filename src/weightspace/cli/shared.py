@@ -81,8 +81,10 @@ class GivenModule:
     """Of files that hold several networks read the one under this key, or prefix of names, such as netG."""
 
     def addresses(self, names: Sequence[str]) -> list[str]:
-        """Names of networks, those of files with the key."""
-        return [f"{name}:{self.key}" if self.key and Path(name).is_file() else name for name in names]
+        """Names of networks, those of files and folders of files with the key."""
+        from weightspace.zoo.addressing import is_file
+
+        return [f"{name}:{self.key}" if self.key and is_file(name) else name for name in names]
 
     def describe(self) -> "list[Architecture]":
         """The architecture with its symmetry; none, if no module is named."""

@@ -63,7 +63,7 @@ class StoredWeights(Mapping[str, Tensor]):
         dropped: what names were rid of, such as `module.`.
         remarks: what else there is to say of the file, in sentences.
         aliases: second names of tied tensors -> their first names.
-        sources: where tensors come from, by the names that they are stored under.
+        sources, stored_aliases: where tensors come from, and `aliases`, by the names that they are stored under.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class StoredWeights(Mapping[str, Tensor]):
         plain = plain_names(names)
         of_stored = {stored: name for name, stored in plain.names.items()}
         self.dropped = plain.dropped
+        self.stored_aliases = dict(aliases)
         self.aliases = {of_stored[alias]: of_stored[name] for alias, name in aliases.items()}
         self.sources, self._stored = sources, plain.names
         self.ordered = list(sources) != sorted(sources) if ordered is None else ordered
@@ -182,7 +183,9 @@ def open_weights(path: str | Path, inside: str | Sequence[str] = ()) -> StoredWe
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
         return _in_memory(read_torch_file(path, inside))
     if path.suffix == ARRAYS:
-        return _in_memory(_inside_of(read_arrays(path), inside, path))
+        tensors, beside = read_arrays(path)
+        found = _inside_of(tensors, inside, path)
+        return _in_memory(found._replace(beside={**beside, **found.beside}))
     if path.suffix == POLICIES:
         return _in_memory(Unwrapped(read_policy(path), (POLICY,), {}))
     raise InputError(
@@ -334,18 +337,26 @@ def _read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
 def _open_folder(folder: Path, inside: tuple[str, ...]) -> StoredWeights:
     present = [entry.name for entry in sorted(folder.iterdir())]
     usual = [name for name in MODEL_FILES if name in present]
-    name = next(iter([*usual, *filter(is_index, present)]), None)
+    # Of other names, as diffusers has them: the plain one before its variants, whose names are longer.
+    others = sorted(filter(is_index, present), key=len) or sorted(filter(_is_alone, present), key=len)
+    name = next(iter([*usual, *others]), None)
     if name is None:
         there = some_of(present) or "an empty folder"
         raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {there}")
-    opened = _open_sharded(folder, name) if is_index(name) else open_weights(folder / name, inside)
-    beside = [other for other in usual if is_index(other) != is_index(name)]
+    opened = _open_sharded(folder, name, inside) if is_index(name) else open_weights(folder / name, inside)
+    beside = [other for other in (usual or others) if other != name and (others or is_index(other) != is_index(name))]
     if beside:
-        opened.remarks += (f"{name} was read, as transformers reads it, and not {beside[0]} beside it",)
+        how = "as transformers reads it, " if usual else ""
+        opened.remarks += (f"{name} was read, {how}and not {beside[0]} beside it",)
     return opened
 
 
-def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
+def _is_alone(name: str) -> bool:
+    """Whether a file may be all of a model's weights, by the endings that libraries write."""
+    return name.endswith((".safetensors", ".bin")) and not name.startswith(("training_args", "optimizer", "scheduler"))
+
+
+def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...] = ()) -> StoredWeights:
     try:
         shard_of: dict[str, str] = dict(json.loads((folder / index_name).read_text())["weight_map"])
         files = [folder / _inside(folder, shard) for shard in shard_of.values()]
@@ -356,11 +367,24 @@ def _open_sharded(folder: Path, index_name: str) -> StoredWeights:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise InputError(f"expected the shards that {folder / index_name} lists, found no {some_of(absent)}")
-    shards = {shard: open_weights(folder / shard).sources for shard in sorted(set(shard_of.values()))}
-    missing = [name for name, shard in shard_of.items() if name not in shards[shard]]
+    shards = {shard: open_weights(folder / shard) for shard in sorted(set(shard_of.values()))}
+    aliases = {alias: name for shard in shards.values() for alias, name in shard.stored_aliases.items()}
+    sources = {name: shards[shard].sources.get(name) for name, shard in shard_of.items()}
+    missing = [name for name, source in sources.items() if source is None and name not in aliases]
     if missing:
         raise InputError(f"{folder / index_name} lists tensors that its shards do not hold: {some_of(missing)}")
-    return StoredWeights({name: shards[shard][name] for name, shard in shard_of.items()}, {})
+    prefix = ".".join(inside).replace("/", ".") + "." if inside else ""
+    kept = {
+        name.removeprefix(prefix): _Renamed(source, prefix)
+        for name, source in sources.items()
+        if source is not None and name.startswith(prefix)
+    }
+    if not kept:
+        raise InputError(f"expected a network under {'/'.join(inside)} in {folder}, found none")
+    tied = {alias.removeprefix(prefix): name.removeprefix(prefix) for alias, name in aliases.items()}
+    remarks = tuple(remark for shard in shards.values() for remark in shard.remarks)
+    about = _About(next(iter(shards.values())).metadata, remarks=remarks)
+    return StoredWeights(dict(kept), {alias: name for alias, name in tied.items() if name in kept}, about)
 
 
 def _inside(folder: Path, shard: str) -> str:

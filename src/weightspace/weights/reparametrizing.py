@@ -66,9 +66,19 @@ def folded(tensor: Reparametrized, weights: Mapping[str, Tensor]) -> Tensor:
         size, direction = parts
         return direction * (size / _norm(direction, size).clamp_min(FEWEST))
     original, left, right = parts
-    axis = 0 if len(left) == len(original) else 1
-    matrix = original.movedim(axis, 0).flatten(1)
+    fitting = [axis for axis in range(min(2, original.ndim)) if original.shape[axis] == len(left)]
+    matrices = [original.movedim(axis, 0).flatten(1) for axis in fitting or (0,)]
+    if original.is_meta:
+        return original
+    # Transposed convolutions are normed along their second axis: the vectors tell, as they are singular ones.
+    matrix = min(matrices, key=lambda matrix: _distance(matrix, left, right))
     return original / torch.dot(left, matrix @ right)
+
+
+def _distance(matrix: Tensor, left: Tensor, right: Tensor) -> float:
+    """How far vectors are from being a pair of singular vectors of a matrix, relative to its size."""
+    image = matrix @ right
+    return float((image - torch.dot(left, image) * left).norm() / image.norm().clamp_min(FEWEST))
 
 
 def unfolded(tensor: Reparametrized, weight: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> Weights | None:

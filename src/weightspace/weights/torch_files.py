@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.state_dicts import Unwrapped, is_optimizer_state, unwrap
+from weightspace.weights.state_dicts import Plain, Unwrapped, is_optimizer_state, unwrap
 from weightspace.weights.values import some_of
 
 # What damaged bytes make torch's reader raise, beside its own errors.
@@ -68,8 +68,8 @@ def read_policy(path: Path) -> dict[str, Tensor]:
     return {str(name): value.detach() for name, value in tensors if isinstance(value, Tensor)}
 
 
-def read_arrays(path: Path) -> dict[str, Tensor]:
-    """The network in an archive of numpy.
+def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Plain]]:
+    """The network in an archive of numpy, and plain numbers beside it.
 
     Raises:
         NoNetwork: arrays that are no weights, such as images with their labels.
@@ -77,23 +77,26 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        tensors = {
-            name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if array.dtype.kind in "fiubc"
-        }
+            arrays = {name: archive[name] for name in archive.files if archive[name].dtype.kind in "fiubc"}
+        # In this machine's order of bytes, whatever the file's is.
+        native = {name: np.array(array, dtype=array.dtype.newbyteorder("=")) for name, array in arrays.items()}
+        beside = {name: array.item() for name, array in native.items() if not array.ndim and "." not in name}
+        tensors = {name: torch.from_numpy(array) for name, array in native.items() if name not in beside}
     except (OSError, EOFError, zipfile.BadZipFile, *DAMAGE) as error:
         raise InputError(f"expected an archive of arrays at {path}, found one that cannot be read") from error
     fractions = [name for name, tensor in tensors.items() if tensor.is_floating_point() or tensor.is_complex()]
-    numbers = [name for name, tensor in tensors.items() if name not in fractions and tensor.ndim > 0]
-    if not fractions or numbers:
-        raise NoNetwork(f"expected weights in {path}, found {some_of(numbers) or 'no arrays of fractions'}, as in data")
-    return tensors
+    labels = [name for name, tensor in tensors.items() if name not in fractions and "." not in name]
+    if not fractions or (labels and not any("." in name for name in fractions)):
+        raise NoNetwork(f"expected weights in {path}, found {some_of(labels) or 'no arrays of fractions'}, as in data")
+    return tensors, {name: value for name, value in beside.items() if isinstance(value, str | int | float | bool)}
 
 
 def unwrap_named(loaded: object, inside: Sequence[str], path: Path) -> Unwrapped | None:
     """`unwrap`, whose refusals name the file."""
     try:
         return unwrap(loaded, inside)
+    except RuntimeError as error:  # tensors that have no shape, such as nested ones
+        raise InputError(f"expected dense tensors in {path}, found others") from error
     except InputError as refusal:
         raise InputError(str(refusal).replace(", found", f" in {path}, found", 1)) from refusal
 
@@ -165,6 +168,8 @@ def _whole(name: str, tensor: Tensor, path: Path) -> Tensor:
         if spread.device_mesh.size() > 1 and not all(place.is_replicate() for place in spread.placements):
             raise InputError(f"expected whole tensors in {path}, found a part of one that was spread out in {name}")
         tensor = spread.to_local().detach()
+    if tensor.is_quantized:
+        raise InputError(f"expected plain numbers in {path}, found {tensor.dtype} in {name}")
     if tensor.is_meta or tensor.layout != torch.strided:
         raise InputError(f"expected dense tensors in {path}, found a sparse or empty one in {name}")
     return tensor

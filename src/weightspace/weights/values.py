@@ -115,6 +115,8 @@ def _has_infinities(tensor: Tensor) -> bool:
 def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
     """Raise `InputError` naming the first tensor with a NaN or an infinity, other than masks of infinities."""
     for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.element_size() == 1:  # 8-bit floats have no arithmetic of their own
+            tensor = tensor.float()
         if tensor.is_floating_point() and not torch.isfinite(tensor).all() and not is_mask(tensor):
             count = int((~torch.isfinite(tensor)).sum())
             raise InputError(f"{what}: expected finite weights, found {count} NaN or infinite values in {name}")

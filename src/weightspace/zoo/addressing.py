@@ -11,7 +11,6 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
-from weightspace.weights.torch_files import NoNetwork
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.identifying import recognize
@@ -45,9 +44,15 @@ def open_network(name: str) -> Network:
     return network
 
 
-def open_networks(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+def open_networks(
+    names: Sequence[str], left_out: dict[str, str] | None = None
+) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     """Weights by name: of files, read as they are needed, of all files of folders, of `FILE:KEY` for one of several
     networks in a file, and of `ZOO:MEMBER`.
+
+    Args:
+        names: of networks.
+        left_out: where those of a folder that cannot be read are noted, with the reason; without it they are refused.
 
     Raises:
         InputError: there is no such network.
@@ -55,34 +60,37 @@ def open_networks(names: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Tens
     for name in names:
         library, _, model = name.partition(":")
         if is_file(name):
-            yield from _open_files(network_files(Path(name)))
+            yield from _open_files(network_files(Path(name)), left_out)
         elif library in LIBRARIES and model:
             yield name, _pretrained(library, model)
         else:
             yield name, _member(name).weights
 
 
-def _open_files(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Networks in files; of several those that hold something else, such as an optimizer's state, are passed over."""
+def _open_files(files: Sequence[Path], left_out: dict[str, str] | None) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Networks in files; of several those that cannot be read are noted, where they may be."""
     for file in files:
         try:
             stored = open_file(str(file))
-        except NoNetwork:
-            if len(files) == 1:
+        except InputError as refusal:
+            if len(files) == 1 or left_out is None:
                 raise
+            left_out[str(file)] = str(refusal)
             continue
         yield str(file), stored
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is that of a file or folder, or of one of the networks in a file, `FILE:KEY`."""
-    return Path(name).exists() or Path(name.rpartition(":")[0]).is_file()
+    """Whether a name is that of a file or folder, or of one of the networks in files, `FILE:KEY`, that are no zoo."""
+    place = Path(name.rpartition(":")[0])
+    several = ":" in name and place.exists() and not (place / ZOO_FILE).is_file()
+    return Path(name).exists() or several
 
 
 def open_file(name: str) -> StoredWeights:
     """`open_weights` of a file or folder, or of `FILE:KEY`."""
     path, _, key = name.rpartition(":")
-    of_several = not Path(name).exists() and Path(path).is_file()
+    of_several = not Path(name).exists() and bool(path) and Path(path).exists()
     return open_weights(path, key) if of_several else open_weights(name)
 
 
@@ -154,7 +162,8 @@ def network_files(path: Path) -> list[Path]:
         InputError: a folder without any.
     """
     if not path.exists() and is_file(str(path)):
-        return [path]
+        place, _, key = str(path).rpartition(":")
+        return [Path(f"{file}:{key}") for file in network_files(Path(place))]
     if not path.is_dir() or any(is_index(entry.name) or entry.name in SINGLE_FILES for entry in path.iterdir()):
         return [path]
     if (path / ZOO_FILE).is_file():

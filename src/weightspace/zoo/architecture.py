@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from weightspace.errors import InputError
+from weightspace.graphs import bare_module
 from weightspace.user_code import import_named, working_folder_last
 from weightspace.weights.values import Shapes, Weights, find_aliases, infinite_masks, natural_key, require_shapes
 from weightspace.zoo.example_inputs import Example, Inputs, random_input, require_named
@@ -201,6 +202,9 @@ class Architecture:
 def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0) -> nn.Module:
     """Import `package.module:callable` and call it under `seed`; the global random state is left as it was.
 
+    What wraps the module for training (data parallel, compiled) is taken off, as files have the names of the module
+    itself; one in half precision is built in single.
+
     Raises:
         InputError: it cannot be imported, or does not return a module.
     """
@@ -218,4 +222,9 @@ def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, se
         raise InputError(f"expected {factory} to build a module, found {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {factory} to return an nn.Module, found a {type(module).__name__}")
-    return module
+    return bare_module(module)._apply(_single)
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision as single precision: what is built here is run and traced on ordinary inputs."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -50,7 +50,7 @@ def fit_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> Fi
         ("the prefix 'model.' was dropped from all names",)
     """
     notes: list[str] = []
-    unwrapped = _without_adapter(weights, architecture, notes)
+    unwrapped = _without_wrappers(_without_adapter(weights, architecture, notes), architecture)
     prefix = _prefix(unwrapped, architecture)
     named = {name.removeprefix(prefix): tensor for name, tensor in unwrapped.items() if name.startswith(prefix)}
     if prefix:
@@ -61,8 +61,8 @@ def fit_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> Fi
     counters = [name for name in architecture.shapes if name.endswith(COUNTER) and name not in named]
     whole = {**named, **{name: named[first] for name, first in tied.items()}}
     whole |= {name: torch.zeros(architecture.shapes[name], dtype=torch.int64) for name in counters}
-    beside = [name for name in unwrapped if not name.startswith(prefix)]
-    aside = [name for name, tensor in whole.items() if name not in architecture.shapes and _is_aside(tensor)]
+    beside = [name for name, tensor in unwrapped.items() if not name.startswith(prefix) and not _is_aside(name, tensor)]
+    aside = [name for name, tensor in whole.items() if name not in architecture.shapes and _is_aside(name, tensor)]
     whole = {name: tensor for name, tensor in whole.items() if name not in aside}
     _require(whole, architecture, beside, len(counters))
     if aside:
@@ -71,7 +71,7 @@ def fit_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> Fi
         notes.append("a tensor that is tied to another was saved once")
     if counters:
         notes.append("counters of batch norms, which old versions of torch did not keep, are 0")
-    cast = {name: _cast(whole[name], architecture.dtypes.get(name, "float32")) for name in architecture.shapes}
+    cast = {name: _cast(name, whole[name], architecture.dtypes.get(name, "float32")) for name in architecture.shapes}
     if any(tensor.element_size() < cast[name].element_size() for name, tensor in whole.items()):
         notes.append("half precision was read as the architecture's own")
     if any(tensor.element_size() > cast[name].element_size() for name, tensor in whole.items()):
@@ -151,6 +151,15 @@ def _without_adapter(
     return {SAVED.sub("", BASE.sub("", name)): tensor for name, tensor in kept.items()}
 
 
+def _without_wrappers(weights: Mapping[str, Tensor], architecture: Architecture) -> Mapping[str, Tensor]:
+    """Names without the `module.` of parts that were trained in parallel each by itself; others as they are."""
+    plain = {re.sub(r"\.module\.", ".", name): name for name in weights}
+    there = [sum(name in names for name in architecture.shapes) for names in (weights, plain)]
+    if len(plain) < len(weights) or there[1] <= there[0]:
+        return weights
+    return {name: weights[stored] for name, stored in plain.items()}
+
+
 def _as_parametrized(named: Weights, architecture: Architecture, notes: list[str]) -> Weights:
     """Tensors that a module computes, as the architecture keeps them: under its names, or computed."""
     there, wanted = find_reparametrized(named), find_reparametrized(architecture.shapes)
@@ -198,22 +207,30 @@ def _require(weights: Mapping[str, Tensor], architecture: Architecture, beside: 
     shaped = {name: tuple(tensor.shape) for name, tensor in weights.items() if name in architecture.shapes}
     misshapen = [name for name, shape in shaped.items() if shape != tuple(architecture.shapes[name])]
     wanted = {name: getattr(torch, architecture.dtypes.get(name, "float32")) for name in shaped}
-    kinds = [name for name in shaped if weights[name].is_floating_point() != wanted[name].is_floating_point]
+    kinds = [
+        name
+        for name in shaped
+        if weights[name].is_floating_point() != wanted[name].is_floating_point and not name.endswith(COUNTER)
+    ]
+    small = [name for name in shaped if _is_small(weights[name]) and weights[name].dtype != wanted[name]]
     parts = [f"no {some_of(missing)}"] if missing else []
     parts += [f"{some_of(extra)} too"] if extra else []
     parts += [f"{name} of shape {list(shaped[name])}, not {list(architecture.shapes[name])}" for name in misshapen[:1]]
     parts += [f"another kind of numbers in {some_of(kinds)}"] if kinds and not misshapen else []
+    parts += [f"8-bit floats in {some_of(small)}, whose scale the architecture does not have"] if small else []
     parts += [] if parts else _untied(weights, architecture)
     if parts:
         fine = f"; {counters} counters that it lacks would be fine" if counters else ""
         raise InputError(f"expected a network of {architecture.id}, found {'; '.join(parts)}{fine}")
 
 
-def _is_aside(tensor: Tensor) -> bool:
+def _is_aside(name: str, tensor: Tensor) -> bool:
     """Whether a tensor that a module lacks may be left aside: whole numbers, such as positions that newer versions do
-    not save, and single numbers, such as the scale of a loss.
+    not save, and single numbers at the top, such as the scale of a loss. Those of a layer are a part of it.
     """
-    return not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 1
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    return tensor.numel() == 1 and "." not in name and name not in ("weight", "bias")
 
 
 def _untied(weights: Mapping[str, Tensor], architecture: Architecture) -> list[str]:
@@ -225,6 +242,21 @@ def _untied(weights: Mapping[str, Tensor], architecture: Architecture) -> list[s
     return []
 
 
-def _cast(tensor: Tensor, kind: str) -> Tensor:
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.element_size() == 1
+
+
+def _cast(name: str, tensor: Tensor, kind: str) -> Tensor:
+    """A tensor in the architecture's precision.
+
+    Raises:
+        InputError: numbers that are too large for it.
+    """
     wanted = getattr(torch, kind)
-    return tensor.to(wanted) if tensor.dtype != wanted else tensor
+    if tensor.dtype == wanted:
+        return tensor
+    cast = tensor.to(wanted)
+    smaller = tensor.is_floating_point() and cast.element_size() < tensor.element_size()
+    if smaller and not tensor.is_meta and not torch.equal(cast.isfinite(), tensor.isfinite()):
+        raise InputError(f"expected numbers that {kind} can hold in {name}, found some up to {tensor.abs().max():.3g}")
+    return cast

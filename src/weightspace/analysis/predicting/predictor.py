@@ -276,10 +276,11 @@ def _category(indicators: Mapping[str, Interval]) -> Category:
 
 
 class NetworkPredictions(NamedTuple):
-    """A predictor, and what it says of networks by name, one after the other."""
+    """A predictor, what it says of networks by name, one after the other, and which of a folder cannot be read."""
 
     predictor: Predictor
     networks: Iterator[tuple[str, Prediction]]
+    left_out: Mapping[str, str]
 
 
 def predict_networks(
@@ -299,9 +300,11 @@ def predict_networks(
         raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
     predictor = Predictor.open(model)
 
+    left_out: dict[str, str] = {}
+
     def predict() -> Iterator[tuple[str, Prediction]]:
-        for name, weights in open_networks(names):
+        for name, weights in open_networks(names, left_out):
             with naming(name):
                 yield name, predictor.predict(sane, weights)
 
-    return NetworkPredictions(predictor, predict())
+    return NetworkPredictions(predictor, predict(), left_out)
