@@ -414,3 +414,19 @@ def test_a_key_reaches_the_files_of_a_folder(tmp_path: Path, capsys: pytest.Capt
     assert status == 0 and "2 networks" in out, err
     status, out, err = run(capsys, "embed", tmp_path, "--key", "netG", "--out", tmp_path / "e.parquet", "--json")
     assert status == 0 and json.loads(out)["checkpoints"] == 2, err
+
+
+def test_files_of_other_kinds_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(state(), tmp_path / "net.pt")
+    kinds = {
+        "a.onnx": "an ONNX graph",
+        "b.gguf": "a GGUF file",
+        "c.h5": "an HDF5 file",
+        "d.jit": "a TorchScript archive",
+    }
+    for name in kinds:
+        (tmp_path / name).write_bytes(b"not read")
+    for words in (("inspect", tmp_path), ("import", tmp_path, "--out", tmp_path.with_suffix(".zoo"))):
+        status, out, err = run(capsys, *words)
+        assert status == 0, err
+        assert all(name in out and kind in out for name, kind in kinds.items()), out

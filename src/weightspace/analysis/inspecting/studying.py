@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from weightspace.analysis.inspecting.checkpoints import Inspection, inspect_folder
 from weightspace.analysis.inspecting.kinship import Relations
 from weightspace.analysis.inspecting.relating_folders import SaneView, given_symmetries, relate_folder
+from weightspace.weights.values import some_of
 from weightspace.zoo.architecture import Architecture
 
 
@@ -38,9 +39,13 @@ class FolderStudy(NamedTuple):
         return ", ".join(counts)
 
     def notes(self) -> list[str]:
-        """How many networks are of the architectures that were given; what was not compared, and why."""
+        """How many networks are of the architectures that were given; what was left out or not compared, and why."""
         kinds = [checkpoint.architecture for checkpoint in self.inspection.checkpoints]
         counts = [f"{kinds.count(name)} of {len(kinds)} files are of {name}" for name in self.given]
+        reasons: dict[str, list[str]] = {}
+        for entry in self.inspection.left_out:
+            reasons.setdefault(entry["why"], []).append(entry["what"])
+        counts += [f"left out: {some_of(names)} ({why})" for why, names in reasons.items()]
         return counts + [f"{name}: {note}" for name, relations in self.related.items() for note in relations.notes]
 
     def to_json(self) -> dict[str, Any]:

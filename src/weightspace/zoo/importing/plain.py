@@ -27,7 +27,11 @@ from weightspace.zoo.zoo import ZOO_FILE
 # Files that hold a network, and that this package cannot read.
 FOREIGN = {
     ".pt2": "a program exported by torch (as MLflow logs models)",
-    ".h5": "a Keras file",
+    ".jit": "a TorchScript archive",
+    ".torchscript": "a TorchScript archive",
+    ".ptl": "a TorchScript archive",
+    ".h5": "an HDF5 file, as Keras writes them",
+    ".hdf5": "an HDF5 file, as Keras writes them",
     ".keras": "a Keras file",
     ".onnx": "an ONNX graph",
     ".gguf": "a GGUF file",
