@@ -35,7 +35,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "outputs.py:new_folder": RESUMED,
     "outputs.py:require_apart": WRITTEN,
     "outputs.py:_absolute_target": WRITTEN,
-    "report/tables.py:inspection_tables": ("inspect",),
+    "report/tables.py:cut": ("inspect",),
     "spreading.py:_spread_on_processes": ("grow", "import"),
     "spreading.py:_connect": ("grow", "import"),
     "spreading.py:_result_of": ("grow", "import"),
