@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -430,3 +432,24 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path: Path, capsys: pyte
         status, out, err = run(capsys, *words)
         assert status == 0, err
         assert all(name in out and kind in out for name, kind in kinds.items()), out
+
+
+SPREAD_OUT = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}.store", rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+weights = {"a.weight": torch.arange(12.0).reshape(4, 3), "a.bias": torch.ones(4)}
+torch.save({name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in weights.items()}, sys.argv[1])
+dist.destroy_process_group()
+"""
+
+
+def test_tensors_that_one_process_held_are_read_where_none_is_set_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "net.pt")
+    subprocess.run([sys.executable, "-c", SPREAD_OUT, path], check=True, capture_output=True)
+    code = "import sys, weightspace as ws; print(ws.open_weights(sys.argv[1]).read()['a.weight'].sum().item())"
+    done = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "66.0"

@@ -125,7 +125,7 @@ def _load(file: Path | io.BytesIO, path: Path, mmap: bool = False) -> object:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         name = next(iter(REFUSED.findall(str(error))), "")
-        if name.startswith(SPREAD) and SPREAD not in sys.modules:
+        if SPREAD in str(error) and SPREAD not in sys.modules:
             importlib.import_module(SPREAD)  # torch's reader knows its tensors from then on
             return _load(file, path, mmap)
         needs = (
