@@ -235,12 +235,12 @@ def align_networks(
     """
     first, second = open_network(reference), open_network(model)
     known = given or first.architecture or second.architecture
-    axes = _symmetry(known, given, symmetry)
+    axes = _symmetry(known, symmetry)
     fixed, moved = (_fitted(network.weights, known) for network in (first, second))
     alignment = align(moved, fixed, axes, restarts=config.restarts, seed=config.seed)
     alignment = replace(alignment, buildable=known is not None)
     if config.data and known is not None:
-        module = known.build([str(given.factory)] if given else [])
+        module = known.build()
         shape = known.example_shape or ()
         images = open_images(
             config.data, size=shape[-1] if len(shape) == 4 else None, limits=(None, config.test_images)
@@ -256,7 +256,7 @@ def _fitted(weights: Weights, known: Architecture | None) -> Weights:
     return fit_weights(weights, known).weights if known is not None else weights
 
 
-def _symmetry(known: Architecture | None, given: Architecture | None, file: Path | None) -> Symmetry:
+def _symmetry(known: Architecture | None, file: Path | None) -> Symmetry:
     """A symmetry by hand, or that of the architecture, derived and proved where it may be built."""
     if file is not None:
         return _read_symmetry(file)
@@ -266,9 +266,8 @@ def _symmetry(known: Architecture | None, given: Architecture | None, file: Path
             "which do not say how the network is built"
         )
     if known.symmetry is None:
-        named = [str(given.factory), given.inputs_from] if given else []
-        inputs = known.inputs(named)
-        return trace_symmetry(known.build(named), *inputs.positional, **inputs.named)
+        inputs = known.inputs()
+        return trace_symmetry(known.build(), *inputs.positional, **inputs.named)
     return Symmetry.from_json(known.symmetry)
 
 

@@ -37,16 +37,12 @@ PLAIN_NUMPY: list[Any] = [
 ]
 
 
-class NoNetwork(InputError):
-    """A file that is whole and holds something else than a network, such as the state of an optimizer."""
-
-
 def read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
     """The network in a file of torch; tensors stay on the disk until they are used.
 
     Raises:
-        NoNetwork: none in it.
-        InputError: a damaged file, one of another kind, or one that needs code to load, which is never run.
+        InputError: no network in it, a damaged file, one of another kind, or one that needs code to load, which is
+            never run.
     """
     kind = _archive_kind(path)
     if kind:
@@ -72,8 +68,8 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Plain]]:
     """The network in an archive of numpy, and plain numbers beside it.
 
     Raises:
-        NoNetwork: arrays that are no weights, such as images with their labels.
-        InputError: a damaged archive, or arrays of objects, which would need code to load.
+        InputError: arrays that are no weights, such as images with their labels, a damaged archive, or arrays of
+            objects, which would need code to load.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -87,7 +83,7 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Plain]]:
     fractions = [name for name, tensor in tensors.items() if tensor.is_floating_point() or tensor.is_complex()]
     labels = [name for name, tensor in tensors.items() if name not in fractions and "." not in name]
     if not fractions or (labels and not any("." in name for name in fractions)):
-        raise NoNetwork(f"expected weights in {path}, found {some_of(labels) or 'no arrays of fractions'}, as in data")
+        raise InputError(f"expected weights in {path}, found {some_of(labels) or 'no arrays of fractions'}, as in data")
     return tensors, {name: value for name, value in beside.items() if isinstance(value, str | int | float | bool)}
 
 
@@ -106,14 +102,14 @@ def _unwrap(loaded: object, path: Path, inside: Sequence[str]) -> Unwrapped:
     if found is not None:
         return found
     if loaded == {}:
-        raise NoNetwork(f"expected named tensors in {path}, found none")
+        raise InputError(f"expected named tensors in {path}, found none")
     if is_optimizer_state(loaded):
-        raise NoNetwork(f"expected a dict of tensors in {path}, found the state of an optimizer or a scheduler")
+        raise InputError(f"expected a dict of tensors in {path}, found the state of an optimizer or a scheduler")
     if isinstance(loaded, Mapping) and any(
         isinstance(value, Tensor) and not isinstance(name, str) for name, value in loaded.items()
     ):
         raise InputError(f"expected named tensors in {path}, found other names than text")
-    raise NoNetwork(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
+    raise InputError(f"expected a dict of tensors in {path}, found {_describe(loaded)}")
 
 
 def _load(file: Path | io.BytesIO, path: Path, mmap: bool = False) -> object:
