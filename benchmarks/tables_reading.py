@@ -13,12 +13,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from weightspace.analysis.probing.bounding import Bound
 from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
+from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, WIDTHS, ProbeModel, fit_quietly
 from weightspace.analysis.representations.baselines import exact_token_statistics, layer_statistics
-from weightspace.analysis.representations.catalog import REPRESENTATIONS
+from weightspace.analysis.representations.catalog import REPRESENTATIONS, Choice, Represent, represent
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
@@ -31,7 +37,7 @@ from weightspace.zoo.zoo import Zoo
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
 ZOOS = (*SMALL, "mnist-raytune", "cifar10-cnn-l", "cifar10-resnet18w8")
 WITH_HYPER = ("mnist-cnn-s", "cifar10-cnn-s")  # trained anew in every fold
-WITH_TREES = ("mnist-cnn-s",)
+MODELS: tuple[ProbeModel, ...] = ("linear", "trees")
 SHARES, FOLDS, SEED = (0.6, 0.15, 0.25), 4, 0
 TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 TRAINING = TrainConfig(steps=300, batch_size=32, statistics_weight=1.0, seed=SEED)
@@ -86,19 +92,61 @@ def late_epochs(zoo: Zoo) -> Zoo:
 
 
 def properties(setting: Setting, name: str) -> list[Row]:
-    """Every representation, every target, pooled and at the last epoch: tables 1, 2 and 9 to 12 of the paper."""
+    """Every representation, every target, pooled and at the last epoch, by lines and by trees: tables 1, 2 and 9 to 12
+    of the paper. Hyper-parameters are probed for by lines alone.
+    """
     zoo, sanes = setting.zoo(name), [setting.sane(name, fold) for fold in range(FOLDS)]
-    names = [own for own in REPRESENTATIONS if own != "hyper" or name in WITH_HYPER]
-    folds = make_folds(zoo, SHARES, sanes, names, folds=FOLDS, seed=SEED)
-    found = compare_representations(folds, TARGETS, hyper_parameters=find_targets(zoo).hyper_parameters, seed=SEED)
-    return named(found, name, zoo)
+    names = [known for known in REPRESENTATIONS if known != "hyper" or name in WITH_HYPER]
+    folds = make_folds(zoo, SHARES, sanes, Choice(names), folds=FOLDS, seed=SEED)
+    folds = [Fold(fold.parts, [computed_once(represent) for represent in fold.representations]) for fold in folds]
+    rows = []
+    for model in MODELS:
+        drawn = find_targets(zoo).hyper_parameters if model == "linear" else []
+        compared = compare_representations(folds, TARGETS, hyper_parameters=drawn, model=model, seed=SEED)
+        rows += [{"model": model, **row} for row in named(compared, name, zoo)]
+    return rows
 
 
-def trees(setting: Setting, name: str) -> list[Row]:
-    """Gradient-boosted trees in the place of linear probes."""
-    zoo, sanes = setting.zoo(name), [setting.sane(name, fold) for fold in range(FOLDS)]
-    folds = make_folds(zoo, SHARES, sanes, ("s(W)", "readout"), folds=FOLDS, seed=SEED)
-    return named(compare_representations(folds, TARGETS, model="trees", seed=SEED), name, zoo)
+def computed_once(represent: Represent) -> Represent:
+    """A representation that keeps what it has computed, for probes of several kinds."""
+    computed: list[list[Embeddings]] = []
+
+    def once(parts: Sequence[Zoo]) -> list[Embeddings]:
+        if not computed:
+            computed.append(represent(parts))
+        return computed[0]
+
+    return once
+
+
+def bounds(setting: Setting, name: str) -> list[Row]:
+    """R² on validation members of lines whose features are bounded at several widths: no test member is looked at.
+
+    The mean over targets, of the best ridge strength of each; folds scored together.
+    """
+    rows = []
+    names = ("s(W)", "spectra", "r(W)", "t(W)", "mean+spread", "readout")
+    for representation in names:
+        folds = [
+            represent(setting.parts(name, fold)[:2], representation, setting.sane(name, fold)) for fold in range(FOLDS)
+        ]
+        for width in (None, *WIDTHS):
+            scores = [validation_r2(folds, target, width) for target in TARGETS]
+            label = folds[0][0].representation.label
+            rows.append({"zoo": name, "representation": label, "width": width, "validation_r2": float(np.mean(scores))})
+    return rows
+
+
+def validation_r2(folds: Sequence[Sequence[Embeddings]], target: str, width: float | None) -> float:
+    """Of the best ridge strength, over the validation members of all folds together."""
+    true, predicted = [], []
+    for train, validation in folds:
+        steps = ([Bound(width)] if width else []) + [StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS))]
+        targets = np.tile(train.table[target].to_numpy()[:, None], len(RIDGE_STRENGTHS))
+        line = fit_quietly(make_pipeline(*steps), train.features.astype(np.float64), targets)
+        predicted.append(line.predict(validation.features.astype(np.float64)))
+        true.append(validation.table[target].to_numpy())
+    return max(r2_score(np.concatenate(true), column) for column in np.concatenate(predicted).T)
 
 
 def named(found: ReadingComparison, name: str, zoo: Zoo) -> list[Row]:
@@ -228,7 +276,7 @@ TABLES: dict[str, tuple[Callable[..., list[Row]], tuple[str, ...]]] = {
     "properties": (properties, ZOOS),
     "few": (few, ("mnist-cnn-s", "usps-cnn-s")),
     "control": (control, ("mnist-cnn-s", "cifar10-resnet18w8")),
-    "trees": (trees, WITH_TREES),
+    "bounds": (bounds, ("mnist-raytune", "usps-cnn-s")),
     "epochs": (epochs, ("mnist-cnn-s",)),
 }
 

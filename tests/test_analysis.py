@@ -21,6 +21,7 @@ from weightspace.analysis.representations.baselines import (
 )
 from weightspace.analysis.representations.catalog import (
     REPRESENTATIONS,
+    Choice,
     Represent,
     choose_representations,
     components,
@@ -77,10 +78,16 @@ def test_ridge_is_the_normal_equations() -> None:
     train, validation, test = parts(0.7)
     result = probe(train, validation, test, target="quality")
     x, y = train.features, train.table["quality"].to_numpy()
-    mean, std = x.mean(0), x.std(0)
-    scaled = (x - mean) / std
-    weights = np.linalg.solve(scaled.T @ scaled + result.setting * np.eye(4), scaled.T @ (y - y.mean()))
-    expected = (test.features - mean) / std @ weights + y.mean()
+    low, center, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
+    strength, width = result.setting
+
+    def bounded(features: np.ndarray) -> np.ndarray:
+        return width * np.tanh((features - center) * 1.349 / (high - low) / width)
+
+    mean, std = bounded(x).mean(0), bounded(x).std(0)
+    scaled = (bounded(x) - mean) / std
+    weights = np.linalg.solve(scaled.T @ scaled + strength * np.eye(4), scaled.T @ (y - y.mean()))
+    expected = (bounded(test.features) - mean) / std @ weights + y.mean()
     np.testing.assert_allclose(result.predicted, expected, rtol=1e-8)
     residual = ((result.true - expected) ** 2).sum() / ((result.true - result.true.mean()) ** 2).sum()
     assert abs(result.r2 - (1 - residual)) < 1e-9
@@ -265,13 +272,15 @@ def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], san
     names = [
         "W",
         "s(W)",
+        "r(W)",
         "aligned W (PCA)",
         "t(W)",
         "untrained SANE (mean+spread)",
         "SANE (mean)",
         "SANE (mean+spread)",
     ]
-    names += ["SANE (readout)", "SANE (sequence, PCA)", "SANE (readout) + s(W)", CHOSEN.label]
+    names += ["SANE (readout)", "SANE (sequence, PCA)", "SANE (readout) + s(W)", "SANE (readout) + r(W)"]
+    names += [CHOSEN.label]
     assert list(dict.fromkeys(row.representation for row in rows)) == names
     assert {(row.subset, row.target) for row in rows} == {
         ("pooled", "test_accuracy"),
@@ -280,11 +289,15 @@ def test_representations_beside_each_other(zoo: Zoo, parts: tuple[Zoo, ...], san
         ("last_epoch", "learning_rate"),
         ("last_epoch", "activation"),
     }
-    assert len(rows) == 55 and json.dumps([row.to_json() for row in rows])
+    assert len(rows) == 65 and json.dumps([row.to_json() for row in rows])
     for row in rows:
         assert (row.r2 is None) == (row.target == "activation") == (row.chance is not None)
     chosen = next(row for row in rows if row.representation == CHOSEN.label)
-    assert chosen.chosen in names and chosen.chosen.startswith("SANE (") and "+ s(W)" not in chosen.chosen
+    assert (
+        chosen.chosen in names
+        and chosen.chosen.startswith("SANE (")
+        and "+" not in chosen.chosen.replace("mean+spread", "")
+    )
 
 
 def test_what_is_chosen_is_chosen_on_validation_members(zoo: Zoo) -> None:
@@ -305,7 +318,7 @@ def test_what_is_chosen_is_chosen_on_validation_members(zoo: Zoo) -> None:
 
 
 def test_folds_are_scored_together_and_members_tested_once(zoo: Zoo) -> None:
-    folds = make_folds(zoo, (0.5, 0.25, 0.25), names=("s(W)",))
+    folds = make_folds(zoo, (0.5, 0.25, 0.25), choice=Choice(("s(W)",)))
     tested = [member for fold in folds for member in fold.parts[-1].members]
     assert len(folds) == 4 and sorted(tested) == sorted(zoo.members)
     for fold in folds:
@@ -318,14 +331,14 @@ def test_each_fold_takes_a_model_that_has_not_seen_its_test_members(zoo: Zoo, sa
     sane = SANE.open(sane_folder)
     shares = (0.5, 0.25, 0.25)
     sane = seeing(sane, zoo.split(*shares, seed=0, fold=0)[0])
-    folds = make_folds(zoo, shares, [sane], ("mean",))
+    folds = make_folds(zoo, shares, [sane], Choice(("mean",)))
     assert len(folds) == 2  # its validation and its test members; others it was trained on
     for fold in folds:
         assert not sane.trained_on(fold.parts[-1])
-    assert len(make_folds(zoo, shares, [sane], ("mean",), allow_overlap=True)) == 4
+    assert len(make_folds(zoo, shares, [sane], Choice(("mean",)), allow_overlap=True)) == 4
     sane = seeing(sane, zoo)
     with pytest.raises(InputError, match=r"expected test members that the SANE was not trained on, found \d of"):
-        make_folds(zoo, shares, [sane], ("mean",))
+        make_folds(zoo, shares, [sane], Choice(("mean",)))
 
 
 def test_pooled_folds_are_one_result() -> None:
@@ -370,7 +383,7 @@ def test_unknown_representations_are_refused() -> None:
         choose_representations(["other"])
     with pytest.raises(InputError, match="expected a trained SANE for the representation readout, found none"):
         choose_representations(["readout"])
-    assert len(choose_representations(["all"])) == 4
+    assert len(choose_representations(["all"])) == 6 and len(choose_representations(["all"], runnable=False)) == 4
     with pytest.raises(InputError, match="expected a representation among W, .*found 'other'"):
         represent([], "other")
 

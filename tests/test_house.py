@@ -20,7 +20,7 @@ FLOORS = [
     {"outputs", "spreading", "devices", "user_code"},
     {"weights", "images", "graphs", "machine"},
     {"supervised", "batch_norms"},
-    {"symmetry", "tokens", "zoo"},
+    {"symmetry", "tokens", "zoo", "responses"},
     {"corpus"},
     {"autoencoder"},
     {"analysis", "generation"},

@@ -25,11 +25,13 @@ class Graph(NamedTuple):
         nodes: the operations.
         names: for the node of every saved parameter and buffer its name.
         constants: the values of other tensors that are no inputs, where known.
+        module: what the nodes run in.
     """
 
     nodes: fx.Graph
     names: dict[fx.Node, str]
     constants: dict[fx.Node, Tensor]
+    module: fx.GraphModule
 
 
 def shapes_of_node(node: fx.Node) -> list[tuple[int, ...]]:
@@ -190,7 +192,7 @@ def _exported(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
         value = program.constants.get(name, buffers.get(name)) if name is not None and node not in names else None
         if isinstance(value, Tensor):
             constants[node] = value
-    return Graph(program.graph, names, constants)
+    return Graph(program.graph, names, constants, program.graph_module)
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -220,7 +222,7 @@ def _recorded(module: nn.Module, examples: tuple[Any, ...], named: Mapping[str, 
     attributes = [node for node in recorded.graph.nodes if node.op == "get_attr"]
     constants = {node: getattr(recorded, str(node.target)) for node in attributes}
     _note_shapes(recorded, [*tensors.values(), *inputs])
-    return Graph(recorded.graph, names, constants)
+    return Graph(recorded.graph, names, constants, recorded)
 
 
 def _note_shapes(recorded: fx.GraphModule, values: list[Any]) -> None:

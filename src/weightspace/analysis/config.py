@@ -22,8 +22,9 @@ class ProbeConfig:
     """What is probed for, in which representations, on which members."""
 
     representations: str = "standard"
-    """Separated by commas: W, s(W), spectra, views, aligned, t(W), hyper, untrained, mean, mean+spread, readout,
-    sequence, readout+s(W); standard for all but spectra, views and hyper; or all."""
+    """Separated by commas: W, s(W), spectra, views, r(W) (what networks do when they are asked), s(W)+r(W), aligned,
+    t(W), hyper, untrained, mean, mean+spread, readout, sequence, readout+s(W), readout+r(W); standard for all but
+    spectra, views, s(W)+r(W) and hyper; or all."""
 
     targets: str = TARGETS
     """Properties to predict, separated by commas, or all."""

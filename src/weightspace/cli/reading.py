@@ -21,6 +21,7 @@ from weightspace.cli.shared import (
     save_plot,
 )
 from weightspace.errors import InputError
+from weightspace.responses.config import AskConfig
 
 
 def predict(
@@ -158,6 +159,8 @@ def probe(
     *,
     sane: tuple[Model, ...] = (),
     config: Annotated[ProbeConfig, options("Probing")] = ProbeConfig(),
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
+    module: Given = GivenModule(),
     as_json: Json = False,
 ) -> None:
     """Probe representations for properties, baselines beside each other, on members that nobody has seen.
@@ -175,7 +178,7 @@ def probe(
     from weightspace.report.result_tables import reading_tables
     from weightspace.report.tables import print_table
 
-    probed = probe_zoo(folder, sane, config)
+    probed = probe_zoo(folder, sane, config, ask, module.describe())
     if as_json:
         print_json([row.to_json() for row in probed.rows])
         return
@@ -185,4 +188,5 @@ def probe(
     print(
         f"{folder}: {probed.folds} folds, {config.model} probes tested on {probed.tested} of {probed.members} members"
         + ("; there are few, so each is left out once, and nothing validates" if probed.left_out else "")
+        + (f"\nnetworks were not asked: {probed.not_asked}" if probed.not_asked else "")
     )

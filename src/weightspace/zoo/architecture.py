@@ -108,6 +108,12 @@ class Architecture:
             InputError: there is no factory, it is neither ours nor in `allow` (so it is not imported), or it
                 builds a network of other shapes.
         """
+        module = build_module(self.require_factory(allow), self.arguments, seed=seed)
+        require_shapes(module.state_dict(), self.shapes)
+        return module
+
+    def require_factory(self, allow: Collection[str] = ()) -> str:
+        """Its factory; raises `InputError` where there is none, or none that may be imported (see `build`)."""
         if self.factory is None:
             raise InputError(f"expected a factory for the architecture {self.id}, found none ({self.note})")
         if not self.trusted and self.factory not in (*OUR_FACTORIES, *allow):
@@ -115,9 +121,7 @@ class Architecture:
                 f"expected one of our factories or one named by you for the architecture {self.id}, found "
                 f"'{self.factory}', which was not imported: --architecture {self.factory} vouches for it"
             )
-        module = build_module(self.factory, self.arguments, seed=seed)
-        require_shapes(module.state_dict(), self.shapes)
-        return module
+        return self.factory
 
     def example(self) -> torch.Tensor:
         """A random input of the example shape, always the same one."""

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from weightspace.errors import InputError
 from weightspace.zoo.zoo import Zoo
 
+Source = Literal["baseline", "sane", "both"]
+
 
 class Representation(NamedTuple):
     """What vectors are.
@@ -21,7 +23,7 @@ class Representation(NamedTuple):
     """
 
     label: str
-    source: Literal["baseline", "sane", "both"] = "baseline"
+    source: Source = "baseline"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,13 @@
 """Models that read properties from representations: linear ones, and boosted trees.
 
 All representations are read by the same models; of each kind a few settings are fitted on training members, and
-validation members choose.
+validation members choose. Linear models see bounded features (see `bounding`); to trees it makes no difference.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg import LinAlgWarning
@@ -16,39 +17,63 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from weightspace.analysis.probing.bounding import Bound
+
 ProbeModel = Literal["linear", "trees"]
 Predict = Callable[[np.ndarray], np.ndarray]
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 LOGISTIC_STRENGTHS = (1e-3, 1e-1, 1e1)
+# No width suits all representations (`docs/tables/reading-bounds-*.json`): each has the choice.
+WIDTHS = (1.0, 3.0, 10.0)
 ITERATIONS = 200
 LEAVES = (3.0, 8.0, 24.0)
 TREES: dict[str, Any] = {"max_iter": ITERATIONS, "learning_rate": 0.05, "min_samples_leaf": 5, "random_state": 0}
 
 
-def fit_regressions(model: ProbeModel, features: np.ndarray, target: np.ndarray) -> dict[float, Predict]:
-    """Fitted regressions by their setting: ridge by its strength, or trees by their leaves.
+class Setting(NamedTuple):
+    """What validation members choose between.
+
+    Attributes:
+        strength: of the ridge or logistic regression; of trees the number of leaves.
+        width: at which features are bounded (see `Bound`); infinite for trees, to which it makes no difference.
+    """
+
+    strength: float
+    width: float = math.inf
+
+
+def fit_regressions(model: ProbeModel, features: np.ndarray, target: np.ndarray) -> dict[Setting, Predict]:
+    """Fitted regressions by their setting.
 
     Ridge regressions of all strengths share the products of the features.
     """
     if model == "trees":
         trees = {leaves: HistGradientBoostingRegressor(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
-        return {leaves: fit_quietly(tree, features, target).predict for leaves, tree in trees.items()}
-    ridge = make_pipeline(StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS)))
-    fit_quietly(ridge, features, np.tile(target[:, None], len(RIDGE_STRENGTHS)))
-    return {strength: _column(ridge, column) for column, strength in enumerate(RIDGE_STRENGTHS)}
+        return {Setting(leaves): fit_quietly(tree, features, target).predict for leaves, tree in trees.items()}
+    fitted: dict[Setting, Predict] = {}
+    for width in WIDTHS:
+        ridge = make_pipeline(Bound(width), StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS)))
+        fit_quietly(ridge, features, np.tile(target[:, None], len(RIDGE_STRENGTHS)))
+        fitted |= {Setting(strength, width): _column(ridge, place) for place, strength in enumerate(RIDGE_STRENGTHS)}
+    return fitted
 
 
 def _column(ridge: Any, place: int) -> Predict:
     return lambda features: ridge.predict(features)[:, place]
 
 
-def classifiers(model: ProbeModel) -> Mapping[float, Any]:
-    """Unfitted classifiers by their setting: logistic regression by its strength, or trees by their leaves."""
+def classifiers(model: ProbeModel) -> Mapping[Setting, Any]:
+    """Unfitted classifiers by their setting."""
     if model == "trees":
-        return {leaves: HistGradientBoostingClassifier(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
+        return {
+            Setting(leaves): HistGradientBoostingClassifier(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES
+        }
     return {
-        strength: make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
+        Setting(strength, width): make_pipeline(
+            Bound(width), StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS)
+        )
         for strength in LOGISTIC_STRENGTHS
+        for width in WIDTHS
     }
 
 

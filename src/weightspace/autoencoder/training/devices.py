@@ -4,6 +4,7 @@ Processes are started from outside (`torchrun` or `accelerate launch`) and found
 """
 
 import atexit
+import gc
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -61,9 +62,14 @@ def team() -> PartialState:
     """The processes that were started together; one, unless a launcher started several."""
     state = PartialState(cpu=_on_cpu())
     if state.num_processes > 1:
-        # Python must not end while gloo's threads run: the process would abort, its work done.
-        atexit.register(state.destroy_process_group)
+        atexit.register(_disband, state)
     return state
+
+
+def _disband(state: PartialState) -> None:
+    """Python must not end while gloo's threads run: the process would abort, its work done."""
+    gc.collect()  # a wrapped model that lies about holds the group, which outlives its end then
+    state.destroy_process_group()
 
 
 def lowered_precision(config: TrainConfig | DistillConfig, device: torch.device, network: nn.Module) -> torch.autocast:

@@ -1,0 +1,38 @@
+"""Bound features before a linear probe: a few networks are far from everyone, and a line would follow them."""
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, TransformerMixin
+
+# Of a normal distribution the middle half is so many standard deviations wide.
+MIDDLE_HALF = 1.349
+
+
+class Bound(TransformerMixin, BaseEstimator):
+    """Centre features on the median, divide them by the spread of the middle half, and bound them smoothly (tanh).
+
+    Medians and spreads are those of the rows it is fitted on. What lies far off ends at `width` spreads. A feature
+    whose middle half is constant is divided by its standard deviation instead.
+
+    Args:
+        width: in standard deviations of a normal distribution with the same middle half.
+
+    Examples:
+        >>> Bound(width=3.0).fit_transform(np.array([[-1.0], [0.0], [1.0], [1e6]])).max() <= 3
+        True
+    """
+
+    def __init__(self, width: float = 3.0) -> None:
+        self.width = width
+
+    def fit(self, features: Float[np.ndarray, "rows features"], target: object = None) -> "Bound":
+        """Take medians and spreads; `target` is not looked at."""
+        low, self.center_, high = np.quantile(features, [0.25, 0.5, 0.75], axis=0)
+        spread, deviation = (high - low) / MIDDLE_HALF, features.std(0)
+        spread = np.where(spread > 1e-6 * deviation, spread, deviation)
+        self.spread_ = np.where(spread > 0, spread, 1.0)
+        return self
+
+    def transform(self, features: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, "rows features"]:
+        """Bounded features."""
+        return self.width * np.tanh((features - self.center_) / (self.width * self.spread_))

@@ -1,0 +1,117 @@
+"""Ask the networks of a zoo: what each of them does on the same inputs."""
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from weightspace.errors import InputError
+from weightspace.images import open_images
+from weightspace.progress import progress_bar
+from weightspace.responses.asking import Asker, Responses
+from weightspace.responses.config import AskConfig
+from weightspace.responses.questions import Questions, draw_questions, given_questions
+from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.recorded_images import images_for
+from weightspace.zoo.zoo import Zoo
+
+NOISE = "noise"
+
+
+class Asked(NamedTuple):
+    """The responses of checkpoints of one architecture, and their rows of the zoo's table."""
+
+    architecture: Architecture
+    asker: Asker
+    responses: list[Responses]
+    table: pd.DataFrame
+
+
+def ask_zoo(zoo: Zoo, config: AskConfig | None = None, device: str | torch.device = "cpu") -> Iterator[Asked]:
+    """Ask every checkpoint of a zoo the same questions, shard by shard.
+
+    Args:
+        zoo: of any architectures that can be built.
+        config: what they are asked with.
+        device: where they run.
+
+    Raises:
+        InputError: an architecture that cannot be built, or run on several inputs at once.
+    """
+    config, askers = config or AskConfig(), dict[str, Asker]()
+    with progress_bar("asking", len(zoo)) as advance:
+        for piece in zoo.stacks():
+            name = piece.architecture.id
+            if name not in askers:
+                askers[name] = make_asker(piece.architecture, config, device, zoo=zoo)
+            responses = []
+            for row in range(len(piece.table)):
+                weights = {key: tensor[row] for key, tensor in piece.stack.items()}
+                responses.append(askers[name].ask(weights))
+                advance()
+            yield Asked(piece.architecture, askers[name], responses, piece.table)
+
+
+def make_asker(
+    architecture: Architecture,
+    config: AskConfig,
+    device: str | torch.device = "cpu",
+    *,
+    allow: Collection[str] = (),
+    zoo: Zoo | None = None,
+) -> Asker:
+    """What asks networks of an architecture.
+
+    Args:
+        architecture: that can be built.
+        config: what they are asked with.
+        device: where they run.
+        allow: factories that the caller vouches for.
+        zoo: whose images are sized and normalised as its own were.
+
+    Raises:
+        InputError: nobody knows how to build it, or it takes no such inputs.
+    """
+    require_runnable(architecture, allow)
+    return Asker(architecture.build(allow), make_questions(architecture, config, allow=allow, zoo=zoo), device)
+
+
+def require_runnable(architecture: Architecture, allow: Collection[str] = ()) -> None:
+    """Refuse an architecture that cannot be built here, or whose inputs nobody knows."""
+    if architecture.factory is None:
+        raise InputError(
+            f"expected a network that can be run, found {architecture.id}, which nobody knows how to build: name it "
+            "with --architecture my_nets:Net --example 1,3,32,32"
+        )
+    architecture.require_factory(allow)
+    if not (architecture.example_shape or architecture.several_inputs or architecture.inputs_from):
+        raise InputError(f"expected inputs for the architecture {architecture.id}, found no shape: give --example")
+
+
+def cannot_run(zoo: Zoo) -> str:
+    """Why networks of a zoo cannot be asked, in a sentence; "" if they all can."""
+    try:
+        for name in dict.fromkeys(zoo.table["architecture"]):
+            require_runnable(zoo.architectures[str(name)])
+    except InputError as refusal:
+        return str(refusal)
+    return ""
+
+
+def make_questions(
+    architecture: Architecture, config: AskConfig, *, allow: Collection[str] = (), zoo: Zoo | None = None
+) -> Questions:
+    """Inputs for networks of an architecture: noise in their shape, or images, or what the user's function returns."""
+    count, seed = config.inputs, config.ask_seed
+    if config.ask_with != NOISE:
+        size = architecture.example_shape[-1] if architecture.example_shape else None
+        images = images_for(zoo, config.ask_with) if zoo is not None else open_images(config.ask_with, size=size)
+        return given_questions((images.train.inputs[:count],), seed=seed)
+    if architecture.inputs_from:
+        inputs = architecture.inputs(allow)
+        return given_questions(inputs.positional, inputs.named, seed=seed)
+    if architecture.several_inputs:
+        shapes, integers = zip(*architecture.several_inputs, strict=True)
+        return draw_questions(shapes, integers, count=count, seed=seed)
+    return draw_questions([architecture.example_shape or ()], [architecture.integers], count=count, seed=seed)

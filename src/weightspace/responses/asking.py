@@ -1,0 +1,190 @@
+"""Ask networks of one architecture: run them on synthetic inputs and observe every unit and every output."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from weightspace.errors import InputError
+from weightspace.graphs import Graph, copy_module, shapes_of_node, trace_graph
+from weightspace.responses.observing import Place, find_places, output_nodes
+from weightspace.responses.questions import Questions
+from weightspace.responses.summarizing import UnitSums, sum_units, summarize_outputs, summarize_units
+
+# Inputs are asked in parts, so that no value of the network has more numbers than this.
+MOST_NUMBERS = 2**25
+PARTS = 3
+VIEWS = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+
+
+class Responses(NamedTuple):
+    """What one network does when it is asked.
+
+    Attributes:
+        units: for every place (see `Place`) seven numbers a unit and kind of input; see `summarize_units`.
+        outputs: for every output eleven numbers a kind of input; see `summarize_outputs`.
+        finite: the share of observed values that are finite.
+    """
+
+    units: dict[str, Float[Tensor, "units statistics"]]
+    outputs: list[Float[Tensor, "statistics"]]
+    finite: float
+
+    def vector(self) -> Float[Tensor, "features"]:
+        """r(W): mean and spread over the units of every place, then the outputs, then the share of finite values."""
+        moments = [moment for own in self.units.values() for moment in (own.mean(0), own.std(0, correction=0))]
+        return torch.cat([*moments, *self.outputs, torch.tensor([self.finite])])
+
+    def outline(self) -> Float[Tensor, "features"]:
+        """r(W) of a length that all architectures share.
+
+        The first place, the last one, and between the ends of the network three parts of equal depth, each the mean
+        over its places; the mean over outputs.
+        """
+        rows = torch.stack([torch.cat([own.mean(0), own.std(0, correction=0)]) for own in self.units.values()])
+        depth = torch.linspace(0, len(rows) - 1, PARTS + 1)
+        parts = [rows[int(low) : int(high) + 1].mean(0) for low, high in pairwise(depth.tolist())]
+        outputs = torch.stack(self.outputs).mean(0)
+        return torch.cat([rows[0], *parts, rows[-1], outputs, torch.tensor([self.finite])])
+
+
+class Asker:
+    """Asks networks of one architecture: traced once, run with the weights of each.
+
+    What is observed is the exported graph, so that functional code, attention, recurrent and residual networks are
+    seen as they run; a norm, scale or shift that follows an operation directly is observed in its stead.
+
+    Args:
+        module: any module that `torch.export` can trace; in evaluation mode.
+        questions: inputs it is asked with.
+        device: where it runs.
+
+    Raises:
+        InputError: the module cannot be traced with several inputs at once, or nothing of it can be observed.
+
+    Examples:
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> asker = Asker(module, draw_questions([(1, 4)]))
+        >>> {name: own.shape for name, own in asker.ask(module.state_dict()).units.items()}
+        {'0': torch.Size([3, 14]), '2': torch.Size([2, 14])}
+    """
+
+    def __init__(self, module: nn.Module, questions: Questions, device: str | torch.device = "cpu") -> None:
+        self.questions = questions
+        self.device = torch.device(device)
+        self._module = copy_module(module).to(self.device)
+        self._graph, self._at_once = self._trace()
+        batch = 2 * len(questions.kinds) * self._at_once
+        self.places: list[Place] = find_places(self._graph, batch)
+        self._returned = output_nodes(self._graph, batch)
+        if not self.places or not self._returned:
+            raise InputError(
+                f"expected a network whose weights write what it returns, found {type(module).__name__}: none of its "
+                "operations on inputs has parameters, or it returns no real number for each input"
+            )
+        self._scores = [_are_scores(node, questions) for node in self._returned]
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """How many places and how many outputs are observed."""
+        return len(self.places), len(self._returned)
+
+    def _trace(self) -> tuple[Graph, int]:
+        """The graph for as many inputs of each kind at once as memory allows."""
+        few = min(4, self.questions.each)
+        largest = _largest(self._traced(few))
+        at_once = max(few, min(self.questions.each, few * MOST_NUMBERS // largest))
+        while self.questions.each % at_once:
+            at_once -= 1
+        return self._traced(at_once), at_once
+
+    def _traced(self, count: int) -> Graph:
+        asked = self.questions.some(0, count).map(lambda tensor: tensor.to(self.device))
+        return trace_graph(self._module, asked.positional, asked.named)
+
+    def ask(self, weights: Mapping[str, Tensor]) -> Responses:
+        """What the network with these weights does.
+
+        Args:
+            weights: under the module's own names.
+        """
+        sums: dict[str, UnitSums] = {}
+        outputs: list[list[Tensor]] = [[] for _ in self._returned]
+        kinds = len(self.questions.kinds)
+        given = {node: self._placed(weights[name]) for node, name in self._graph.names.items()}
+        for start in range(0, self.questions.each, self._at_once):
+            part = self.questions.some(start, start + self._at_once).map(self._placed)
+            run = _Run(self._graph, self.places, self._returned, kinds)
+            with torch.no_grad():
+                run.ask(given, pytree.tree_leaves((part.positional, part.named)))
+            for name, own in run.sums.items():
+                sums[name] = sums[name].joined(own) if name in sums else own
+            for number, node in enumerate(self._returned):
+                outputs[number].append(run.returned[node].unflatten(0, (2, kinds, -1)))
+        finite = torch.stack([own.finite for own in sums.values()]).sum(0) if sums else torch.ones(2)
+        whole = [torch.cat(parts, dim=2).flatten(0, 2) for parts in outputs]
+        return Responses(
+            {name: summarize_units(own).cpu() for name, own in sums.items()},
+            [
+                summarize_outputs(own, kinds, scores=scores).cpu()
+                for own, scores in zip(whole, self._scores, strict=True)
+            ],
+            float(finite[0] / finite[1]),
+        )
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Where it runs; images and kernels with their channels last, in which pooling is several times as fast."""
+        layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+        return tensor.to(self.device, memory_format=layout)
+
+
+class _Run(fx.Interpreter):
+    """One run of a graph, which notes what units write."""
+
+    def __init__(self, graph: Graph, places: list[Place], returned: list[fx.Node], kinds: int) -> None:
+        super().__init__(graph.module, graph=graph.nodes)
+        self._known, self._places, self._kinds = graph, {place.node: place for place in places}, kinds
+        self._wanted = set(returned)
+        self.sums: dict[str, UnitSums] = {}
+        self.returned: dict[fx.Node, Tensor] = {}
+
+    def ask(self, given: Mapping[fx.Node, Tensor], inputs: list[Any]) -> None:
+        leaves = iter(inputs)
+        arguments = []
+        for node in self._known.nodes.nodes:
+            if node.op == "placeholder":
+                known = given.get(node, self._known.constants.get(node))
+                arguments.append(known if known is not None else next(leaves))
+        self._inputs = sum(value.shape[0] for value in inputs[:1] if isinstance(value, Tensor))
+        self.run(*arguments)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # A view was right for the strides that the module was traced with.
+        return super().call_function(VIEWS.get(target, target), args, kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self._places:
+            place = self._places[n]
+            name = place.name if place.name not in self.sums else f"{place.name}:{n.name}"
+            self.sums[name] = sum_units(place.units_of(value, self._inputs), self._kinds)
+        if n in self._wanted:
+            self.returned[n] = value
+        return value
+
+
+def _largest(graph: Graph) -> int:
+    """The numbers of the largest value."""
+    sizes = [torch.Size(shape).numel() for node in graph.nodes.nodes for shape in shapes_of_node(node)]
+    return max([1, *sizes])
+
+
+def _are_scores(node: fx.Node, questions: Questions) -> bool:
+    """Whether an output is taken for class scores: a row for each input, or for each token of one."""
+    shape = shapes_of_node(node)[0]
+    whole = any(not value.is_floating_point() for value in pytree.tree_leaves(questions.positional))
+    return (len(shape) == 2 or (len(shape) == 3 and whole)) and shape[-1] > 1
