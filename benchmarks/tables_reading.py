@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from weightspace.analysis.probing.comparing import Fold, ReadingComparison, comp
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
 from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, WIDTHS, ProbeModel, fit_quietly
-from weightspace.analysis.representations.baselines import exact_token_statistics, layer_statistics
+from weightspace.analysis.representations.baselines import layer_statistics
 from weightspace.analysis.representations.catalog import REPRESENTATIONS, Choice, Represent, represent
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
@@ -43,7 +44,7 @@ TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 TRAINING = TrainConfig(steps=300, batch_size=32, statistics_weight=1.0, seed=SEED)
 MULTI = TrainConfig(steps=900, batch_size=32, statistics_weight=1.0, seed=SEED)
 EARLY = 0.5
-FEW = (10, 30, 100)
+FEW = (10, 30)
 Row = dict[str, Any]
 COMMAND = "benchmarks/tables_reading.sh"
 
@@ -175,33 +176,28 @@ def control(setting: Setting, name: str) -> list[Row]:
     return [{**row, "labels": "shuffled"} for row in rows if "chosen" not in row]
 
 
-class Read(NamedTuple):
-    """The parts of one fold in every representation that the smaller tables compare."""
-
-    statistics: list[Embeddings]
-    exact: list[Embeddings]
-    mean: list[Embeddings]
-    readout: list[Embeddings]
+SMALLER = ("s(W)", "t(W)", "mean", "readout", "r(W)", "readout+r(W)")
 
 
-def read(sane: SANE, parts: Sequence[Zoo]) -> Read:
-    return Read(
-        [layer_statistics(part) for part in parts],
-        [exact_token_statistics(part, sane.preparation) for part in parts],
-        [sane.embed(part, "mean") for part in parts],
-        [sane.embed(part, "readout") for part in parts],
-    )
+def read(sane: SANE, parts: Sequence[Zoo]) -> list[list[Embeddings]]:
+    """The parts of one fold in every representation that the smaller tables compare, s(W) first."""
+    return [represent(parts, name, sane) for name in SMALLER]
+
+
+def models_for(target: str) -> tuple[ProbeModel, ...]:
+    """Trees, which take long, for the accuracy alone."""
+    return MODELS if target == "test_accuracy" else ("linear",)
 
 
 def rows_of(results: dict[str, list[ProbeResult]], **about: Any) -> list[Row]:
     """Pooled folds of several representations of one task, s(W) first."""
-    pooled = {name: pool_folds(own, SEED) for name, own in results.items()}
+    pooled = {name: pool_folds(folded, SEED) for name, folded in results.items()}
     rows = []
-    for name, own in pooled.items():
+    for name, result in pooled.items():
         fields = ("target", "r2", "r2_low", "r2_high", "tau", "members")
-        row = {**about, "representation": name, **{field: getattr(own, field) for field in fields}}
+        row = {**about, "representation": name, **{field: getattr(result, field) for field in fields}}
         if name != "s(W)":
-            difference = r2_difference(own, pooled["s(W)"], SEED)
+            difference = r2_difference(result, pooled["s(W)"], SEED)
             row |= {f"over_statistics{end}": v for end, v in zip(("", "_low", "_high"), difference, strict=True)}
         rows.append(row)
     return rows
@@ -211,17 +207,17 @@ def few(setting: Setting, name: str) -> list[Row]:
     """Probes trained on 10, 30 or all training members; the SANE has seen all of them without labels."""
     rows, last = [], int(setting.zoo(name).table["epoch"].max())
     embedded = [read(setting.sane(name, fold), setting.parts(name, fold)) for fold in range(FOLDS)]
-    for target in TARGETS:
-        for epoch in ("all", last) if target != "epoch" else ("all",):
-            for count in FEW:
+    most = embedded[0][0][0].table["member"].nunique()
+    tasks = [(target, epoch) for target in TARGETS for epoch in ("all", last) if target != "epoch" or epoch == "all"]
+    for target, epoch in tasks:
+        for model in models_for(target):
+            for count in (*FEW, most):
                 results: dict[str, list[ProbeResult]] = {}
-                for own in embedded:
-                    for parts in own:
-                        cut = parts if epoch == "all" else [part.last_epochs() for part in parts]
-                        result = probe(first_members(cut[0], count), *cut[1:], target=target, seed=SEED)
-                        results.setdefault(result.representation.label, []).append(result)
-                most = len(embedded[0].mean[0].table["member"].unique())
-                rows += rows_of(results, zoo=name, epoch=epoch, labels=min(count, most))
+                for parts in (parts for fold in embedded for parts in fold):
+                    cut = parts if epoch == "all" else [part.last_epochs() for part in parts]
+                    result = probe(first_members(cut[0], count), *cut[1:], target=target, model=model, seed=SEED)
+                    results.setdefault(result.representation.label, []).append(result)
+                rows += rows_of(results, zoo=name, epoch=epoch, model=model, labels=count)
     return rows
 
 
@@ -233,34 +229,37 @@ def first_members(part: Embeddings, count: int) -> Embeddings:
 
 def epochs(setting: Setting, name: str) -> list[Row]:
     """Checkpoints of epochs that pre-training never saw: probes trained and tested on the second half of training."""
+    folds = []
+    for fold in range(FOLDS):
+        parts = [late_epochs(part) for part in setting.parts(name, fold)]
+        early = setting.early(name, fold)
+        labelled = [(embedded[-1].representation.label, embedded) for embedded in read(setting.sane(name, fold), parts)]
+        for kind in ("mean", "readout"):
+            labelled.append((f"SANE of early epochs ({kind})", [early.embed(part, kind) for part in parts]))
+        folds.append(labelled)
     rows = []
     for target in TARGETS:
-        results: dict[str, list[ProbeResult]] = {}
-        for fold in range(FOLDS):
-            parts = [late_epochs(part) for part in setting.parts(name, fold)]
-            whole, early = read(setting.sane(name, fold), parts), setting.early(name, fold)
-            unseen = {f"SANE of early epochs ({kind})": kind for kind in ("mean", "readout")}
-            named_parts = [(own[-1].representation.label, own) for own in whole]
-            named_parts += [(name, [early.embed(part, kind) for part in parts]) for name, kind in unseen.items()]
-            for representation, own in named_parts:
-                results.setdefault(representation, []).append(probe(*own, target=target, seed=SEED))
-        rows += rows_of(results, zoo=name, epoch="second half")
+        for model in models_for(target):
+            results: dict[str, list[ProbeResult]] = {}
+            for label, embedded in (pair for labelled in folds for pair in labelled):
+                results.setdefault(label, []).append(probe(*embedded, target=target, model=model, seed=SEED))
+            rows += rows_of(results, zoo=name, epoch="second half", model=model)
     return rows
 
 
 def across(setting: Setting) -> list[Row]:
     """Probes trained on one zoo and tested on another; one SANE of four zoos."""
     sane = setting.multi(0)
-    embedded = {name: [of_zoo(own, name) for own in read(sane, setting.parts(name, 0))] for name in SMALL}
+    embedded = {name: [of_zoo(parts, name) for parts in read(sane, setting.parts(name, 0))] for name in SMALL}
     rows = []
     for target in TARGETS:
-        for source in SMALL:
-            for tested in SMALL:
+        for model in models_for(target):
+            for source, tested in product(SMALL, SMALL):
                 results = {}
-                for trained, other in zip(embedded[source], embedded[tested], strict=True):
-                    result = probe(trained[0], trained[1], other[2], target=target, seed=SEED)
+                for known, asked in zip(embedded[source], embedded[tested], strict=True):
+                    result = probe(known[0], known[1], asked[2], target=target, model=model, seed=SEED)
                     results[result.representation.label] = [result]
-                rows += rows_of(results, zoo=tested, trained_on=source, epoch="all")
+                rows += rows_of(results, zoo=tested, trained_on=source, epoch="all", model=model)
     return rows
 
 

@@ -75,7 +75,7 @@ def test_numbers_of_units_are_what_they_say() -> None:
     torch.manual_seed(1)
     module, questions = small_net().eval(), draw_questions([(1, 6)], count=32)
     with torch.no_grad():
-        hidden = module[0](questions.positional[0]).double().unflatten(0, (2, 2, 16))
+        hidden = next(module.children())(questions.positional[0]).double().unflatten(0, (2, 2, 16))
     numbers = Asker(module, questions).ask(module.state_dict()).units["0"].unflatten(1, (2, 7))
     for kind in range(2):
         asked, perturbed = hidden[0, kind], hidden[1, kind]
