@@ -1,8 +1,10 @@
 # The public names: `weightspace.NAME`. The rooms at the end are namespaces with names of their own.
+from weightspace import responses as responses
 from weightspace import symmetry as symmetry
 from weightspace import tokens as tokens
 from weightspace import weights as weights
 from weightspace.analysis.examining import examine as examine
+from weightspace.analysis.forecasting import forecast as forecast
 from weightspace.analysis.inspecting.checkpoints import inspect_folder as inspect_folder
 from weightspace.analysis.layers import layers_of as layers_of
 from weightspace.analysis.predicting.calibrating import fit_predictor as fit_predictor

@@ -55,6 +55,33 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForecastConfig:
+    """What is told of the end of a training, from its first checkpoints."""
+
+    target: str = "test_accuracy"
+    """The property whose last value is forecast."""
+
+    so_far: str = "validation_accuracy"
+    """The property whose values so far are the obvious thing to know; where a zoo lacks it, the target's own."""
+
+    model: Literal["linear", "trees"] = "linear"
+    """linear (ridge regression) or trees (gradient boosting)."""
+
+    level: float = 0.9
+    """The share of ends that intervals should hold."""
+
+    split: tuple[float, float, float] = (0.6, 0.15, 0.25)
+    """Shares of members that are fitted on, that calibrate intervals, and that are tested."""
+
+    seed: int = 0
+    """Seed of the split."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("level", self.level, 0.5, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlignConfig:
     """How two networks are aligned and compared."""
 

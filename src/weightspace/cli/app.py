@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "See it all": (reports.demo, reports.doctor),
     "Make and look": (zoos.grow, zoos.import_, zoos.zoo, zoos.publish),
     "Learn": (sane.pretrain, sane.distill, sane.card),
-    "Read": (sane.embed, reading.probe, reading.predict, reading.layers, reading.similar),
+    "Read": (sane.embed, reading.probe, reading.predict, reading.forecast, reading.layers, reading.similar),
     "Folders and pairs of checkpoints": (zoos.inspect, symmetries.align, symmetries.symmetry),
     "Write": (writing.generate, writing.evaluate, reports.report),
 }

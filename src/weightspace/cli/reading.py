@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from weightspace.analysis.config import ProbeConfig
+from weightspace.analysis.config import ForecastConfig, ProbeConfig
 from weightspace.cli.shared import (
     OUTPUT,
     Device,
@@ -190,3 +190,48 @@ def probe(
         + ("; there are few, so each is left out once, and nothing validates" if probed.left_out else "")
         + (f"\nnetworks were not asked: {probed.not_asked}" if probed.not_asked else "")
     )
+
+
+def forecast(
+    folder: Path,
+    /,
+    *checkpoints: str,
+    epochs: tuple[int, ...] = (),
+    config: Annotated[ForecastConfig, options("Forecasting")] = ForecastConfig(),
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
+    module: Given = GivenModule(),
+    as_json: Json = False,
+) -> None:
+    """Tell the end of a training from its first checkpoints, with an interval; or how well a zoo's ends are told.
+
+    Parameters
+    ----------
+    folder
+        A zoo with several checkpoints a member.
+    checkpoints
+        The first checkpoints of a training by the same recipe, in order: files or folders of weights. Without any,
+        members of the zoo are tested: a table over how many of their checkpoints were seen.
+    epochs
+        That the checkpoints are of; by default the zoo's first ones.
+    """
+    prepare_torch()
+    from weightspace.analysis.forecasting import forecast as forecast_zoo
+    from weightspace.analysis.forecasting import forecast_member
+    from weightspace.report.result_tables import forecast_tables
+    from weightspace.report.tables import print_table
+    from weightspace.zoo.addressing import open_networks
+    from weightspace.zoo.zoo import Zoo
+
+    zoo = Zoo.open(folder, module.describe())
+    if checkpoints:
+        networks = [weights for _, weights in open_networks(module.addresses(checkpoints))]
+        told = forecast_member(zoo, networks, config, ask, epochs)
+        print_json(told.to_json()) if as_json else print(told)
+        return
+    rows = forecast_zoo(zoo, config, ask)
+    if as_json:
+        print_json([row._asdict() for row in rows])
+        return
+    for table in forecast_tables(rows, config):
+        print_table(table)
+        print()

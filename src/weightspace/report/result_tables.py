@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
+from weightspace.analysis.config import ForecastConfig
+from weightspace.analysis.forecasting import ForecastRow
 from weightspace.analysis.layers import FEATURES, LayerStudy
 from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.evaluation.comparing import WritingRow
@@ -133,6 +135,33 @@ def writing_tables(rows: Sequence[WritingRow]) -> list[Table]:
     ]
 
 
+def forecast_tables(rows: Sequence[ForecastRow], config: ForecastConfig) -> list[Table]:
+    """What is known down, how many checkpoints were seen across: R², then how often intervals held and how wide."""
+    seen = {row.seen: row.epoch for row in rows}
+    columns = ["known", *(f"to epoch {epoch}" for epoch in seen.values())]
+    names = list(dict.fromkeys(row.representation for row in rows))
+
+    def body(show: Callable[[ForecastRow], str]) -> list[list[str]]:
+        return [[name, *(show(row) for row in rows if row.representation == name)] for name in names]
+
+    def share(row: ForecastRow) -> str:
+        return "–" if _unknown(row.coverage) else f"{row.coverage:.0%}, ± {row.width / 2:.2f}"
+
+    target, level = config.target.replace("_", " "), f"{config.level:.0%}"
+    told = "On unseen members; in brackets the 95 % interval by bootstrap. 1 is perfect."
+    tables = [
+        Table(
+            f"Last {target}: R² by what was seen", told, columns, body(lambda row: _r2(row.r2, row.r2_low, row.r2_high))
+        ),
+        Table(f"Intervals for {level} of members: held, and half width", "", columns, body(share)),
+    ]
+    return [part for table in tables for part in _narrow(table)]
+
+
+def _forecast(row: ForecastRow) -> str:
+    return _r2(row.r2, row.r2_low, row.r2_high)
+
+
 def layer_table(study: LayerStudy) -> Table:
     """Means of every network's layers, feature by feature, for those features that some network has."""
     means = study.to_json()["means"]
@@ -149,7 +178,10 @@ def _score(row: ProbeRow | None) -> str:
     if row is None:
         return "–"
     numbers = (row.r2, row.r2_low, row.r2_high)
-    value, low, high = numbers if row.chance is None else (row.accuracy, row.accuracy_low, row.accuracy_high)
+    return _r2(*(numbers if row.chance is None else (row.accuracy, row.accuracy_low, row.accuracy_high)))
+
+
+def _r2(value: float | None, low: float | None, high: float | None) -> str:
     return _number(value, 3) if _unknown(low) else f"{value:.3f} [{low:.2f}, {high:.2f}]"
 
 

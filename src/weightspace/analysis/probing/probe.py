@@ -129,22 +129,30 @@ def _probe(
         scores = _left_out_scores(model, x_train, y_train, trained)
     setting = max(scores, key=lambda setting: scores[setting])
     predicted = np.asarray(fitted[setting](x_test), np.float64)
-    low, high = bootstrap_r2(y_test, predicted, owners, seed)
-    return ProbeResult(
-        representation=test.representation,
-        target=target,
-        r2=_r2(y_test, predicted),
+    result = unscored(test.representation, target, predicted, y_test, owners)
+    return scored(result._replace(setting=setting, validation_r2=float(scores[setting]), scale=scale), seed)
+
+
+def unscored(
+    what: Representation, target: str, predicted: np.ndarray, true: np.ndarray, owners: np.ndarray
+) -> ProbeResult:
+    """Predictions of a property for checkpoints of members, before `scored` has scored them."""
+    nan = float("nan")
+    none = Setting(nan)
+    return ProbeResult(what, target, nan, nan, nan, nan, none, nan, "linear", 0, 0, predicted, true, owners)
+
+
+def scored(result: ProbeResult, seed: int) -> ProbeResult:
+    """The same with the scores of its predictions; `seed` is the bootstrap's."""
+    true, predicted, owners = result.true, result.predicted, result.owners
+    low, high = bootstrap_r2(true, predicted, owners, seed)
+    return result._replace(
+        r2=_r2(true, predicted),
         r2_low=low,
         r2_high=high,
-        tau=_tau(y_test, predicted),
-        setting=setting,
-        validation_r2=float(scores[setting]),
-        scale=scale,
+        tau=_tau(true, predicted),
         members=len(set(owners)),
-        checkpoints=len(y_test),
-        predicted=predicted,
-        true=y_test,
-        owners=owners,
+        checkpoints=len(true),
     )
 
 
@@ -184,20 +192,14 @@ def pool_folds(results: Sequence[ProbeResult], seed: int = 0) -> ProbeResult:
     true, predicted, owners = (
         np.concatenate([getattr(result, name) for result in results]) for name in ("true", "predicted", "owners")
     )
-    low, high = bootstrap_r2(true, predicted, owners, seed)
-    return results[0]._replace(
-        r2=_r2(true, predicted),
-        r2_low=low,
-        r2_high=high,
-        tau=_tau(true, predicted),
+    together = results[0]._replace(
         setting=Setting(*np.median([result.setting for result in results], axis=0).tolist()),
         validation_r2=float(np.mean([result.validation_r2 for result in results])),
-        members=len(set(owners)),
-        checkpoints=len(true),
         predicted=predicted,
         true=true,
         owners=owners,
     )
+    return scored(together, seed)
 
 
 class Difference(NamedTuple):

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from weightspace.analysis.probing.bounding import Bound
 
@@ -78,8 +79,11 @@ def classifiers(model: ProbeModel) -> Mapping[Setting, Any]:
 
 
 def fit_quietly(model: Any, features: np.ndarray, target: np.ndarray) -> Any:
-    """Fit a model; one that is ill-conditioned or has not converged is a weaker one, and validation decides."""
-    with warnings.catch_warnings():
+    """Fit a model; one that is ill-conditioned or has not converged is a weaker one, and validation decides.
+
+    On one thread: trees on two, beside other work, wait for each other most of the time.
+    """
+    with warnings.catch_warnings(), threadpool_limits(1, "openmp"):
         warnings.simplefilter("ignore", LinAlgWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, target)
