@@ -131,7 +131,8 @@ def main() -> None:
             shutil.copyfile(source / file, target / file)
         card = (source / "README.md").read_text()
         if predicts:
-            Predictor.open(source).save(target)
+            for asking in (False, True):
+                Predictor.open(source, asking=asking).save(target)
         else:
             card = PREDICTS.sub("", card)
         card = re.sub(r"(?<=\s)/\S*/(?=[\w-]+(?:\s|$))", "ZOOS/", card)

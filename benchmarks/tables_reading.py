@@ -5,12 +5,14 @@ Each table is a file of rows with the command, the seed, the date and the hashes
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from weightspace.analysis.probing import regressions
 from weightspace.analysis.probing.bounding import Bound
 from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
@@ -106,6 +109,16 @@ def properties(setting: Setting, name: str) -> list[Row]:
         compared = compare_representations(folds, TARGETS, hyper_parameters=drawn, model=model, seed=SEED)
         rows += [{"model": model, **row} for row in named(compared, name, zoo)]
     return rows
+
+
+def unbounded(setting: Setting, name: str) -> list[Row]:
+    """Lines whose features are not bounded, as they were published: what bounding does to the verdicts."""
+    sanes = [setting.sane(name, fold) for fold in range(FOLDS)]
+    choice = Choice(("s(W)", "t(W)", "r(W)", "mean", "readout"))
+    folds = make_folds(setting.zoo(name), SHARES, sanes, choice, folds=FOLDS, seed=SEED)
+    with mock.patch.object(regressions, "WIDTHS", (math.inf,)):
+        compared = compare_representations(folds, TARGETS, seed=SEED)
+    return [{"model": "linear, unbounded", **row} for row in named(compared, name, setting.zoo(name))]
 
 
 def computed_once(represent: Represent) -> Represent:
@@ -273,6 +286,7 @@ def of_zoo(parts: list[Embeddings], name: str) -> list[Embeddings]:
 
 TABLES: dict[str, tuple[Callable[..., list[Row]], tuple[str, ...]]] = {
     "properties": (properties, ZOOS),
+    "unbounded": (unbounded, ZOOS),
     "few": (few, ("mnist-cnn-s", "usps-cnn-s")),
     "control": (control, ("mnist-cnn-s", "cifar10-resnet18w8")),
     "bounds": (bounds, ("mnist-raytune", "usps-cnn-s")),

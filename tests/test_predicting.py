@@ -10,9 +10,18 @@ import torch
 from safetensors.torch import save_file
 
 from weightspace.analysis.predicting.calibrating import conformal_radius, coverage, fit_predictor
-from weightspace.analysis.predicting.predictor import Interval, Predictor, PropertyModel
+from weightspace.analysis.predicting.predictor import (
+    Interval,
+    Predictor,
+    PropertyModel,
+    open_predictor,
+    predict_networks,
+)
+from weightspace.analysis.representations.catalog import side_by_side
+from weightspace.analysis.representations.responses import network_responses
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.responses.config import AskConfig
 from weightspace.zoo.zoo import Zoo
 
 
@@ -133,3 +142,30 @@ def test_predict_on_the_command_line(
         with pytest.raises(SystemExit) as end:
             main(words)
         assert end.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_networks_that_can_be_run_are_asked_and_it_is_said(
+    sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from weightspace.cli.app import main
+
+    folder, network = tmp_path / "sane", tmp_path / "own.safetensors"
+    folder.mkdir()
+    sane.save(folder)
+    for ask in (None, AskConfig(inputs=16)):
+        fit_predictor(sane, parts, level=0.6, ask=ask).save(folder)
+    asking, alone = Predictor.open(folder, asking=True), Predictor.open(folder)
+    assert asking.ask == AskConfig(inputs=16) and alone.ask is None
+    assert asking.slopes.shape[1] > alone.slopes.shape[1]
+    last = parts[2].last()
+    save_file(last.weights(0), network)
+    embedded = side_by_side(sane.embed(last, "readout"), network_responses([last], asking.ask)[0])
+    (whole, *_) = asking.predict_many(embedded.features)
+    (told,) = (said for _, said in predict_networks(folder, [str(network)]).networks)
+    assert told.outlier_factor == pytest.approx(whole.outlier_factor, rel=1e-3)
+    with pytest.raises(SystemExit):
+        main(["predict", str(folder), str(network)])
+    assert "asked with 16 noise inputs: 32 forward passes" in capsys.readouterr().out
+    strangers = {name: replace(own, factory=None) for name, own in sane.preparation.architectures.items()}
+    chosen = open_predictor(folder, replace(sane, preparation=replace(sane.preparation, architectures=strangers)))
+    assert chosen.predictor.ask is None and "nobody knows how to build" in chosen.not_asked

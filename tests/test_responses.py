@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from garden import GARDEN, planted
 from weightspace.analysis.representations.catalog import represent
-from weightspace.corpus.asking import ask_zoo, cannot_run, make_asker
+from weightspace.corpus.asking import ask_zoo, cannot_run, make_asker, used_architectures
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.responses import asking
@@ -254,6 +254,8 @@ def test_a_network_that_nobody_can_build_is_refused_with_the_way_to_name_it(zoo:
 
     strangers = {name: replace(own, factory=None) for name, own in zoo.architectures.items()}
     nameless = replace(zoo, architectures=strangers)
-    assert cannot_run(zoo) == "" and "--architecture my_nets:Net --example" in cannot_run(nameless)
+    assert cannot_run(used_architectures(zoo)) == "" and "--architecture my_nets:Net --example" in cannot_run(
+        strangers.values()
+    )
     with pytest.raises(InputError, match="expected a network that can be run, found .*nobody knows how to build"):
         represent([nameless], "r(W)")

@@ -23,6 +23,7 @@ from weightspace.autoencoder.reconstructing import PrincipalLatents
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.images import Images, ImageSet, open_images
+from weightspace.responses.config import AskConfig
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.recorded_images import recorded_images
@@ -112,27 +113,34 @@ class Examination:
     Attributes:
         fidelity, reading: zoo by zoo.
         predictor: fitted, calibrated and checked; None, for the reason in `predictor_note`.
+        asking: the same, asking networks what they do; None, for the reason in `asking_note`.
     """
 
     fidelity: list[ZooFidelity]
     reading: list[ZooReading]
     predictor: Predictor | None
     predictor_note: str = ""
+    asking: Predictor | None = None
+    asking_note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with everything but the predictor's arrays."""
-        predicting: dict[str, Any] = {"rows": [], "note": self.predictor_note}
-        if self.predictor is not None:
-            fields = ("target", "r2", "usual_radius", "coverage")
-            models = self.predictor.properties
-            rows = [{"name": model.name, **{name: asdict(model)[name] for name in fields}} for model in models]
-            about = {name: getattr(self.predictor, name) for name in ("level", "outlier_share", "members")}
-            predicting = {"rows": rows, "note": "", **about}
+        """A JSON object with everything but the predictors' arrays."""
         return {
             "fidelity": [zoo.to_json() for zoo in self.fidelity],
             "reading": [zoo.to_json() for zoo in self.reading],
-            "predicting": predicting,
+            "predicting": _predicting(self.predictor, self.predictor_note),
+            "asking": _predicting(self.asking, self.asking_note),
         }
+
+
+def _predicting(predictor: Predictor | None, note: str) -> dict[str, Any]:
+    if predictor is None:
+        return {"rows": [], "note": note}
+    fields = ("target", "r2", "usual_radius", "coverage")
+    models = predictor.properties
+    rows = [{"name": model.name, **{name: asdict(model)[name] for name in fields}} for model in models]
+    about = {name: getattr(predictor, name) for name in ("level", "outlier_share", "members")}
+    return {"rows": rows, "note": "", "asked": predictor.asked.strip(), **about}
 
 
 def split_zoos(
@@ -186,13 +194,23 @@ def examine(sane: SANE, zoos: Sequence[SplitZoo], targets: Sequence[str] | None 
         [...'fidelity'...]
     """
     parts = [together([zoo.parts[number] for zoo in zoos]) for number in range(3)]
-    predictor, note = None, ""
     fidelity, reading = [_fidelity(sane, zoo) for zoo in zoos], [_reading(sane, zoo) for zoo in zoos]
+    return Examination(
+        fidelity,
+        reading,
+        *_predictor(sane, parts, targets, None),
+        *_predictor(sane, parts, targets, AskConfig()),
+    )
+
+
+def _predictor(
+    sane: SANE, parts: Sequence[Zoo], targets: Sequence[str] | None, ask: AskConfig | None
+) -> tuple[Predictor | None, str]:
+    """A predictor, or why there is none."""
     try:
-        predictor = fit_predictor(sane, parts, targets)
+        return fit_predictor(sane, parts, targets, ask=ask), ""
     except InputError as refusal:
-        note = str(refusal)
-    return Examination(fidelity, reading, predictor, note)
+        return None, str(refusal)
 
 
 def _fidelity(sane: SANE, zoo: SplitZoo) -> ZooFidelity:

@@ -24,7 +24,7 @@ from weightspace.analysis.predicting.predictor import Interval
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, r2_difference, scored, unscored
 from weightspace.analysis.probing.regressions import Predict, ProbeModel, Setting, fit_regressions
 from weightspace.analysis.representations.catalog import represent
-from weightspace.corpus.asking import cannot_run
+from weightspace.corpus.asking import cannot_run, used_architectures
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.responses.config import AskConfig
@@ -203,7 +203,7 @@ def forecast_member(
 
 def _as_zoo(zoo: Zoo, checkpoints: Sequence[Mapping[str, Tensor]], epochs: Sequence[int], folder: Path) -> Zoo:
     """Checkpoints of one training as a zoo of its own."""
-    used = [zoo.architectures[str(name)] for name in dict.fromkeys(zoo.table["architecture"])]
+    used = used_architectures(zoo)
     writer = ZooWriter(folder)
     for weights, epoch in zip(checkpoints, epochs, strict=True):
         meta = meta_of(weights)
@@ -223,7 +223,7 @@ def represent_checkpoints(zoo: Zoo, config: ForecastConfig, ask: AskConfig | Non
     accuracies = zoo.table[measured].to_numpy(np.float64, na_value=np.nan)[:, None]
     known = {SO_FAR: Embeddings(accuracies, zoo.table, Representation(SO_FAR))} if np.isfinite(accuracies).all() else {}
     known[WEIGHTS] = represent([zoo], WEIGHTS)[0]
-    if not cannot_run(zoo):
+    if not cannot_run(used_architectures(zoo)):
         known[ASKED] = represent([zoo], ASKED, ask=ask)[0]
     return known
 

@@ -44,7 +44,7 @@ def predict(
     prepare_torch()
     from weightspace.analysis.predicting.predictor import predict_networks
 
-    predictor, said, left_out = predict_networks(
+    predictor, said, left_out, not_asked = predict_networks(
         model, module.addresses(networks), device=device, given=module.describe()
     )
     predictions = {}
@@ -54,11 +54,14 @@ def predict(
             print(f"{name}: {prediction}")
     if as_json:
         by_name = {name: prediction.to_json() for name, prediction in predictions.items()}
-        print_json({"level": predictor.level, "networks": by_name, "left_out": left_out})
+        print_json(
+            {"level": predictor.level, "asked": predictor.asked.strip(), "networks": by_name, "left_out": left_out}
+        )
         return
     print("".join(f"left out: {why}\n" for why in left_out.values()), end="")
     if any(prediction.intervals or prediction.categories for prediction in predictions.values()):
         print(predictor.describe())
+    print(f"networks were not asked: {not_asked}\n" if not_asked else "", end="")
 
 
 def layers(

@@ -1,6 +1,6 @@
 """Ask the networks of a zoo: what each of them does on the same inputs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -89,14 +89,19 @@ def require_runnable(architecture: Architecture, allow: Collection[str] = ()) ->
         raise InputError(f"expected inputs for the architecture {architecture.id}, found no shape: give --example")
 
 
-def cannot_run(zoo: Zoo) -> str:
-    """Why networks of a zoo cannot be asked, in a sentence; "" if they all can."""
+def cannot_run(architectures: Iterable[Architecture]) -> str:
+    """Why networks of some architectures cannot be asked, in a sentence; "" if they all can."""
     try:
-        for name in dict.fromkeys(zoo.table["architecture"]):
-            require_runnable(zoo.architectures[str(name)])
+        for architecture in architectures:
+            require_runnable(architecture)
     except InputError as refusal:
         return str(refusal)
     return ""
+
+
+def used_architectures(zoo: Zoo) -> list[Architecture]:
+    """Those that a zoo, or a part of one, has networks of."""
+    return [zoo.architectures[str(name)] for name in dict.fromkeys(zoo.table["architecture"])]
 
 
 def make_questions(

@@ -38,8 +38,9 @@ def write_card(folder: str | Path, examination: Examination, zoos: list[SplitZoo
         "parameters": sum(parameter.numel() for parameter in sane.network.parameters()),
         **examination.to_json(),
     }
-    if examination.predictor is not None:
-        examination.predictor.save(folder)
+    for predictor in (examination.predictor, examination.asking):
+        if predictor is not None:
+            predictor.save(folder)
     write_json(folder / NUMBERS_FILE, numbers)
     (folder / CARD_FILE).write_text(render_card(folder.absolute().name, numbers), encoding="utf-8")
     return numbers

@@ -8,7 +8,7 @@ import numpy as np
 
 from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.relating_folders import KnownSymmetry, SaneView, is_whole, opened
-from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor
+from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor, open_predictor
 from weightspace.analysis.retrieving import find_nearest
 from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
@@ -28,7 +28,7 @@ def look_with(
 ) -> FolderView:
     """`look_at_folder` with the model in a folder, and its predictor if it has one."""
     sane = SANE.open(model, device, stored_weights([folder]), given)
-    predictor = Predictor.open(model) if (model / PREDICTOR_FILE).exists() else None
+    predictor = open_predictor(model, sane).predictor if (model / PREDICTOR_FILE).exists() else None
     return FolderView(look_at_folder(folder, inspection, sane, predictor), symmetries_of(sane))
 
 

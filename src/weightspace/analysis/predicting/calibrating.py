@@ -20,9 +20,13 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 
 from weightspace.analysis.config import TARGETS, usual_targets
 from weightspace.analysis.predicting.predictor import Neighborhood, Predictor, PropertyModel
+from weightspace.analysis.probing.bounding import bounded, middle_of
 from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietly
+from weightspace.analysis.representations.catalog import side_by_side
+from weightspace.analysis.representations.responses import ask_parts
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
+from weightspace.responses.config import AskConfig
 from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.lineages import LINEAGE, lineages_of
 from weightspace.zoo.zoo import Zoo
@@ -37,7 +41,12 @@ SMALLEST_SPREAD = 1e-6
 
 
 def fit_predictor(
-    sane: SANE, parts: Sequence[Zoo], targets: Sequence[str] | None = None, *, level: float = LEVEL
+    sane: SANE,
+    parts: Sequence[Zoo],
+    targets: Sequence[str] | None = None,
+    *,
+    level: float = LEVEL,
+    ask: AskConfig | None = None,
 ) -> Predictor:
     """Fit on training members, calibrate on validation members, check on test members.
 
@@ -53,9 +62,11 @@ def fit_predictor(
             any, accuracy (of test images, else of validation images), epoch and generalisation gap, as far as the zoo
             has them; all that vary, if it has none of these.
         level: the share of true values that intervals should hold.
+        ask: ask networks what they do, which stands beside the embedding then; None asks none.
 
     Raises:
-        InputError: no such property, or validation or test members that the model was trained on.
+        InputError: no such property, networks that cannot be asked, or validation or test members that the model was
+            trained on.
 
     Examples:
         >>> predictor = ws.fit_predictor(sane, [train, validation, test])
@@ -79,9 +90,12 @@ def fit_predictor(
             f"expected at least {FEWEST_KNOWN} training checkpoints for a predictor, found {len(parts[0])}"
         )
     aggregation, embedded = _embed_alike(sane, parts)
-    train = embedded[0].features.astype(np.float64)
+    embedded, alike = _with_responses(embedded, parts, ask, str(sane.device)) if ask is not None else (embedded, True)
+    center, middle = middle_of(embedded[0].features.astype(np.float64))
+    within = [bounded(part.features.astype(np.float64), center, middle) for part in embedded]
+    train = within[0]
     mean, spread = train.mean(0), np.maximum(train.std(0), SMALLEST_SPREAD)
-    scaled = [(part.features - mean) / spread for part in embedded]
+    scaled = [(part - mean) / spread for part in within]
     chosen = np.random.default_rng(0).permutation(len(train))[:MOST_KNOWN]
     # As they are stored, so that a predictor of a folder says what this one says.
     stored = scaled[0][chosen].astype(np.float16).astype(np.float32)
@@ -105,6 +119,10 @@ def fit_predictor(
         outlier_limit=outlier_limit,
         members=(train_members, validation_members, test_members),
         outlier_share=float((factors[1] > outlier_limit).mean()),
+        center=center,
+        middle=middle,
+        ask=ask,
+        alike=alike,
     )
 
 
@@ -218,6 +236,17 @@ def _embedded(sane: SANE, part: Zoo, whole: Zoo, aggregation: str) -> Embeddings
         return sane.embed(part, aggregation)
     some = sane.embed(whole, aggregation)
     return Embeddings(some.features[:0], part.table, some.representation)
+
+
+def _with_responses(
+    embedded: Sequence[Embeddings], parts: Sequence[Zoo], ask: AskConfig, device: str
+) -> tuple[list[Embeddings], bool]:
+    """Embeddings beside what networks do, and whether all are equally deep; a part may have no members."""
+    asked, alike = ask_parts([part for part in parts if len(part)], ask, device)
+    answers, width = iter(asked), asked[0].features.shape[1]
+    nobody = np.empty((0, width), np.float32)
+    whole = [next(answers) if len(part) else Embeddings(nobody, part.table, asked[0].representation) for part in parts]
+    return [side_by_side(*pair) for pair in zip(embedded, whole, strict=True)], alike
 
 
 def _possible(name: str) -> tuple[float, float]:

@@ -9,21 +9,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
+from weightspace.analysis.probing.bounding import bounded
+from weightspace.analysis.representations.responses import vector_of
 from weightspace.autoencoder.sane import BOX, SANE, model_folder, open_for
+from weightspace.corpus.asking import NOISE, cannot_run, make_asker
+from weightspace.corpus.preparation import Recognized
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
+from weightspace.responses.asking import Asker, Responses
+from weightspace.responses.config import AskConfig
+from weightspace.weights.files import StoredWeights
 from weightspace.zoo.addressing import naming, open_networks
 from weightspace.zoo.architecture import Architecture
 
 PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
-ABOUT = ("aggregation", "level", "outlier_limit", "members", "outlier_share")
-ARRAYS = ("slopes", "mean", "spread", "known", "known_errors")
+# Before the names of these files, of a predictor that asks networks: a model may have both.
+ASKING = "asking-"
+ABOUT = ("aggregation", "level", "outlier_limit", "members", "outlier_share", "alike")
+ARRAYS = ("slopes", "mean", "spread", "center", "middle", "known", "known_errors")
 
 
 NEIGHBORS = 20
@@ -159,12 +169,15 @@ class Predictor:
         aggregation: which embedding it takes.
         level: the share of true values that intervals should hold.
         properties: what it predicts; `slopes` has a row for each.
-        mean, spread: of the embeddings of training checkpoints.
+        mean, spread: of the bounded embeddings of training checkpoints.
+        center, middle: of the embeddings themselves, by which they are bounded (see `Bound`).
         known: standardised embeddings of training checkpoints.
         known_errors: how far off cross-validated predictions of these are, a row for each property.
         outlier_limit: the local outlier factor that calibration members stay below.
         members: how many members it was fitted on, calibrated with and tested on.
         outlier_share: the share of test members' checkpoints that it takes for unlike the zoo.
+        ask: how networks are asked, if what they do stands beside the embedding; None if they are not run.
+        alike: whether responses are whole; in outline for networks of different depth.
     """
 
     aggregation: str
@@ -178,12 +191,19 @@ class Predictor:
     outlier_limit: float
     members: tuple[int, int, int]
     outlier_share: float
+    center: Float[np.ndarray, "features"]
+    middle: Float[np.ndarray, "features"]
+    ask: AskConfig | None = None
+    alike: bool = True
 
     def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
         """What is predicted of one raw network of any architecture."""
-        if sane.preparation.recognize(weights).architecture.id not in sane.preparation.architectures:
+        recognized = sane.preparation.recognize(weights)
+        if recognized.architecture.id not in sane.preparation.architectures:
             return Prediction({}, math.inf, UNLIKE)
         vector = sane.embed_network(weights, self.aggregation).vector
+        if self.ask is not None:
+            vector = torch.cat([vector, vector_of(self._answers(recognized), self.alike)])
         if len(vector) != len(self.mean):  # of a layout that the model knows, but the predictor was not fitted on
             return Prediction({}, math.inf, UNLIKE)
         (prediction,) = self.predict_many(vector.numpy()[None])
@@ -191,7 +211,7 @@ class Predictor:
 
     def predict_many(self, features: Float[np.ndarray, "networks features"]) -> list[Prediction]:
         """What is predicted of networks given by their embeddings."""
-        scaled = (features.astype(np.float64) - self.mean) / self.spread
+        scaled = self.standardize(features)
         outlier_factor = (self._surroundings.outlier_factors(scaled) / self.outlier_limit).tolist()
         values = scaled @ self.slopes.T
         difficulties = [self._surroundings.difficulty(scaled, own) for own in self.known_errors]
@@ -199,6 +219,21 @@ class Predictor:
             self._prediction(values[row], [own[row] for own in difficulties], strange)
             for row, strange in enumerate(outlier_factor)
         ]
+
+    def standardize(self, features: Float[np.ndarray, "networks features"]) -> Float[np.ndarray, "networks features"]:
+        """Embeddings as they are compared: bounded and standardised."""
+        return (bounded(features.astype(np.float64), self.center, self.middle) - self.mean) / self.spread
+
+    def _answers(self, recognized: Recognized) -> Responses:
+        """What a network does when it is asked."""
+        architecture, weights, _ = recognized
+        if architecture.id not in self._askers:
+            self._askers[architecture.id] = make_asker(architecture, self.ask or AskConfig())
+        return self._askers[architecture.id].ask(weights.read() if isinstance(weights, StoredWeights) else weights)
+
+    @cached_property
+    def _askers(self) -> dict[str, Asker]:
+        return {}
 
     def _prediction(self, values: np.ndarray, difficulties: Sequence[float], outlier_factor: float) -> Prediction:
         if outlier_factor > 1:
@@ -225,7 +260,15 @@ class Predictor:
         measured = [own for own in self.properties if not math.isnan(own.coverage)]
         held = ", ".join(f"{own.name} {own.coverage:.0%}" for own in measured)
         checked = f"on checkpoints of {tested} members held out they hold {held}" if held else "unchecked"
-        return f"Intervals are for {self.level:.0%} of networks; {checked}."
+        return f"Intervals are for {self.level:.0%} of networks; {checked}.{self.asked}"
+
+    @property
+    def asked(self) -> str:
+        """What networks were asked with and what it cost, in a sentence; "" if they were not."""
+        if self.ask is None:
+            return ""
+        kind = f"{self.ask.inputs} noise inputs" if self.ask.ask_with == NOISE else f"images of {self.ask.ask_with}"
+        return f" Every network was asked with {kind}: {2 * self.ask.inputs} forward passes."
 
     @cached_property
     def _surroundings(self) -> Neighborhood:
@@ -237,24 +280,33 @@ class Predictor:
         Known embeddings, which are most of it, are standardised and only compared with: half precision is enough.
         """
         about = {name: getattr(self, name) for name in ABOUT}
-        write_json(folder / PREDICTOR_FILE, {**about, "properties": [asdict(own) for own in self.properties]})
+        about["ask"] = asdict(self.ask) if self.ask is not None else None
+        before = ASKING if self.ask is not None else ""
+        write_json(
+            folder / f"{before}{PREDICTOR_FILE}", {**about, "properties": [asdict(own) for own in self.properties]}
+        )
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        save_file({**arrays, "known": arrays["known"].astype(np.float16)}, folder / ARRAYS_FILE)
+        save_file({**arrays, "known": arrays["known"].astype(np.float16)}, folder / f"{before}{ARRAYS_FILE}")
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Predictor":
+    def open(cls, folder: str | Path, *, asking: bool = False) -> "Predictor":
         """The predictor of a model, by its folder or by the name of one that comes with the package.
+
+        Args:
+            folder: of the model.
+            asking: the one that asks networks what they do.
 
         Raises:
             InputError: none there, or a damaged one.
         """
-        folder = model_folder(folder)
+        folder, before = Path(model_folder(folder)), ASKING if asking else ""
         try:
-            about = json.loads((Path(folder) / PREDICTOR_FILE).read_text())
+            about = json.loads((folder / f"{before}{PREDICTOR_FILE}").read_text())
+            about["ask"] = AskConfig(**about["ask"]) if about["ask"] is not None else None
             about["properties"] = [PropertyModel(**_with_infinity(own)) for own in about["properties"]]
             about["members"] = tuple(about["members"])
             about["outlier_limit"] = math.inf if about["outlier_limit"] is None else about["outlier_limit"]
-            arrays: dict[str, Any] = load_file(Path(folder) / ARRAYS_FILE)
+            arrays: dict[str, Any] = load_file(folder / f"{before}{ARRAYS_FILE}")
             return cls(**about, **{**arrays, "known": arrays["known"].astype(np.float32)})
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -275,12 +327,28 @@ def _category(indicators: Mapping[str, Interval]) -> Category:
     return Category(max(indicators, key=lambda value: indicators[value].value), possible)
 
 
+class Chosen(NamedTuple):
+    """A model's predictor, and why it does not ask networks though the model has one that does."""
+
+    predictor: Predictor
+    not_asked: str = ""
+
+
+def open_predictor(folder: Path, sane: SANE) -> Chosen:
+    """The predictor that asks networks, where a model has one and they can be run; else the one of weights alone."""
+    if not (Path(model_folder(folder)) / f"{ASKING}{PREDICTOR_FILE}").is_file():
+        return Chosen(Predictor.open(folder))
+    reason = cannot_run(sane.preparation.architectures.values())
+    return Chosen(Predictor.open(folder, asking=not reason), reason)
+
+
 class NetworkPredictions(NamedTuple):
     """A predictor, what it says of networks by name, one after the other, and which of a folder cannot be read."""
 
     predictor: Predictor
     networks: Iterator[tuple[str, Prediction]]
     left_out: Mapping[str, str]
+    not_asked: str = ""
 
 
 def predict_networks(
@@ -298,8 +366,7 @@ def predict_networks(
     sane = open_for(model, names, device, given)
     if model.parent == BOX and not (model / PREDICTOR_FILE).is_file():
         raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
-    predictor = Predictor.open(model)
-
+    predictor, not_asked = open_predictor(model, sane)
     left_out: dict[str, str] = {}
 
     def predict() -> Iterator[tuple[str, Prediction]]:
@@ -307,4 +374,4 @@ def predict_networks(
             with naming(name):
                 yield name, predictor.predict(sane, weights)
 
-    return NetworkPredictions(predictor, predict(), left_out)
+    return NetworkPredictions(predictor, predict(), left_out, not_asked)

@@ -10,7 +10,7 @@ from weightspace.analysis.config import TARGETS, ProbeConfig, usual_targets
 from weightspace.analysis.probing.comparing import Fold, ProbeRow, compare_representations
 from weightspace.analysis.representations.catalog import STANDARD, Choice, Represent, choose_representations
 from weightspace.autoencoder.sane import SANE, stored_weights
-from weightspace.corpus.asking import cannot_run
+from weightspace.corpus.asking import cannot_run, used_architectures
 from weightspace.errors import InputError
 from weightspace.responses.config import AskConfig
 from weightspace.zoo.architecture import Architecture
@@ -53,7 +53,7 @@ def make_folds(
     Raises:
         InputError: no fold whose test members some model has not seen.
     """
-    runnable, device = not cannot_run(zoo), str(sanes[0].device) if sanes else "cpu"
+    runnable, device = not cannot_run(used_architectures(zoo)), str(sanes[0].device) if sanes else "cpu"
 
     def choose(sane: SANE | None) -> list[Represent]:
         return choose_representations(choice.names, sane, ask=choice.ask, runnable=runnable, device=device)
@@ -162,4 +162,6 @@ def probe_zoo(
     )
     tested = {member for fold in folds for member in fold.parts[-1].members}
     alone = not config.folds and zoo.lineages.nunique() < FEW
-    return ZooProbes(compared.rows, len(folds), len(tested), len(zoo.members), alone, cannot_run(zoo))
+    return ZooProbes(
+        compared.rows, len(folds), len(tested), len(zoo.members), alone, cannot_run(used_architectures(zoo))
+    )
