@@ -1,13 +1,15 @@
 """Do intervals hold, and which networks are taken for unlike the zoo? `python benchmarks/predicting.py`.
 
-Reads the models that tables_reading.sh trained: a predictor for every zoo and fold, calibrated on validation members;
-what it says of test members, of other zoos of the same architecture, and of test members' networks that were disturbed.
+Reads the models that tables_reading.sh trained: two predictors for every zoo and fold, of weights alone and of what
+networks do as well, calibrated on validation members; what they say of test members, of other zoos of the same
+architecture, and of test members' networks that were disturbed.
 Writes `docs/tables/predicting.json`.
 """
 
 import argparse
 from collections.abc import Callable
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ from torch import Tensor
 
 from weightspace.analysis.predicting.calibrating import fit_predictor
 from weightspace.analysis.predicting.predictor import Predictor
+from weightspace.analysis.representations.catalog import side_by_side
+from weightspace.analysis.representations.responses import network_responses
 from weightspace.autoencoder.sane import SANE
 from weightspace.outputs import to_json
+from weightspace.responses.config import AskConfig
 from weightspace.weights.values import Weights
 from weightspace.zoo.zoo import Zoo
 
@@ -37,8 +42,10 @@ DISTURBED: dict[str, Disturb] = {
 
 
 def flagged(predictor: Predictor, sane: SANE, zoo: Zoo) -> float:
-    features = sane.embed(zoo, predictor.aggregation).features
-    return float(np.mean([bool(own.reason) for own in predictor.predict_many(features)]))
+    embeddings = sane.embed(zoo, predictor.aggregation)
+    if predictor.ask is not None:
+        embeddings = side_by_side(embeddings, network_responses([zoo], predictor.ask)[0])
+    return float(np.mean([bool(said.reason) for said in predictor.predict_many(embeddings.features)]))
 
 
 def disturbed(predictor: Predictor, sane: SANE, zoo: Zoo, disturb: Disturb) -> float:
@@ -59,30 +66,25 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = Setting(options.zoos, options.models)
     held: list[dict[str, Any]] = []
-    strange: dict[str, list[float]] = {}
-    for name in ZOOS:
-        for fold in range(FOLDS):
-            sane, parts = setting.sane(name, fold), setting.parts(name, fold)
-            predictor = fit_predictor(sane, parts)
-            fields = ("target", "r2", "usual_radius", "coverage")
-            held += [
-                {"zoo": name, "fold": fold, "members": predictor.members, "outlier_share": predictor.outlier_share}
-                | {field: getattr(own, field) for field in fields}
-                for own in predictor.properties
-            ]
-            if name == SMALL[0]:
-                strange.setdefault("held-out members", []).append(flagged(predictor, sane, parts[2]))
-                for other in SMALL[1:]:
-                    strange.setdefault(f"{other}, last epoch", []).append(
-                        flagged(predictor, sane, setting.zoo(other).last())
-                    )
-                for kind, disturb in DISTURBED.items():
-                    share = disturbed(predictor, sane, parts[2].last(), disturb)
-                    strange.setdefault(f"held-out members, {kind}", []).append(share)
-        print(name, flush=True)
-    shares = {kind: float(np.mean(own)) for kind, own in strange.items()}
-    about = {"command": "python benchmarks/predicting.py", "date": date.today().isoformat()}
-    options.out.write_text(to_json({**about, "held": held, "unlike": {"zoo": SMALL[0], "shares": shares}}, indent=1))
+    strange: dict[str, dict[str, list[float]]] = {}
+    for name, fold, asking in product(ZOOS, range(FOLDS), (False, True)):
+        sane, parts = setting.sane(name, fold), setting.parts(name, fold)
+        predictor = fit_predictor(sane, parts, ask=AskConfig() if asking else None)
+        about = {"zoo": name, "fold": fold, "asking": asking, "members": predictor.members}
+        about["outlier_share"] = predictor.outlier_share
+        fields = ("target", "r2", "usual_radius", "coverage")
+        held += [about | {field: getattr(told, field) for field in fields} for told in predictor.properties]
+        if name == SMALL[0]:
+            shares = {"held-out members": flagged(predictor, sane, parts[2])}
+            shares |= {f"{zoo}, last epoch": flagged(predictor, sane, setting.zoo(zoo).last()) for zoo in SMALL[1:]}
+            for kind, disturb in DISTURBED.items():
+                shares[f"held-out members, {kind}"] = disturbed(predictor, sane, parts[2].last(), disturb)
+            for kind, share in shares.items():
+                strange.setdefault("asking" if asking else "weights alone", {}).setdefault(kind, []).append(share)
+        print(name, fold, flush=True)
+    means = {by: {kind: float(np.mean(folds)) for kind, folds in kinds.items()} for by, kinds in strange.items()}
+    head = {"command": "python benchmarks/predicting.py", "date": date.today().isoformat()}
+    options.out.write_text(to_json({**head, "held": held, "unlike": {"zoo": SMALL[0], "shares": means}}, indent=1))
     print(options.out)
 
 
