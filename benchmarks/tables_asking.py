@@ -1,7 +1,8 @@
 """The tables of asking networks, beside those of reading them; see tables_reading.sh, which runs this.
 
 `inputs`: how many inputs are enough, and of which kind. `stress`: whose predictions move when test members are
-permuted, or rescaled where it keeps the function. Accuracies alone are probed for, on the folds of the other tables.
+permuted, or rescaled where it keeps the function. `forecast`: the last accuracy from the first checkpoints. Accuracies
+alone are probed for, on the folds of the other tables.
 """
 
 import argparse
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables_reading import FOLDS, MODELS, SEED, SMALL, Setting, rows_of, write
+from tables_reading import FOLDS, MODELS, SEED, SHARES, SMALL, ZOOS, Setting, rows_of, write
 
+from weightspace.analysis.config import ForecastConfig
+from weightspace.analysis.forecasting import forecast
 from weightspace.analysis.probing.probe import ProbeResult, probe_fold
 from weightspace.analysis.representations.baselines import layer_statistics
 from weightspace.analysis.representations.catalog import represent
@@ -167,9 +170,20 @@ class Disturbance:
         return {name: tensor[0] for name, tensor in scaled.items()}
 
 
+def ends(setting: Setting, name: str, data: Path) -> list[Row]:
+    """How well the last accuracy is told by the first checkpoints."""
+    zoo = setting.zoo(name)
+    return [
+        {"zoo": name, "model": model, **row._asdict()}
+        for model in MODELS
+        for row in forecast(zoo, ForecastConfig(model=model, split=SHARES, seed=SEED))
+    ]
+
+
 TABLES: dict[str, tuple[Callable[[Setting, str, Path], list[Row]], tuple[str, ...]]] = {
     "inputs": (inputs, tuple(IMAGES)),
     "stress": (stress, SMALL[:2]),
+    "forecast": (ends, tuple(zoo for zoo in ZOOS if zoo != "cifar10-resnet18w8")),
 }
 
 

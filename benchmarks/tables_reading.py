@@ -26,7 +26,7 @@ from weightspace.analysis.probing.bounding import Bound
 from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
-from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, WIDTHS, ProbeModel, fit_quietly
+from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, ProbeModel, fit_quietly
 from weightspace.analysis.representations.baselines import layer_statistics
 from weightspace.analysis.representations.catalog import REPRESENTATIONS, Choice, Represent, represent
 from weightspace.autoencoder.config import SANEConfig
@@ -46,6 +46,7 @@ SHARES, FOLDS, SEED = (0.6, 0.15, 0.25), 4, 0
 TARGETS = ("test_accuracy", "epoch", "generalization_gap")
 TRAINING = TrainConfig(steps=300, batch_size=32, statistics_weight=1.0, seed=SEED)
 MULTI = TrainConfig(steps=900, batch_size=32, statistics_weight=1.0, seed=SEED)
+WIDTHS = (1.0, 1.5, 2.0, 3.0, 6.0)
 EARLY = 0.5
 FEW = (10, 30)
 Row = dict[str, Any]
@@ -116,7 +117,7 @@ def unbounded(setting: Setting, name: str) -> list[Row]:
     sanes = [setting.sane(name, fold) for fold in range(FOLDS)]
     choice = Choice(("s(W)", "t(W)", "r(W)", "mean", "readout"))
     folds = make_folds(setting.zoo(name), SHARES, sanes, choice, folds=FOLDS, seed=SEED)
-    with mock.patch.object(regressions, "WIDTHS", (math.inf,)):
+    with mock.patch.object(regressions, "Bound", partial(Bound, width=math.inf)):
         compared = compare_representations(folds, TARGETS, seed=SEED)
     return [{"model": "linear, unbounded", **row} for row in named(compared, name, setting.zoo(name))]
 
@@ -252,11 +253,10 @@ def epochs(setting: Setting, name: str) -> list[Row]:
         folds.append(labelled)
     rows = []
     for target in TARGETS:
-        for model in models_for(target):
-            results: dict[str, list[ProbeResult]] = {}
-            for label, embedded in (pair for labelled in folds for pair in labelled):
-                results.setdefault(label, []).append(probe(*embedded, target=target, model=model, seed=SEED))
-            rows += rows_of(results, zoo=name, epoch="second half", model=model)
+        results: dict[str, list[ProbeResult]] = {}
+        for label, embedded in (pair for labelled in folds for pair in labelled):
+            results.setdefault(label, []).append(probe(*embedded, target=target, seed=SEED))
+        rows += rows_of(results, zoo=name, epoch="second half")
     return rows
 
 
@@ -265,14 +265,12 @@ def across(setting: Setting) -> list[Row]:
     sane = setting.multi(0)
     embedded = {name: [of_zoo(parts, name) for parts in read(sane, setting.parts(name, 0))] for name in SMALL}
     rows = []
-    for target in TARGETS:
-        for model in models_for(target):
-            for source, tested in product(SMALL, SMALL):
-                results = {}
-                for known, asked in zip(embedded[source], embedded[tested], strict=True):
-                    result = probe(known[0], known[1], asked[2], target=target, model=model, seed=SEED)
-                    results[result.representation.label] = [result]
-                rows += rows_of(results, zoo=tested, trained_on=source, epoch="all", model=model)
+    for target, source, tested in product(TARGETS, SMALL, SMALL):
+        results = {}
+        for known, asked in zip(embedded[source], embedded[tested], strict=True):
+            result = probe(known[0], known[1], asked[2], target=target, seed=SEED)
+            results[result.representation.label] = [result]
+        rows += rows_of(results, zoo=tested, trained_on=source, epoch="all")
     return rows
 
 

@@ -2,7 +2,7 @@
 # All tables of reading networks, on the real zoos: `docs/tables/reading-*.json` and the pages drawn from them.
 #
 #   benchmarks/tables_reading.sh [TABLE ...]      properties, bounds, unbounded, across, few, epochs,
-#                                                 control, inputs, stress;
+#                                                 control, inputs, stress, forecast;
 #                                                 all if none is named
 #
 # Grows the zoos that are missing (two hours), trains a SANE for every zoo and fold (an hour of one core), probes by lines
@@ -15,9 +15,9 @@ benchmarks/zoos.sh
 # A zoo that others trained, in their layout.
 [[ -d $zoos/mnist-raytune ]] || .venv/bin/weightspace import ../shared/zoos/mnist-cnn-s-raytune --out "$zoos/mnist-raytune"
 reading=() asking=()
-for table in "${@:-properties bounds unbounded across few epochs control inputs stress}"; do
+for table in "${@:-properties bounds unbounded across few epochs control inputs stress forecast}"; do
   for name in $table; do
-    case $name in inputs | stress) asking+=("$name") ;; *) reading+=("$name") ;; esac
+    case $name in inputs | stress | forecast) asking+=("$name") ;; *) reading+=("$name") ;; esac
   done
 done
 where=(--zoos "$zoos" --models runs/reading --out docs/tables)

@@ -1,6 +1,6 @@
 """Render the tables and the figure of reading networks from `docs/tables/`: `python docs/update_reading.py`.
 
-Writes the blocks of `docs/pages/results/reading.md` and the figure beside it.
+Writes the blocks of `docs/pages/results/reading.md` and `reading-zoos.md`, and the figure beside them.
 """
 
 import json
@@ -16,18 +16,26 @@ from update_readme import replace_block
 from weightspace.report.figures import COLORS, PRINTED
 
 ROOT = Path(__file__).parent
-TABLES, PAGE = ROOT / "tables", ROOT / "pages" / "results" / "reading.md"
-FIGURE = PAGE.with_name("reading.svg")
+TABLES, RESULTS = ROOT / "tables", ROOT / "pages" / "results"
+PAGES, FIGURE = (RESULTS / "reading.md", RESULTS / "reading-zoos.md"), RESULTS / "reading.svg"
 TARGETS = {"test_accuracy": "test accuracy", "epoch": "epoch", "generalization_gap": "generalisation gap"}
-EMBEDDING = "SANE (readout)"
+STATISTICS, EMBEDDING, ASKED = "s(W)", "SANE (readout)", "r(W)"
+BOTH = f"{EMBEDDING} + {ASKED}"
 NOT_WORSE, BETTER = -0.02, 0.0
-DRAWN = ("W", "s(W)", "SANE (mean)", EMBEDDING)
+DRAWN = (STATISTICS, EMBEDDING, ASKED, BOTH)
+MODELS = {"linear": "lines", "trees": "trees"}
+EPOCHS = 8
 Row = dict[str, Any]
 
 
 def load(table: str) -> list[dict[str, Any]]:
     """All files of one table, in the order of the zoos' names."""
-    return [json.loads(path.read_text()) for path in sorted(TABLES.glob(f"reading-{table}*.json"))]
+    return [json.loads(path.read_text()) for path in sorted(TABLES.glob(f"reading-{table}-*.json"))]
+
+
+def by(model: str, rows: Sequence[Row]) -> list[Row]:
+    """Those rows that lines, or trees, read."""
+    return [row for row in rows if row.get("model", "linear") == model]
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -74,7 +82,7 @@ def cross(rows: Sequence[Row], cell: Callable[[Row | None], str] = with_interval
 
 
 def zoo_table(found: dict[str, Any]) -> str:
-    """Results of one zoo, then its hyper-parameters, then Kendall's tau."""
+    """Results of one zoo by lines and by trees, then its hyper-parameters, then Kendall's tau."""
     (name,) = found["zoos"]
     rows = found["rows"]
     results = [row for row in rows if row["target"] in TARGETS]
@@ -83,24 +91,25 @@ def zoo_table(found: dict[str, Any]) -> str:
     parts = [
         f"### {name}",
         f"R² with its 95 % interval; {members} members, each tested once (`{found['command']}`, {found['date']}).",
-        cross(results),
-        "Kendall's τ of the same probes:",
-        cross(results, lambda row: "–" if row is None or row["tau"] is None else f"{row['tau']:.2f}"),
     ]
+    for model, word in MODELS.items():
+        parts += [f"By {word}:", cross(by(model, results))]
+    ranks: Callable[[Row | None], str] = lambda row: "–" if row is None or row["tau"] is None else f"{row['tau']:.2f}"  # noqa: E731
+    parts += ["Kendall's τ of the lines:", cross(by("linear", results), ranks)]
     if drawn:
         chances = {row["target"]: row["chance"] for row in drawn if row.get("chance")}
         guess = ", ".join(f"{value:.2f} ({name})" for name, value in chances.items())
         parts += [
-            f"Hyper-parameters, at the last epoch: R², or the share guessed right (chance {guess}).",
+            f"Hyper-parameters, at the last epoch, by lines: R², or the share guessed right (chance {guess}).",
             cross(drawn),
         ]
     return "\n\n".join(parts)
 
 
-def cells(files: Sequence[dict[str, Any]]) -> list[Row]:
-    """The rows of the one embedding that is held against s(W)."""
-    rows = [row for found in files for row in found["rows"]]
-    return [row for row in rows if row["representation"] == EMBEDDING and row["target"] in TARGETS]
+def cells(files: Sequence[dict[str, Any]], representation: str, model: str) -> list[Row]:
+    """The rows of one representation that is held against s(W)."""
+    rows = [row for found in files for row in by(model, found["rows"])]
+    return [row for row in rows if row["representation"] == representation and row["target"] in TARGETS]
 
 
 def verdict(row: Row) -> str:
@@ -113,20 +122,43 @@ def verdict(row: Row) -> str:
     return "worse" if high < 0 else "open"
 
 
-def verdicts(files: Sequence[dict[str, Any]]) -> str:
+def verdicts(files: Sequence[dict[str, Any]], representation: str, model: str) -> str:
     """R² minus that of s(W) in every cell, with the verdict; counted below."""
-    own = cells(files)
+    rows = cells(files, representation, model)
     columns = [(target, pooled) for pooled in (True, False) for target in TARGETS if pooled or target != "epoch"]
     body = []
-    for name in dict.fromkeys(row["zoo"] for row in own):
-        by_column = {(row["target"], row["epoch"] == "all"): row for row in own if row["zoo"] == name}
+    for name in dict.fromkeys(row["zoo"] for row in rows):
+        by_column = {(row["target"], row["epoch"] == "all"): row for row in rows if row["zoo"] == name}
         body.append([name, *(difference(by_column[column]) for column in columns)])
-    counts = {kind: sum(verdict(row) == kind for row in own) for kind in ("better", "not worse", "open", "worse")}
-    counted = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     table = markdown(["zoo", *(TARGETS[t] + ("" if pooled else ", last epoch") for t, pooled in columns)], body)
-    return (
-        f"{table}\n\nOf {len(own)} cells: {counted}. In {sum(row['over_statistics'] > 0 for row in own)} R² is higher."
-    )
+    return f"{table}\n\nOf {len(rows)} cells: {counted(rows)}."
+
+
+def counted(rows: Sequence[Row]) -> str:
+    """How many cells are better than s(W), not worse, open and worse."""
+    counts = {kind: sum(verdict(row) == kind for row in rows) for kind in ("better", "not worse", "open", "worse")}
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def bounding(files: Sequence[dict[str, Any]]) -> str:
+    """What bounding features does: R² on validation members by width, and the verdicts with and without it."""
+    body = []
+    measured = [row for found in load("bounds") for row in found["rows"]]
+    for place in dict.fromkeys((row["zoo"], row["representation"]) for row in measured):
+        mine = [row for row in measured if (row["zoo"], row["representation"]) == place]
+        body.append([*place, *(number(row["validation_r2"]) for row in mine)])
+    widths = dict.fromkeys(row["width"] for row in measured)
+    columns = ["zoo", "representation", *("not bounded" if width is None else f"{width:g} spreads" for width in widths)]
+    before = [row for found in load("unbounded") for row in found["rows"] if row["target"] in TARGETS]
+    lines = []
+    for name in (EMBEDDING, ASKED, "t(W)"):
+        old = counted([row for row in before if row["representation"] == name])
+        lines.append([name, old, counted(cells(files, name, "linear"))])
+    after = [row for found in files for row in by("linear", found["rows"]) if row["target"] in TARGETS]
+    means = [np.mean([row["r2"] for row in rows if row["representation"] == STATISTICS]) for rows in (before, after)]
+    said = f"Of s(W), by lines, the mean R² over all cells is {means[0]:.3f} unbounded and {means[1]:.3f} bounded."
+    verdicts_ = markdown(["against s(W), by lines", "not bounded, as before", "bounded"], lines)
+    return f"{verdicts_}\n\n{said}\n\n{markdown(columns, body)}"
 
 
 def difference(row: Row) -> str:
@@ -143,7 +175,7 @@ def beside_the_paper(files: Sequence[dict[str, Any]]) -> str:
     for found in files:
         (zoo,) = found["zoos"]
         for target in TARGETS:
-            own = {r["representation"]: r["r2"] for r in found["rows"] if column_of(r) == (target, "all")}
+            own = {r["representation"]: r["r2"] for r in by("linear", found["rows"]) if column_of(r) == (target, "all")}
             first = own.get("W", own.get("W (PCA)"))
             values = [first, *(own.get(name) for name in names[1:]), own.get(EMBEDDING)]
             body.append(["here", zoo, TARGETS[target], *map(number, values)])
@@ -156,22 +188,79 @@ def ranked(row: Row | None) -> str:
     return "–" if row is None else f"{row['tau']:.2f} ({row['r2']:.2f})"
 
 
-def labelled(rows: Sequence[Row], by: str, cell: Callable[[Row | None], str] = with_interval) -> str:
-    """Small tables: zoo, target and one more column down, representations across."""
+def labelled(rows: Sequence[Row], column: str, cell: Callable[[Row | None], str] = with_interval) -> str:
+    """Small tables: zoo, target, the model and one more column down, representations across."""
     names = list(dict.fromkeys(row["representation"] for row in rows))
     body = []
-    for place in dict.fromkeys((row["zoo"], row["target"], row["epoch"], row.get(by)) for row in rows):
-        own = {
-            row["representation"]: row
-            for row in rows
-            if (row["zoo"], row["target"], row["epoch"], row.get(by)) == place
-        }
-        body.append([place[0], heading(place[1:3]), str(place[3]), *(cell(own.get(name)) for name in names)])
-    return markdown(["zoo", "target", by.replace("_", " "), *names], body)
+
+    def place_of(row: Row) -> tuple[Any, ...]:
+        return row["zoo"], row["target"], row["epoch"], row.get("model", "linear"), row.get(column)
+
+    for place in dict.fromkeys(map(place_of, rows)):
+        here = {row["representation"]: row for row in rows if place_of(row) == place}
+        about = [place[0], heading(place[1:3]), MODELS[place[3]], str(place[4])]
+        body.append([*about, *(cell(here.get(name)) for name in names)])
+    return markdown(["zoo", "target", "by", column.replace("_", " "), *names], body)
+
+
+def few_labels(files: Sequence[dict[str, Any]]) -> str:
+    """Of every number of labels the better of lines and trees, test accuracy only; which it was is in the table."""
+    rows = [row for found in files for row in found["rows"] if row["target"] == "test_accuracy"]
+    return labelled(rows, "labels", lambda row: number(row["r2"] if row else None))
+
+
+def inputs_table(files: Sequence[dict[str, Any]]) -> str:
+    """How many inputs, and of which kind: representations down; zoos, epochs and models across."""
+    rows = [row for found in files for row in found["rows"]]
+    columns = list(dict.fromkeys((row["zoo"], row["epoch"] == "all", row["model"]) for row in rows))
+    body = []
+    for name in dict.fromkeys(row["representation"] for row in rows):
+        mine = {(row["zoo"], row["epoch"] == "all", row["model"]): row for row in rows if row["representation"] == name}
+        body.append([name, *(number(mine[column]["r2"]) for column in columns)])
+    heads = [f"{zoo}, {'all' if pooled else 'last'}, {MODELS[model]}" for zoo, pooled, model in columns]
+    return markdown(["asked with", *heads], body)
+
+
+def stress_table(files: Sequence[dict[str, Any]]) -> str:
+    """Representations down; how far predictions move and R², by what was done to test members."""
+    rows = [row for found in files for row in found["rows"]]
+    changes = [change for change in dict.fromkeys(row["change"] for row in rows) if change != "none"]
+    places = list(dict.fromkeys((row["zoo"], row["model"], row["representation"]) for row in rows))
+    body = []
+    for place in places:
+        mine = {row["change"]: row for row in rows if (row["zoo"], row["model"], row["representation"]) == place}
+        moved = [f"{mine[change]['moved']:.3f} ({mine[change]['r2']:.2f})" for change in changes]
+        body.append([place[0], MODELS[place[1]], place[2], number(mine["none"]["r2"]), *moved])
+    return markdown(["zoo", "by", "representation", "R² as they are", *changes], body)
+
+
+def forecasts(files: Sequence[dict[str, Any]]) -> str:
+    """R² of the last accuracy by epochs seen: the mean over zoos that kept as many."""
+    rows = [row for found in files for row in found["rows"] if len({r["epoch"] for r in found["rows"]}) == EPOCHS]
+    parts = []
+    for model, word in MODELS.items():
+        mine = [row for row in rows if row["model"] == model]
+        seen = sorted({row["epoch"] for row in mine})
+        body = [
+            [
+                name,
+                *(
+                    number(np.mean([r["r2"] for r in mine if (r["representation"], r["epoch"]) == (name, epoch)]))
+                    for epoch in seen
+                ),
+            ]
+            for name in dict.fromkeys(row["representation"] for row in mine)
+        ]
+        parts.append(f"By {word}:\n\n" + markdown(["known", *(f"to epoch {epoch}" for epoch in seen)], body))
+    held = np.nanmean([row["coverage"] for row in rows if row["coverage"] is not None])
+    zoos = ", ".join(dict.fromkeys(row["zoo"] for row in rows))
+    return f"Means over {zoos} (`{files[0]['command']}`); intervals of 90 % hold for {held:.0%}.\n\n" + "\n\n".join(
+        parts
+    )
 
 
 def draw(files: Sequence[dict[str, Any]]) -> None:
-    """R² of four representations with intervals, a panel for every target, zoos across."""
+    """R² of four representations by trees, with intervals: a panel for every target, zoos across."""
     zoos = [next(iter(found["zoos"])) for found in files]
     with mpl.rc_context(PRINTED):
         figure = Figure(figsize=(9.6, 7.6), layout="constrained")
@@ -196,8 +285,8 @@ def draw_panel(axes: Any, files: Sequence[dict[str, Any]], target: str, pooled: 
     for number_, name in enumerate(DRAWN):
         points = []
         for place, found in enumerate(files):
-            for row in found["rows"]:
-                same = row["representation"].removesuffix(" (PCA)") == name and row["target"] == target
+            for row in by("trees", found["rows"]):
+                same = row["representation"] == name and row["target"] == target
                 if same and (row["epoch"] == "all") == pooled:
                     points.append((place + 0.16 * (number_ - 1.5), row["r2"], row["r2_low"], row["r2_high"]))
         x, y, low, high = np.array(points, dtype=float).T
@@ -208,67 +297,83 @@ def draw_panel(axes: Any, files: Sequence[dict[str, Any]], target: str, pooled: 
 
 
 def short(files: Sequence[dict[str, Any]]) -> str:
-    """What opens the page: s(W), the paper's mean embedding and our readout, test accuracy and gap."""
-    body = []
+    """What opens the page: test accuracy by trees, all epochs and the last one, of what is compared most."""
+    body, values = [], []
     for found in files:
         (zoo,) = found["zoos"]
-        line = [zoo]
-        for column in (("test_accuracy", "all"), ("test_accuracy", None), ("generalization_gap", "all")):
-            own = {
-                row["representation"]: row["r2"]
-                for row in found["rows"]
-                if row["target"] == column[0] and (row["epoch"] == "all") == (column[1] == "all")
-            }
-            line.append(" / ".join(number(own.get(name)) for name in ("s(W)", "SANE (mean)", EMBEDDING)))
-        body.append(line)
-    columns = ["zoo", "test accuracy, all epochs", "test accuracy, last epoch", "generalisation gap, all epochs"]
-    return markdown(columns, body)
+        rows = [row for row in by("trees", found["rows"]) if row["target"] == "test_accuracy"]
+        pairs = []
+        for name in DRAWN:
+            mine = {row["epoch"] == "all": row["r2"] for row in rows if row["representation"] == name}
+            pairs.append((mine[True], mine[False]))
+        values.append(pairs)
+        body.append([zoo, *(f"{pooled:.3f} / {last:.3f}" for pooled, last in pairs)])
+    means = np.mean(values, axis=0)
+    body.append(["**mean**", *(f"**{pooled:.3f} / {last:.3f}**" for pooled, last in means)])
+    return markdown(["zoo", *DRAWN], body)
 
 
 def predictions(found: dict[str, Any]) -> str:
-    """How often intervals of 90 % held, and what was taken for unlike the zoo."""
+    """How often intervals of 90 % held, and what was taken for unlike the zoo; of weights alone, and asking."""
+    parts = [
+        f"`{found['command']}`, four folds; one with fewer than nine calibration members has no interval of 90 %.",
+        "Of weights alone:",
+        _held([row for row in found["held"] if not row["asking"]]),
+        "Asking networks as well:",
+        _held([row for row in found["held"] if row["asking"]]),
+        f"Taken for unlike the zoo, by predictors of `{found['unlike']['zoo']}`:",
+    ]
+    shares = found["unlike"]["shares"]
+    body = [[kind, *(f"{shares[how][kind]:.0%}" for how in shares)] for kind in next(iter(shares.values()))]
+    return "\n\n".join([*parts, markdown(["networks", *shares], body)])
+
+
+def _held(rows: Sequence[Row]) -> str:
     body = []
-    for zoo in dict.fromkeys(row["zoo"] for row in found["held"]):
-        own = [row for row in found["held"] if row["zoo"] == zoo]
+    for zoo in dict.fromkeys(row["zoo"] for row in rows):
+        mine = [row for row in rows if row["zoo"] == zoo]
         line = [zoo]
         for target in TARGETS:
-            rows = [row for row in own if row["target"] == target]
-            bounded = [row for row in rows if row["usual_radius"] is not None]
+            told = [row for row in mine if row["target"] == target]
+            bounded = [row for row in told if row["usual_radius"] is not None]
             weights = [row["members"][2] for row in bounded]
             held = np.average([row["coverage"] for row in bounded], weights=weights)
             radius = np.average([row["usual_radius"] for row in bounded], weights=weights)
-            without = f" ({len(rows) - len(bounded)} folds without)" if len(bounded) < len(rows) else ""
+            without = f" ({len(told) - len(bounded)} folds without)" if len(bounded) < len(told) else ""
             line.append(f"{held:.0%}, ± {radius:.2g}{without}")
-        line.append(f"{np.average([row['outlier_share'] for row in own]):.1%}")
+        line.append(f"{np.average([row['outlier_share'] for row in mine]):.1%}")
         body.append(line)
-    table = markdown(["zoo", *(f"{name}: held, usual width" for name in TARGETS.values()), "unlike the zoo"], body)
-    unlike = found["unlike"]
-    shares = markdown(["networks", "taken for unlike the zoo"], [[k, f"{v:.0%}"] for k, v in unlike["shares"].items()])
-    head = f"`{found['command']}`, four folds; one with fewer than nine calibration members has no interval of 90 %."
-    return f"{head}\n\n{table}\n\nPredictors of `{unlike['zoo']}`:\n\n{shares}"
+    return markdown(["zoo", *(f"{name}: held, usual width" for name in TARGETS.values()), "unlike the zoo"], body)
 
 
 def main() -> None:
     """Rewrite all tables and the figure."""
     files = load("properties")
-    text = PAGE.read_text()
+    across = json.loads((TABLES / "reading-across.json").read_text())["rows"]
     blocks = {
         "short": short(files),
-        "verdicts": verdicts(files),
+        "asked": verdicts(files, ASKED, "trees"),
+        "both": verdicts(files, BOTH, "trees"),
+        "readout-lines": verdicts(files, EMBEDDING, "linear"),
+        "readout-trees": verdicts(files, EMBEDDING, "trees"),
+        "bounding": bounding(files),
+        "few": few_labels(load("few")),
+        "inputs": inputs_table(load("inputs")),
+        "stress": stress_table(load("stress")),
+        "forecast": forecasts(load("forecast")),
+        "predictions": predictions(json.loads((TABLES / "predicting.json").read_text())),
         "paper": beside_the_paper(files),
         "zoos": "\n\n".join(map(zoo_table, files)),
-        "few": labelled([row for found in load("few") for row in found["rows"]], "labels"),
-        "across": labelled([row for found in load("across") for row in found["rows"]], "trained_on", ranked),
+        "across": labelled(across, "trained_on", ranked),
         "epochs": labelled([row for found in load("epochs") for row in found["rows"]], "epoch"),
         "control": labelled([row for found in load("control") for row in found["rows"]], "labels"),
-        "trees": "\n\n".join(f"{next(iter(f['zoos']))}:\n\n{cross(f['rows'])}" for f in load("trees")),
     }
-    predicted = TABLES / "predicting.json"
-    if predicted.exists():
-        blocks["predictions"] = predictions(json.loads(predicted.read_text()))
-    for name, block in blocks.items():
-        text = replace_block(text, name, block)
-    PAGE.write_text(text)
+    for page in PAGES:
+        text = page.read_text()
+        for name, block in blocks.items():
+            if f"<!-- {name} -->" in text:
+                text = replace_block(text, name, block)
+        page.write_text(text)
     draw(files)
 
 

@@ -12,9 +12,14 @@ import torch
 from matplotlib.patches import Rectangle
 from safetensors.torch import save_file
 
+from tools import refused, run
+from weightspace.analysis.inspecting.asking import _Asked, _view, agreement
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
 from weightspace.errors import InputError
 from weightspace.report.plots import draw_zoo
+from weightspace.responses.asking import Responses
+from weightspace.symmetry.axes import permute, random_permutations
+from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.files import write_weights
 from weightspace.zoo.cards import CardText
 from weightspace.zoo.concatenating import concatenate
@@ -241,3 +246,48 @@ def test_publishing_a_concatenation_names_no_local_folder(zoo: Zoo, tmp_path: Pa
     assert Zoo.open(tmp_path / "out").folders == [tmp_path / "out"]
     assert str(tmp_path) not in (tmp_path / "out" / "zoo.json").read_text()
     assert "\nfoo: bar" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_checkpoints_do_tells_copies_from_damaged_ones(
+    zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A permuted copy answers alike; one whose last layer was overwritten has nearly the weights and does not."""
+    last = zoo.last()
+    weights, row = last.weights(2), last.table.iloc[2]
+    symmetry = trace_symmetry(last.architectures[row["architecture"]].build(), torch.zeros(1, 1, 8, 8))
+    final = list(weights)[-1]
+    damaged = {**weights, final: weights[final] + 1e3 * torch.eye(len(weights[final]))[0]}
+    slightly = {name: tensor + 1e-4 * torch.randn_like(tensor) for name, tensor in weights.items()}
+    files = {
+        "good": weights,
+        "moved": permute(weights, symmetry, random_permutations(symmetry, torch.Generator().manual_seed(0))),
+        "slightly": slightly,
+        "damaged": damaged,
+        "silent": {name: torch.zeros_like(tensor) for name, tensor in weights.items()},
+    }
+    for name, tensors in files.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / f"{name}.safetensors")
+    activation = str(row["activation"])
+    module = f"weightspace.zoo.growing.networks:mlp?widths=[64,8,10]&activation={activation}"
+    words = ("inspect", tmp_path, "--by", "responses", "--architecture", module, "--example", "1,1,8,8")
+    code, said, trouble = run(capsys, *words, "--json")
+    assert code == 0, trouble
+    asked = {view["path"].removesuffix(".safetensors"): view for view in json.loads(said)["asked"]}
+    assert asked["good"]["agreement"] == 1 and asked["good"]["nearest"] in ("moved.safetensors", "slightly.safetensors")
+    assert not asked["good"]["note"] and not asked["moved"]["note"]
+    assert asked["silent"]["note"] == "answers every input alike"
+    assert asked["damaged"]["note"] == "answers every input alike"
+    _, table, _ = run(capsys, *words)
+    assert "What they do" in table and "answers every input alike" in table
+    assert "expected --architecture" in refused(capsys, "inspect", tmp_path, "--by", "responses")
+
+
+def test_nearly_the_weights_of_another_and_other_answers() -> None:
+    answers = torch.eye(4).repeat(8, 1)
+    good, other = (Responses({}, [], 1.0, (values,), True) for values in (answers, answers.roll(1, dims=1)))
+    asked = {name: _Asked(one, "net") for name, one in (("a", good), ("b", good), ("broken", other))}
+    view = _view("broken", asked, ["a"])
+    assert view.note == "nearly the weights of a, but answers alike on 0% of inputs only"
+    assert _view("a", asked, ["b", "broken"]).note == "" and agreement(good, good) == 1
+    flat = [Responses({}, [], 1.0, (values,), False) for values in (answers, answers, -answers)]
+    assert agreement(*flat[:2]) == 1 and agreement(*flat[1:]) == 0

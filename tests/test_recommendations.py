@@ -17,17 +17,21 @@ BUILT = ("align", "card", "distill", "evaluate", "generate", "inspect", "pretrai
 TRAINED = ("distill", "pretrain")
 RESUMED = (*TRAINED, "grow", "import")
 WRITTEN = (*TRAINED, "demo", "embed", "generate", "grow", "import", "layers", "publish", "align", "report")
+ASKED = ("card", "embed", "forecast", "inspect", "predict", "pretrain", "probe", "similar")
 # Where sentences with options are made, by module and function, and the commands that can say them. A new sentence
 # needs a line here.
 SAID: dict[str, tuple[str, ...]] = {
     "analysis/aligning.py:_symmetry": ("align",),
+    "analysis/inspecting/asking.py:ask_folder": ("inspect",),
     "analysis/inspecting/kinship.py:relate": ("inspect",),
     "analysis/probing/comparing.py:compare_representations": ("probe",),
+    "analysis/representations/responses.py:respond": ("embed",),
     "autoencoder/training/devices.py:training_device": TRAINED,
     "autoencoder/training/distilling.py:distilling_parts": ("distill",),
     "autoencoder/training/feeding.py:__init__": ("pretrain",),
     "autoencoder/training/loop.py:run": TRAINED,
     "autoencoder/training/loop.py:_examine": TRAINED,
+    "corpus/asking.py:require_runnable": ASKED,
     "generation/anchors.py:describe_choice": ("generate",),
     "generation/generating.py:generate_zoo": ("generate",),
     "generation/selecting.py:select_networks": ("generate",),
@@ -41,7 +45,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "spreading.py:_result_of": ("grow", "import"),
     "supervised.py:require_channels_last": ("grow",),
     "weights/state_dicts.py:_usual": NETWORKS,
-    "zoo/architecture.py:build": BUILT,
+    "zoo/architecture.py:require_factory": BUILT,
     "zoo/example_inputs.py:find_example": (*NETWORKS, *BUILT),
     "zoo/fitting.py:_refusal": ("import",),
     "zoo/growing/growing.py:_settle_plan": ("grow",),

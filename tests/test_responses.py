@@ -1,15 +1,21 @@
 """What networks do when they are asked: laws, oracles against plain computation, refusals."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from garden import GARDEN, planted
+from tools import refused, run
 from weightspace.analysis.representations.catalog import represent
 from weightspace.corpus.asking import ask_zoo, cannot_run, make_asker, used_architectures
 from weightspace.errors import InputError
@@ -22,6 +28,7 @@ from weightspace.responses.summarizing import OUTPUT_STATISTICS, UNIT_STATISTICS
 from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.rescaling import random_factors, rescale
+from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
@@ -229,7 +236,7 @@ def test_a_zoo_is_asked_row_by_row(zoo: Zoo) -> None:
     np.testing.assert_allclose(rows.features[5], alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_networks_of_different_depth_make_one_table(zoo: Zoo, digits: ImageSet, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_networks_of_different_depth_make_one_table(zoo: Zoo, digits: ImageSet, tmp_path: Path) -> None:
     deep = grow("mlp:6,6,6", digits, GrowConfig(members=2, epochs=1, workers=1), tmp_path / "deep")
     both = concatenate([zoo, deep])
     mixed, alike = represent([both], "r(W)")[0], represent([zoo], "r(W)")[0]
@@ -250,8 +257,6 @@ def test_images_of_the_users_are_asked_with_without_their_labels(zoo: Zoo) -> No
 
 
 def test_a_network_that_nobody_can_build_is_refused_with_the_way_to_name_it(zoo: Zoo) -> None:
-    from dataclasses import replace
-
     strangers = {name: replace(own, factory=None) for name, own in zoo.architectures.items()}
     nameless = replace(zoo, architectures=strangers)
     assert cannot_run(used_architectures(zoo)) == "" and "--architecture my_nets:Net --example" in cannot_run(
@@ -259,3 +264,33 @@ def test_a_network_that_nobody_can_build_is_refused_with_the_way_to_name_it(zoo:
     )
     with pytest.raises(InputError, match="expected a network that can be run, found .*nobody knows how to build"):
         represent([nameless], "r(W)")
+
+
+def test_nearest_by_what_networks_do(
+    zoo_folder: Path, zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A permuted copy does the same, whatever its weights are."""
+    last = zoo.last()
+    weights, row = last.weights(3), last.table.iloc[3]
+    symmetry = trace_symmetry(last.architectures[row["architecture"]].build(), torch.zeros(1, 1, 8, 8))
+    moved = permute(weights, symmetry, random_permutations(symmetry, torch.Generator().manual_seed(0)))
+    save_file(moved, tmp_path / "copy.safetensors")
+    _, said, _ = run(
+        capsys, "similar", zoo_folder, tmp_path / "copy.safetensors", "--by", "responses", "-k", 3, "--json"
+    )
+    nearest = json.loads(said)
+    assert (nearest[0]["member"], nearest[0]["epoch"]) == (row["member"], 2)
+    assert nearest[0]["distance"] < 1e-2 < nearest[1]["distance"]
+
+
+def test_responses_are_embeddings_on_the_command_line(
+    zoo_folder: Path, zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "asked.parquet"
+    words = ("--aggregation", "responses", "--inputs", 16)
+    _, said, _ = run(capsys, "embed", zoo_folder, "--out", out, *words)
+    assert "every network cost 32 forward passes" in said and len(pd.read_parquet(out)) == len(zoo)
+    save_file(zoo.weights(0), tmp_path / "one.safetensors")
+    assert "expected a zoo, or networks in files and how to build them" in refused(
+        capsys, "embed", tmp_path / "one.safetensors", "--out", tmp_path / "more.parquet", *words
+    )

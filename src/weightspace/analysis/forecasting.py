@@ -22,7 +22,7 @@ from weightspace.analysis.config import ForecastConfig
 from weightspace.analysis.predicting.calibrating import conformal_radius
 from weightspace.analysis.predicting.predictor import Interval
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, r2_difference, scored, unscored
-from weightspace.analysis.probing.regressions import Predict, ProbeModel, Setting, fit_regressions
+from weightspace.analysis.probing.regressions import Predict, ProbeModel, fit_regressions
 from weightspace.analysis.representations.catalog import represent
 from weightspace.corpus.asking import cannot_run, used_architectures
 from weightspace.errors import InputError
@@ -274,7 +274,7 @@ def fit_forecaster(train: Beginnings, calibration: Beginnings, model: ProbeModel
 
 def _fit(features: np.ndarray, ends: np.ndarray, model: ProbeModel) -> tuple[Predict, np.ndarray]:
     """The best setting's predictor, and what it guessed of every member without having seen it."""
-    guessed: dict[Setting, np.ndarray] = {}
+    guessed: dict[float, np.ndarray] = {}
     for kept, left in KFold(min(GROUPS, len(ends)), shuffle=True, random_state=0).split(features):
         for setting, predict in fit_regressions(model, features[kept], ends[kept]).items():
             guessed.setdefault(setting, np.empty(len(ends)))[left] = predict(features[left])

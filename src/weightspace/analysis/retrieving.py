@@ -1,5 +1,6 @@
 """The networks whose embeddings are nearest: exactly, or by an index for very many."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -7,10 +8,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
 
+from weightspace.analysis.representations.responses import answer, network_responses
 from weightspace.autoencoder.sane import SANE
+from weightspace.corpus.asking import used_architectures
 from weightspace.errors import InputError, require_between
+from weightspace.responses.asking import Asker
+from weightspace.responses.config import AskConfig
 from weightspace.zoo.addressing import naming, open_networks
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation
 from weightspace.zoo.zoo import Zoo
 
@@ -92,6 +99,39 @@ def read_embeddings(path: Path) -> Embeddings:
     return Embeddings(table[columns].to_numpy(np.float32), table.drop(columns=columns), Representation(path.stem))
 
 
+def find_alike(
+    folder: Path,
+    network: str,
+    count: int,
+    *,
+    ask: AskConfig | None = None,
+    given: Sequence[Architecture] = (),
+    search: Search = "exact",
+) -> list[dict[str, Any]]:
+    """`find_similar` by what networks do when they are asked: the rows of a zoo's table whose r(W) are nearest.
+
+    Args:
+        folder: a zoo of networks that can be run.
+        network: of an architecture of the zoo; see `open_networks`.
+        count: how many.
+        ask: what all are asked with.
+        given: architectures that the caller vouches for.
+        search: see `find_nearest`.
+
+    Raises:
+        InputError: networks that cannot be run, a network of another architecture, or a refusal of `find_similar`.
+    """
+    require_between("k", count, 1)
+    zoo = Zoo.open(folder, given)
+    known = network_responses([zoo], ask)[0]
+    askers: dict[str, Asker] = {}
+    with naming(network):
+        answered = answer(_one_network(network), used_architectures(zoo), askers, ask)
+    whole = answered.vector()
+    vector = whole if len(whole) == known.features.shape[1] else answered.outline()
+    return _nearest_rows(known, folder, network, vector.numpy()[None], count, search)
+
+
 def find_similar(
     sane: SANE,
     folder: Path,
@@ -118,11 +158,22 @@ def find_similar(
     """
     require_between("k", count, 1)
     known = read_embeddings(folder) if folder.suffix == ".parquet" else sane.embed(Zoo.open(folder), aggregation)
+    with naming(network):
+        vector = sane.embed_network(_one_network(network), aggregation).vector.numpy()[None]
+    return _nearest_rows(known, folder, network, vector, count, search)
+
+
+def _one_network(network: str) -> Mapping[str, Tensor]:
     networks = list(open_networks([network]))
     if len(networks) != 1:
         raise InputError(f"expected one network, found {len(networks)} in {network}")
-    with naming(network):
-        vector = sane.embed_network(networks[0][1], aggregation).vector.numpy()[None]
+    return networks[0][1]
+
+
+def _nearest_rows(
+    known: Embeddings, folder: Path, network: str, vector: np.ndarray, count: int, search: Search
+) -> list[dict[str, Any]]:
+    """Rows of the known networks' table, nearest first; a member does not find itself."""
     zoo, _, member = network.rpartition(":")
     others = known.table
     if zoo and Path(zoo).resolve() == folder.resolve():

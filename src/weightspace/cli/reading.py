@@ -119,12 +119,14 @@ def similar(
     *networks: str,
     count: Annotated[int, Parameter(alias="-k")] = 10,
     aggregation: str = "mean",
+    by: Literal["weights", "responses"] = "weights",
     search: Literal["exact", "index"] = "exact",
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
     module: Given = GivenModule(),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find the networks of a zoo whose embeddings are nearest to a network's.
+    """Find the networks of a zoo whose embeddings are nearest to a network's, or that do most nearly the same.
 
     Parameters
     ----------
@@ -136,20 +138,26 @@ def similar(
         So many checkpoints.
     aggregation
         See embed.
+    by
+        weights compares embeddings; responses asks all networks and compares what they do: units and outputs.
     search
         exact compares with all; index builds a usearch index, for very many (needs the extra weightspace[index]).
     """
     prepare_torch()
-    from weightspace.analysis.retrieving import find_similar
+    from weightspace.analysis.retrieving import find_alike, find_similar
     from weightspace.autoencoder.sane import leading_model, open_for
     from weightspace.report.tables import neighbor_table, print_table
 
     model, words = leading_model(networks)
     if len(words) != 2:
         raise InputError(f"expected a zoo and a network, found {', '.join(words) or 'nothing'}")
-    sane = open_for(model, words, device, module.describe())
+    folder, given = Path(words[0]), module.describe()
     (network,) = module.addresses(words[1:])
-    rows = find_similar(sane, Path(words[0]), network, count, aggregation=aggregation, search=search)
+    if by == "responses":
+        rows = find_alike(folder, network, count, ask=ask, given=given, search=search)
+    else:
+        sane = open_for(model, words, device, given)
+        rows = find_similar(sane, folder, network, count, aggregation=aggregation, search=search)
     if as_json:
         print_json(rows)
         return

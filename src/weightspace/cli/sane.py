@@ -27,9 +27,13 @@ from weightspace.cli.shared import (
 )
 from weightspace.corpus.config import PreparationConfig
 from weightspace.errors import InputError, require_between
+from weightspace.responses.config import AskConfig
 
 if TYPE_CHECKING:
     from weightspace.analysis.examining import SplitZoo
+
+
+RESPONSES = "responses"
 
 
 def pretrain(
@@ -185,6 +189,7 @@ def embed(
     *networks: str,
     out: Out,
     aggregation: str = "mean",
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
     module: Given = GivenModule(),
     device: Device = "auto",
     force: Force = False,
@@ -200,9 +205,11 @@ def embed(
         that comes with the package (any, small-cnns); without one, any.
     aggregation
         mean; mean+spread (mean and standard deviation per layer); readout (the same of the statistics head);
-        or sequence (all tokens in a row).
+        sequence (all tokens in a row); or responses: no SANE, but what networks do when they are asked (those in files
+        need --architecture).
     """
     prepare_torch()
+    from weightspace.analysis.representations.responses import respond
     from weightspace.autoencoder.sane import SANE, leading_model, stored_weights
     from weightspace.outputs import new_file, require_apart
 
@@ -211,12 +218,19 @@ def embed(
     require_apart(out, [model, *paths])
     if out.suffix not in ("", ".parquet"):
         raise InputError(f"expected --out to end in .parquet, found {out}")
+    given = module.describe()
     with new_file(out, existing=existing(force)) as path:
-        embeddings = SANE.open(model, device, stored_weights(names), module.describe()).embed_paths(paths, aggregation)
+        if aggregation == RESPONSES:
+            embeddings = respond(paths, given, ask)
+        else:
+            embeddings = SANE.open(model, device, stored_weights(names), given).embed_paths(paths, aggregation)
         embeddings.to_table().to_parquet(path, index=False)
     count, width = embeddings.features.shape
     assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
-    line = f"{count} embeddings of width {width}" + (f"; assumed: {'; '.join(assumed)}" if assumed else "")
+    line = f"{count} embeddings of width {width}"
+    if aggregation == RESPONSES:
+        line += f"; every network cost {2 * ask.inputs} forward passes"
+    line += f"; assumed: {'; '.join(assumed)}" if assumed else ""
     line += "".join(f"\n  left out: {why}" for why in embeddings.left_out.values())
     result = {"checkpoints": count, "width": width, "assumed": assumed, "left_out": dict(embeddings.left_out)}
     print_result(out, line, result, as_json)

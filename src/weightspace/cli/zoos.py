@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from weightspace.cli.shared import (
     Device,
@@ -23,6 +23,7 @@ from weightspace.cli.shared import (
     save_plot,
 )
 from weightspace.errors import require_between
+from weightspace.responses.config import AskConfig
 from weightspace.zoo.growing.config import GrowConfig, apply_choices
 from weightspace.zoo.importing.config import ImportConfig
 
@@ -174,6 +175,8 @@ def inspect(
     /,
     *,
     sane: Model | None = None,
+    by: Literal["weights", "responses"] = "weights",
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
     module: Given = GivenModule(),
     out: Path | None = None,
     rows: int = 40,
@@ -181,7 +184,7 @@ def inspect(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Say what is in a folder of checkpoints: broken weights, duplicates, families. Runs none of it.
+    """Say what is in a folder of checkpoints: broken weights, duplicates, families. Runs none of it, unless asked to.
 
     Parameters
     ----------
@@ -189,6 +192,8 @@ def inspect(
         A folder of .safetensors, .pt, .pth, .bin or .ckpt files, one such file, a .zip or .tar, or an fsspec URL.
     sane
         A trained SANE: says which checkpoints are nearest in its space, and predicts properties of each.
+    by
+        responses also runs them, as --architecture says, on noise: which do the same, and which are damaged.
     module
         The networks are aligned before they are compared.
     out
@@ -201,7 +206,8 @@ def inspect(
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
-    study = study_folder(folder, sane, module.describe(), key=module.key, device=device)
+    asking = ask if by == "responses" else None
+    study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking)
     if out is not None:
         from weightspace.report.page import save_inspection
 

@@ -130,7 +130,8 @@ def folder_tables(study: FolderStudy, limit: int) -> list[Table]:
     remarks = {checkpoint.path: checkpoint.remarks() for checkpoint in study.inspection.checkpoints}
     tables = inspection_tables(study.inspection.to_json(), remarks, limit)
     tables += relation_tables(study.related, limit)
-    return [*tables, seen_table(study.seen, limit)] if study.seen else tables
+    tables += [seen_table(study.seen, limit)] if study.seen else []
+    return [*tables, asked_table(study.asked, limit)] if study.asked else tables
 
 
 def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
@@ -164,6 +165,17 @@ def seen_table(seen: Sequence[Any], limit: int) -> Table:
     columns = ["file", "nearest", "distance", "prediction"]
     words = ("nearest", "prediction")
     return cut(Table("What SANE says", "Distance between standardised embeddings.", columns, rows, words), limit)
+
+
+def asked_table(asked: Sequence[Any], limit: int) -> Table:
+    """What checkpoints do when they are asked: who answers most alike, and what is wrong; those with remarks first."""
+    rows = [
+        [view.path, view.nearest or "–", "–" if view.agreement is None else f"{view.agreement:.0%}", view.note or "–"]
+        for view in sorted(asked, key=lambda view: not view.note)
+    ]
+    columns, words = ["file", "does most nearly what this does", "alike", "remarks"], ("remarks",)
+    note = "Alike: of noise inputs those that both answer with the same class (or how far outputs vary together)."
+    return cut(Table("What they do", note, columns, rows, words), limit)
 
 
 def symmetry_tables(symmetry: Symmetry, *, every: bool = False) -> list[Table]:

@@ -28,11 +28,15 @@ class Responses(NamedTuple):
         units: for every place (see `Place`) seven numbers a unit and kind of input; see `summarize_units`.
         outputs: for every output eleven numbers a kind of input; see `summarize_outputs`.
         finite: the share of observed values that are finite.
+        returned: what it returns of the inputs that are not perturbed, where that was to be kept; scores: whether the
+            first output holds scores of classes.
     """
 
     units: dict[str, Float[Tensor, "units statistics"]]
     outputs: list[Float[Tensor, "statistics"]]
     finite: float
+    returned: tuple[Tensor, ...] = ()
+    scores: bool = False
 
     def vector(self) -> Float[Tensor, "features"]:
         """r(W): mean and spread over the units of every place, then the outputs, then the share of finite values."""
@@ -106,11 +110,12 @@ class Asker:
         asked = self.questions.some(0, count).map(lambda tensor: tensor.to(self.device))
         return trace_graph(self._module, asked.positional, asked.named)
 
-    def ask(self, weights: Mapping[str, Tensor]) -> Responses:
+    def ask(self, weights: Mapping[str, Tensor], *, keep: bool = False) -> Responses:
         """What the network with these weights does.
 
         Args:
             weights: under the module's own names.
+            keep: what it returns, too.
         """
         sums: dict[str, UnitSums] = {}
         outputs: list[list[Tensor]] = [[] for _ in self._returned]
@@ -127,13 +132,15 @@ class Asker:
                 outputs[number].append(run.returned[node].unflatten(0, (2, kinds, -1)))
         finite = torch.stack([own.finite for own in sums.values()]).sum(0) if sums else torch.ones(2)
         whole = [torch.cat(parts, dim=2).flatten(0, 2) for parts in outputs]
+        summaries = [
+            summarize_outputs(own, kinds, scores=scores) for own, scores in zip(whole, self._scores, strict=True)
+        ]
         return Responses(
-            {name: summarize_units(own).cpu() for name, own in sums.items()},
-            [
-                summarize_outputs(own, kinds, scores=scores).cpu()
-                for own, scores in zip(whole, self._scores, strict=True)
-            ],
-            float(finite[0] / finite[1]),
+            units={name: summarize_units(own).cpu() for name, own in sums.items()},
+            outputs=[summary.cpu() for summary in summaries],
+            finite=float(finite[0] / finite[1]),
+            returned=tuple(own[: len(own) // 2].cpu() for own in whole) if keep else (),
+            scores=self._scores[0],
         )
 
     def _placed(self, tensor: Tensor) -> Tensor:

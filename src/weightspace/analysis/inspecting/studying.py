@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weightspace.analysis.inspecting.checkpoints import Inspection, inspect_folder
 from weightspace.analysis.inspecting.kinship import Relations
 from weightspace.analysis.inspecting.relating_folders import SaneView, given_symmetries, relate_folder
+from weightspace.responses.config import AskConfig
 from weightspace.weights.values import some_of
 from weightspace.zoo.architecture import Architecture
+
+if TYPE_CHECKING:
+    from weightspace.analysis.inspecting.asking import BehaviorView
 
 
 class FolderStudy(NamedTuple):
@@ -19,6 +23,7 @@ class FolderStudy(NamedTuple):
     related: Mapping[str, Relations]
     seen: Sequence[SaneView]
     given: Sequence[str] = ()
+    asked: "Sequence[BehaviorView]" = ()
 
     def summary(self) -> str:
         """One line with all counts."""
@@ -51,7 +56,11 @@ class FolderStudy(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything."""
         related = {name: relations.to_json() for name, relations in self.related.items()}
-        return {**self.inspection.to_json(), "related": related, "seen": [view._asdict() for view in self.seen]}
+        return {**self.inspection.to_json(), "related": related, "seen": _rows(self.seen), "asked": _rows(self.asked)}
+
+
+def _rows(views: Sequence[Any]) -> list[dict[str, Any]]:
+    return [view._asdict() for view in views]
 
 
 def _counted(count: int, noun: str, nouns: str = "") -> str:
@@ -66,6 +75,7 @@ def study_folder(
     *,
     key: str = "",
     device: str = "auto",
+    ask: AskConfig | None = None,
 ) -> FolderStudy:
     """Inspect a folder's checkpoints, relate them, and let a SANE look at them; what `weightspace inspect` does.
 
@@ -75,7 +85,17 @@ def study_folder(
         given: architectures whose networks are aligned before they are compared.
         key: of one of the networks in files that hold several; the usual one if empty.
         device: where the model encodes; see `choose_device`.
+        ask: ask checkpoints of given architectures what they do; None asks none.
     """
+    study = _study(folder, sane, given, key, device)
+    if ask is None:
+        return study
+    from weightspace.analysis.inspecting.asking import ask_folder
+
+    return study._replace(asked=ask_folder(folder, study.inspection, study.related, given, ask))
+
+
+def _study(folder: str, sane: Path | None, given: Sequence[Architecture], key: str, device: str) -> FolderStudy:
     inspection = inspect_folder(folder, given, key)
     ids = tuple(architecture.id for architecture in given)
     if sane is None:

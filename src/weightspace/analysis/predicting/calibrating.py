@@ -76,19 +76,7 @@ def fit_predictor(
     seen = max(len(sane.trained_on(part)) for part in parts[1:])
     if seen:
         raise InputError(f"expected validation and test members that the SANE was not trained on, found {seen}")
-    # Before anything is embedded, which takes its time: what varies stands in the tables.
-    if targets is None:
-        properties, train_part = parts[0].properties, parts[0]
-        usual = [name for name in usual_targets(properties) if _varies(train_part, name)]
-        targets = usual or [name for name in properties if _varies(train_part, name) or _categories(train_part, name)]
-    there = [name for name in targets if name in parts[0].table]
-    tasks = [*_numeric(parts, there), *_categorical(parts, there)]
-    if not tasks:
-        raise InputError(f"expected a property that varies among {', '.join(targets) or TARGETS}, found none")
-    if len(parts[0]) < FEWEST_KNOWN:
-        raise InputError(
-            f"expected at least {FEWEST_KNOWN} training checkpoints for a predictor, found {len(parts[0])}"
-        )
+    tasks = _tasks(parts, targets)  # before anything is embedded, which takes its time
     aggregation, embedded = _embed_alike(sane, parts)
     embedded, alike = _with_responses(embedded, parts, ask, str(sane.device)) if ask is not None else (embedded, True)
     center, middle = middle_of(embedded[0].features.astype(np.float64))
@@ -124,6 +112,21 @@ def fit_predictor(
         ask=ask,
         alike=alike,
     )
+
+
+def _tasks(parts: Sequence[Zoo], targets: Sequence[str] | None) -> "list[Values]":
+    """The values of every property that is told: those that vary, as the tables say."""
+    train = parts[0]
+    if targets is None:
+        usual = [name for name in usual_targets(train.properties) if _varies(train, name)]
+        targets = usual or [name for name in train.properties if _varies(train, name) or _categories(train, name)]
+    there = [name for name in targets if name in train.table]
+    tasks = [*_numeric(parts, there), *_categorical(parts, there)]
+    if not tasks:
+        raise InputError(f"expected a property that varies among {', '.join(targets) or TARGETS}, found none")
+    if len(train) < FEWEST_KNOWN:
+        raise InputError(f"expected at least {FEWEST_KNOWN} training checkpoints for a predictor, found {len(train)}")
+    return tasks
 
 
 class _Fitted(NamedTuple):

@@ -2,8 +2,8 @@
 
 Paper, section 4.1: a ridge regression from the embedding to the property, scored by R² on test members.
 Deviations: features are bounded (see `bounding`) and standardised; the intercept is not penalised; the ridge strength
-and the bound are chosen on validation members for every representation alike; intervals come from a bootstrap over
-test members, since epochs of one member are not independent.
+is chosen on validation members for every representation alike; intervals come from a bootstrap over test members, since
+epochs of one member are not independent.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 from sklearn.metrics import r2_score
 
-from weightspace.analysis.probing.regressions import ProbeModel, Setting, fit_regressions
+from weightspace.analysis.probing.regressions import ProbeModel, fit_regressions
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 from weightspace.zoo.embeddings import Embeddings, Representation
@@ -31,8 +31,8 @@ class ProbeResult(NamedTuple):
     Attributes:
         r2: coefficient of determination on test members; `r2_low` and `r2_high` its 95 % interval.
         tau: Kendall's rank correlation.
-        setting: what was chosen on validation members, where the R² was `validation_r2`; of several folds the median
-            and the mean.
+        setting: what was chosen on validation members, where the R² was `validation_r2`: the ridge strength, or
+            the leaves of a tree; of several folds the median and the mean.
         scale: `log10` where the property was predicted on a logarithmic scale, else `linear`.
         members, checkpoints: how many of the test part were scored.
         predicted, true, owners: the test values, and the member of each.
@@ -44,7 +44,7 @@ class ProbeResult(NamedTuple):
     r2_low: float
     r2_high: float
     tau: float
-    setting: Setting
+    setting: float
     validation_r2: float
     scale: str
     members: int
@@ -138,8 +138,7 @@ def unscored(
 ) -> ProbeResult:
     """Predictions of a property for checkpoints of members, before `scored` has scored them."""
     nan = float("nan")
-    none = Setting(nan)
-    return ProbeResult(what, target, nan, nan, nan, nan, none, nan, "linear", 0, 0, predicted, true, owners)
+    return ProbeResult(what, target, nan, nan, nan, nan, nan, nan, "linear", 0, 0, predicted, true, owners)
 
 
 def scored(result: ProbeResult, seed: int) -> ProbeResult:
@@ -158,14 +157,14 @@ def scored(result: ProbeResult, seed: int) -> ProbeResult:
 
 def _left_out_scores(
     model: ProbeModel, features: np.ndarray, target: np.ndarray, owners: np.ndarray
-) -> dict[Setting, float]:
+) -> dict[float, float]:
     """R² of every setting on training members, each predicted by a probe that was fitted on the others; of two members
     nothing can be left out, and the middle setting is taken.
     """
     if len(set(owners)) < 3:
         settings = sorted(fit_regressions(model, features, target))
         return {settings[len(settings) // 2]: float("nan")}
-    predicted: dict[Setting, np.ndarray] = {}
+    predicted: dict[float, np.ndarray] = {}
     for owner in dict.fromkeys(owners):
         out = owners == owner
         for setting, predict in fit_regressions(model, features[~out], target[~out]).items():
@@ -193,7 +192,7 @@ def pool_folds(results: Sequence[ProbeResult], seed: int = 0) -> ProbeResult:
         np.concatenate([getattr(result, name) for result in results]) for name in ("true", "predicted", "owners")
     )
     together = results[0]._replace(
-        setting=Setting(*np.median([result.setting for result in results], axis=0).tolist()),
+        setting=float(np.median([result.setting for result in results])),
         validation_r2=float(np.mean([result.validation_r2 for result in results])),
         predicted=predicted,
         true=true,

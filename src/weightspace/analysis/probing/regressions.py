@@ -4,10 +4,9 @@ All representations are read by the same models; of each kind a few settings are
 validation members choose. Linear models see bounded features (see `bounding`); to trees it makes no difference.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from scipy.linalg import LinAlgWarning
@@ -24,8 +23,6 @@ ProbeModel = Literal["linear", "trees"]
 Predict = Callable[[np.ndarray], np.ndarray]
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-4, 6))
 LOGISTIC_STRENGTHS = (1e-3, 1e-1, 1e1)
-# No width suits all representations (`docs/tables/reading-bounds-*.json`): each has the choice.
-WIDTHS = (1.0, 3.0, 10.0)
 ITERATIONS = 200
 # Of 24 leaves as well nothing was gained on validation members (LOG.md, "Trees for everybody").
 LEAVES = (3.0, 8.0)
@@ -38,50 +35,30 @@ TREES: dict[str, Any] = {
 }
 
 
-class Setting(NamedTuple):
-    """What validation members choose between.
-
-    Attributes:
-        strength: of the ridge or logistic regression; of trees the number of leaves.
-        width: at which features are bounded (see `Bound`); infinite for trees, to which it makes no difference.
-    """
-
-    strength: float
-    width: float = math.inf
-
-
-def fit_regressions(model: ProbeModel, features: np.ndarray, target: np.ndarray) -> dict[Setting, Predict]:
-    """Fitted regressions by their setting.
+def fit_regressions(model: ProbeModel, features: np.ndarray, target: np.ndarray) -> dict[float, Predict]:
+    """Fitted regressions by their setting: ridge by its strength, or trees by their leaves.
 
     Ridge regressions of all strengths share the products of the features.
     """
     if model == "trees":
         trees = {leaves: HistGradientBoostingRegressor(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
-        return {Setting(leaves): fit_quietly(tree, features, target).predict for leaves, tree in trees.items()}
-    fitted: dict[Setting, Predict] = {}
-    for width in WIDTHS:
-        ridge = make_pipeline(Bound(width), StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS)))
-        fit_quietly(ridge, features, np.tile(target[:, None], len(RIDGE_STRENGTHS)))
-        fitted |= {Setting(strength, width): _column(ridge, place) for place, strength in enumerate(RIDGE_STRENGTHS)}
-    return fitted
+        return {leaves: fit_quietly(tree, features, target).predict for leaves, tree in trees.items()}
+    ridge = make_pipeline(Bound(), StandardScaler(), Ridge(np.array(RIDGE_STRENGTHS)))
+    fit_quietly(ridge, features, np.tile(target[:, None], len(RIDGE_STRENGTHS)))
+    return {strength: _column(ridge, column) for column, strength in enumerate(RIDGE_STRENGTHS)}
 
 
 def _column(ridge: Any, place: int) -> Predict:
     return lambda features: ridge.predict(features)[:, place]
 
 
-def classifiers(model: ProbeModel) -> Mapping[Setting, Any]:
-    """Unfitted classifiers by their setting."""
+def classifiers(model: ProbeModel) -> Mapping[float, Any]:
+    """Unfitted classifiers by their setting: logistic regression by its strength, or trees by their leaves."""
     if model == "trees":
-        return {
-            Setting(leaves): HistGradientBoostingClassifier(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES
-        }
+        return {leaves: HistGradientBoostingClassifier(max_leaf_nodes=int(leaves), **TREES) for leaves in LEAVES}
     return {
-        Setting(strength, width): make_pipeline(
-            Bound(width), StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS)
-        )
+        strength: make_pipeline(Bound(), StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS))
         for strength in LOGISTIC_STRENGTHS
-        for width in WIDTHS
     }
 
 

@@ -1,6 +1,7 @@
 """r(W): what networks do on inputs that nobody labelled, as one vector for each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,11 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from weightspace.corpus.asking import Asked, ask_zoo
-from weightspace.responses.asking import Responses
+from weightspace.corpus.asking import Asked, ask_zoo, make_asker
+from weightspace.errors import InputError
+from weightspace.responses.asking import Asker, Responses
 from weightspace.responses.config import AskConfig
+from weightspace.weights.files import StoredWeights, meta_of
+from weightspace.zoo.addressing import naming, network_files, open_file
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
-from weightspace.zoo.zoo import Zoo
+from weightspace.zoo.fitting import fit_weights, fits
+from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
 RESPONSES = Representation("r(W)")
 
@@ -44,6 +50,64 @@ def ask_parts(parts: Sequence[Zoo], config: AskConfig | None = None, device: str
         for part, asks in zip(parts, answered, strict=True)
     ]
     return AskedParts(embedded, alike)
+
+
+def respond(paths: Sequence[Path], given: Sequence[Architecture] = (), config: AskConfig | None = None) -> Embeddings:
+    """r(W) of one zoo, or of networks in files, a row for each.
+
+    Args:
+        paths: a zoo; or weight files, folders with one model, or folders of such files.
+        given: architectures that the caller vouches for: files are of one of these.
+        config: what they are asked with.
+
+    Raises:
+        InputError: nothing, networks that cannot be run, or files and no architecture.
+    """
+    if len(paths) == 1 and (paths[0] / ZOO_FILE).is_file():
+        return network_responses([Zoo.open(paths[0], given)], config)[0]
+    if not given or not paths:
+        raise InputError(
+            "expected a zoo, or networks in files and how to build them (--architecture my_nets:Net --example "
+            f"1,3,32,32), to ask what they do, found {', '.join(map(str, paths)) or 'nothing'}"
+        )
+    askers: dict[str, Asker] = {}
+    answers: list[Responses] = []
+    names: list[str] = []
+    left_out: dict[str, str] = {}
+    for file in [file for path in paths for file in network_files(path)]:
+        try:
+            with naming(file):
+                answers.append(answer(open_file(str(file)), given, askers, config))
+            names.append(str(file))
+        except InputError as refusal:
+            left_out[str(file)] = str(refusal)
+    if not answers:
+        raise InputError(next(iter(left_out.values()), "expected networks to ask, found none"))
+    alike = len({asker.depth for asker in askers.values()}) == 1
+    rows = torch.stack([vector_of(own, alike) for own in answers]).numpy()
+    return Embeddings(rows, pd.DataFrame({"network": names}), RESPONSES, left_out=left_out)
+
+
+def answer(
+    weights: Mapping[str, Tensor],
+    known: Sequence[Architecture],
+    askers: dict[str, Asker],
+    config: AskConfig | None = None,
+    *,
+    keep: bool = False,
+) -> Responses:
+    """What a network of one of some architectures does; `askers` keeps what asks each of them.
+
+    Raises:
+        InputError: a network of none of them, or one that cannot be run.
+    """
+    meta = meta_of(weights)
+    architecture = next((each for each in known if fits(meta, each)), known[0])
+    whole = weights.read() if isinstance(weights, StoredWeights) else weights
+    fitted = fit_weights(whole, architecture).weights
+    if architecture.id not in askers:
+        askers[architecture.id] = make_asker(architecture, config or AskConfig())
+    return askers[architecture.id].ask(fitted, keep=keep)
 
 
 def vector_of(responses: Responses, alike: bool) -> Tensor:
