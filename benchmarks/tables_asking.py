@@ -7,7 +7,7 @@ alone are probed for, on the folds of the other tables.
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tables_reading import FOLDS, MODELS, SEED, SHARES, SMALL, ZOOS, Setting, ro
 from weightspace.analysis.config import ForecastConfig
 from weightspace.analysis.forecasting import forecast
 from weightspace.analysis.probing.probe import ProbeResult, probe_fold
+from weightspace.analysis.probing.regressions import ProbeModel
 from weightspace.analysis.representations.baselines import layer_statistics
 from weightspace.analysis.representations.catalog import represent
 from weightspace.analysis.representations.responses import network_responses
@@ -40,6 +41,7 @@ TARGET = "test_accuracy"
 COUNTS = (16, 32, 64, 128, 256)
 # The images of a zoo's own task, and of another one of the same size.
 IMAGES = {"mnist-cnn-s": ("mnist", "usps"), "usps-cnn-s": ("usps", "mnist")}
+CHANGES = ("none", "permuted", "permuted and rescaled")
 STRESSED = ("W", "s(W)", "r(W)", "t(W)", "untrained", "mean", "readout", "readout+r(W)")
 Row = dict[str, Any]
 
@@ -97,36 +99,30 @@ def stress(setting: Setting, name: str, data: Path) -> list[Row]:
     """How far predictions for test members move, and R², when these are permuted at random, and where they may be,
     rescaled by factors in [0.1, 10].
     """
-    rows: list[Row] = []
-    for change in ("none", "permuted", "permuted and rescaled"):
-        for model in MODELS:
-            results: dict[str, list[ProbeResult]] = {}
-            for fold in range(FOLDS):
-                train, validation, test = setting.parts(name, fold)
-                with tempfile.TemporaryDirectory() as folder:
-                    moved = disturbed(test, change, Path(folder))
-                    for representation in STRESSED:
-                        parts = represent([train, validation, moved], representation, setting.sane(name, fold))
-                        label = parts[0].representation.label
-                        parts = [part.forgetting() for part in parts]
-                        results.setdefault(label, []).append(probe_fold(parts, target=TARGET, model=model, seed=SEED))
-            rows += [{"change": change, **row} for row in rows_of(results, zoo=name, epoch="all", model=model)]
-            predicted = {label: np.concatenate([one.predicted for one in own]) for label, own in results.items()}
-            remember(rows[-len(results) :], predicted, change)
+    results: dict[tuple[str, ProbeModel], dict[str, list[ProbeResult]]] = {}
+    for fold in range(FOLDS):
+        train, validation, test = setting.parts(name, fold)
+        with tempfile.TemporaryDirectory() as folder:
+            tests = [disturbed(test, change, Path(folder) / change) for change in CHANGES]
+            for representation in STRESSED:
+                fitted, chosen, *moved = represent(
+                    [train, validation, *tests], representation, setting.sane(name, fold)
+                )
+                for change, part in zip(CHANGES, moved, strict=True):
+                    for model in MODELS:
+                        parts = [each.forgetting() for each in (fitted, chosen, part)]
+                        result = probe_fold(parts, target=TARGET, model=model, seed=SEED)
+                        by_label = results.setdefault((change, model), {})
+                        by_label.setdefault(part.representation.label, []).append(result)
+    rows = []
+    for (change, model), by_label in results.items():
+        for row in rows_of(by_label, zoo=name, epoch="all", model=model):
+            label = row["representation"]
+            before, after = (
+                np.concatenate([one.predicted for one in results[key, model][label]]) for key in (CHANGES[0], change)
+            )
+            rows.append({"change": change, **row, "moved": float(np.abs(after - before).mean())})
     return rows
-
-
-UNDISTURBED: dict[tuple[str, str], np.ndarray] = {}
-
-
-def remember(rows: Sequence[Row], predicted: dict[str, np.ndarray], change: str) -> None:
-    """Note in rows how far predictions are from those of the networks as they are, in units of accuracy."""
-    for row in rows:
-        key = (row["representation"], row["model"])
-        values = predicted[row["representation"]]
-        if change == "none":
-            UNDISTURBED[key] = values
-        row["moved"] = float(np.abs(values - UNDISTURBED[key]).mean())
 
 
 def disturbed(zoo: Zoo, change: str, folder: Path) -> Zoo:
@@ -171,13 +167,9 @@ class Disturbance:
 
 
 def ends(setting: Setting, name: str, data: Path) -> list[Row]:
-    """How well the last accuracy is told by the first checkpoints."""
-    zoo = setting.zoo(name)
-    return [
-        {"zoo": name, "model": model, **row._asdict()}
-        for model in MODELS
-        for row in forecast(zoo, ForecastConfig(model=model, split=SHARES, seed=SEED))
-    ]
+    """How well the last accuracy is told by the first checkpoints, by lines."""
+    rows = forecast(setting.zoo(name), ForecastConfig(split=SHARES, seed=SEED))
+    return [{"zoo": name, "model": "linear", **row._asdict()} for row in rows]
 
 
 TABLES: dict[str, tuple[Callable[[Setting, str, Path], list[Row]], tuple[str, ...]]] = {

@@ -237,26 +237,14 @@ def stress_table(files: Sequence[dict[str, Any]]) -> str:
 def forecasts(files: Sequence[dict[str, Any]]) -> str:
     """R² of the last accuracy by epochs seen: the mean over zoos that kept as many."""
     rows = [row for found in files for row in found["rows"] if len({r["epoch"] for r in found["rows"]}) == EPOCHS]
-    parts = []
-    for model, word in MODELS.items():
-        mine = [row for row in rows if row["model"] == model]
-        seen = sorted({row["epoch"] for row in mine})
-        body = [
-            [
-                name,
-                *(
-                    number(np.mean([r["r2"] for r in mine if (r["representation"], r["epoch"]) == (name, epoch)]))
-                    for epoch in seen
-                ),
-            ]
-            for name in dict.fromkeys(row["representation"] for row in mine)
-        ]
-        parts.append(f"By {word}:\n\n" + markdown(["known", *(f"to epoch {epoch}" for epoch in seen)], body))
+    seen, body = sorted({row["epoch"] for row in rows}), []
+    for name in dict.fromkeys(row["representation"] for row in rows):
+        means = [[row["r2"] for row in rows if (row["representation"], row["epoch"]) == (name, end)] for end in seen]
+        body.append([name, *(number(float(np.mean(values))) for values in means)])
     held = np.nanmean([row["coverage"] for row in rows if row["coverage"] is not None])
     zoos = ", ".join(dict.fromkeys(row["zoo"] for row in rows))
-    return f"Means over {zoos} (`{files[0]['command']}`); intervals of 90 % hold for {held:.0%}.\n\n" + "\n\n".join(
-        parts
-    )
+    head = f"Means over {zoos} (`{files[0]['command']}`); intervals of 90 % hold for {held:.0%}."
+    return f"{head}\n\n{markdown(['known', *(f'to epoch {epoch}' for epoch in seen)], body)}"
 
 
 def draw(files: Sequence[dict[str, Any]]) -> None:

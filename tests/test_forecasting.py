@@ -19,6 +19,7 @@ from weightspace.analysis.forecasting import (
     begin,
     fit_forecaster,
     forecast,
+    forecast_files,
     forecast_member,
     represent_checkpoints,
     shared_epochs,
@@ -103,7 +104,11 @@ def test_on_the_command_line(zoo: Zoo, zoo_folder: Path, tmp_path: Path, capsys:
         save_file(zoo.weights(int(row)), files[-1])
     shares = ("--split", "0.5", "0.25", "0.25", "--level", "0.8")
     _, said, _ = run(capsys, "forecast", zoo_folder, *files, *shares)
-    assert "test accuracy at epoch 2: 0." in said and "read s(W) + r(W) of epochs 0, 1" in said
+    assert "test accuracy at epoch 2: 0." in said and "read s(W) of epochs 0, 1" in said
+    assert "told by weights alone: expected to know what a network computes to ask it, found 2 architectures" in said
+    alike = zoo.where(lambda table: table["architecture"] == table["architecture"].iloc[0])
+    told = forecast_files(alike, list(map(str, files)), replace(CONFIG, split=(0.4, 0.3, 0.3)))
+    assert str(told).endswith("read s(W) + r(W) of epochs 0, 1") and not told.not_asked
     told = json.loads(run(capsys, "forecast", zoo_folder, files[1], "--epochs", "1", *shares, "--json")[1])
     interval = told["interval"]
     assert interval["low"] < interval["value"] < interval["high"] and told["epochs"] == [1] and told["last"] == 2

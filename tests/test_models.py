@@ -31,7 +31,7 @@ def test_both_open_by_name_and_have_a_card() -> None:
 
 
 def test_they_are_small() -> None:
-    assert sum(path.stat().st_size for path in BOX.rglob("*") if path.is_file()) < 4_000_000
+    assert sum(path.stat().st_size for path in BOX.rglob("*") if path.is_file()) < 6_000_000
 
 
 def test_a_folder_of_that_name_goes_before_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

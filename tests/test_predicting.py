@@ -13,8 +13,8 @@ from weightspace.analysis.predicting.calibrating import conformal_radius, covera
 from weightspace.analysis.predicting.predictor import (
     Interval,
     Predictor,
+    Predictors,
     PropertyModel,
-    open_predictor,
     predict_networks,
 )
 from weightspace.analysis.representations.catalog import side_by_side
@@ -144,11 +144,7 @@ def test_predict_on_the_command_line(
         assert end.value.code == 2 and sentence in capsys.readouterr().err
 
 
-def test_networks_that_can_be_run_are_asked_and_it_is_said(
-    sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from weightspace.cli.app import main
-
+def test_networks_that_can_be_run_are_asked_and_it_is_said(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> None:
     folder, network = tmp_path / "sane", tmp_path / "own.safetensors"
     folder.mkdir()
     sane.save(folder)
@@ -159,13 +155,26 @@ def test_networks_that_can_be_run_are_asked_and_it_is_said(
     assert asking.slopes.shape[1] > alone.slopes.shape[1]
     last = parts[2].last()
     save_file(last.weights(0), network)
+    name = str(last.table["architecture"].iloc[0])
+    given = [replace(last.architectures[name], trusted=True)]
     embedded = side_by_side(sane.embed(last, "readout"), network_responses([last], asking.ask)[0])
     (whole, *_) = asking.predict_many(embedded.features)
-    (told,) = (said for _, said in predict_networks(folder, [str(network)]).networks)
-    assert told.outlier_factor == pytest.approx(whole.outlier_factor, rel=1e-3)
-    with pytest.raises(SystemExit):
-        main(["predict", str(folder), str(network)])
-    assert "asked with 16 noise inputs: 32 forward passes" in capsys.readouterr().out
+    told = predict_networks(folder, [str(network)], given=given)
+    assert next(told.networks)[1].outlier_factor == pytest.approx(whole.outlier_factor, rel=1e-3)
+    assert told.closing([whole])[-1].endswith("asked with 16 noise inputs: 32 forward passes.") and not told.not_asked
+
+
+def test_what_a_network_computes_is_not_guessed(sane: SANE, parts: tuple[Zoo, ...], tmp_path: Path) -> None:
+    """Two activations leave the same names and shapes: without a word it is told by weights alone, and that is said."""
+    sane.save(tmp_path)
+    for ask in (None, AskConfig(inputs=16)):
+        fit_predictor(sane, parts, level=0.6, ask=ask).save(tmp_path)
+    save_file(parts[2].weights(0), tmp_path / "own.safetensors")
+    told = predict_networks(tmp_path, [str(tmp_path / "own.safetensors")])
+    ((_, prediction),) = told.networks
+    assert prediction == Predictor.open(tmp_path).predict(sane, parts[2].weights(0))
+    assert "2 architectures with its names and shapes" in told.closing([prediction])[-1]
     strangers = {name: replace(own, factory=None) for name, own in sane.preparation.architectures.items()}
-    chosen = open_predictor(folder, replace(sane, preparation=replace(sane.preparation, architectures=strangers)))
-    assert chosen.predictor.ask is None and "nobody knows how to build" in chosen.not_asked
+    nameless = replace(sane, preparation=replace(sane.preparation, architectures=strangers))
+    (first, *_) = parts[2].weights(0), None
+    assert Predictors.open(tmp_path).choose(nameless, first)[0].ask is None

@@ -29,8 +29,10 @@ from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.responses.config import AskConfig
 from weightspace.weights.files import StoredWeights, meta_of
+from weightspace.zoo.addressing import open_networks
+from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation
-from weightspace.zoo.fitting import fit_weights, fits
+from weightspace.zoo.fitting import fit_weights, fits, which_architecture
 from weightspace.zoo.splitting import split_any
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
@@ -139,7 +141,7 @@ class Forecast(NamedTuple):
         interval: of the property's last value; endless where too few members calibrate.
         target: the property; level: the share of ends that such intervals hold.
         epochs: of the checkpoints seen; last: of the end.
-        read: what was read of them.
+        read: what was read of them; not_asked: why they were not asked what they do, if they were not.
     """
 
     interval: Interval
@@ -148,13 +150,14 @@ class Forecast(NamedTuple):
     epochs: list[int]
     last: int
     read: str
+    not_asked: str = ""
 
     def __str__(self) -> str:
         """One line: test accuracy at epoch 8: 0.71 [0.64, 0.77]."""
         seen = ", ".join(map(str, self.epochs))
-        return (
-            f"{self.target.replace('_', ' ')} at epoch {self.last}: {self.interval}; read {self.read} of epochs {seen}"
-        )
+        what = self.target.replace("_", " ")
+        line = f"{what} at epoch {self.last}: {self.interval}; read {self.read} of epochs {seen}"
+        return line + (f"\ntold by weights alone: {self.not_asked}" if self.not_asked else "")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value with everything."""
@@ -186,9 +189,10 @@ def forecast_member(
         before, given = (", ".join(map(str, some)) or "none" for some in (shared[:-1], seen))
         raise InputError(f"expected checkpoints of some of the epochs {before}, found {len(checkpoints)} of {given}")
     known = represent_checkpoints(zoo, config, ask)
-    names = [name for name in (WEIGHTS, ASKED) if name in known]
+    architecture, not_asked = _architecture_of(zoo, checkpoints[0])
+    names = [name for name in (WEIGHTS, ASKED) if name in known and (name == WEIGHTS or not not_asked)]
     with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
-        alone = _as_zoo(zoo, checkpoints, seen, Path(folder))
+        alone = _as_zoo(zoo, architecture, checkpoints, seen, Path(folder))
         asked = [represent([alone], name, ask=ask)[0] for name in names]
         rows = begin(asked, seen, seen[-1], "epoch").features
     beginnings = begin([known[name] for name in names], seen, shared[-1], config.target)
@@ -198,16 +202,44 @@ def forecast_member(
     forecaster = fit_forecaster(*parts, config.model, config.level)
     (value,) = forecaster.predict(Beginnings(rows, np.zeros(1), np.zeros(1))).tolist()
     interval = Interval(value, value - forecaster.radius, value + forecaster.radius)
-    return Forecast(interval, config.target, config.level, seen, shared[-1], " + ".join(names))
+    return Forecast(interval, config.target, config.level, seen, shared[-1], " + ".join(names), not_asked)
 
 
-def _as_zoo(zoo: Zoo, checkpoints: Sequence[Mapping[str, Tensor]], epochs: Sequence[int], folder: Path) -> Zoo:
+def forecast_files(
+    zoo: Zoo,
+    checkpoints: Sequence[str],
+    config: ForecastConfig | None = None,
+    ask: AskConfig | None = None,
+    epochs: Sequence[int] = (),
+) -> Forecast:
+    """`forecast_member` of checkpoints in files, by their names; what `weightspace forecast` does with them."""
+    networks = [weights for _, weights in open_networks(checkpoints)]
+    return forecast_member(zoo, networks, config, ask, epochs)
+
+
+def _architecture_of(zoo: Zoo, weights: Mapping[str, Tensor]) -> tuple[Architecture, str]:
+    """What checkpoints are of, and why they cannot be asked, if they cannot."""
+    used, meta = used_architectures(zoo), meta_of(weights)
+    reason = cannot_run(used)
+    try:
+        return which_architecture(meta, zoo.trusted, used), reason
+    except InputError as refusal:
+        fitting = [known for known in used if fits(meta, known)]
+        if not fitting:
+            raise
+        return fitting[0], str(refusal)  # whose shapes are right, which is all that weights alone need
+
+
+def _as_zoo(
+    zoo: Zoo,
+    architecture: Architecture,
+    checkpoints: Sequence[Mapping[str, Tensor]],
+    epochs: Sequence[int],
+    folder: Path,
+) -> Zoo:
     """Checkpoints of one training as a zoo of its own."""
-    used = used_architectures(zoo)
     writer = ZooWriter(folder)
     for weights, epoch in zip(checkpoints, epochs, strict=True):
-        meta = meta_of(weights)
-        architecture = next((known for known in used if fits(meta, known)), used[0])
         whole = weights.read() if isinstance(weights, StoredWeights) else weights
         stack = {name: tensor[None] for name, tensor in fit_weights(whole, architecture).weights.items()}
         writer.add(architecture, stack, pd.DataFrame({"member": ["asked"], "epoch": [epoch]}))

@@ -16,9 +16,10 @@ from weightspace.corpus.asking import used_architectures
 from weightspace.errors import InputError, require_between
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
-from weightspace.zoo.addressing import naming, open_networks
+from weightspace.zoo.addressing import naming, open_network, open_networks
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation
+from weightspace.zoo.fitting import which_architecture
 from weightspace.zoo.zoo import Zoo
 
 Search = Literal["exact", "index"]
@@ -126,7 +127,10 @@ def find_alike(
     known = network_responses([zoo], ask)[0]
     askers: dict[str, Asker] = {}
     with naming(network):
-        answered = answer(_one_network(network), used_architectures(zoo), askers, ask)
+        weights, architecture = open_network(network)
+        if architecture is None:
+            architecture = which_architecture(weights, given, used_architectures(zoo))
+        answered = answer(weights, architecture, askers, ask)
     whole = answered.vector()
     vector = whole if len(whole) == known.features.shape[1] else answered.outline()
     return _nearest_rows(known, folder, network, vector.numpy()[None], count, search)

@@ -44,24 +44,17 @@ def predict(
     prepare_torch()
     from weightspace.analysis.predicting.predictor import predict_networks
 
-    predictor, said, left_out, not_asked = predict_networks(
-        model, module.addresses(networks), device=device, given=module.describe()
-    )
+    told = predict_networks(model, module.addresses(networks), device=device, given=module.describe())
     predictions = {}
-    for name, prediction in said:
+    for name, prediction in told.networks:
         predictions[name] = prediction
         if not as_json:
             print(f"{name}: {prediction}")
     if as_json:
         by_name = {name: prediction.to_json() for name, prediction in predictions.items()}
-        print_json(
-            {"level": predictor.level, "asked": predictor.asked.strip(), "networks": by_name, "left_out": left_out}
-        )
+        print_json({**told.about(), "networks": by_name})
         return
-    print("".join(f"left out: {why}\n" for why in left_out.values()), end="")
-    if any(prediction.intervals or prediction.categories for prediction in predictions.values()):
-        print(predictor.describe())
-    print(f"networks were not asked: {not_asked}\n" if not_asked else "", end="")
+    print("".join(f"{line}\n" for line in told.closing(list(predictions.values()))), end="")
 
 
 def layers(
@@ -227,16 +220,14 @@ def forecast(
     """
     prepare_torch()
     from weightspace.analysis.forecasting import forecast as forecast_zoo
-    from weightspace.analysis.forecasting import forecast_member
+    from weightspace.analysis.forecasting import forecast_files
     from weightspace.report.result_tables import forecast_tables
     from weightspace.report.tables import print_table
-    from weightspace.zoo.addressing import open_networks
     from weightspace.zoo.zoo import Zoo
 
     zoo = Zoo.open(folder, module.describe())
     if checkpoints:
-        networks = [weights for _, weights in open_networks(module.addresses(checkpoints))]
-        told = forecast_member(zoo, networks, config, ask, epochs)
+        told = forecast_files(zoo, module.addresses(checkpoints), config, ask, epochs)
         print_json(told.to_json()) if as_json else print(told)
         return
     rows = forecast_zoo(zoo, config, ask)

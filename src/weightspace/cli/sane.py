@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from weightspace.analysis.examining import SplitZoo
 
 
-RESPONSES = "responses"
-
-
 def pretrain(
     *folders: Path,
     out: Out,
@@ -209,8 +206,8 @@ def embed(
         need --architecture).
     """
     prepare_torch()
-    from weightspace.analysis.representations.responses import respond
-    from weightspace.autoencoder.sane import SANE, leading_model, stored_weights
+    from weightspace.analysis.representations.responses import embed_or_respond
+    from weightspace.autoencoder.sane import leading_model
     from weightspace.outputs import new_file, require_apart
 
     model, names = leading_model(networks)
@@ -218,21 +215,13 @@ def embed(
     require_apart(out, [model, *paths])
     if out.suffix not in ("", ".parquet"):
         raise InputError(f"expected --out to end in .parquet, found {out}")
-    given = module.describe()
     with new_file(out, existing=existing(force)) as path:
-        if aggregation == RESPONSES:
-            embeddings = respond(paths, given, ask)
-        else:
-            embeddings = SANE.open(model, device, stored_weights(names), given).embed_paths(paths, aggregation)
+        embeddings, result = embed_or_respond(model, paths, aggregation, device, module.describe(), ask)
         embeddings.to_table().to_parquet(path, index=False)
-    count, width = embeddings.features.shape
-    assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
-    line = f"{count} embeddings of width {width}"
-    if aggregation == RESPONSES:
-        line += f"; every network cost {2 * ask.inputs} forward passes"
-    line += f"; assumed: {'; '.join(assumed)}" if assumed else ""
+    line = f"{result['checkpoints']} embeddings of width {result['width']}"
+    line += f"; every network cost {result['forward_passes']} forward passes" if result["forward_passes"] else ""
+    line += f"; assumed: {'; '.join(result['assumed'])}" if result["assumed"] else ""
     line += "".join(f"\n  left out: {why}" for why in embeddings.left_out.values())
-    result = {"checkpoints": count, "width": width, "assumed": assumed, "left_out": dict(embeddings.left_out)}
     print_result(out, line, result, as_json)
 
 

@@ -1,5 +1,6 @@
 """Weights as an architecture has them, from whatever file they come: other names, fewer of them, other precision."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from weightspace.errors import InputError
 from weightspace.weights.files import StoredWeights, meta_of
 from weightspace.weights.reparametrizing import find_reparametrized, folded, renamed, unfolded
 from weightspace.weights.values import Weights, shapes_of, some_of
-from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
 
 COUNTER = "num_batches_tracked"
 # What peft puts into names while an adapter is on: of the base, of modules that are trained whole, and of the adapter.
@@ -103,14 +104,41 @@ def fits(weights: Mapping[str, Tensor], architecture: Architecture) -> bool:
     return True
 
 
+def which_architecture(
+    weights: Mapping[str, Tensor], given: Sequence[Architecture], known: Sequence[Architecture]
+) -> Architecture:
+    """The architecture that a network is run as: one that the caller names, else the only known one that it fits.
+
+    Names and shapes do not say what a network computes: activations leave no trace in them.
+
+    Args:
+        weights: also on the device `meta`.
+        given: architectures that the caller names; known: others.
+
+    Raises:
+        InputError: none fits, or several that compute differently.
+    """
+    fitting = [named for named in given if fits(weights, named)] or [named for named in known if fits(weights, named)]
+    if not fitting:
+        fit_weights(weights, [*given, *known][0])  # whose refusal says why
+    differing = {json.dumps([own.factory, own.arguments], sort_keys=True): own.id for own in fitting}
+    if len(differing) > 1:
+        raise InputError(
+            f"expected to know what a network computes to ask it, found {len(differing)} architectures with its names "
+            f"and shapes ({', '.join(differing.values())}): --architecture says which it is"
+        )
+    return fitting[0]
+
+
 def known_as(architectures: Mapping[str, Architecture], given: Sequence[Architecture]) -> dict[str, Architecture]:
-    """Architectures of a zoo that nobody knew how to build, as those that the caller names; others as they are.
+    """Architectures of a zoo that nobody knew how to build, as those that the caller names; others as they are, since
+    networks of the same names and shapes may have other activations.
 
     Raises:
         InputError: none of them is one of these, or only under other names than the zoo has.
     """
     known = {id: _known_as(architecture, given) for id, architecture in architectures.items()}
-    if given and not any(architecture.trusted for architecture in known.values()):
+    if given and not any(own.trusted or own.factory in OUR_FACTORIES for own in known.values()):
         refusals = [_refusal(entry, named) for entry in architectures.values() for named in given]
         names = ", ".join(named.id for named in given)
         why = next(iter(refusals), "there are none")
@@ -119,7 +147,7 @@ def known_as(architectures: Mapping[str, Architecture], given: Sequence[Architec
 
 
 def _known_as(architecture: Architecture, given: Sequence[Architecture]) -> Architecture:
-    for named in given:
+    for named in given if architecture.factory not in OUR_FACTORIES else ():
         if set(named.shapes) == set(architecture.shapes) and fits(architecture.meta_weights(), named):
             kept = {field: getattr(architecture, field) for field in ("id", "shapes", "dtypes", "masks", "order")}
             return replace(named, **kept)

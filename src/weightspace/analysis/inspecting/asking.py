@@ -12,7 +12,9 @@ from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.responses.asking import Asker, Responses
 from weightspace.responses.config import AskConfig
+from weightspace.weights.files import meta_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import which_architecture
 
 # Below this share of the same answers, what has nearly another's weights does not do what that one does.
 SAME, CONSTANT = 0.5, 1e-4
@@ -70,9 +72,10 @@ def ask_folder(
     with opened(address, whole, inspection.key) as networks, progress_bar("asking", len(whole)) as advance:
         for checkpoint in whole:
             try:
-                asked[checkpoint.path] = _Asked(
-                    answer(networks[checkpoint.path], given, askers, ask, keep=True), checkpoint.architecture
-                )
+                weights = networks[checkpoint.path]
+                architecture = which_architecture(meta_of(weights), given, ())
+                responses = answer(weights, architecture, askers, ask, keep=True)
+                asked[checkpoint.path] = _Asked(responses, checkpoint.architecture)
             except InputError as refusal:
                 refused[checkpoint.path] = str(refusal)
             advance()

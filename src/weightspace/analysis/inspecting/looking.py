@@ -8,7 +8,7 @@ import numpy as np
 
 from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.relating_folders import KnownSymmetry, SaneView, is_whole, opened
-from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictor, open_predictor
+from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictors
 from weightspace.analysis.retrieving import find_nearest
 from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError
@@ -28,12 +28,12 @@ def look_with(
 ) -> FolderView:
     """`look_at_folder` with the model in a folder, and its predictor if it has one."""
     sane = SANE.open(model, device, stored_weights([folder]), given)
-    predictor = open_predictor(model, sane).predictor if (model / PREDICTOR_FILE).exists() else None
-    return FolderView(look_at_folder(folder, inspection, sane, predictor), symmetries_of(sane))
+    predictors = Predictors.open(model) if (model / PREDICTOR_FILE).exists() else None
+    return FolderView(look_at_folder(folder, inspection, sane, predictors), symmetries_of(sane))
 
 
 def look_at_folder(
-    address: str | Path, inspection: Inspection, sane: SANE, predictor: Predictor | None
+    address: str | Path, inspection: Inspection, sane: SANE, predictors: Predictors | None
 ) -> list[SaneView]:
     """Nearest neighbours in the space of a SANE's mean embeddings, and what its predictor says, for every checkpoint
     that is not broken; of those that it cannot embed, why not."""
@@ -44,7 +44,9 @@ def look_at_folder(
         for path, weights in networks.items():
             try:
                 vectors[path] = sane.embed_network(weights).vector.numpy()
-                said[path] = str(predictor.predict(sane, weights)) if predictor is not None else ""
+                said[path] = ""
+                if predictors is not None:
+                    said[path] = str(predictors.choose(sane, weights)[0].predict(sane, weights))
             except InputError as refusal:
                 said[path] = str(refusal)
             advance()

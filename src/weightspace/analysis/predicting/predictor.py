@@ -17,17 +17,17 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
 from weightspace.analysis.probing.bounding import bounded
-from weightspace.analysis.representations.responses import vector_of
+from weightspace.analysis.representations.responses import answer, vector_of
 from weightspace.autoencoder.sane import BOX, SANE, model_folder, open_for
-from weightspace.corpus.asking import NOISE, cannot_run, make_asker
-from weightspace.corpus.preparation import Recognized
+from weightspace.corpus.asking import NOISE, require_runnable
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
-from weightspace.responses.asking import Asker, Responses
+from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
-from weightspace.weights.files import StoredWeights
+from weightspace.weights.files import meta_of
 from weightspace.zoo.addressing import naming, open_networks
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.fitting import which_architecture
 
 PREDICTOR_FILE, ARRAYS_FILE = "predictor.json", "predictor.safetensors"
 # Before the names of these files, of a predictor that asks networks: a model may have both.
@@ -203,7 +203,9 @@ class Predictor:
             return Prediction({}, math.inf, UNLIKE)
         vector = sane.embed_network(weights, self.aggregation).vector
         if self.ask is not None:
-            vector = torch.cat([vector, vector_of(self._answers(recognized), self.alike)])
+            architecture = runs_as(sane, recognized.weights)
+            answers = answer(recognized.weights, architecture, self._askers, self.ask)
+            vector = torch.cat([vector, vector_of(answers, self.alike)])
         if len(vector) != len(self.mean):  # of a layout that the model knows, but the predictor was not fitted on
             return Prediction({}, math.inf, UNLIKE)
         (prediction,) = self.predict_many(vector.numpy()[None])
@@ -223,13 +225,6 @@ class Predictor:
     def standardize(self, features: Float[np.ndarray, "networks features"]) -> Float[np.ndarray, "networks features"]:
         """Embeddings as they are compared: bounded and standardised."""
         return (bounded(features.astype(np.float64), self.center, self.middle) - self.mean) / self.spread
-
-    def _answers(self, recognized: Recognized) -> Responses:
-        """What a network does when it is asked."""
-        architecture, weights, _ = recognized
-        if architecture.id not in self._askers:
-            self._askers[architecture.id] = make_asker(architecture, self.ask or AskConfig())
-        return self._askers[architecture.id].ask(weights.read() if isinstance(weights, StoredWeights) else weights)
 
     @cached_property
     def _askers(self) -> dict[str, Asker]:
@@ -327,28 +322,65 @@ def _category(indicators: Mapping[str, Interval]) -> Category:
     return Category(max(indicators, key=lambda value: indicators[value].value), possible)
 
 
-class Chosen(NamedTuple):
-    """A model's predictor, and why it does not ask networks though the model has one that does."""
+class Predictors(NamedTuple):
+    """A model's predictors: of weights alone, and, if it has one, the one that asks networks as well."""
 
-    predictor: Predictor
-    not_asked: str = ""
+    alone: Predictor
+    asking: Predictor | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Predictors":
+        """Those in a model's folder."""
+        has = (Path(model_folder(folder)) / f"{ASKING}{PREDICTOR_FILE}").is_file()
+        return cls(Predictor.open(folder), Predictor.open(folder, asking=True) if has else None)
+
+    def choose(self, sane: SANE, weights: Mapping[str, Tensor]) -> "tuple[Predictor, str]":
+        """Which of them tells a network, and why not the one that asks, if it is not."""
+        if self.asking is None:
+            return self.alone, ""
+        recognized = sane.preparation.recognize(weights)
+        if recognized.architecture.id not in sane.preparation.architectures:
+            return self.alone, ""  # which says that it is unlike the zoo
+        try:
+            require_runnable(runs_as(sane, recognized.weights))
+        except InputError as refusal:
+            return self.alone, str(refusal)
+        return self.asking, ""
 
 
-def open_predictor(folder: Path, sane: SANE) -> Chosen:
-    """The predictor that asks networks, where a model has one and they can be run; else the one of weights alone."""
-    if not (Path(model_folder(folder)) / f"{ASKING}{PREDICTOR_FILE}").is_file():
-        return Chosen(Predictor.open(folder))
-    reason = cannot_run(sane.preparation.architectures.values())
-    return Chosen(Predictor.open(folder, asking=not reason), reason)
+def runs_as(sane: SANE, weights: Mapping[str, Tensor]) -> Architecture:
+    """The architecture that a network is run as; see `which_architecture`."""
+    preparation = sane.preparation
+    return which_architecture(meta_of(weights), preparation.given, list(preparation.architectures.values()))
 
 
 class NetworkPredictions(NamedTuple):
-    """A predictor, what it says of networks by name, one after the other, and which of a folder cannot be read."""
+    """What is said of networks by name, one after the other.
 
-    predictor: Predictor
+    Attributes:
+        networks: the predictions.
+        left_out: which of a folder cannot be read; told_by: the predictors that spoke so far.
+        not_asked: why networks were not asked, by their names.
+    """
+
     networks: Iterator[tuple[str, Prediction]]
-    left_out: Mapping[str, str]
-    not_asked: str = ""
+    left_out: dict[str, str]
+    told_by: list[Predictor]
+    not_asked: dict[str, str]
+
+    def about(self) -> dict[str, Any]:
+        """What holds for all predictions."""
+        asked = next((one.asked.strip() for one in self.told_by if one.ask is not None), "")
+        level = self.told_by[0].level if self.told_by else None
+        return {"level": level, "asked": asked, "left_out": self.left_out, "not_asked": self.not_asked}
+
+    def closing(self, predictions: Sequence[Prediction]) -> list[str]:
+        """What is to be said after them: what was left out, how often intervals hold, and why nobody was asked."""
+        lines = [f"left out: {why}" for why in self.left_out.values()]
+        if any(prediction.intervals or prediction.categories for prediction in predictions):
+            lines += [predictor.describe() for predictor in self.told_by]
+        reasons = dict.fromkeys(self.not_asked.values())
+        return lines + [f"told by weights alone: {reason}" for reason in reasons]
 
 
 def predict_networks(
@@ -366,12 +398,17 @@ def predict_networks(
     sane = open_for(model, names, device, given)
     if model.parent == BOX and not (model / PREDICTOR_FILE).is_file():
         raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
-    predictor, not_asked = open_predictor(model, sane)
-    left_out: dict[str, str] = {}
+    predictors = Predictors.open(model)
+    told = NetworkPredictions(iter(()), {}, [], {})
 
     def predict() -> Iterator[tuple[str, Prediction]]:
-        for name, weights in open_networks(names, left_out):
+        for name, weights in open_networks(names, told.left_out):
             with naming(name):
+                predictor, reason = predictors.choose(sane, weights)
+                if reason:
+                    told.not_asked[name] = reason
+                if predictor not in told.told_by:
+                    told.told_by.append(predictor)
                 yield name, predictor.predict(sane, weights)
 
-    return NetworkPredictions(predictor, predict(), left_out, not_asked)
+    return told._replace(networks=predict())

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.corpus.asking import Asked, ask_zoo, make_asker
 from weightspace.errors import InputError
 from weightspace.responses.asking import Asker, Responses
@@ -17,7 +18,7 @@ from weightspace.weights.files import StoredWeights, meta_of
 from weightspace.zoo.addressing import naming, network_files, open_file
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
-from weightspace.zoo.fitting import fit_weights, fits
+from weightspace.zoo.fitting import fit_weights, which_architecture
 from weightspace.zoo.zoo import ZOO_FILE, Zoo
 
 RESPONSES = Representation("r(W)")
@@ -77,7 +78,8 @@ def respond(paths: Sequence[Path], given: Sequence[Architecture] = (), config: A
     for file in [file for path in paths for file in network_files(path)]:
         try:
             with naming(file):
-                answers.append(answer(open_file(str(file)), given, askers, config))
+                weights = open_file(str(file))
+                answers.append(answer(weights, which_architecture(meta_of(weights), given, ()), askers, config))
             names.append(str(file))
         except InputError as refusal:
             left_out[str(file)] = str(refusal)
@@ -88,21 +90,37 @@ def respond(paths: Sequence[Path], given: Sequence[Architecture] = (), config: A
     return Embeddings(rows, pd.DataFrame({"network": names}), RESPONSES, left_out=left_out)
 
 
+def embed_or_respond(
+    model: Path, paths: Sequence[Path], aggregation: str, device: str, given: Sequence[Architecture], ask: AskConfig
+) -> tuple[Embeddings, dict[str, Any]]:
+    """Embeddings by a SANE, or, for the aggregation `responses`, what networks do; and a result for machines.
+
+    What `weightspace embed` does.
+    """
+    passes = 2 * ask.inputs if aggregation == "responses" else 0
+    if passes:
+        embeddings = respond(paths, given, ask)
+    else:
+        embeddings = SANE.open(model, device, stored_weights(paths), given).embed_paths(paths, aggregation)
+    count, width = embeddings.features.shape
+    assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
+    result = {"checkpoints": count, "width": width, "assumed": assumed, "left_out": dict(embeddings.left_out)}
+    return embeddings, {**result, "forward_passes": passes}
+
+
 def answer(
     weights: Mapping[str, Tensor],
-    known: Sequence[Architecture],
+    architecture: Architecture,
     askers: dict[str, Asker],
     config: AskConfig | None = None,
     *,
     keep: bool = False,
 ) -> Responses:
-    """What a network of one of some architectures does; `askers` keeps what asks each of them.
+    """What a network of an architecture does; `askers` keeps what asks each architecture.
 
     Raises:
-        InputError: a network of none of them, or one that cannot be run.
+        InputError: a network of another one, or one that cannot be run.
     """
-    meta = meta_of(weights)
-    architecture = next((each for each in known if fits(meta, each)), known[0])
     whole = weights.read() if isinstance(weights, StoredWeights) else weights
     fitted = fit_weights(whole, architecture).weights
     if architecture.id not in askers:
