@@ -13,10 +13,9 @@ from weightspace.analysis.predicting.calibrating import conformal_radius, covera
 from weightspace.analysis.predicting.predictor import (
     Interval,
     Predictor,
-    Predictors,
     PropertyModel,
-    predict_networks,
 )
+from weightspace.analysis.predicting.telling import Predictors, predict_networks
 from weightspace.analysis.representations.catalog import side_by_side
 from weightspace.analysis.representations.responses import network_responses
 from weightspace.autoencoder.sane import SANE

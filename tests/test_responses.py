@@ -275,9 +275,10 @@ def test_nearest_by_what_networks_do(
     symmetry = trace_symmetry(last.architectures[row["architecture"]].build(), torch.zeros(1, 1, 8, 8))
     moved = permute(weights, symmetry, random_permutations(symmetry, torch.Generator().manual_seed(0)))
     save_file(moved, tmp_path / "copy.safetensors")
-    _, said, _ = run(
-        capsys, "similar", zoo_folder, tmp_path / "copy.safetensors", "--by", "responses", "-k", 3, "--json"
-    )
+    module = f"weightspace.zoo.growing.networks:mlp?widths=[64,8,10]&activation={row['activation']}"
+    words = ("similar", zoo_folder, tmp_path / "copy.safetensors", "--by", "responses", "-k", 3, "--json")
+    assert "found 2 architectures with its names and shapes" in refused(capsys, *words)
+    _, said, _ = run(capsys, *words, "--architecture", module, "--example", "1,1,8,8")
     nearest = json.loads(said)
     assert (nearest[0]["member"], nearest[0]["epoch"]) == (row["member"], 2)
     assert nearest[0]["distance"] < 1e-2 < nearest[1]["distance"]

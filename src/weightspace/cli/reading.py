@@ -42,7 +42,7 @@ def predict(
         Files or folders of weights, folders of such files, or ZOO:MEMBER.
     """
     prepare_torch()
-    from weightspace.analysis.predicting.predictor import predict_networks
+    from weightspace.analysis.predicting.telling import predict_networks
 
     told = predict_networks(model, module.addresses(networks), device=device, given=module.describe())
     predictions = {}

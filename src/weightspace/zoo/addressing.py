@@ -183,6 +183,13 @@ def _member(name: str) -> Network:
     return Network(own.weights(0), own.architectures[str(own.table["architecture"].iloc[0])])
 
 
+def architecture_of(name: str) -> Architecture | None:
+    """What a member of a zoo, `ZOO:MEMBER`, was trained as; None for networks elsewhere, which do not tell."""
+    if is_file(name) or name.partition(":")[0] in LIBRARIES or ":" not in name:
+        return None
+    return _member(name).architecture
+
+
 def _rows(name: str) -> Zoo:
     """The last checkpoint of `ZOO:MEMBER`."""
     folder, _, member = name.rpartition(":")

@@ -8,7 +8,8 @@ import numpy as np
 
 from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.relating_folders import KnownSymmetry, SaneView, is_whole, opened
-from weightspace.analysis.predicting.predictor import PREDICTOR_FILE, Predictors
+from weightspace.analysis.predicting.predictor import PREDICTOR_FILE
+from weightspace.analysis.predicting.telling import Predictors
 from weightspace.analysis.retrieving import find_nearest
 from weightspace.autoencoder.sane import SANE, stored_weights
 from weightspace.errors import InputError

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,13 @@ from torch import Tensor
 
 from weightspace.analysis.probing.bounding import bounded
 from weightspace.analysis.representations.responses import answer, vector_of
-from weightspace.autoencoder.sane import BOX, SANE, model_folder, open_for
-from weightspace.corpus.asking import NOISE, require_runnable
+from weightspace.autoencoder.sane import SANE, model_folder
+from weightspace.corpus.asking import NOISE
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
 from weightspace.weights.files import meta_of
-from weightspace.zoo.addressing import naming, open_networks
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import which_architecture
 
@@ -196,15 +195,17 @@ class Predictor:
     ask: AskConfig | None = None
     alike: bool = True
 
-    def predict(self, sane: SANE, weights: Mapping[str, Tensor]) -> Prediction:
-        """What is predicted of one raw network of any architecture."""
+    def predict(
+        self, sane: SANE, weights: Mapping[str, Tensor], architecture: Architecture | None = None
+    ) -> Prediction:
+        """What is predicted of one raw network of any architecture; it is run as `architecture`, if that is known."""
         recognized = sane.preparation.recognize(weights)
         if recognized.architecture.id not in sane.preparation.architectures:
             return Prediction({}, math.inf, UNLIKE)
         vector = sane.embed_network(weights, self.aggregation).vector
         if self.ask is not None:
-            architecture = runs_as(sane, recognized.weights)
-            answers = answer(recognized.weights, architecture, self._askers, self.ask)
+            known = runs_as(sane, recognized.weights, architecture)
+            answers = answer(recognized.weights, known, self._askers, self.ask)
             vector = torch.cat([vector, vector_of(answers, self.alike)])
         if len(vector) != len(self.mean):  # of a layout that the model knows, but the predictor was not fitted on
             return Prediction({}, math.inf, UNLIKE)
@@ -322,93 +323,7 @@ def _category(indicators: Mapping[str, Interval]) -> Category:
     return Category(max(indicators, key=lambda value: indicators[value].value), possible)
 
 
-class Predictors(NamedTuple):
-    """A model's predictors: of weights alone, and, if it has one, the one that asks networks as well."""
-
-    alone: Predictor
-    asking: Predictor | None = None
-
-    @classmethod
-    def open(cls, folder: Path) -> "Predictors":
-        """Those in a model's folder."""
-        has = (Path(model_folder(folder)) / f"{ASKING}{PREDICTOR_FILE}").is_file()
-        return cls(Predictor.open(folder), Predictor.open(folder, asking=True) if has else None)
-
-    def choose(self, sane: SANE, weights: Mapping[str, Tensor]) -> "tuple[Predictor, str]":
-        """Which of them tells a network, and why not the one that asks, if it is not."""
-        if self.asking is None:
-            return self.alone, ""
-        recognized = sane.preparation.recognize(weights)
-        if recognized.architecture.id not in sane.preparation.architectures:
-            return self.alone, ""  # which says that it is unlike the zoo
-        try:
-            require_runnable(runs_as(sane, recognized.weights))
-        except InputError as refusal:
-            return self.alone, str(refusal)
-        return self.asking, ""
-
-
-def runs_as(sane: SANE, weights: Mapping[str, Tensor]) -> Architecture:
-    """The architecture that a network is run as; see `which_architecture`."""
-    preparation = sane.preparation
-    return which_architecture(meta_of(weights), preparation.given, list(preparation.architectures.values()))
-
-
-class NetworkPredictions(NamedTuple):
-    """What is said of networks by name, one after the other.
-
-    Attributes:
-        networks: the predictions.
-        left_out: which of a folder cannot be read; told_by: the predictors that spoke so far.
-        not_asked: why networks were not asked, by their names.
-    """
-
-    networks: Iterator[tuple[str, Prediction]]
-    left_out: dict[str, str]
-    told_by: list[Predictor]
-    not_asked: dict[str, str]
-
-    def about(self) -> dict[str, Any]:
-        """What holds for all predictions."""
-        asked = next((one.asked.strip() for one in self.told_by if one.ask is not None), "")
-        level = self.told_by[0].level if self.told_by else None
-        return {"level": level, "asked": asked, "left_out": self.left_out, "not_asked": self.not_asked}
-
-    def closing(self, predictions: Sequence[Prediction]) -> list[str]:
-        """What is to be said after them: what was left out, how often intervals hold, and why nobody was asked."""
-        lines = [f"left out: {why}" for why in self.left_out.values()]
-        if any(prediction.intervals or prediction.categories for prediction in predictions):
-            lines += [predictor.describe() for predictor in self.told_by]
-        reasons = dict.fromkeys(self.not_asked.values())
-        return lines + [f"told by weights alone: {reason}" for reason in reasons]
-
-
-def predict_networks(
-    model: Path, names: Sequence[str], *, device: str = "auto", given: Sequence[Architecture] = ()
-) -> NetworkPredictions:
-    """What the predictor in a model's folder says of networks, embedded on a device; refusals name the network.
-
-    Networks of no architecture that the model knows must be of one that is `given`, if there is any.
-
-    Raises:
-        InputError: no networks, no model, no predictor, or a network that cannot be embedded.
-    """
-    if not names:
-        raise InputError(f"expected a trained SANE and networks to predict properties of, found {model} alone")
-    sane = open_for(model, names, device, given)
-    if model.parent == BOX and not (model / PREDICTOR_FILE).is_file():
-        raise InputError(f"expected a model with a predictor, found {model.name}, which has none: small-cnns has one")
-    predictors = Predictors.open(model)
-    told = NetworkPredictions(iter(()), {}, [], {})
-
-    def predict() -> Iterator[tuple[str, Prediction]]:
-        for name, weights in open_networks(names, told.left_out):
-            with naming(name):
-                predictor, reason = predictors.choose(sane, weights)
-                if reason:
-                    told.not_asked[name] = reason
-                if predictor not in told.told_by:
-                    told.told_by.append(predictor)
-                yield name, predictor.predict(sane, weights)
-
-    return told._replace(networks=predict())
+def runs_as(sane: SANE, weights: Mapping[str, Tensor], told: Architecture | None = None) -> Architecture:
+    """The architecture that a network is run as: as its zoo tells, or see `which_architecture`."""
+    given = [told] if told is not None else sane.preparation.given
+    return which_architecture(meta_of(weights), given, list(sane.preparation.architectures.values()))
