@@ -149,7 +149,9 @@ def bounding(files: Sequence[dict[str, Any]]) -> str:
         body.append([*place, *(number(row["validation_r2"]) for row in mine)])
     widths = dict.fromkeys(row["width"] for row in measured)
     columns = ["zoo", "representation", *("not bounded" if width is None else f"{width:g} spreads" for width in widths)]
-    before = [row for found in load("unbounded") for row in found["rows"] if row["target"] in TARGETS]
+    bounded_too = {next(iter(found["zoos"])) for found in files}
+    unbounded = [found for found in load("unbounded") if next(iter(found["zoos"])) in bounded_too]
+    before = [row for found in unbounded for row in found["rows"] if row["target"] in TARGETS]
     lines = []
     for name in (EMBEDDING, ASKED, "t(W)"):
         old = counted([row for row in before if row["representation"] == name])

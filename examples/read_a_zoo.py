@@ -16,8 +16,7 @@ def main(folder: Path) -> None:
     sane = ws.pretrain(train, training=ws.TrainConfig(steps=150), out=folder / "sane", existing="replace")
     embeddings = [sane.embed(part, "readout") for part in (train, validation, test)]
     print(ws.probe(*embeddings, target="test_accuracy"))
-    for name in ("s(W)", "r(W)"):  # statistics of weights; what networks do when they are asked with noise
-        print(ws.probe(*ws.represent((train, validation, test), name), target="test_accuracy"))
+    print(ws.probe(*ws.represent((train, validation, test), "s(W)"), target="test_accuracy"))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def which_architecture(
     fitting = [named for named in given if fits(weights, named)] or [named for named in known if fits(weights, named)]
     if not fitting:
         fit_weights(weights, [*given, *known][0])  # whose refusal says why
-    differing = {json.dumps([own.factory, own.arguments], sort_keys=True): own.id for own in fitting}
+    differing = {json.dumps([named.factory, named.arguments], sort_keys=True): named.id for named in fitting}
     if len(differing) > 1:
         raise InputError(
             f"expected to know what a network computes to ask it, found {len(differing)} architectures with its names "
@@ -138,7 +138,7 @@ def known_as(architectures: Mapping[str, Architecture], given: Sequence[Architec
         InputError: none of them is one of these, or only under other names than the zoo has.
     """
     known = {id: _known_as(architecture, given) for id, architecture in architectures.items()}
-    if given and not any(own.trusted or own.factory in OUR_FACTORIES for own in known.values()):
+    if given and not any(entry.trusted or entry.factory in OUR_FACTORIES for entry in known.values()):
         refusals = [_refusal(entry, named) for entry in architectures.values() for named in given]
         names = ", ".join(named.id for named in given)
         why = next(iter(refusals), "there are none")
