@@ -305,17 +305,16 @@ def short(files: Sequence[dict[str, Any]]) -> str:
 
 def predictions(found: dict[str, Any]) -> str:
     """How often intervals of 90 % held, and what was taken for unlike the zoo; of weights alone, and asking."""
-    parts = [
-        f"`{found['command']}`, four folds; one with fewer than nine calibration members has no interval of 90 %.",
-        "Of weights alone:",
-        _held([row for row in found["held"] if not row["asking"]]),
-        "Asking networks as well:",
-        _held([row for row in found["held"] if row["asking"]]),
-        f"Taken for unlike the zoo, by predictors of `{found['unlike']['zoo']}`:",
-    ]
+    head = f"`{found['command']}`, four folds; one with fewer than nine calibration members has no interval of 90 %."
+    parts = [head]
+    for asking, words in ((False, "Of weights alone:"), (True, "Asking networks as well:")):
+        rows = [row for row in found["held"] if row.get("asking", False) == asking]
+        parts += [words, _held(rows)] if rows else []
     shares = found["unlike"]["shares"]
-    body = [[kind, *(f"{shares[how][kind]:.0%}" for how in shares)] for kind in next(iter(shares.values()))]
-    return "\n\n".join([*parts, markdown(["networks", *shares], body)])
+    by_way = shares if isinstance(next(iter(shares.values())), dict) else {"weights alone": shares}
+    body = [[kind, *(f"{by_way[way][kind]:.0%}" for way in by_way)] for kind in next(iter(by_way.values()))]
+    parts.append(f"Taken for unlike the zoo, by predictors of `{found['unlike']['zoo']}`:")
+    return "\n\n".join([*parts, markdown(["networks", *by_way], body)])
 
 
 def _held(rows: Sequence[Row]) -> str:
@@ -349,8 +348,6 @@ def main() -> None:
         "bounding": bounding(files),
         "few": few_labels(load("few")),
         "inputs": inputs_table(load("inputs")),
-        "stress": stress_table(load("stress")),
-        "forecast": forecasts(load("forecast")),
         "predictions": predictions(json.loads((TABLES / "predicting.json").read_text())),
         "paper": beside_the_paper(files),
         "zoos": "\n\n".join(map(zoo_table, files)),
@@ -358,6 +355,8 @@ def main() -> None:
         "epochs": labelled([row for found in load("epochs") for row in found["rows"]], "epoch"),
         "control": labelled([row for found in load("control") for row in found["rows"]], "labels"),
     }
+    drawn = {"stress": stress_table, "forecast": forecasts}  # where these tables were made
+    blocks |= {name: render(load(name)) for name, render in drawn.items() if load(name)}
     for page in PAGES:
         text = page.read_text()
         for name, block in blocks.items():
