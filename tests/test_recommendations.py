@@ -48,6 +48,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "zoo/architecture.py:require_factory": BUILT,
     "zoo/example_inputs.py:find_example": (*NETWORKS, *BUILT),
     "zoo/fitting.py:_refusal": ("import",),
+    "zoo/fitting.py:which_architecture": ("forecast", "inspect", "predict", "similar"),
     "zoo/growing/growing.py:_settle_plan": ("grow",),
     "zoo/growing/planning.py:make_plan": ("grow",),
     "zoo/growing/recipes.py:find_recipe": ("grow",),
