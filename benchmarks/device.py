@@ -40,6 +40,7 @@ from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.autoencoder.training.distilling import distill
 from weightspace.autoencoder.training.loop import Loop
 from weightspace.autoencoder.training.pretraining import Pretraining, pretrain
+from weightspace.corpus.asking import ask_zoo
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
@@ -51,6 +52,7 @@ from weightspace.generation.config import SelectConfig
 from weightspace.generation.generating import generate
 from weightspace.images import ImageSet, open_images
 from weightspace.randomness import derive_generator
+from weightspace.responses.config import AskConfig
 from weightspace.weights.files import open_weights
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
@@ -322,6 +324,16 @@ def embedding(setting: Setting) -> Result:
     return found
 
 
+def asking(setting: Setting) -> Result:
+    """What networks do on synthetic inputs: many small ones, and a ResNet-18 at its full size."""
+    found: Result = {}
+    for name, network, members in (("cnn-s", "cnn-s", setting.sized(250)), ("ResNet-18", "resnet18", setting.sized(8))):
+        zoo = write_zoo(setting.folder / name, network, members)
+        ask = partial(list, ask_zoo(zoo, AskConfig(), setting.device))
+        found[name] = {"networks": len(zoo), "networks_a_second": len(zoo) / setting.seconds(ask)}
+    return found
+
+
 def writing(setting: Setting) -> Result:
     """From images to new networks, everything on the device: grow, pre-train, distill, generate."""
     images = setting.mnist(setting.sized(5_000), setting.sized(1_000))
@@ -400,6 +412,7 @@ STAGES = {
     "sanity": Stage(sanity, 40),
     "growing": Stage(growing, 60),
     "embedding": Stage(embedding, 90),
+    "asking": Stage(asking, 40),
     "writing": Stage(writing, 60),
     "population": Stage(population, 120),
     "ResNet-18": Stage(resnets, 420),

@@ -21,6 +21,7 @@ from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.autoencoder.training.distilling import DistillObjective, draw_networks, group_networks
 from weightspace.autoencoder.training.feeding import BatchQueue
 from weightspace.autoencoder.training.objective import Objective
+from weightspace.corpus.asking import ask_zoo
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
@@ -29,6 +30,7 @@ from weightspace.corpus.views import WindowSource, whole_networks
 from weightspace.evaluation.config import EvaluateConfig
 from weightspace.evaluation.fine_tuning import Population, fine_tune
 from weightspace.randomness import derive_generator
+from weightspace.responses.config import AskConfig
 from weightspace.supervised import FitConfig, fit_stack, score_stack, stack_weights
 from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.matching import match_weights
@@ -54,6 +56,7 @@ TOLERANCES = {
     "refining": 1e-2,
     "fidelity": 5e-3,
     "matching": 0.0,
+    "asking": 1e-2,
 }
 
 
@@ -72,6 +75,7 @@ def compare_with_cpu(device: torch.device, folder: Path) -> dict[str, dict[str, 
         "refining": lambda there: refined(corpus, fitted, there),
         "fidelity": lambda there: kept(corpus, fitted, zoo, there),
         "matching": matched,
+        "asking": lambda there: asked(zoo, there),
     }
     found: dict[str, dict[str, Any]] = {}
     for name, check in checks.items():
@@ -206,3 +210,9 @@ def matched(device: torch.device) -> Tensor:
     shuffled = permute(reference, symmetry, random_permutations(symmetry, derive_generator(0, "planted")))
     found = permute(shuffled, symmetry, match_weights(shuffled, reference, symmetry))
     return torch.cat([tensor.flatten() for tensor in found.values()])
+
+
+def asked(zoo: Zoo, device: torch.device) -> Tensor:
+    """What networks do on synthetic inputs: the mean and spread of their units' responses, and their outputs'."""
+    (piece,) = ask_zoo(zoo, AskConfig(), device)
+    return torch.stack([responses.vector() for responses in piece.responses])
