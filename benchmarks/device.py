@@ -329,9 +329,12 @@ def asking(setting: Setting) -> Result:
     found: Result = {}
     for name, network, members in (("cnn-s", "cnn-s", setting.sized(250)), ("ResNet-18", "resnet18", setting.sized(8))):
         zoo = write_zoo(setting.folder / name, network, members)
-        ask = partial(list, ask_zoo(zoo, AskConfig(), setting.device))
-        found[name] = {"networks": len(zoo), "networks_a_second": len(zoo) / setting.seconds(ask)}
+        found[name] = {"networks": len(zoo), "networks_a_second": len(zoo) / seconds_of_asking(setting, zoo)}
     return found
+
+
+def seconds_of_asking(setting: Setting, zoo: Zoo) -> float:
+    return setting.seconds(lambda: list(ask_zoo(zoo, AskConfig(), setting.device)))
 
 
 def writing(setting: Setting) -> Result:

@@ -7,6 +7,7 @@ Each table is a file of rows with the command, the seed, the date and the hashes
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from itertools import product
@@ -21,6 +22,7 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from weightspace.analysis.fidelity import measure_fidelity
 from weightspace.analysis.probing import regressions
 from weightspace.analysis.probing.bounding import Bound
 from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
@@ -35,7 +37,8 @@ from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.outputs import hash_input, partial_path, to_json
 from weightspace.zoo.concatenating import concatenate
-from weightspace.zoo.embeddings import Embeddings
+from weightspace.zoo.embeddings import Embeddings, Representation
+from weightspace.zoo.recorded_images import recorded_images
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")
@@ -49,6 +52,7 @@ MULTI = TrainConfig(steps=900, batch_size=32, statistics_weight=1.0, seed=SEED)
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 6.0)
 EARLY = 0.5
 FEW = (10, 30)
+HEARING: tuple[Literal["seen", "predicted"], ...] = ("seen", "predicted")
 Row = dict[str, Any]
 COMMAND = "benchmarks/tables_reading.sh"
 
@@ -73,18 +77,25 @@ class Setting(NamedTuple):
         """Trained on the first half of their epochs."""
         return self._trained(f"{name}-early-fold{fold}", lambda: first_epochs(self.parts(name, fold)[0]), TRAINING)
 
+    def hearing(self, name: str, fold: int, responses: Literal["seen", "predicted"]) -> SANE:
+        """Trained on one zoo's training members and on what their units do."""
+        shape = SANEConfig(responses=responses)
+        return self._trained(f"{name}-{responses}-fold{fold}", lambda: self.parts(name, fold)[0], TRAINING, shape)
+
     def multi(self, fold: int) -> SANE:
         """Trained on the training members of four zoos of one architecture."""
         return self._trained(
             f"four-fold{fold}", lambda: concatenate([self.parts(name, fold)[0] for name in SMALL]), MULTI
         )
 
-    def _trained(self, name: str, members: Callable[[], Zoo], training: TrainConfig) -> SANE:
+    def _trained(
+        self, name: str, members: Callable[[], Zoo], training: TrainConfig, shape: SANEConfig | None = None
+    ) -> SANE:
         out = self.models / name
         if not out.exists():
             self.models.mkdir(parents=True, exist_ok=True)
             existing: Literal["refuse", "resume"] = "resume" if partial_path(out).exists() else "refuse"
-            pretrain(members(), SANEConfig(), training, out=out, existing=existing)
+            pretrain(members(), shape or SANEConfig(), training, out=out, existing=existing)
         return SANE.open(out)
 
 
@@ -132,6 +143,62 @@ def computed_once(represent: Represent) -> Represent:
         return computed[0]
 
     return once
+
+
+JOINED = ("s(W)", "r(W)", "readout", "readout+r(W)")
+
+
+def joined(setting: Setting, name: str) -> list[Row]:
+    """What SANE makes of responses: seen beside the weights, predicted from weights alone, or merely side by side.
+
+    And what is left of networks that the three models decode: their weights, and the accuracy on validation images.
+    """
+    zoo, folds = setting.zoo(name), []
+    for fold in range(FOLDS):
+        parts = setting.parts(name, fold)
+        embedded = {one: represent(parts, one, setting.sane(name, fold)) for one in JOINED}
+        embedded["s(W)+r(W)"] = beside(embedded["s(W)"], embedded["r(W)"])
+        for responses in HEARING:
+            sane = setting.hearing(name, fold, responses)
+            embedded[responses] = [sane.embed(part, "readout") for part in parts]
+        folds.append(Fold(parts, [partial(given, each) for each in embedded.values()]))
+    rows = []
+    for model in MODELS:
+        compared = compare_representations(folds, TARGETS, model=model, seed=SEED)
+        rows += [{"model": model, **row} for row in named(compared, name, zoo)]
+    return rows + decoded(setting, name)
+
+
+def given(embedded: list[Embeddings], _: Sequence[Zoo]) -> list[Embeddings]:
+    return embedded
+
+
+def beside(first: list[Embeddings], second: list[Embeddings]) -> list[Embeddings]:
+    """Two representations of the same parts, side by side."""
+    return [
+        replace(
+            one,
+            features=np.concatenate([one.features, two.features], axis=1),
+            representation=Representation(f"{one.representation.label} + {two.representation.label}"),
+        )
+        for one, two in zip(first, second, strict=True)
+    ]
+
+
+def decoded(setting: Setting, name: str) -> list[Row]:
+    """R² of decoded weights and the accuracy they keep, on the test members' last checkpoints."""
+    rows = []
+    ways: dict[str, Callable[[str, int], SANE]] = {"none": setting.sane}
+    ways |= {responses: partial(setting.hearing, responses=responses) for responses in HEARING}
+    for responses, model in ways.items():
+        for fold in range(FOLDS):
+            sane = model(name, fold)
+            last = setting.parts(name, fold)[2].last()
+            images = recorded_images(last)
+            kept = measure_fidelity(sane, last, images.validation if images is not None else None)
+            row = {"r2": kept.overall_r2, "original": kept.original, "reconstructed": kept.reconstructed}
+            rows.append({"zoo": name, "decoded": responses, "fold": fold, **row})
+    return rows
 
 
 def bounds(setting: Setting, name: str) -> list[Row]:
@@ -285,6 +352,7 @@ def of_zoo(parts: list[Embeddings], name: str) -> list[Embeddings]:
 TABLES: dict[str, tuple[Callable[..., list[Row]], tuple[str, ...]]] = {
     "properties": (properties, ZOOS),
     "unbounded": (unbounded, ZOOS),
+    "joined": (joined, ZOOS),
     "few": (few, ("mnist-cnn-s", "usps-cnn-s")),
     "control": (control, ("mnist-cnn-s", "cifar10-resnet18w8")),
     "bounds": (bounds, ("mnist-raytune", "usps-cnn-s")),

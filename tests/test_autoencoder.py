@@ -478,13 +478,14 @@ def test_statistics_count_alike_and_absent_tokens_do_not_count() -> None:
     predicted = true + torch.randn(true.shape, generator=generator)
     present = torch.ones(3, 5, dtype=torch.bool)
     present[:, 4] = False
+    known = present[..., None].expand_as(true)
     seen, off = true[:, :4].flatten(0, 1), (predicted - true)[:, :4].flatten(0, 1)
     expected = (off / seen.std(0, correction=0)).square().mean()
-    torch.testing.assert_close(statistics_loss(predicted, true, present), expected)
+    torch.testing.assert_close(statistics_loss(predicted, true, known), expected)
     wider = torch.linspace(1, 50, 22)
-    torch.testing.assert_close(statistics_loss(predicted * wider, true * wider, present), expected)
+    torch.testing.assert_close(statistics_loss(predicted * wider, true * wider, known), expected)
     absent = torch.where(present[..., None], true, 7.0)
-    torch.testing.assert_close(statistics_loss(predicted, absent, present), expected)
+    torch.testing.assert_close(statistics_loss(predicted, absent, known), expected)
 
 
 def test_results_do_not_depend_on_the_batch(sane: SANE, parts: tuple[Zoo, ...]) -> None:

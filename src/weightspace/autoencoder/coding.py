@@ -70,19 +70,27 @@ class WindowCoder:
         if learned is not None:
             self.learned = torch.zeros_like(self.learned).index_fill(0, learned.cpu(), True)
 
-    def encode(self, tokens: Float[Tensor, "networks tokens width"]) -> Float[Tensor, "networks tokens latent"]:
-        """Latents of whole networks."""
-        return self._map(tokens, self._encoder)
+    def encode(
+        self,
+        tokens: Float[Tensor, "networks tokens width"],
+        heard: Float[Tensor, "networks tokens numbers"] | None = None,
+    ) -> Float[Tensor, "networks tokens latent"]:
+        """Latents of whole networks, of which it may be known what their units do."""
+        return self._map(tokens if heard is None else torch.cat([tokens, heard], dim=-1), self._encoder)
 
     def decode(self, latents: Float[Tensor, "networks tokens latent"]) -> Float[Tensor, "networks tokens width"]:
         """Tokens of whole networks' latents."""
         return self._map(latents, self._decoder)
 
-    def stream(self, reader: TokenReader) -> Iterator[tuple[int, Float[Tensor, "tokens latent"]]]:
+    def stream(
+        self, reader: TokenReader, heard: Float[Tensor, "tokens numbers"] | None = None
+    ) -> Iterator[tuple[int, Float[Tensor, "tokens latent"]]]:
         """Latents of one network that is read as it is encoded, with the number of the first token of each run."""
         for first, count in self._runs(self.at_once):
             start, stop = self.cut.seen(first, count)
             tokens = reader.read(start, stop)[None]
+            if heard is not None:
+                tokens = torch.cat([tokens, heard[None, start:stop]], dim=-1)
             yield self.cut.kept(first, count)[0], self._run(tokens, start, first, count, self._encoder)[0]
 
     def _runs(self, at_once: int) -> Iterator[tuple[int, int]]:
@@ -125,7 +133,9 @@ class WindowCoder:
 
         def encode(windows: Tensor, place: Tensor, present: Tensor | None) -> Tensor:
             shown = Entries(*(kind[place] for kind in entries))
-            encoded = self.network.encode(windows.to(device), positions[place], shown, _moved(present, device))
+            tokens, heard = windows.to(device).tensor_split([self.layout.width], dim=-1)
+            asked = heard if heard.shape[-1] else None
+            encoded = self.network.encode(tokens, positions[place], shown, _moved(present, device), asked)
             return torch.cat(encoded, dim=-1) if self.output == "both" else getattr(encoded, self.output)
 
         return encode
@@ -157,16 +167,21 @@ def _apply(code: Code, sequence: Tensor, start: int, place: Tensor, present: Ten
 
 
 def encode_tokens(
-    network: Network, tokens: Float[Tensor, "networks tokens width"], layout: TokenLayout, *, summaries: bool = False
+    network: Network,
+    tokens: Float[Tensor, "networks tokens width"],
+    layout: TokenLayout,
+    *,
+    summaries: bool = False,
+    heard: Float[Tensor, "networks tokens numbers"] | None = None,
 ) -> Float[Tensor, "networks tokens latent"]:
-    """Latents of whole networks' tokens, or summaries, without gradients.
+    """Latents of whole networks' tokens, or summaries, without gradients; `heard` is what their units do.
 
     Raises:
         InputError: positions beyond the network's learned tables.
     """
     network.eval().positions.check(positions_of(layout))
     with torch.no_grad():
-        return WindowCoder(network, layout, output="summaries" if summaries else "latents").encode(tokens)
+        return WindowCoder(network, layout, output="summaries" if summaries else "latents").encode(tokens, heard)
 
 
 def decode_latents(
@@ -179,7 +194,12 @@ def decode_latents(
 
 
 def encode_stream(
-    network: Network, reader: TokenReader, windows: int | None = None, *, summaries: bool = False
+    network: Network,
+    reader: TokenReader,
+    windows: int | None = None,
+    *,
+    summaries: bool = False,
+    heard: Float[Tensor, "tokens numbers"] | None = None,
 ) -> Iterator[tuple[int, Float[Tensor, "tokens latent"]]]:
     """Latents of a network's tokens, some windows at a time, with the number of the first token."""
     layout = reader.frame.layout
@@ -187,7 +207,7 @@ def encode_stream(
     at_once = windows or max(1, NUMBERS_AT_ONCE // (span * layout.width))
     coder = WindowCoder(network, layout, at_once=at_once, output="summaries" if summaries else "latents")
     with torch.no_grad():
-        yield from coder.stream(reader)
+        yield from coder.stream(reader, heard)
 
 
 class Latents(NamedTuple):
@@ -206,6 +226,9 @@ def encode_corpus(network: Network, corpus: Corpus) -> Iterator[Latents]:
 def encode_part(
     network: Network, part: CorpusPart, *, summaries: bool = False
 ) -> Iterator[Float[Tensor, "checkpoints tokens latent"]]:
-    """Latents of the checkpoints of one part, or summaries, a few at a time."""
+    """Latents of the checkpoints of one part, or summaries, a few at a time; of asked ones what is known goes in."""
+    layout, first = part.frame.layout, 0
     for flat in part.chunks():
-        yield encode_tokens(network, whole_networks(part, flat), part.frame.layout, summaries=summaries)
+        heard = part.heard.whole(slice(first, first + len(flat)), layout) if part.heard is not None else None
+        yield encode_tokens(network, whole_networks(part, flat), layout, summaries=summaries, heard=heard)
+        first += len(flat)

@@ -43,6 +43,11 @@ class SANEConfig:
     """Latents hold the weights of short tokens as they are and a projection of long ones, never more numbers than their
     token has weights; transformers add to it. Embeddings are made of an output of their own (the paper: neither)."""
 
+    responses: Literal["none", "seen", "predicted"] = "none"
+    """What units do when networks are asked (see `responses`), beside the rows that make them: `seen`, so that
+    embeddings tell it; `predicted` from weights alone, networks being asked in training only; or `none` (the paper).
+    Latents, from which weights are decoded, are made of weights alone."""
+
     dropout: float = 0.0
     """Dropout in the transformer (the paper: 0)."""
 
@@ -57,6 +62,8 @@ class SANEConfig:
         require_between("initial std", self.initial_std, 0)
         if self.model_width % self.heads:
             raise InputError(f"expected heads that divide the model width {self.model_width}, found {self.heads}")
+        if self.responses == "seen" and not self.linear_path:
+            raise InputError("expected a linear path, beside which responses are seen, found none: use --linear-path")
         if self.positions == "learned" and (self.model_width % 2 or len(self.position_limits) != 4):
             found = f"{self.model_width} and {len(self.position_limits)}"
             raise InputError(f"expected an even model width and 4 position limits for learned positions, found {found}")

@@ -12,18 +12,23 @@ from torch import Tensor
 
 from weightspace.autoencoder.coding import encode_part, encode_stream
 from weightspace.autoencoder.network import Network
-from weightspace.corpus.corpus import opened_corpus
+from weightspace.corpus.asking import ask_corpus, cannot_run, make_asker, used_architectures
+from weightspace.corpus.corpus import Corpus, opened_corpus
 from weightspace.corpus.frame import Frame
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.reading import InMemory, TokenReader
+from weightspace.corpus.row_responses import responses_of_rows, token_rows
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
+from weightspace.responses.asking import Asker
+from weightspace.responses.config import AskConfig
 from weightspace.tokens.patterns import largest_positions, positions_of
 from weightspace.weights.files import StoredWeights, meta_of, on_cpu
 from weightspace.weights.values import Weights, require_finite
 from weightspace.zoo.addressing import naming, network_files, open_file
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
+from weightspace.zoo.fitting import fit_weights, which_architecture
 from weightspace.zoo.zoo import Zoo
 
 Aggregation = Literal["mean", "mean+spread", "readout", "sequence"]
@@ -84,18 +89,18 @@ def mean_and_spread(
     return torch.cat([moment for part in parts for moment in (part.mean(1), part.std(1, correction=0))], dim=1).float()
 
 
-def representation_of(aggregation: str) -> Representation:
-    """What SANE's embeddings of one aggregation are."""
-    return Representation(f"SANE ({aggregation})", "sane")
+def representation_of(network: Network, aggregation: str) -> Representation:
+    """What a model's embeddings of one aggregation are."""
+    kinds = {"none": "SANE", "seen": "SANE with responses", "predicted": "SANE of predicted responses"}
+    return Representation(f"{kinds[network.config.responses]} ({aggregation})", "sane")
 
 
-def embed_zoo(
-    network: Network, preparation: Preparation, zoo: Zoo, aggregation: str
-) -> Float[np.ndarray, "checkpoints features"]:
+def embed_zoo(network: Network, preparation: Preparation, zoo: Zoo, aggregation: str) -> Embeddings:
     """One vector per checkpoint, in the order of the zoo's table; see `SANE.embed`."""
     Aggregator(network, aggregation)  # refuses an unknown one before anything is read
+    ask, refusal = sees_responses(network), cannot_run(used_architectures(zoo))
 
-    def parts() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+    def parts(corpus: Corpus) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         for part in corpus.parts:
             vectors = []
             for summaries in encode_part(network, part, summaries=True):
@@ -105,8 +110,19 @@ def embed_zoo(
                 advance(len(summaries))
             yield np.concatenate(vectors), part.table
 
-    with opened_corpus(zoo, preparation) as corpus, progress_bar("embedding", len(zoo)) as advance:
-        return rows_in_order(zoo, parts(), aggregation)
+    with opened_corpus(zoo, preparation) as corpus:
+        if ask and not refusal:
+            corpus = ask_corpus(zoo, preparation, corpus, network.device)
+        with progress_bar("embedding", len(zoo)) as advance:
+            vectors = rows_in_order(zoo, parts(corpus), aggregation)
+    notes = (f"not asked what they do ({refusal})",) if ask and refusal else ()
+    passes = 2 * AskConfig().inputs if ask and not refusal else 0
+    return Embeddings(vectors, zoo.table, representation_of(network, aggregation), notes=notes, passes=passes)
+
+
+def sees_responses(network: Network) -> bool:
+    """Whether a model sees what units do, so that networks are asked before they are embedded."""
+    return network.config.responses == "seen"
 
 
 class NetworkEmbedding(NamedTuple):
@@ -117,6 +133,7 @@ class NetworkEmbedding(NamedTuple):
         architecture: whose layout was taken; `unknown` if none has the network's shapes.
         tokens, weights: how many tokens it has, and how many weights are in them.
         assumed: what had to be assumed, a sentence each.
+        passes: forward passes that it cost, if it was asked what its units do.
     """
 
     vector: Float[Tensor, "features"]
@@ -124,6 +141,7 @@ class NetworkEmbedding(NamedTuple):
     tokens: int
     weights: int
     assumed: tuple[str, ...]
+    passes: int = 0
 
 
 def embed_network(
@@ -133,8 +151,9 @@ def embed_network(
     aggregation: str = "mean",
     *,
     windows: int | None = None,
+    askers: dict[str, Asker] | None = None,
 ) -> NetworkEmbedding:
-    """One vector for a network of any architecture; see `SANE.embed_network`."""
+    """One vector for a network of any architecture; see `SANE.embed_network`. `askers` keeps what asks each of them."""
     aggregator, weights = Aggregator(network, aggregation), on_cpu(weights)
     architecture, weights, notes = preparation.recognize(weights)
     meta = meta_of(weights)
@@ -143,9 +162,12 @@ def embed_network(
         types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in meta.values()})
         raise InputError(f"expected 16- or 32-bit floating-point weights in a network, found {', '.join(types)}")
     network.positions.check(largest_positions(frame.layout))
+    asked = Heard()
+    if sees_responses(network):
+        asked = _hear(preparation, weights, architecture, {} if askers is None else askers)
     reader = _open(weights, architecture, frame)
     with progress_bar("embedding", len(reader)) as advance:
-        for start, summaries in encode_stream(network, reader, windows, summaries=True):
+        for start, summaries in encode_stream(network, reader, windows, summaries=True, heard=asked.tokens):
             layers = positions_of(frame.layout, start, start + len(summaries))[:, 1]
             aggregator.add(summaries[None], layers)
             advance(len(summaries))
@@ -157,18 +179,20 @@ def embed_network(
         architecture=architecture.id,
         tokens=len(reader),
         weights=frame.layout.size,
-        assumed=(*notes, *assumptions(preparation, architecture)),
+        assumed=(*notes, *assumptions(preparation, architecture), *asked.notes),
+        passes=asked.passes,
     )
 
 
 def embed_files(network: Network, preparation: Preparation, paths: Sequence[Path], aggregation: str) -> Embeddings:
     """Embeddings of networks in files; see `SANE.embed_files`."""
-    files, embedded, left_out = [], [], {}
+    files, embedded, left_out, askers = [], [], {}, dict[str, Asker]()
     Aggregator(network, aggregation)  # refuses an unknown one before anything is read
     for file in [file for path in paths for file in network_files(path)]:
         try:
             with naming(file):
-                embedded.append(embed_network(network, preparation, open_file(str(file)), aggregation))
+                weights = open_file(str(file))
+                embedded.append(embed_network(network, preparation, weights, aggregation, askers=askers))
             files.append(file)
         except InputError as refusal:
             left_out[str(file)] = str(refusal)
@@ -186,7 +210,8 @@ def embed_files(network: Network, preparation: Preparation, paths: Sequence[Path
         }
     )
     vectors = torch.stack([one.vector for one in embedded]).numpy()
-    return Embeddings(vectors, table, representation_of(aggregation), left_out=left_out)
+    passes = max(one.passes for one in embedded)
+    return Embeddings(vectors, table, representation_of(network, aggregation), left_out=left_out, passes=passes)
 
 
 def assumptions(preparation: Preparation, architecture: Architecture) -> list[str]:
@@ -206,11 +231,45 @@ def assumptions(preparation: Preparation, architecture: Architecture) -> list[st
     return sentences
 
 
+class Heard(NamedTuple):
+    """What the units of a network's tokens do, if it could be asked; what is to be said of it, and what it cost."""
+
+    tokens: Float[Tensor, "tokens numbers"] | None = None
+    notes: tuple[str, ...] = ()
+    passes: int = 0
+
+
+def _hear(
+    preparation: Preparation, weights: Mapping[str, Tensor], architecture: Architecture, askers: dict[str, Asker]
+) -> Heard:
+    """What units do, of a network that can be run; of another one, why it was not asked."""
+    frame = preparation.frame_of(architecture)
+    try:
+        known = which_architecture(meta_of(weights), preparation.given, list(preparation.architectures.values()))
+        if known.id not in askers:
+            askers[known.id] = make_asker(known, AskConfig())
+        asker = askers[known.id]
+        responses = asker.ask(fit_weights(_canonical(weights, architecture, frame), known).weights)
+    except InputError as refusal:
+        return Heard(None, (f"not asked what it does ({refusal})",))
+    rows = responses_of_rows(responses, asker, frame.layout, frame.own_names(architecture))
+    places = token_rows(frame.layout)
+    if preparation.heard is None:
+        raise ValueError("a model that sees responses has a scale for them")
+    scaled = preparation.heard.of(preparation.key_of(architecture), frame.layout).apply(rows[places], places)
+    return Heard(scaled, (f"asked with {asker.questions}",), asker.questions.passes)
+
+
+def _canonical(weights: Mapping[str, Tensor], architecture: Architecture, frame: Frame) -> Weights:
+    """A whole network, aligned and in canonical scales."""
+    whole: Weights = weights.read() if isinstance(weights, StoredWeights) else dict(weights)
+    require_finite(whole, architecture.id)
+    return frame.canonicalize(whole, architecture)
+
+
 def _open(weights: Mapping[str, Tensor], architecture: Architecture, frame: Frame) -> TokenReader:
     """A reader of the network's tokens: of its file, or of its canonical form where it has one."""
     names = frame.own_names(architecture)
     if frame.rescalings or frame.aligned:
-        whole: Weights = weights.read() if isinstance(weights, StoredWeights) else dict(weights)
-        require_finite(whole, architecture.id)
-        return TokenReader(frame, names, InMemory(frame.canonicalize(whole, architecture)))
+        return TokenReader(frame, names, InMemory(_canonical(weights, architecture, frame)))
     return TokenReader(frame, names, weights if isinstance(weights, StoredWeights) else InMemory(weights))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weightspace.autoencoder.config import SANEConfig
+from weightspace.corpus.row_responses import ROW_NUMBERS
 from weightspace.errors import InputError
 from weightspace.randomness import derive_seed
 from weightspace.tokens.patterns import Entries
@@ -150,6 +151,7 @@ class Network(nn.Module):
         super().__init__()
         self.config, self.window = config, window
         width = config.model_width
+        told = ROW_NUMBERS if config.responses != "none" else 0
         self.token_in = nn.Linear(token_width + len(STATISTICS), width)
         self.latent_out = nn.Linear(width, config.latent_width)
         self.latent_in = nn.Linear(config.latent_width, width)
@@ -158,12 +160,15 @@ class Network(nn.Module):
         self.decoder = Transformer(width, config.layers, config.heads, config.dropout)
         learned = config.positions == "learned"
         self.positions = LearnedPositions(width, config.position_limits) if learned else SinusoidalPositions(width)
-        self.head = _projection_head(config, window)
-        self.statistics = nn.Linear(config.latent_width, len(STATISTICS))
+        self.summary_width = config.latent_width + (told if config.linear_path else 0)
+        self.head = _projection_head(config, self.summary_width, window)
+        self.statistics = nn.Linear(self.summary_width, len(STATISTICS) + told)
         if config.linear_path:
-            self.summary_out = nn.Linear(width, config.latent_width)
+            self.summary_out = nn.Linear(width, self.summary_width)
             self.token_to_latent = nn.Linear(token_width, config.latent_width, bias=False)
             self.latent_to_token = nn.Linear(config.latent_width, token_width, bias=False)
+        if config.responses == "seen":
+            self.heard_to_summary = nn.Linear(ROW_NUMBERS + 2, self.summary_width, bias=False)
         self._initialize(derive_seed(seed, "sane"))
 
     def encode(
@@ -172,11 +177,13 @@ class Network(nn.Module):
         positions: Int[Tensor, "batch window 4"],
         entries: Entries,
         present: Bool[Tensor, "batch window"] | None = None,
+        heard: Float[Tensor, "batch window numbers"] | None = None,
     ) -> Encoded:
         """Latents of windows of tokens, from which they are decoded, and summaries, by which they are read.
 
         Deviation: beside each token the encoder sees its statistics (see `token_statistics`), which a linear map of its
-        entries cannot tell it.
+        entries cannot tell it. Where it was trained so, summaries also see what the unit does that a token's row makes
+        (`heard`: NaN where nobody knows); latents do not, so that weights are decoded from weights alone.
         """
         width = self.config.latent_width
         seen = torch.cat([tokens, token_statistics(tokens, entries)], dim=-1)
@@ -186,7 +193,10 @@ class Network(nn.Module):
             return Encoded(latents, latents)
         counts = entries.mask.sum(-1, keepdim=True)
         held = torch.where(counts <= width, resized(tokens, width), self.token_to_latent(tokens))
-        return Encoded((latents + held) * latent_mask(counts, width), self.summary_out(x))
+        summaries = self.summary_out(x)
+        if self.config.responses == "seen" and heard is not None:
+            summaries = summaries + self.heard_to_summary(known_responses(heard))
+        return Encoded((latents + held) * latent_mask(counts, width), summaries)
 
     def decode(
         self,
@@ -258,6 +268,13 @@ class Network(nn.Module):
                 nn.init.zeros_(last.weight)
 
 
+def known_responses(heard: Float[Tensor, "*tokens numbers"]) -> Float[Tensor, "*tokens 38"]:
+    """Responses with 0 for those that nobody knows, and whether those of the unit and of the outputs are known."""
+    known = ~heard.isnan()
+    flags = torch.stack([known[..., 0], known[..., -1]], dim=-1).to(heard.dtype)
+    return torch.cat([heard.nan_to_num(), flags], dim=-1)
+
+
 def resized(values: Float[Tensor, "*tokens entries"], width: int) -> Float[Tensor, "*tokens width"]:
     """The first entries, so many of them; 0 where there are not so many."""
     return functional.pad(values, (0, max(0, width - values.shape[-1])))[..., :width]
@@ -268,8 +285,8 @@ def latent_mask(counts: Int[Tensor, "*tokens 1"], width: int) -> Bool[Tensor, "*
     return torch.arange(width, device=counts.device) < counts
 
 
-def _projection_head(config: SANEConfig, window: int) -> nn.Sequential:
-    inputs = config.latent_width * (window if config.projection == "flatten" else 1)
+def _projection_head(config: SANEConfig, width: int, window: int) -> nn.Sequential:
+    inputs = width * (window if config.projection == "flatten" else 1)
     return nn.Sequential(
         nn.Linear(inputs, config.projection_width, bias=False),
         nn.LayerNorm(config.projection_width),

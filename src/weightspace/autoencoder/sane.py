@@ -19,7 +19,6 @@ from weightspace.autoencoder.embedding import (
     embed_files,
     embed_network,
     embed_zoo,
-    representation_of,
 )
 from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.provenance import Provenance
@@ -115,8 +114,8 @@ class SANE:
         Raises:
             InputError: an unknown aggregation, NaN weights, or networks with different layers where that matters.
         """
-        vectors = embed_zoo(self.network, self.preparation, zoo, aggregation)
-        return Embeddings(vectors, zoo.table, representation_of(aggregation), self.trained_on(zoo))
+        embedded = embed_zoo(self.network, self.preparation, zoo, aggregation)
+        return replace(embedded, trained_on=self.trained_on(zoo))
 
     def embed_network(
         self, weights: Mapping[str, Tensor], aggregation: str = "mean", *, windows: int | None = None

@@ -1,17 +1,22 @@
 """Ask the networks of a zoo: what each of them does on the same inputs."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 
+from weightspace.corpus.corpus import Corpus, CorpusPart, begin_array, open_heard
+from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.row_responses import ROW_NUMBERS, count_rows, responses_of_rows
 from weightspace.errors import InputError
 from weightspace.images import open_images
 from weightspace.progress import progress_bar
 from weightspace.responses.asking import Asker, Responses
 from weightspace.responses.config import AskConfig
 from weightspace.responses.questions import Questions, draw_questions, given_questions
+from weightspace.tokens.tokenizing import unflatten_weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import images_for
 from weightspace.zoo.zoo import Zoo
@@ -51,6 +56,54 @@ def ask_zoo(zoo: Zoo, config: AskConfig | None = None, device: str | torch.devic
                 responses.append(askers[name].ask(weights))
                 advance()
             yield Asked(piece.architecture, askers[name], responses, piece.table)
+
+
+def ask_corpus(zoo: Zoo, preparation: Preparation, corpus: Corpus, device: str | torch.device = "cpu") -> Corpus:
+    """A corpus that also knows what its networks' units do, written beside its weights.
+
+    Networks are asked as they are in the corpus, aligned and in canonical scales, so that units are in the order of
+    their rows.
+
+    Args:
+        zoo: that the corpus was made of.
+        preparation: that it was made with; its scale, if it has one.
+        corpus: the same networks' weights.
+        device: where they run.
+
+    Raises:
+        InputError: tokens that show several rows, or networks that cannot be run.
+    """
+    if preparation.config.token_style != "rows":
+        raise InputError(
+            f"expected tokens of one row to stand beside what its unit does, found {preparation.config.token_style}: "
+            "use --token-style rows"
+        )
+    with progress_bar("asking", sum(len(part.flat) for part in corpus.parts)) as advance:
+        return Corpus(tuple(_ask_part(zoo, preparation, part, device, advance) for part in corpus.parts))
+
+
+def _ask_part(
+    zoo: Zoo, preparation: Preparation, part: CorpusPart, device: str | torch.device, advance: Callable[[], None]
+) -> CorpusPart:
+    layout, askers, place = part.frame.layout, dict[str, Asker](), 0
+    path = part.path.with_suffix(".responses.npy")
+    with path.open("wb") as file:
+        begin_array(file, (len(part.flat), count_rows(layout) * ROW_NUMBERS))
+        for piece in zoo.where(lambda table: table.index.isin(part.table.index)).stacks():
+            architecture = piece.architecture
+            if architecture.id not in askers:
+                askers[architecture.id] = make_asker(architecture, AskConfig(), device)
+            names = part.frame.own_names(architecture)
+            for row in range(len(piece.table)):
+                carried = {name: piece.stack[names[name]][row] for name in layout.carried}
+                weights = part.frame.to_own(unflatten_weights(part.flat[place], layout, carried), architecture)
+                responses = askers[architecture.id].ask(weights)
+                rows = responses_of_rows(responses, askers[architecture.id], layout, names)
+                file.write(rows.numpy().astype("<f4", copy=False).data)
+                place += 1
+                advance()
+    scale = preparation.heard.of(part.key, layout) if preparation.heard is not None else None
+    return replace(part, heard=open_heard(path, scale))
 
 
 def make_asker(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from weightspace.corpus.frame import Frame
 from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.row_responses import ROW_NUMBERS, RowResponses, RowScale
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Permutations
@@ -49,6 +50,7 @@ class CorpusPart:
         path: the file of canonical weights; flat: what is in it, one row per checkpoint, memory-mapped.
         table: the checkpoints' rows of the zoo's table, in the same order.
         origins: for every checkpoint the folder of its zoo.
+        heard: what the units of the checkpoints do, where they were asked; see `ask_corpus`.
     """
 
     key: str
@@ -57,6 +59,7 @@ class CorpusPart:
     flat: Float[Tensor, "checkpoints size"]
     table: pd.DataFrame
     origins: tuple[str, ...]
+    heard: RowResponses | None = None
 
     @cached_property
     def positions(self) -> Int[Tensor, "tokens 4"]:
@@ -100,11 +103,26 @@ class Corpus:
 
     def closed(self) -> "Corpus":
         """The same corpus without its weights, to be sent to another process, which opens it."""
-        return Corpus(tuple(replace(part, flat=torch.zeros(0, part.frame.layout.size)) for part in self.parts))
+        return Corpus(tuple(_closed(part) for part in self.parts))
 
     def opened(self) -> "Corpus":
         """The inverse of `closed`, where the files can be read."""
-        return Corpus(tuple(replace(part, flat=_map(part.path)) for part in self.parts))
+        return Corpus(tuple(_opened(part) for part in self.parts))
+
+
+def _closed(part: CorpusPart) -> CorpusPart:
+    heard = part.heard and replace(part.heard, values=part.heard.values[:0].clone())
+    return replace(part, flat=torch.zeros(0, part.frame.layout.size), heard=heard)
+
+
+def _opened(part: CorpusPart) -> CorpusPart:
+    heard = part.heard and open_heard(part.heard.path, part.heard.scale)
+    return replace(part, flat=_map(part.path), heard=heard)
+
+
+def open_heard(path: Path, scale: RowScale | None = None) -> RowResponses:
+    """What units do, in a file of `[checkpoints, rows * numbers]`."""
+    return RowResponses(path, _map(path).unflatten(1, (-1, ROW_NUMBERS)), scale)
 
 
 @contextlib.contextmanager
@@ -143,11 +161,16 @@ def _write_flat(path: Path, rows: Zoo, frame: Frame, permutations: dict[str, Per
     shape = (len(rows), frame.layout.size)
     tables = []
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        begin_array(file, shape)
         for piece in rows.stacks():
             file.write(flatten_checkpoints(piece, frame, permutations).numpy().astype("<f4", copy=False).data)
             tables.append(piece.table)
     return pd.concat(tables)
+
+
+def begin_array(file: BinaryIO, shape: tuple[int, int]) -> None:
+    """Write the head of an `.npy` file of 32-bit floats, whose rows then follow."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def same_frame(key_of: Mapping[str, str], key: str) -> Callable[[pd.DataFrame], pd.Series]:

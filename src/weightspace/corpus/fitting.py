@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from weightspace.corpus.asking import ask_corpus
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, flatten_checkpoints, renamed_stack, same_frame
 from weightspace.corpus.frame import Frame, frame_key, plan_frame
 from weightspace.corpus.preparation import Preparation
+from weightspace.corpus.row_responses import fit_scale
 from weightspace.corpus.standardizing import (
     Statistics,
     no_statistics,
@@ -26,7 +28,9 @@ from weightspace.zoo.zoo import Zoo
 PAPER_WIDTH = 288
 
 
-def fit_preparation(zoo: Zoo, config: PreparationConfig, folder: Path) -> tuple[Preparation, Corpus]:
+def fit_preparation(
+    zoo: Zoo, config: PreparationConfig, folder: Path, *, ask: bool = False
+) -> tuple[Preparation, Corpus]:
     """Learn how to prepare weights from the training members, and write their corpus.
 
     Per frame: trace the symmetry, choose the reference, match every member's last epoch to it and apply the
@@ -36,6 +40,7 @@ def fit_preparation(zoo: Zoo, config: PreparationConfig, folder: Path) -> tuple[
         zoo: training members only; everything is computed from them.
         config: see `PreparationConfig`.
         folder: where the corpus files go.
+        ask: the networks what their units do, too; see `ask_corpus`.
 
     Raises:
         InputError: NaN or infinite weights, or an unknown reference member.
@@ -50,8 +55,17 @@ def fit_preparation(zoo: Zoo, config: PreparationConfig, folder: Path) -> tuple[
     draft = Preparation(config=config, architectures=used, keys=keys, frames=frames)
     if config.align:
         draft = replace(draft, frames={key: _with_reference(key, frame, zoo, draft) for key, frame in frames.items()})
-    corpus = build_corpus(zoo, draft, folder)
-    return _with_statistics(draft, corpus)
+    fitted, corpus = _with_statistics(draft, build_corpus(zoo, draft, folder))
+    return _asked(zoo, fitted, corpus) if ask else (fitted, corpus)
+
+
+def _asked(zoo: Zoo, fitted: Preparation, corpus: Corpus) -> tuple[Preparation, Corpus]:
+    """The same with what the networks' units do, and what that is standardised with."""
+    asked = ask_corpus(zoo, fitted, corpus)
+    heard = {part.key: (part.heard, part.frame.layout) for part in asked.parts if part.heard is not None}
+    scale = fit_scale(heard)
+    scaled = {key: replace(own, scale=scale.of(key, layout)) for key, (own, layout) in heard.items()}
+    return replace(fitted, heard=scale), Corpus(tuple(replace(part, heard=scaled[part.key]) for part in asked.parts))
 
 
 def resolve_width(config: PreparationConfig, architectures: Collection[Architecture]) -> PreparationConfig:

@@ -162,6 +162,14 @@ class WindowGather:
                 values[places, : index.shape[1]] = vector.take(index, mode="clip")
         return torch.from_numpy(values).view(count, window, self.width)
 
+    def row(
+        self, token: Int[Indices, "count window"], moves: Int[Indices, "count slots"] | None = None
+    ) -> Int[Indices, "count window"]:
+        """The row that every token shows, all tensors' rows being numbered in turn (see `token_rows`)."""
+        row = self.row_of.take(token.reshape(-1))
+        network = np.arange(len(token)).repeat(token.shape[1])
+        return (row + self._moved(row, network, moves) - self.rows.take(row)).reshape(token.shape)
+
     def _index(
         self, family: _Family, shown: "_Shown", row: Indices, moves: Indices | None
     ) -> Int[Indices, "tokens length"]:

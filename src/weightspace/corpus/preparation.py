@@ -16,6 +16,7 @@ from torch import Tensor
 
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.frame import Frame, frame_key, plan_frame, require_mostly_tokens
+from weightspace.corpus.row_responses import ResponseScale
 from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
@@ -59,6 +60,7 @@ class Preparation:
         config: `token_width` is resolved (never 0).
         architectures: `id -> Architecture`; keys: `id ->` which of the `frames` it has.
         kinds: layer kind -> (mean, standard deviation), for tensors never seen.
+        heard: what responses are standardised with, if the networks were asked.
         given: architectures that the caller names: networks have to be of one of these, if there are any.
         planned: frames of architectures that it does not know, planned when they were first asked for.
     """
@@ -68,6 +70,7 @@ class Preparation:
     keys: dict[str, str] = field(default_factory=dict)
     frames: dict[str, Frame] = field(default_factory=dict)
     kinds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    heard: ResponseScale | None = None
     given: tuple[Architecture, ...] = ()
     planned: dict[str, Frame] = field(default_factory=dict, repr=False)
 
@@ -227,6 +230,7 @@ class Preparation:
             {
                 "config": asdict(self.config),
                 "kinds": self.kinds,
+                "heard": self.heard and self.heard.to_json(),
                 "keys": self.keys,
                 "architectures": [architecture.to_json() for architecture in self.architectures.values()],
                 "frames": {key: frame.to_json() for key, frame in self.frames.items()},
@@ -249,6 +253,7 @@ class Preparation:
             return cls(
                 config=PreparationConfig(**value["config"]),
                 keys=dict(value["keys"]),
+                heard=ResponseScale.from_json(value["heard"]) if value.get("heard") else None,
                 kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
                 architectures={architecture.id: architecture for architecture in architectures},
                 frames={key: Frame.from_json(entry, references.get(key)) for key, entry in value["frames"].items()},

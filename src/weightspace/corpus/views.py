@@ -30,7 +30,8 @@ class Views(NamedTuple):
         multiplicative: inputs are multiplied by 1 + noise instead of noise being added.
         denoise: targets are clean; otherwise the noisy inputs are.
         erase: share of the tokens whose inputs are 0.
-        spread: of the logarithms of random scales, in all views but the first, where scales are canonical.
+        spread: of the logarithms of random scales, in all views but the first, where scales are canonical; what units
+            do stays that of the canonical ones.
     """
 
     permuted: tuple[bool, ...] = (False,)
@@ -53,6 +54,7 @@ class Batch(NamedTuple):
         mask: which entries are real; `bias`: which of them are biases; `present`: which tokens are real.
         positions: see `TokenTable`.
         padded: whether any token is not real.
+        heard: what the units of the tokens' rows do, where networks were asked; NaN where nobody knows.
     """
 
     targets: Float[Tensor, "views batch window width"]
@@ -62,6 +64,7 @@ class Batch(NamedTuple):
     present: Bool[Tensor, "batch window"]
     positions: Int[Tensor, "batch window 4"]
     padded: bool = True
+    heard: Float[Tensor, "views batch window numbers"] | None = None
 
     @property
     def weights(self) -> int:
@@ -80,8 +83,8 @@ class Batch(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """A batch of what a function makes of every tensor."""
-        targets, inputs, mask, bias, present, positions = map(function, self[:6])
-        return Batch(targets, inputs, mask, bias, present, positions, self.padded)
+        tensors = {name: function(value) for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        return Batch(**{**self._asdict(), **tensors})
 
 
 class WindowSource:
@@ -128,7 +131,10 @@ class WindowSource:
         )
         inputs = _disturb(targets, mask, generator, views)
         clean = targets if views.denoise else inputs
-        return Batch(clean, inputs, mask, bias, present, positions, padded=not bool(present.all()))
+        padded = not bool(present.all())
+        heard = [piece.heard for piece in pieces if piece.heard is not None]
+        known = torch.cat(heard, dim=1) if heard else None
+        return Batch(clean, inputs, mask, bias, present, positions, padded, known)
 
     def _choose(self, generator: torch.Generator) -> list[int]:
         """Members of a batch: the first of every zoo in random order, then the second of every zoo, and so on."""
@@ -155,7 +161,7 @@ class WindowSource:
         shown = (torch.from_numpy(table.take(pattern, axis=0)) for table in part.tables)
         real, bias, mean, std = shown
         mask, first = real & present[..., None], (rows * part.flat.shape[1]).numpy()
-        views = []
+        views, heard = [], []
         for view, shuffle in enumerate(how.permuted):
             moves = gather.draw(token, generator) if shuffle else None
             values = gather.gather(part.flat, token, first, moves)
@@ -163,8 +169,10 @@ class WindowSource:
                 for rescaling in self._rescalings[number]:
                     values *= rescaling.draw(token, how.spread, generator)
             views.append((values - mean) / std * mask)
-        targets = torch.stack(views)
-        return Batch(targets, targets, mask, bias & mask, present, torch.from_numpy(positions))
+            if part.heard is not None:
+                heard.append(part.heard.take(rows[:, None], torch.from_numpy(gather.row(token, moves))))
+        targets, known = torch.stack(views), torch.stack(heard) if heard else None
+        return Batch(targets, targets, mask, bias & mask, present, torch.from_numpy(positions), heard=known)
 
 
 def _disturb(

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from weightspace.errors import InputError
 from weightspace.graphs import Graph, copy_module, shapes_of_node, trace_graph
-from weightspace.responses.observing import Place, find_places, output_nodes
+from weightspace.responses.observing import Place, find_places, output_nodes, places_behind
 from weightspace.responses.questions import Questions
 from weightspace.responses.summarizing import UnitSums, sum_units, summarize_outputs, summarize_units
 
@@ -67,6 +67,9 @@ class Asker:
         questions: inputs it is asked with.
         device: where it runs.
 
+    Attributes:
+        places: where units are observed; answering: for every output the places that write it.
+
     Raises:
         InputError: the module cannot be traced with several inputs at once, or nothing of it can be observed.
 
@@ -90,6 +93,7 @@ class Asker:
                 f"expected a network whose weights write what it returns, found {type(module).__name__}: none of its "
                 "operations on inputs has parameters, or it returns no real number for each input"
             )
+        self.answering = [places_behind(node, self.places) for node in self._returned]
         self._scores = [_are_scores(node, questions) for node in self._returned]
 
     @property

@@ -1,5 +1,6 @@
 """Where a traced network's units can be observed: what operations with parameters write, in reach of the inputs."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
@@ -70,6 +71,18 @@ def find_places(graph: Graph, count: int) -> list[Place]:
                 place = place._replace(name=source.name, parameters=(*source.parameters, *place.parameters))
         writers[node] = place
     return list(writers.values())
+
+
+def places_behind(node: fx.Node, places: Sequence[Place]) -> list[Place]:
+    """The places that write a value, nothing with parameters of its own lying between."""
+    writers = {place.node: place for place in places}
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        one = waiting.pop()
+        if one not in seen:
+            seen.add(one)
+            waiting += [] if one in writers else one.all_input_nodes
+    return [place for place in places if place.node in seen]
 
 
 def _reached(graph: Graph) -> set[fx.Node]:

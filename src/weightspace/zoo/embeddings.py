@@ -35,6 +35,7 @@ class Embeddings:
         representation: what the vectors are.
         trained_on: members of the table that whatever made the vectors was trained on.
         left_out: networks that have no vector, and why.
+        notes: what is to be said of all of them; passes: forward passes that one of them cost, if it was asked.
 
     Examples:
         >>> table = pd.DataFrame({"member": ["a", "b"], "epoch": [0, 0]})
@@ -47,6 +48,8 @@ class Embeddings:
     representation: Representation
     trained_on: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    passes: int = 0
 
     def forgetting(self) -> "Embeddings":
         """The same without a record of what they were trained on, so that no probe refuses."""

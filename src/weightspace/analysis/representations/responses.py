@@ -1,6 +1,7 @@
 """r(W): what networks do on inputs that nobody labelled, as one vector for each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,15 +98,14 @@ def embed_or_respond(
 
     What `weightspace embed` does.
     """
-    passes = 2 * ask.inputs if aggregation == "responses" else 0
-    if passes:
-        embeddings = respond(paths, given, ask)
+    if aggregation == "responses":
+        embeddings = replace(respond(paths, given, ask), passes=2 * ask.inputs)
     else:
         embeddings = SANE.open(model, device, stored_weights(paths), given).embed_paths(paths, aggregation)
     count, width = embeddings.features.shape
-    assumed = sorted({sentence for sentence in embeddings.table.get("assumed", []) if sentence})
+    assumed = sorted({*embeddings.notes, *(said for said in embeddings.table.get("assumed", []) if said)})
     result = {"checkpoints": count, "width": width, "assumed": assumed, "left_out": dict(embeddings.left_out)}
-    return embeddings, {**result, "forward_passes": passes}
+    return embeddings, {**result, "forward_passes": embeddings.passes}
 
 
 def answer(

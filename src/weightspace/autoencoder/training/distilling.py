@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weightspace.autoencoder.coding import WindowCoder, cut_windows
-from weightspace.autoencoder.network import Network, token_statistics
+from weightspace.autoencoder.network import Network
 from weightspace.autoencoder.reconstructing import answer_decoded, stack_tokens
 from weightspace.autoencoder.sane import SANE, model_folder
 from weightspace.autoencoder.training.config import DistillConfig
 from weightspace.autoencoder.training.devices import make_accelerator, team, training_device
 from weightspace.autoencoder.training.loop import Loop, StepLosses
-from weightspace.autoencoder.training.objective import masked_mse, statistics_loss
+from weightspace.autoencoder.training.objective import described, masked_mse, statistics_loss
 from weightspace.autoencoder.training.pretraining import (
     CORPUS_FOLDER,
     SaneObserver,
@@ -33,6 +33,7 @@ from weightspace.autoencoder.training.pretraining import (
     training_folder,
 )
 from weightspace.autoencoder.training.states import check_run
+from weightspace.corpus.asking import ask_corpus
 from weightspace.corpus.corpus import Corpus, CorpusPart, build_corpus
 from weightspace.corpus.views import whole_networks
 from weightspace.devices import count_operations
@@ -70,6 +71,7 @@ class StepNetworks(NamedTuple):
         noise: on the latents, in units of their spread.
         queries: what all are asked.
         windows: which windows of the networks the gradient goes through.
+        heard: what the networks' units do, if that is to be told.
     """
 
     group: Group
@@ -79,10 +81,12 @@ class StepNetworks(NamedTuple):
     noise: Float[Tensor, "networks tokens latent"]
     queries: Float[Tensor, "queries ..."]
     windows: Int[Tensor, "windows"]
+    heard: Float[Tensor, "networks tokens numbers"] | None = None
 
     def to(self, device: torch.device) -> "StepNetworks":
         """The same with its tensors on a device."""
-        return StepNetworks(self.group, *(value.to(device) for value in self[1:]))
+        moved = {name: value.to(device) for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        return StepNetworks(**{**self._asdict(), **moved})
 
 
 class DistillLosses(NamedTuple):
@@ -145,6 +149,8 @@ def distill(
         processes.wait_for_everyone()  # the first process clears the folder that all then write into
         # Every process maps a corpus of its own: what is drawn from it is the same.
         corpus = build_corpus(zoo, model.preparation, partial / CORPUS_FOLDER / str(processes.process_index))
+        if model.config.responses != "none":
+            corpus = ask_corpus(zoo, model.preparation, corpus)
         groups = group_networks(corpus, zoo.architectures, images.inputs.shape[1:])
         stage = Distilling.of(model.network, groups, images.inputs, config)
         watching = [(every, lambda step, observer=observer: observer(step, model)) for every, observer in observers]
@@ -288,13 +294,14 @@ class DistillObjective(nn.Module):
         group, frame, network = drawn.group, drawn.group.part.frame, self.network
         at_once = len(drawn.tokens) * len(frame.layout)
         coder = WindowCoder(network, frame.layout, at_once=at_once, learned=drawn.windows, output="both")
-        latents, summaries = coder.encode(drawn.tokens).chunk(2, dim=-1)
+        latents, summaries = coder.encode(drawn.tokens, drawn.heard).tensor_split([network.config.latent_width], dim=-1)
         share = drawn.share[:, None, None]
         mixed = share * latents + (1 - share) * latents[drawn.partner]
         disturbed = mixed + latents.detach().std(0, correction=0) * drawn.noise
         present = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
         entries = Entries(*(kind.to(latents.device).expand_as(drawn.tokens) for kind in entries_of(frame.layout)))
-        statistics = statistics_loss(network.statistics(summaries), token_statistics(drawn.tokens, entries), present)
+        told = described(drawn.tokens, entries, present, drawn.heard)
+        statistics = statistics_loss(network.statistics(summaries), *told)
         taught = self._taught(drawn)
         part = torch.arange(rank, len(latents), processes)
         decoded = coder.decode(disturbed[part])
@@ -349,6 +356,7 @@ def draw_networks(
     place = torch.randperm(len(group.rows), generator=generator)[: config.networks]
     rows = group.rows[place]
     tokens = whole_networks(group.part, group.part.flat[rows])
+    heard = group.part.heard.whole(rows, group.part.frame.layout) if group.part.heard is not None else None
     count, length = tokens.shape[:2]
     mixed = torch.arange(count) < round(config.mixed * count)
     share = torch.where(mixed, torch.rand(count, generator=generator), torch.ones(count))
@@ -360,4 +368,4 @@ def draw_networks(
     cut = cut_windows(length, network.window)
     windows = torch.randperm(cut.count, generator=generator)[: config.windows].sort().values
     partner = torch.roll(torch.arange(count), 1)
-    return StepNetworks(group, tokens, partner, share, noise, queries, windows)
+    return StepNetworks(group, tokens, partner, share, noise, queries, windows, heard)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from weightspace.autoencoder.network import token_statistics
 from weightspace.autoencoder.training.config import TrainConfig
-from weightspace.autoencoder.training.objective import spread_of, target_scale
+from weightspace.autoencoder.training.objective import described, spread_of, target_scale
 from weightspace.corpus.views import Batch, Views, WindowSource
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
@@ -93,6 +92,6 @@ class BatchQueue:
         if scale is not None:
             size = len(part.mask)
             scale = scale[:, self.rank * size : (self.rank + 1) * size]
-        true = token_statistics(whole.targets, Entries(whole.mask, whole.bias))
-        spread = spread_of(true, whole.present.expand(len(true), -1, -1))
+        present = whole.present.expand(len(whole.targets), -1, -1)
+        spread = spread_of(*described(whole.targets, Entries(whole.mask, whole.bias), present, whole.heard))
         return StepBatch(part, scale, share, whole.weights, spread=spread)

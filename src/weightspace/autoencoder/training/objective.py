@@ -59,7 +59,8 @@ class Objective(nn.Module):
         positions, present = batch.positions.repeat(views, 1, 1), batch.present.repeat(views, 1)
         attended = present if batch.padded else None
         entries = Entries(batch.mask.repeat(views, 1, 1), batch.bias.repeat(views, 1, 1))
-        latents, summaries = network.encode(batch.inputs.flatten(0, 1), positions, entries, attended)
+        heard = batch.heard.flatten(0, 1) if batch.heard is not None else None
+        latents, summaries = network.encode(batch.inputs.flatten(0, 1), positions, entries, attended, heard)
         decoded = network.decode(latents, positions, entries, attended)
         targets = batch.targets.flatten(0, 1)
         reconstruction = masked_mse(decoded, targets, entries.mask, scale.flatten(0, 1) if scale is not None else None)
@@ -69,9 +70,8 @@ class Objective(nn.Module):
             first, second = (rows_of_all_processes(view) for view in projected)
             contrastive = nt_xent(first, second, config.temperature)
         if config.statistics_weight:
-            statistics = statistics_loss(
-                network.statistics(summaries), token_statistics(targets, entries), present, spread
-            )
+            told = described(targets, entries, present, heard)
+            statistics = statistics_loss(network.statistics(summaries), *told, spread)
         if share is not None:
             reconstruction, statistics = reconstruction * share[0], statistics * share[1]
         total = (1 - config.contrastive_weight) * reconstruction + config.contrastive_weight * contrastive
@@ -142,25 +142,54 @@ def nt_xent(
     return functional.cross_entropy(similarity, partner)
 
 
+class Described(NamedTuple):
+    """What summaries are to tell of tokens, and which of these numbers are known.
+
+    Attributes:
+        true: statistics, and what units do where networks were asked.
+        known: those of real tokens, of networks that were asked.
+    """
+
+    true: Float[Tensor, "*views window statistics"]
+    known: Bool[Tensor, "*views window statistics"]
+
+
+def described(
+    targets: Float[Tensor, "*views window width"],
+    entries: Entries,
+    present: Bool[Tensor, "*views window"],
+    heard: Float[Tensor, "*views window numbers"] | None = None,
+) -> Described:
+    """What summaries are to tell of tokens: their statistics, and, of networks that were asked, what their units do."""
+    true = token_statistics(targets, entries)
+    known = present[..., None].expand_as(true)
+    if heard is None:
+        return Described(true, known)
+    there = present[..., None] & ~heard.isnan()
+    return Described(torch.cat([true, heard.nan_to_num()], dim=-1), torch.cat([known, there], dim=-1))
+
+
 def spread_of(
-    true: Float[Tensor, "*views window statistics"], present: Bool[Tensor, "*views window"]
+    true: Float[Tensor, "*views window statistics"], known: Bool[Tensor, "*views window statistics"]
 ) -> Float[Tensor, "statistics"]:
-    """The standard deviation of every statistic over the present tokens, and at least 0.02."""
-    real = present[..., None]
-    count = real.sum().clamp_min(1)
+    """The standard deviation of every statistic over the tokens of which it is known, and at least 0.02."""
     places = tuple(range(true.ndim - 1))
-    mean = (true * real).sum(places) / count
-    variance = ((true - mean).square() * real).sum(places) / count
+    count = known.sum(places).clamp_min(1)
+    mean = (true * known).sum(places) / count
+    variance = ((true - mean).square() * known).sum(places) / count
     return variance.sqrt().clamp_min(SMALLEST_SPREAD)
 
 
 def statistics_loss(
-    predicted: Float[Tensor, "batch window statistics"],
+    predicted: Float[Tensor, "batch window told"],
     true: Float[Tensor, "batch window statistics"],
-    present: Bool[Tensor, "batch window"],
+    known: Bool[Tensor, "batch window statistics"],
     spread: Float[Tensor, "statistics"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the present tokens, every statistic divided by its spread: by default over them."""
-    real = present[..., None]
-    error = (predicted - true) / (spread_of(true, present) if spread is None else spread)
-    return (error.square() * real).sum() / (real.sum().clamp_min(1) * true.shape[-1])
+    """Mean squared error over what is known of tokens, every statistic divided by its spread: by default over them.
+
+    What a model tells beyond `true` is left as it is.
+    """
+    told = predicted[..., : true.shape[-1]]
+    error = (told - true) / (spread_of(true, known) if spread is None else spread)
+    return (error.square() * known).sum() / known.sum().clamp_min(1)

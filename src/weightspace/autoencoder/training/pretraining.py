@@ -91,7 +91,7 @@ def pretrain(
     with training_folder(Path(out), existing, processes) as folder:
         if processes.is_main_process:
             check_run(folder, _describe_run(zoo, sane, preparation), existing == "resume")
-        fitted, corpus = _prepare(zoo, preparation, folder, processes)
+        fitted, corpus = _prepare(zoo, preparation, folder, processes, ask=sane.responses != "none")
         longest = max(len(part.frame.layout) for part in corpus.parts)
         training = replace(training, window=min(training.window, longest))
         network = Network(sane, fitted.config.token_width, window=training.window, seed=training.seed)
@@ -216,13 +216,15 @@ def training_folder(out: Path, existing: Existing, processes: PartialState) -> c
     return new_folder(out, existing=existing, resumable=STATE_FILE, telling=HISTORY_FILE)
 
 
-def _prepare(zoo: Zoo, config: PreparationConfig, folder: Path, processes: PartialState) -> tuple[Preparation, Corpus]:
+def _prepare(
+    zoo: Zoo, config: PreparationConfig, folder: Path, processes: PartialState, *, ask: bool
+) -> tuple[Preparation, Corpus]:
     """The fitted preparation and the corpus, made by the first process and mapped by all."""
     if processes.num_processes == 1:
-        return fit_preparation(zoo, config, folder / CORPUS_FOLDER)
+        return fit_preparation(zoo, config, folder / CORPUS_FOLDER, ask=ask)
     shared: list[Any] = [None]
     if processes.is_main_process:
-        fitted, corpus = fit_preparation(zoo, config, folder / CORPUS_FOLDER)
+        fitted, corpus = fit_preparation(zoo, config, folder / CORPUS_FOLDER, ask=ask)
         shared = [(fitted, corpus.closed())]
     fitted, corpus = broadcast_object_list(shared)[0]
     return fitted, corpus.opened()
