@@ -4,7 +4,7 @@ Writes the blocks of `docs/pages/results/reading.md` and `reading-zoos.md`, and 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ STATISTICS, EMBEDDING, ASKED = "s(W)", "SANE (readout)", "r(W)"
 BOTH = f"{EMBEDDING} + {ASKED}"
 NOT_WORSE, BETTER = -0.02, 0.0
 DRAWN = (STATISTICS, EMBEDDING, ASKED, BOTH)
+SEEN, PREDICTED = "SANE with responses (readout)", "SANE of predicted responses (readout)"
+JOINED = (STATISTICS, EMBEDDING, PREDICTED, f"{STATISTICS} + {ASKED}", BOTH, SEEN)
 MODELS = {"linear": "lines", "trees": "trees"}
 EPOCHS = 8
 Row = dict[str, Any]
@@ -286,21 +288,53 @@ def draw_panel(axes: Any, files: Sequence[dict[str, Any]], target: str, pooled: 
     axes.set(ylim=(-0.3, 1.02), ylabel="R²")
 
 
-def short(files: Sequence[dict[str, Any]]) -> str:
+def short(files: Sequence[dict[str, Any]], joined: Sequence[dict[str, Any]]) -> str:
     """What opens the page: test accuracy by trees, all epochs and the last one, of what is compared most."""
+    more = {next(iter(found["zoos"])): found["rows"] for found in joined}
+    rows = {zoo: [*found["rows"], *more.get(zoo, [])] for found in files for zoo in found["zoos"]}
+    return accuracies(rows, [*DRAWN, SEEN], "trees")
+
+
+def accuracies(rows_of: Mapping[str, Sequence[Row]], names: Sequence[str], model: str) -> str:
+    """R² of test accuracy, all epochs / the last one: zoos down, representations across, and their means."""
     body, values = [], []
+    for zoo, rows in rows_of.items():
+        told = [row for row in rows if row.get("target") == "test_accuracy" and row.get("model") == model]
+        pairs = []
+        for name in names:
+            mine = {row["epoch"] == "all": row["r2"] for row in told if row["representation"] == name}
+            pairs.append((mine.get(True, np.nan), mine.get(False, np.nan)))
+        values.append(pairs)
+        body.append([zoo, *("–" if np.isnan(pair[0]) else f"{pair[0]:.3f} / {pair[1]:.3f}" for pair in pairs)])
+    means = np.nanmean(values, axis=0)
+    body.append(["**mean**", *(f"**{pooled:.3f} / {last:.3f}**" for pooled, last in means)])
+    return markdown(["zoo", *names], body)
+
+
+def joined_tables(files: Sequence[dict[str, Any]]) -> str:
+    """SANE that sees responses, or predicts them, beside s(W) and r(W); and what is left of what it decodes."""
+    rows = {zoo: [row for row in found["rows"] if "target" in row] for found in files for zoo in found["zoos"]}
+    parts = []
+    for model, word in MODELS.items():
+        parts += [f"By {word}:", accuracies(rows, JOINED, model)]
+    whole = [row for found in files for row in found["rows"] if row.get("representation") == SEEN]
+    for model, word in MODELS.items():
+        parts.append(f"Against s(W), by {word}, over accuracy, epoch and gap: {counted(by(model, whole))}.")
+    body = []
     for found in files:
         (zoo,) = found["zoos"]
-        rows = [row for row in by("trees", found["rows"]) if row["target"] == "test_accuracy"]
-        pairs = []
-        for name in DRAWN:
-            mine = {row["epoch"] == "all": row["r2"] for row in rows if row["representation"] == name}
-            pairs.append((mine[True], mine[False]))
-        values.append(pairs)
-        body.append([zoo, *(f"{pooled:.3f} / {last:.3f}" for pooled, last in pairs)])
-    means = np.mean(values, axis=0)
-    body.append(["**mean**", *(f"**{pooled:.3f} / {last:.3f}**" for pooled, last in means)])
-    return markdown(["zoo", *DRAWN], body)
+        line = [zoo]
+        for kind in ("none", "seen", "predicted"):
+            mine = [row for row in found["rows"] if row.get("decoded") == kind]
+            kept = np.mean([row["reconstructed"] / row["original"] for row in mine])
+            line.append(f"{np.mean([row['r2'] for row in mine]):.3f}, {kept:.1%}")
+        body.append(line)
+    names = ["zoo", "SANE", "with responses", "of predicted responses"]
+    parts += [
+        "R² of the weights of decoded test members, and how much of their accuracy is left:",
+        markdown(names, body),
+    ]
+    return "\n\n".join(parts)
 
 
 def predictions(found: dict[str, Any]) -> str:
@@ -340,7 +374,7 @@ def main() -> None:
     files = load("properties")
     across = json.loads((TABLES / "reading-across.json").read_text())["rows"]
     blocks = {
-        "short": short(files),
+        "short": short(files, load("joined")),
         "asked": verdicts(files, ASKED, "trees"),
         "both": verdicts(files, BOTH, "trees"),
         "readout-lines": verdicts(files, EMBEDDING, "linear"),
@@ -355,7 +389,7 @@ def main() -> None:
         "epochs": labelled([row for found in load("epochs") for row in found["rows"]], "epoch"),
         "control": labelled([row for found in load("control") for row in found["rows"]], "labels"),
     }
-    drawn = {"stress": stress_table, "forecast": forecasts}  # where these tables were made
+    drawn = {"stress": stress_table, "forecast": forecasts, "joined": joined_tables}  # where these tables were made
     blocks |= {name: render(load(name)) for name, render in drawn.items() if load(name)}
     for page in PAGES:
         text = page.read_text()
