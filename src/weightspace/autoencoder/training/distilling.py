@@ -294,7 +294,7 @@ class DistillObjective(nn.Module):
         group, frame, network = drawn.group, drawn.group.part.frame, self.network
         at_once = len(drawn.tokens) * len(frame.layout)
         coder = WindowCoder(network, frame.layout, at_once=at_once, learned=drawn.windows, output="both")
-        latents, summaries = coder.encode(drawn.tokens, drawn.heard).tensor_split([network.config.latent_width], dim=-1)
+        latents, summaries = coder.encode(drawn.tokens, drawn.heard).tensor_split([-network.summary_width], dim=-1)
         share = drawn.share[:, None, None]
         mixed = share * latents + (1 - share) * latents[drawn.partner]
         disturbed = mixed + latents.detach().std(0, correction=0) * drawn.noise
