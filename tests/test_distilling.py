@@ -66,7 +66,6 @@ def test_a_perfect_reconstruction_has_no_loss_but_that_of_its_mixtures(
 ) -> None:
     monkeypatch.setattr(WindowCoder, "encode", lambda self, tokens, _: torch.cat([tokens, tokens[..., :8]], dim=-1))
     monkeypatch.setattr(WindowCoder, "decode", lambda self, latents: latents)
-    sane.network.statistics = torch.nn.Linear(sane.preparation.config.token_width, 22)
     exact = replace(TINY, mixed=0.0, latent_noise=0.0)
     drawn = draw(sane, corpus, parts, digits, exact)
     assert (drawn.share == 1).all()
