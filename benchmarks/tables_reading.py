@@ -287,15 +287,18 @@ def rows_of(results: dict[str, list[ProbeResult]], **about: Any) -> list[Row]:
 def few(setting: Setting, name: str) -> list[Row]:
     """Probes trained on 10, 30 or all training members; the SANE has seen all of them without labels."""
     rows, last = [], int(setting.zoo(name).table["epoch"].max())
-    embedded = [read(setting.sane(name, fold), setting.parts(name, fold)) for fold in range(FOLDS)]
+    embedded = []
+    for fold in range(FOLDS):
+        parts, sees = setting.parts(name, fold), setting.hearing(name, fold, "seen")
+        embedded.append([*read(setting.sane(name, fold), parts), [sees.embed(part, "readout") for part in parts]])
     most = embedded[0][0][0].table["member"].nunique()
     tasks = [(target, epoch) for target in TARGETS for epoch in ("all", last) if target != "epoch" or epoch == "all"]
     for target, epoch in tasks:
         for model in models_for(target):
             for count in (*FEW, most):
                 results: dict[str, list[ProbeResult]] = {}
-                for parts in (parts for fold in embedded for parts in fold):
-                    cut = parts if epoch == "all" else [part.last_epochs() for part in parts]
+                for told in (told for fold in embedded for told in fold):
+                    cut = told if epoch == "all" else [part.last_epochs() for part in told]
                     result = probe(first_members(cut[0], count), *cut[1:], target=target, model=model, seed=SEED)
                     results.setdefault(result.representation.label, []).append(result)
                 rows += rows_of(results, zoo=name, epoch=epoch, model=model, labels=count)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tables of reading networks, on the real zoos: `docs/tables/reading-*.json` and the pages drawn from them.
 #
-#   benchmarks/tables_reading.sh [TABLE ...]      properties, bounds, unbounded, across, few, epochs,
+#   benchmarks/tables_reading.sh [TABLE ...]      properties, joined, bounds, unbounded, across, few, epochs,
 #                                                 control, inputs, stress, forecast;
 #                                                 all if none is named
 #
@@ -15,7 +15,7 @@ benchmarks/zoos.sh
 # A zoo that others trained, in their layout.
 [[ -d $zoos/mnist-raytune ]] || .venv/bin/weightspace import ../shared/zoos/mnist-cnn-s-raytune --out "$zoos/mnist-raytune"
 reading=() asking=()
-for table in "${@:-properties bounds unbounded across few epochs control inputs stress forecast}"; do
+for table in "${@:-properties joined bounds unbounded across few epochs control inputs stress forecast}"; do
   for name in $table; do
     case $name in inputs | stress | forecast) asking+=("$name") ;; *) reading+=("$name") ;; esac
   done
