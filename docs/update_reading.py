@@ -326,8 +326,9 @@ def joined_tables(files: Sequence[dict[str, Any]]) -> str:
         line = [zoo]
         for kind in ("none", "seen", "predicted"):
             mine = [row for row in found["rows"] if row.get("decoded") == kind]
-            kept = np.mean([row["reconstructed"] / row["original"] for row in mine])
-            line.append(f"{np.mean([row['r2'] for row in mine]):.3f}, {kept:.1%}")
+            kept = [row["reconstructed"] / row["original"] for row in mine if row["original"]]
+            left = f"{np.mean(kept):.1%}" if kept else "–"  # a zoo that does not name its images
+            line.append(f"{np.mean([row['r2'] for row in mine]):.3f}, {left}")
         body.append(line)
     names = ["zoo", "SANE", "with responses", "of predicted responses"]
     parts += [

@@ -30,7 +30,7 @@ SNIPPETS = {
     "start_a_training": ("model, scratch", "print(ws.in"),
 }
 SANE, STATISTICS, NOISE, SCRATCH = "SANE (readout)", "s(W)", "anchor + noise", "from scratch"
-SEEN, BOTH = "SANE with responses (readout)", "SANE (readout) + r(W)"
+SEEN = "SANE with responses (readout)"
 WRITTEN, AS_WRONG = "SANE, subsampled", "anchor + noise, same functional novelty"
 Rows = list[dict[str, Any]]
 
@@ -166,13 +166,14 @@ def survives() -> str:
 
 def draw_front() -> None:
     """Two panels: reading and writing, ours beside what is hardest to beat and what is usual."""
-    reading, writing = rows_of("reading-properties-*.json"), rows_of("writing-same-*.json")
+    joined, writing = rows_of("reading-joined-*.json"), rows_of("writing-same-*.json")
+    reading = {zoo: [*rows, *joined[zoo]] for zoo, rows in rows_of("reading-properties-*.json").items()}
     panels: list[tuple[str, dict[str, Rows], Callable[[Rows, str], float], tuple[tuple[str, str, int], ...]]] = [
         (
             "How accurate is an unseen network? R² by trees",
             reading,
             lambda rows, name: read(rows, name, "trees"),
-            ((BOTH, "SANE, asked", 0), (STATISTICS, "layer statistics", 1), ("W", "raw weights", 7)),
+            ((SEEN, "SANE, asked", 0), (STATISTICS, "layer statistics", 1), ("W", "raw weights", 7)),
         ),
         (
             "Accuracy of networks nobody trained",
