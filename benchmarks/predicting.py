@@ -53,7 +53,8 @@ def disturbed(predictor: Predictor, sane: SANE, zoo: Zoo, disturb: Disturb) -> f
     for row in range(len(zoo)):
         generator = torch.Generator().manual_seed(row)
         weights: Weights = {name: disturb(tensor, generator) for name, tensor in zoo.weights(row).items()}
-        found.append(bool(predictor.predict(sane, weights).reason))
+        architecture = zoo.architectures[str(zoo.table["architecture"].iloc[row])]
+        found.append(bool(predictor.predict(sane, weights, architecture).reason))
     return float(np.mean(found))
 
 

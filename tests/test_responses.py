@@ -290,7 +290,7 @@ def test_responses_are_embeddings_on_the_command_line(
     out = tmp_path / "asked.parquet"
     words = ("--aggregation", "responses", "--inputs", 16)
     _, said, _ = run(capsys, "embed", zoo_folder, "--out", out, *words)
-    assert "every network cost 32 forward passes" in said and len(pd.read_parquet(out)) == len(zoo)
+    assert "every network that was asked cost 32 forward passes" in said and len(pd.read_parquet(out)) == len(zoo)
     save_file(zoo.weights(0), tmp_path / "one.safetensors")
     assert "expected a zoo, or networks in files and how to build them" in refused(
         capsys, "embed", tmp_path / "one.safetensors", "--out", tmp_path / "more.parquet", *words

@@ -14,17 +14,20 @@ from torch import nn
 from garden import GARDEN, planted
 from test_responses import questions_for
 from tools import TINY_SANE, TINY_TRAINING, Fitted, fresh_sane, refused, run
+from weightspace.analysis.predicting.calibrating import fit_predictor
 from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.config import SANEConfig
 from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import DistillConfig
 from weightspace.autoencoder.training.distilling import distill
+from weightspace.autoencoder.training.feeding import BatchQueue
 from weightspace.autoencoder.training.objective import Objective
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.corpus.asking import ask_corpus
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import opened_corpus
 from weightspace.corpus.fitting import fit_preparation
+from weightspace.corpus.gathering import window_gather
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.row_responses import (
     OF_UNITS,
@@ -39,8 +42,9 @@ from weightspace.corpus.views import Views, WindowSource, whole_networks
 from weightspace.errors import InputError
 from weightspace.images import ImageSet
 from weightspace.responses.asking import Asker
+from weightspace.responses.config import AskConfig
 from weightspace.responses.questions import draw_questions
-from weightspace.symmetry.axes import permute
+from weightspace.symmetry.axes import Symmetry, permute, random_permutations
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.weights.values import Role, find_aliases
 from weightspace.zoo.zoo import Zoo
@@ -61,13 +65,13 @@ def hearing(parts: tuple[Zoo, ...], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def asked(name: str) -> tuple[Asker, dict[str, torch.Tensor], TokenLayout]:
-    """A network of the garden: who asks it, its weights, and the layout of its tokens."""
+def asked(name: str) -> tuple[Asker, dict[str, torch.Tensor], TokenLayout, Symmetry]:
+    """A network of the garden: who asks it, its weights, the layout of its tokens, and what may be permuted."""
     module, example, traced = planted(name)
     weights = dict(module.state_dict())
     roles = {name: Role(*use) for name, use in traced.uses.items()}
     layout = plan_layout(weights, 16, roles=roles, aliases=find_aliases(weights))
-    return Asker(module, questions_for(example)), weights, layout
+    return Asker(module, questions_for(example, 32)), weights, layout, traced.symmetry
 
 
 def rows_asked(asker: Asker, weights: dict[str, torch.Tensor], layout: TokenLayout) -> torch.Tensor:
@@ -103,16 +107,22 @@ def test_windows_of_permuted_networks_show_what_permuted_networks_do(heard: Fitt
 
 
 @pytest.mark.parametrize("name", GARDEN)
-def test_every_network_of_the_garden_has_rows_that_are_heard(name: str) -> None:
-    asker, weights, layout = asked(name)
-    rows = rows_asked(asker, weights, layout)
-    assert rows.shape == (count_rows(layout), ROW_NUMBERS)
-    known = ~rows.isnan()
+def test_in_every_network_of_the_garden_what_a_row_is_said_to_do_moves_with_it(name: str) -> None:
+    """Rows that are no units, or of which nobody knows it, would not: embeddings, stacked recurrent layers."""
+    asker, weights, layout, symmetry = asked(name)
+    drawn = random_permutations(symmetry, torch.Generator().manual_seed(0))
+    before, after = (rows_asked(asker, own, layout) for own in (weights, permute(weights, symmetry, drawn)))
+    moves = [drawn[group].numpy() - np.arange(size) for group, size in symmetry.groups.items()]
+    token = np.arange(len(layout))[None]
+    moved = window_gather(layout, symmetry).row(token, np.concatenate([*moves, [0]])[None])[0]
+    torch.testing.assert_close(
+        before[torch.from_numpy(moved)], after[token_rows(layout)], rtol=1e-2, atol=5e-3, equal_nan=True
+    )
+    known = ~before.isnan()
     # All numbers of a unit are known or none, and outputs are known where units are.
-    assert torch.equal(known[:, 0], known[:, :OF_UNITS].all(1)) and torch.equal(known[:, 0], known[:, :OF_UNITS].any(1))
-    assert known[:, 0].any() and known[:, -1].any() and not (known[:, -1] & ~known[:, 0]).any()
-    assert rows[known].isfinite().all()
-    assert len(token_rows(layout)) == len(layout)
+    assert torch.equal(known[:, :OF_UNITS].all(1), known[:, :OF_UNITS].any(1))
+    assert before.shape == (count_rows(layout), ROW_NUMBERS) and not (known[:, -1] & ~known[:, 0]).any()
+    assert known[:, 0].any() and before[known].isfinite().all()
 
 
 def test_a_row_has_the_numbers_of_its_unit_and_the_last_layer_those_of_the_outputs() -> None:
@@ -140,8 +150,7 @@ def test_gates_of_a_recurrent_layer_have_the_numbers_of_their_unit_and_an_embedd
     module = Reader().eval()
     weights = dict(module.state_dict())
     asker = Asker(module, draw_questions([(1, 7)], integers=[12]))
-    kinds = {"lstm.weight_ih_l0": Role("lstm"), "lstm.weight_hh_l0": Role("lstm"), "words.weight": Role("embedding")}
-    layout = plan_layout(weights, 8, roles=kinds)
+    layout = plan_layout(weights, 8)
     rows = rows_asked(asker, weights, layout)
     blocks = dict(
         zip([block.name for block in layout.blocks], rows.split([b.rows for b in layout.blocks]), strict=True)
@@ -256,6 +265,55 @@ def test_networks_that_cannot_be_run_are_embedded_by_weights_alone_and_that_is_s
     assert embedded.passes == 0 and "not asked what they do (expected a network that can be run" in embedded.notes[0]
 
 
+def test_names_of_a_wrapper_are_asked_as_those_of_the_architecture(hearing: Path, parts: tuple[Zoo, ...]) -> None:
+    weights, name = parts[1].weights(0), str(parts[1].table["architecture"].iloc[0])
+    sane = SANE.open(hearing, given=[parts[1].architectures[name]])
+    wrapped = {f"model.{key}": tensor for key, tensor in weights.items()}
+    plain, found = sane.embed_network(weights), sane.embed_network(wrapped)
+    torch.testing.assert_close(plain.vector, found.vector)
+    assert found.passes == plain.passes == 256
+    assert not torch.allclose(plain.vector, sane.embed_network(weights, ask=False).vector)
+    halves = {key: tensor.half().float() for key, tensor in weights.items()}
+    stored = sane.embed_network({key: tensor.half() for key, tensor in weights.items()})
+    torch.testing.assert_close(stored.vector, sane.embed_network(halves).vector)
+
+
+def test_a_member_is_nearest_to_itself_and_predicted_as_its_zoo_tells(
+    hearing: Path, zoo_folder: Path, zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names and shapes do not tell the activation of these members; their zoo does."""
+    last = zoo.last()
+    save_file(last.weights(3), tmp_path / "one.safetensors")
+    member = str(last.table["member"].iloc[3])
+    words = ("similar", hearing, zoo_folder, tmp_path / "one.safetensors", "-k", 2, "--json")
+    assert "expected a network that can be asked, as those of the zoo were" in refused(capsys, *words)
+    shape = f"weightspace.zoo.growing.networks:mlp?widths=[64,8,10]&activation={last.table['activation'].iloc[3]}"
+    _, said, _ = run(capsys, *words, "--architecture", shape, "--example", "1,1,8,8")
+    nearest = json.loads(said)
+    assert (nearest[0]["member"], nearest[0]["epoch"]) == (member, 2) and nearest[0]["distance"] < 1e-3
+    copy = SANE.open(hearing).embed_network(last.weights(3), architecture=last.architectures[_architecture(last, 3)])
+    assert copy.passes == 256
+    predictor = fit_predictor(SANE.open(hearing), zoo.split(0.6, 0.2, 0.2, seed=1), ask=AskConfig())
+    sane, kinds = SANE.open(hearing), last.architectures
+    told = [predictor.predict(sane, last.weights(row), kinds[_architecture(last, row)]) for row in range(8)]
+    assert sum(not one.reason for one in told) > 4
+
+
+def _architecture(zoo: Zoo, row: int) -> str:
+    return str(zoo.table["architecture"].iloc[row])
+
+
+def test_processes_share_what_is_known_of_a_batch(heard: Fitted) -> None:
+    """Their shares of the statistics' loss add up to that of the whole batch."""
+    source = WindowSource(heard[1], window=6, batch_size=8)
+    config = replace(TINY_TRAINING, contrastive_weight=0.0)
+    network = fresh_sane(heard[0], HEARING).network
+    whole = Objective(network, config)(BatchQueue(source, config).draw(0).batch).statistics
+    parts = [BatchQueue(source, config, rank, 4).draw(0) for rank in range(4)]
+    losses = [Objective(network, config)(one.batch, one.scale, one.share, one.spread).statistics for one in parts]
+    torch.testing.assert_close(torch.stack(losses).mean(), whole)
+
+
 def test_predicted_responses_ask_nothing_when_networks_are_embedded(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
     sane = pretrain(parts[0], replace(TINY_SANE, responses="predicted"), TINY_TRAINING, out=tmp_path / "sane")
     again = SANE.open(tmp_path / "sane")
@@ -280,6 +338,9 @@ def test_refusals(parts: tuple[Zoo, ...], tmp_path: Path) -> None:
         fit_preparation(parts[0], PreparationConfig(token_style="packed"), tmp_path, ask=True)
     with pytest.raises(InputError, match="expected a linear path, beside which responses are seen"):
         SANEConfig(responses="seen", linear_path=False)
+    silent = replace(TINY_TRAINING, statistics_weight=0.0)
+    with pytest.raises(InputError, match="expected a weight for the statistics, .* found 0: use --statistics-weight"):
+        pretrain(parts[0], HEARING, silent, out=tmp_path / "silent")
     strangers = {name: replace(own, factory=None) for name, own in parts[0].architectures.items()}
     with pytest.raises(InputError, match="expected a network that can be run"):
         fit_preparation(replace(parts[0], architectures=strangers), PreparationConfig(), tmp_path / "b", ask=True)
@@ -295,7 +356,7 @@ def test_the_command_line_trains_a_model_that_sees_and_says_what_asking_costs(
     words = ("--steps", 4, "--model-width", 16, "--heads", 2, "--layers", 1, "--latent-width", 8, "--window", 16)
     run(capsys, "pretrain", zoo_folder, "--out", model, "--responses", "seen", *words)
     _, said, _ = run(capsys, "embed", model, zoo_folder, "--out", out)
-    assert "every network cost 256 forward passes" in said and len(pd.read_parquet(out)) == len(zoo)
+    assert "every network that was asked cost 256 forward passes" in said and len(pd.read_parquet(out)) == len(zoo)
     save_file(zoo.weights(0), tmp_path / "one.safetensors")
     _, said, _ = run(capsys, "embed", model, tmp_path / "one.safetensors", "--out", tmp_path / "one.parquet")
     assert "not asked what it does" in said

@@ -74,7 +74,7 @@ def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False)
     architecture, weights, _ = sane.preparation.recognize(weights)
     frame = sane.preparation.frame_of(architecture)
     layout, names_of = frame.layout, frame.own_names(architecture)
-    vector = sane.embed_network(weights, "mean+spread").vector.numpy()
+    vector = sane.embed_network(weights, "mean+spread", ask=False).vector.numpy()
     codes = vector.reshape(len(layout.blocks), 2, -1)
     order = _order(weights, known=architecture.id in sane.preparation.architectures)
     ranks = {name: rank for rank, name in enumerate(architecture.shapes if order == "architecture" else weights)}

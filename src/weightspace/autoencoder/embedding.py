@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weightspace.autoencoder.coding import encode_part, encode_stream
 from weightspace.autoencoder.network import Network
-from weightspace.corpus.asking import ask_corpus, cannot_run, make_asker, used_architectures
+from weightspace.corpus.asking import ask_corpus, cannot_ask, make_asker
 from weightspace.corpus.corpus import Corpus, opened_corpus
 from weightspace.corpus.frame import Frame
 from weightspace.corpus.preparation import Preparation
@@ -95,10 +95,13 @@ def representation_of(network: Network, aggregation: str) -> Representation:
     return Representation(f"{kinds[network.config.responses]} ({aggregation})", "sane")
 
 
-def embed_zoo(network: Network, preparation: Preparation, zoo: Zoo, aggregation: str) -> Embeddings:
+def embed_zoo(
+    network: Network, preparation: Preparation, zoo: Zoo, aggregation: str, *, ask: bool = True
+) -> Embeddings:
     """One vector per checkpoint, in the order of the zoo's table; see `SANE.embed`."""
     Aggregator(network, aggregation)  # refuses an unknown one before anything is read
-    ask, refusal = sees_responses(network), cannot_run(used_architectures(zoo))
+    asks = ask and sees_responses(network)
+    refusal = cannot_ask(zoo) if asks else ""
 
     def parts(corpus: Corpus) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         for part in corpus.parts:
@@ -111,12 +114,12 @@ def embed_zoo(network: Network, preparation: Preparation, zoo: Zoo, aggregation:
             yield np.concatenate(vectors), part.table
 
     with opened_corpus(zoo, preparation) as corpus:
-        if ask and not refusal:
+        if asks and not refusal:
             corpus = ask_corpus(zoo, preparation, corpus, network.device)
         with progress_bar("embedding", len(zoo)) as advance:
             vectors = rows_in_order(zoo, parts(corpus), aggregation)
-    notes = (f"not asked what they do ({refusal})",) if ask and refusal else ()
-    passes = 2 * AskConfig().inputs if ask and not refusal else 0
+    notes = (f"not asked what they do ({refusal})",) if refusal else ()
+    passes = 2 * AskConfig().inputs if asks and not refusal else 0
     return Embeddings(vectors, zoo.table, representation_of(network, aggregation), notes=notes, passes=passes)
 
 
@@ -144,6 +147,21 @@ class NetworkEmbedding(NamedTuple):
     passes: int = 0
 
 
+class Opened(NamedTuple):
+    """A network that can be read token by token.
+
+    Attributes:
+        architecture: whose layout is taken; notes: what was done to its weights, and what is to be said of it.
+        heard: what the units of its tokens do, and passes: what asking it cost, if it was asked.
+    """
+
+    architecture: Architecture
+    reader: TokenReader
+    notes: tuple[str, ...] = ()
+    heard: Float[Tensor, "tokens numbers"] | None = None
+    passes: int = 0
+
+
 def embed_network(
     network: Network,
     preparation: Preparation,
@@ -151,24 +169,26 @@ def embed_network(
     aggregation: str = "mean",
     *,
     windows: int | None = None,
+    architecture: Architecture | None = None,
     askers: dict[str, Asker] | None = None,
 ) -> NetworkEmbedding:
-    """One vector for a network of any architecture; see `SANE.embed_network`. `askers` keeps what asks each of them."""
+    """One vector for a network of any architecture; see `SANE.embed_network`.
+
+    `askers` keeps what asks each architecture; without it, networks are not asked.
+    """
     aggregator, weights = Aggregator(network, aggregation), on_cpu(weights)
-    architecture, weights, notes = preparation.recognize(weights)
-    meta = meta_of(weights)
-    frame = preparation.frame_of(architecture)
-    if len(frame.layout) == 0:
-        types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in meta.values()})
+    if askers is not None and sees_responses(network):
+        opened = _open_to_ask(preparation, weights, architecture, askers)
+    else:
+        opened = _open(preparation, weights)
+    layout = opened.reader.frame.layout
+    if len(layout) == 0:
+        types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in meta_of(weights).values()})
         raise InputError(f"expected 16- or 32-bit floating-point weights in a network, found {', '.join(types)}")
-    network.positions.check(largest_positions(frame.layout))
-    asked = Heard()
-    if sees_responses(network):
-        asked = _hear(preparation, weights, architecture, {} if askers is None else askers)
-    reader = _open(weights, architecture, frame)
-    with progress_bar("embedding", len(reader)) as advance:
-        for start, summaries in encode_stream(network, reader, windows, summaries=True, heard=asked.tokens):
-            layers = positions_of(frame.layout, start, start + len(summaries))[:, 1]
+    network.positions.check(largest_positions(layout))
+    with progress_bar("embedding", len(layout)) as advance:
+        for start, summaries in encode_stream(network, opened.reader, windows, summaries=True, heard=opened.heard):
+            layers = positions_of(layout, start, start + len(summaries))[:, 1]
             aggregator.add(summaries[None], layers)
             advance(len(summaries))
     vector = aggregator.result()[0]
@@ -176,11 +196,11 @@ def embed_network(
         raise InputError("expected weights of ordinary size, found some so large that their embedding is not finite")
     return NetworkEmbedding(
         vector=vector,
-        architecture=architecture.id,
-        tokens=len(reader),
-        weights=frame.layout.size,
-        assumed=(*notes, *assumptions(preparation, architecture), *asked.notes),
-        passes=asked.passes,
+        architecture=opened.architecture.id,
+        tokens=len(layout),
+        weights=layout.size,
+        assumed=(*assumptions(preparation, opened.architecture), *opened.notes),
+        passes=opened.passes,
     )
 
 
@@ -231,33 +251,59 @@ def assumptions(preparation: Preparation, architecture: Architecture) -> list[st
     return sentences
 
 
-class Heard(NamedTuple):
-    """What the units of a network's tokens do, if it could be asked; what is to be said of it, and what it cost."""
-
-    tokens: Float[Tensor, "tokens numbers"] | None = None
-    notes: tuple[str, ...] = ()
-    passes: int = 0
-
-
-def _hear(
-    preparation: Preparation, weights: Mapping[str, Tensor], architecture: Architecture, askers: dict[str, Asker]
-) -> Heard:
-    """What units do, of a network that can be run; of another one, why it was not asked."""
+def _open(preparation: Preparation, weights: Mapping[str, Tensor]) -> Opened:
+    """A network by its names and shapes: read from its file, or in its canonical form where it has one."""
+    architecture, weights, notes = preparation.recognize(weights)
     frame = preparation.frame_of(architecture)
+    names = frame.own_names(architecture)
+    if frame.rescalings or frame.aligned:
+        canonical = _canonical(weights, architecture, frame)
+        return Opened(architecture, TokenReader(frame, names, InMemory(canonical)), notes)
+    source = weights if isinstance(weights, StoredWeights) else InMemory(weights)
+    return Opened(architecture, TokenReader(frame, names, source), notes)
+
+
+def _open_to_ask(
+    preparation: Preparation,
+    weights: Mapping[str, Tensor],
+    architecture: Architecture | None,
+    askers: dict[str, Asker],
+) -> Opened:
+    """A network that is asked what its units do; one that cannot be is opened as it is, and why is said."""
     try:
-        known = which_architecture(meta_of(weights), preparation.given, list(preparation.architectures.values()))
-        if known.id not in askers:
-            askers[known.id] = make_asker(known, AskConfig())
-        asker = askers[known.id]
-        responses = asker.ask(fit_weights(_canonical(weights, architecture, frame), known).weights)
+        return _asked(preparation, weights, architecture, askers)
     except InputError as refusal:
-        return Heard(None, (f"not asked what it does ({refusal})",))
-    rows = responses_of_rows(responses, asker, frame.layout, frame.own_names(architecture))
-    places = token_rows(frame.layout)
+        opened = _open(preparation, weights)
+        return opened._replace(notes=(*opened.notes, f"not asked what it does ({refusal})"))
+
+
+def _asked(
+    preparation: Preparation,
+    weights: Mapping[str, Tensor],
+    architecture: Architecture | None,
+    askers: dict[str, Asker],
+) -> Opened:
+    """A network with what its units do.
+
+    Raises:
+        InputError: nobody knows what it computes, or it cannot be run.
+    """
     if preparation.heard is None:
         raise ValueError("a model that sees responses has a scale for them")
-    scaled = preparation.heard.of(preparation.key_of(architecture), frame.layout).apply(rows[places], places)
-    return Heard(scaled, (f"asked with {asker.questions}",), asker.questions.passes)
+    named = preparation.given if architecture is None else (architecture,)
+    runs_as = which_architecture(meta_of(weights), named, list(preparation.architectures.values()))
+    if runs_as.id not in askers:
+        askers[runs_as.id] = make_asker(runs_as, AskConfig())
+    fitted, notes = fit_weights(weights.read() if isinstance(weights, StoredWeights) else weights, runs_as)
+    # What the caller names runs the network; it is laid out and aligned as one that the model knows, if it is one.
+    laid_out = runs_as if runs_as.id in preparation.architectures else preparation.recognize(fitted).architecture
+    asker, frame = askers[runs_as.id], preparation.frame_of(laid_out)
+    canonical, names = _canonical(fitted, laid_out, frame), frame.own_names(laid_out)
+    rows = responses_of_rows(asker.ask(canonical), asker, frame.layout, names)
+    places = token_rows(frame.layout)
+    heard = preparation.heard.of(preparation.key_of(laid_out), frame.layout).apply(rows[places], places)
+    said = (*notes, f"asked with {asker.questions}")
+    return Opened(laid_out, TokenReader(frame, names, InMemory(canonical)), said, heard, asker.questions.passes)
 
 
 def _canonical(weights: Mapping[str, Tensor], architecture: Architecture, frame: Frame) -> Weights:
@@ -265,11 +311,3 @@ def _canonical(weights: Mapping[str, Tensor], architecture: Architecture, frame:
     whole: Weights = weights.read() if isinstance(weights, StoredWeights) else dict(weights)
     require_finite(whole, architecture.id)
     return frame.canonicalize(whole, architecture)
-
-
-def _open(weights: Mapping[str, Tensor], architecture: Architecture, frame: Frame) -> TokenReader:
-    """A reader of the network's tokens: of its file, or of its canonical form where it has one."""
-    names = frame.own_names(architecture)
-    if frame.rescalings or frame.aligned:
-        return TokenReader(frame, names, InMemory(_canonical(weights, architecture, frame)))
-    return TokenReader(frame, names, weights if isinstance(weights, StoredWeights) else InMemory(weights))

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from weightspace.corpus.preparation import Preparation, Prepared
 from weightspace.devices import choose_device
 from weightspace.errors import InputError
 from weightspace.outputs import write_json
+from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
@@ -104,39 +106,65 @@ class SANE:
         """Those members of a zoo that it was trained on; see `Provenance.trained_on`."""
         return self.provenance.trained_on(zoo)
 
-    def embed(self, zoo: Zoo, aggregation: str = "mean") -> Embeddings:
+    @cached_property
+    def _askers(self) -> dict[str, Asker]:
+        """What asks networks of each architecture, kept from one network to the next."""
+        return {}
+
+    def embed(self, zoo: Zoo, aggregation: str = "mean", *, ask: bool = True) -> Embeddings:
         """One vector per checkpoint of a zoo.
+
+        A model that sees responses asks the networks first; where they cannot be run, `notes` says so.
 
         Args:
             zoo: raw checkpoints; aligned, standardised and tokenised as the model's preparation says.
             aggregation: see `Aggregator`; all but `mean` need networks with the same layers.
+            ask: the networks, if the model sees what they do; otherwise vectors are of weights alone.
 
         Raises:
             InputError: an unknown aggregation, NaN weights, or networks with different layers where that matters.
         """
-        embedded = embed_zoo(self.network, self.preparation, zoo, aggregation)
+        embedded = embed_zoo(self.network, self.preparation, zoo, aggregation, ask=ask)
         return replace(embedded, trained_on=self.trained_on(zoo))
 
     def embed_network(
-        self, weights: Mapping[str, Tensor], aggregation: str = "mean", *, windows: int | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        aggregation: str = "mean",
+        *,
+        windows: int | None = None,
+        architecture: Architecture | None = None,
+        ask: bool = True,
     ) -> NetworkEmbedding:
         """One vector for a network, of an architecture that the model was trained on or of any other.
 
-        A network that is aligned is in memory as a whole, as matching looks at all of it. Any other is read from its
-        file as it is encoded: memory does not grow with its size, only with its longest row (of a torch file, what was
-        read stays mapped).
+        A network that is aligned, or asked, is in memory as a whole. Any other is read from its file as it is encoded:
+        memory does not grow with its size, only with its longest row (of a torch file, what was read stays mapped).
+
+        A model that sees responses asks the network first, if it is known what it computes and how to run it; if not,
+        the vector is of weights alone, and `assumed` says why.
 
         Args:
             weights: raw weights; `open_weights(path)` reads them as they are needed.
             aggregation: see `Aggregator`.
             windows: how many are encoded at once; by default as many as 16 MiB of tokens. The result does not depend on
                 it beyond rounding.
+            architecture: what the network is run as, where it is asked; by default the only known one that it fits.
+            ask: it, if the model sees what networks do.
 
         Raises:
             InputError: an unknown aggregation, no 16- or 32-bit floats, NaN or infinite weights, positions beyond
                 learned tables.
         """
-        return embed_network(self.network, self.preparation, weights, aggregation, windows=windows)
+        return embed_network(
+            self.network,
+            self.preparation,
+            weights,
+            aggregation,
+            windows=windows,
+            architecture=architecture,
+            askers=self._askers if ask else None,
+        )
 
     def embed_files(self, paths: Sequence[Path], aggregation: str = "mean") -> Embeddings:
         """Embeddings of networks in files: a row of the table for each, with what was assumed of it.
@@ -163,7 +191,9 @@ class SANE:
         zoos = [path for path in paths if (path / ZOO_FILE).is_file()]
         if zoos and len(paths) > 1:
             raise InputError(f"expected one zoo, or networks that are in none, found the zoo {zoos[0]} among others")
-        return self.embed(Zoo.open(zoos[0]), aggregation) if zoos else self.embed_files(paths, aggregation)
+        if zoos:
+            return self.embed(Zoo.open(zoos[0], self.preparation.given), aggregation)
+        return self.embed_files(paths, aggregation)
 
     def encode(self, weights: Mapping[str, Tensor]) -> tuple[Prepared, Float[Tensor, "tokens latent"]]:
         """Latents of one raw network, and what they do not hold."""

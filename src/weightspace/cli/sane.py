@@ -219,7 +219,8 @@ def embed(
         embeddings, result = embed_or_respond(model, paths, aggregation, device, module.describe(), ask)
         embeddings.to_table().to_parquet(path, index=False)
     line = f"{result['checkpoints']} embeddings of width {result['width']}"
-    line += f"; every network cost {result['forward_passes']} forward passes" if result["forward_passes"] else ""
+    passes = result["forward_passes"]
+    line += f"; every network that was asked cost {passes} forward passes" if passes else ""
     line += f"; assumed: {'; '.join(result['assumed'])}" if result["assumed"] else ""
     line += "".join(f"\n  left out: {why}" for why in embeddings.left_out.values())
     print_result(out, line, result, as_json)

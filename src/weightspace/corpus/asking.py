@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, CorpusPart, begin_array, open_heard
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.row_responses import ROW_NUMBERS, count_rows, responses_of_rows
@@ -71,15 +72,21 @@ def ask_corpus(zoo: Zoo, preparation: Preparation, corpus: Corpus, device: str |
         device: where they run.
 
     Raises:
-        InputError: tokens that show several rows, or networks that cannot be run.
+        InputError: networks that cannot be run; see `require_askable`.
     """
-    if preparation.config.token_style != "rows":
-        raise InputError(
-            f"expected tokens of one row to stand beside what its unit does, found {preparation.config.token_style}: "
-            "use --token-style rows"
-        )
     with progress_bar("asking", sum(len(part.flat) for part in corpus.parts)) as advance:
         return Corpus(tuple(_ask_part(zoo, preparation, part, device, advance) for part in corpus.parts))
+
+
+def require_askable(zoo: Zoo, config: PreparationConfig) -> None:
+    """Refuse tokens that show several rows, and networks that cannot be asked, before anything is made of them."""
+    if config.token_style != "rows":
+        raise InputError(
+            f"expected tokens of one row to stand beside what its unit does, found {config.token_style}: "
+            "use --token-style rows"
+        )
+    for architecture in used_architectures(zoo):
+        make_asker(architecture, AskConfig())
 
 
 def _ask_part(
@@ -147,6 +154,16 @@ def cannot_run(architectures: Iterable[Architecture]) -> str:
     try:
         for architecture in architectures:
             require_runnable(architecture)
+    except InputError as refusal:
+        return str(refusal)
+    return ""
+
+
+def cannot_ask(zoo: Zoo) -> str:
+    """Why networks of a zoo cannot be asked, once it was tried with each of their architectures; "" if they can."""
+    try:
+        for architecture in used_architectures(zoo):
+            make_asker(architecture, AskConfig())
     except InputError as refusal:
         return str(refusal)
     return ""

@@ -1,7 +1,8 @@
 """The corpus: one flat vector of canonical weights per checkpoint, memory-mapped.
 
 Nothing is tokenised, permuted or standardised on disk: windows are gathered through index tables when they
-are drawn (see `views`). The files take as many bytes as the raw float32 weights.
+are drawn (see `views`). The files take as many bytes as the raw float32 weights; what
+units do, where networks are asked, stands beside them.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from weightspace.corpus.asking import ask_corpus
+from weightspace.corpus.asking import ask_corpus, require_askable
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus, flatten_checkpoints, renamed_stack, same_frame
 from weightspace.corpus.frame import Frame, frame_key, plan_frame
@@ -45,6 +45,8 @@ def fit_preparation(
     Raises:
         InputError: NaN or infinite weights, or an unknown reference member.
     """
+    if ask:
+        require_askable(zoo, config)
     used = {name: zoo.architectures[name] for name in dict.fromkeys(zoo.table["architecture"])}
     config = resolve_width(config, list(used.values()))
     if config.align and config.reference not in ("best", "mean") and config.reference not in zoo.members:

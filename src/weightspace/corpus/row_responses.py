@@ -24,11 +24,15 @@ from weightspace.tokens.patterns import locate_tokens
 KINDS = 2
 OF_UNITS = KINDS * len(UNIT_STATISTICS)
 ROW_NUMBERS = OF_UNITS + KINDS * len(OUTPUT_STATISTICS)
-# Rows of a recurrent layer's gates: so many for every unit.
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+# Operations of recurrent layers: so many rows of gates for every unit, and the parameters of a single layer.
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+OF_ONE_LAYER = 4
+# Products that do not say which axis of a matrix their units are along.
+PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum")
 # Numbers that are asinh of something may lie far from everyone's: in spreads.
 FARTHEST = 4.0
 SMALLEST_SPREAD = 1e-3
+CHUNK = 2**20
 
 
 class Spread(NamedTuple):
@@ -155,9 +159,19 @@ def responses_of_rows(
 
 
 def _writes(block: TensorTokens, place: Place) -> bool:
-    """Whether rows of a tensor are units of a place: one row for each, or one for every gate of each."""
-    gates = next((count for name, count in GATES.items() if name in block.kind), 1)
-    return block.rows in (place.units, gates * place.units)
+    """Whether rows of a tensor are units of a place: one row for each, or one for every gate of each.
+
+    Where sizes cannot tell it, nothing is known: of embeddings, whose rows are no units, of square matrices
+    in products, and of stacked recurrent layers, whose last one alone is observed.
+    """
+    if block.kind == "embedding" and block.rows != block.columns and block.rows == place.units:
+        return True  # tied to the layer that writes a score for each of its rows
+    if block.kind == "embedding" or (place.operation in PRODUCTS and block.rows == block.columns):
+        return False
+    gates = GATES.get(place.operation)
+    if gates is None:
+        return block.rows == place.units
+    return len(place.parameters) <= OF_ONE_LAYER and block.rows == gates * place.units
 
 
 def _of_both_kinds(values: Float[Tensor, "*rows some"], count: int) -> Float[Tensor, "*rows numbers"]:
@@ -173,7 +187,7 @@ def fit_scale(parts: Mapping[str, tuple[RowResponses, TokenLayout]]) -> Response
     layers, whole = {}, torch.zeros(3, ROW_NUMBERS, dtype=torch.float64)
     for key, (heard, layout) in parts.items():
         rows = torch.zeros(3, count_rows(layout), ROW_NUMBERS, dtype=torch.float64)
-        for values in heard.values.split(64):
+        for values in heard.values.split(max(1, CHUNK // rows[0].numel())):
             there, numbers = ~values.isnan(), values.nan_to_num().double()
             rows += torch.stack([there.sum(0), numbers.sum(0), numbers.square().sum(0)])
         sums = [each.sum(1) for each in rows.split([block.rows for block in layout.blocks], dim=1)]

@@ -148,7 +148,12 @@ class Asker:
         )
 
     def _placed(self, tensor: Tensor) -> Tensor:
-        """Where it runs; images and kernels with their channels last, in which pooling is several times as fast."""
+        """Where it runs; images and kernels with their channels last, in which pooling is several times as fast.
+
+        In single precision, as modules are built, what was stored in half.
+        """
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()
         layout = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
         return tensor.to(self.device, memory_format=layout)
 

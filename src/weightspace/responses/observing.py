@@ -33,6 +33,11 @@ class Place(NamedTuple):
     batch: int
     units: int
 
+    @property
+    def operation(self) -> str:
+        """The name of what writes it, such as `conv2d`."""
+        return _name(self.node)
+
     def units_of(self, value: Any, count: int) -> Tensor:
         """A value as `[inputs, units, positions]`, of positions at most about 64, evenly spaced."""
         tensor = value[0] if isinstance(value, tuple | list) else value

@@ -44,7 +44,7 @@ def look_at_folder(
     with opened(address, whole, inspection.key) as networks, progress_bar("embedding", len(whole)) as advance:
         for path, weights in networks.items():
             try:
-                vectors[path] = sane.embed_network(weights).vector.numpy()
+                vectors[path] = sane.embed_network(weights, ask=False).vector.numpy()
                 said[path] = ""
                 if predictors is not None:
                     said[path] = str(predictors.choose(sane, weights)[0].predict(sane, weights))

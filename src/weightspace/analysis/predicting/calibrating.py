@@ -236,8 +236,8 @@ def _embed_alike(sane: SANE, parts: Sequence[Zoo]) -> tuple[str, list[Embeddings
 def _embedded(sane: SANE, part: Zoo, whole: Zoo, aggregation: str) -> Embeddings:
     """Embeddings of a part that may have no members."""
     if len(part):
-        return sane.embed(part, aggregation)
-    some = sane.embed(whole, aggregation)
+        return sane.embed(part, aggregation, ask=False)
+    some = sane.embed(whole, aggregation, ask=False)
     return Embeddings(some.features[:0], part.table, some.representation)
 
 

@@ -202,7 +202,7 @@ class Predictor:
         recognized = sane.preparation.recognize(weights)
         if recognized.architecture.id not in sane.preparation.architectures:
             return Prediction({}, math.inf, UNLIKE)
-        vector = sane.embed_network(weights, self.aggregation).vector
+        vector = sane.embed_network(weights, self.aggregation, ask=False).vector
         if self.ask is not None:
             known = runs_as(sane, recognized.weights, architecture)
             answers = answer(recognized.weights, known, self._askers, self.ask)

@@ -87,11 +87,11 @@ class BatchQueue:
         if self.processes == 1:
             return StepBatch(whole, scale, None, whole.weights)
         part = whole.part(self.rank, self.processes)
-        shares = [float(part.mask.sum() / whole.mask.sum()), float(part.present.sum() / whole.present.sum())]
-        share = self.processes * torch.tensor(shares)
-        if scale is not None:
-            size = len(part.mask)
-            scale = scale[:, self.rank * size : (self.rank + 1) * size]
+        here = slice(self.rank * len(part.mask), (self.rank + 1) * len(part.mask))
         present = whole.present.expand(len(whole.targets), -1, -1)
-        spread = spread_of(*described(whole.targets, Entries(whole.mask, whole.bias), present, whole.heard))
-        return StepBatch(part, scale, share, whole.weights, spread=spread)
+        told = described(whole.targets, Entries(whole.mask, whole.bias), present, whole.heard)
+        shares = [float(part.mask.sum() / whole.mask.sum()), float(told.known[:, here].sum() / told.known.sum())]
+        if scale is not None:
+            scale = scale[:, here]
+        share = self.processes * torch.tensor(shares)
+        return StepBatch(part, scale, share, whole.weights, spread=spread_of(*told))

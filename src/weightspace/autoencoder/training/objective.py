@@ -51,7 +51,7 @@ class Objective(nn.Module):
             batch: windows in two views, or in one without the contrastive term.
             scale: what errors are divided by; see `target_scale`.
             share: on several processes, what the two means over this process's part of the batch count: its
-                share of the batch's weights and of its tokens, times the number of processes.
+                share of the batch's weights and of what is known of its tokens, times the number of processes.
             spread: on several processes, that of the statistics over the whole batch.
         """
         config, network = self.config, self.network

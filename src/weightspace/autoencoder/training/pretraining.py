@@ -34,6 +34,7 @@ from weightspace.corpus.corpus import Corpus
 from weightspace.corpus.fitting import fit_preparation
 from weightspace.corpus.preparation import Preparation
 from weightspace.corpus.views import Batch, WindowSource
+from weightspace.errors import InputError
 from weightspace.outputs import (
     Existing,
     hash_input,
@@ -86,6 +87,10 @@ def pretrain(
     """
     sane, training = sane or SANEConfig(), training or TrainConfig()
     preparation = preparation or PreparationConfig()
+    if sane.responses != "none" and training.statistics_weight == 0:
+        raise InputError(
+            "expected a weight for the statistics, which responses are told with, found 0: use --statistics-weight 0.3"
+        )
     require_apart(out, zoo.folders)
     processes = team()
     with training_folder(Path(out), existing, processes) as folder:
