@@ -17,7 +17,7 @@ from weightspace.corpus.asking import used_architectures
 from weightspace.errors import InputError, require_between
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
-from weightspace.zoo.addressing import is_file, naming, open_network, open_networks
+from weightspace.zoo.addressing import architecture_of, naming, open_network, open_networks
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings, Representation
 from weightspace.zoo.fitting import which_architecture
@@ -167,20 +167,19 @@ def find_similar(
     else:
         known = sane.embed(Zoo.open(folder, sane.preparation.given), aggregation)
     with naming(network):
-        weights, architecture = _one_network(network)
+        weights = _one_network(network)
         asked = sees_responses(sane.network) and (known.passes > 0 or folder.suffix == ".parquet")
-        embedded = sane.embed_network(weights, aggregation, architecture=architecture, ask=asked)
+        embedded = sane.embed_network(weights, aggregation, architecture=architecture_of(network), ask=asked)
         if asked and not embedded.passes:
             raise InputError(f"expected a network that can be asked, as those of the zoo were: {embedded.assumed[-1]}")
     return _nearest_rows(known, folder, network, embedded.vector.numpy()[None], count, search)
 
 
-def _one_network(network: str) -> tuple[Mapping[str, Tensor], Architecture | None]:
-    """The weights of a network, and its architecture where a zoo tells it."""
+def _one_network(network: str) -> Mapping[str, Tensor]:
     networks = list(open_networks([network]))
     if len(networks) != 1:
         raise InputError(f"expected one network, found {len(networks)} in {network}")
-    return networks[0][1], None if is_file(network) or Path(network).is_dir() else open_network(network).architecture
+    return networks[0][1]
 
 
 def _nearest_rows(

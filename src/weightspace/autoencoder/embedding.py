@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -178,7 +178,7 @@ def embed_network(
     """
     aggregator, weights = Aggregator(network, aggregation), on_cpu(weights)
     if askers is not None and sees_responses(network):
-        opened = _open_to_ask(preparation, weights, architecture, askers)
+        opened = _asked_or_not(preparation, weights, architecture, askers)
     else:
         opened = _open(preparation, weights)
     layout = opened.reader.frame.layout
@@ -263,15 +263,10 @@ def _open(preparation: Preparation, weights: Mapping[str, Tensor]) -> Opened:
     return Opened(architecture, TokenReader(frame, names, source), notes)
 
 
-def _open_to_ask(
-    preparation: Preparation,
-    weights: Mapping[str, Tensor],
-    architecture: Architecture | None,
-    askers: dict[str, Asker],
-) -> Opened:
+def _asked_or_not(preparation: Preparation, weights: Mapping[str, Tensor], *how: Any) -> Opened:
     """A network that is asked what its units do; one that cannot be is opened as it is, and why is said."""
     try:
-        return _asked(preparation, weights, architecture, askers)
+        return _asked(preparation, weights, *how)
     except InputError as refusal:
         opened = _open(preparation, weights)
         return opened._replace(notes=(*opened.notes, f"not asked what it does ({refusal})"))

@@ -85,6 +85,11 @@ def require_askable(zoo: Zoo, config: PreparationConfig) -> None:
             f"expected tokens of one row to stand beside what its unit does, found {config.token_style}: "
             "use --token-style rows"
         )
+    _try_asking(zoo)
+
+
+def _try_asking(zoo: Zoo) -> None:
+    """Trace every architecture of a zoo with several inputs at once, as it is when it is asked."""
     for architecture in used_architectures(zoo):
         make_asker(architecture, AskConfig())
 
@@ -162,8 +167,7 @@ def cannot_run(architectures: Iterable[Architecture]) -> str:
 def cannot_ask(zoo: Zoo) -> str:
     """Why networks of a zoo cannot be asked, once it was tried with each of their architectures; "" if they can."""
     try:
-        for architecture in used_architectures(zoo):
-            make_asker(architecture, AskConfig())
+        _try_asking(zoo)
     except InputError as refusal:
         return str(refusal)
     return ""
