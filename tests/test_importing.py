@@ -324,7 +324,7 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=message):
             import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(path)))
-    for name, message in (("none.csv", "expected a table at"), ("t.xlsx", "expected a table as .csv")):
+    for name, message in (("none.csv", "expected a file at"), ("t.xlsx", "expected a table as .csv")):
         (tmp_path / "t.xlsx").write_bytes(b"PK")
         with pytest.raises(InputError, match=message):
             import_zoo(tmp_path / "nets", tmp_path / "out", ImportConfig(table=str(tmp_path / name)))

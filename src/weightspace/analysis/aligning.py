@@ -5,7 +5,6 @@ Two networks trained apart usually have a wall of high loss between them; after 
 """
 
 import copy
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from weightspace.autoencoder.reconstructing import conditioning_images
 from weightspace.batch_norms import batch_norms, recalibrate_batch_norm
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet, open_images
+from weightspace.inputs import read_object
 from weightspace.progress import progress_bar
 from weightspace.supervised import score
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
@@ -273,8 +273,7 @@ def _symmetry(known: Architecture | None, file: Path | None) -> Symmetry:
 
 def _read_symmetry(path: Path) -> Symmetry:
     try:
-        value: Any = json.loads(path.read_text())
-        return Symmetry.from_json(value)
+        return Symmetry.from_json(read_object(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"expected a symmetry as `weightspace symmetry --json` prints it in {path}, found none ({error})"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
@@ -15,6 +14,7 @@ from weightspace.autoencoder.embedding import sees_responses
 from weightspace.autoencoder.sane import SANE
 from weightspace.corpus.asking import used_architectures
 from weightspace.errors import InputError, require_between
+from weightspace.inputs import read_table
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
 from weightspace.zoo.addressing import architecture_of, naming, open_network, open_networks
@@ -92,9 +92,9 @@ def read_embeddings(path: Path) -> Embeddings:
         InputError: no such table.
     """
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected a table that `weightspace embed` wrote in {path}, found none") from error
+        table = read_table(path)
+    except InputError as error:
+        raise InputError(f"expected a table that `weightspace embed` wrote in {path}, found none ({error})") from error
     columns = [name for name in table.columns if name[:1] == "z" and name[1:].isdigit()]
     if not columns:
         raise InputError(f"expected columns z0, z1, ... in {path}, found {', '.join(map(str, table.columns[:5]))}")

@@ -1,6 +1,5 @@
 """SANE itself: a trained network, how weights are prepared for it, and what it was made from; saved as one folder."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +25,7 @@ from weightspace.autoencoder.provenance import Provenance
 from weightspace.corpus.preparation import Preparation, Prepared
 from weightspace.devices import choose_device
 from weightspace.errors import InputError
+from weightspace.inputs import read_object
 from weightspace.outputs import write_json
 from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
@@ -242,7 +242,7 @@ class SANE:
         """
         folder = model_folder(folder)
         try:
-            value = json.loads((folder / CONFIG_FILE).read_text())
+            value = read_object(folder / CONFIG_FILE)
             require_format(value["format"], folder)
             sane = value["sane"]
             config = SANEConfig(**{**sane, "position_limits": tuple(sane["position_limits"])})

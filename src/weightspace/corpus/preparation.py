@@ -3,7 +3,6 @@
 A `Preparation` is saved with the trained model, so raw checkpoints go in and raw checkpoints come out.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from weightspace.corpus.frame import Frame, frame_key, plan_frame, require_mostl
 from weightspace.corpus.row_responses import ResponseScale
 from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
 from weightspace.errors import InputError
+from weightspace.inputs import read_object
 from weightspace.outputs import write_json
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens
@@ -247,7 +247,7 @@ class Preparation:
             InputError: files are missing or damaged.
         """
         try:
-            value = json.loads((folder / PREPARATION_FILE).read_text())
+            value = read_object(folder / PREPARATION_FILE)
             references = load_file(folder / REFERENCES_FILE)
             architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
             return cls(

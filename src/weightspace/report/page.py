@@ -1,6 +1,5 @@
 """One self-contained HTML page from the results of a run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from weightspace.analysis.inspecting.studying import FolderStudy
 from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.errors import InputError
 from weightspace.evaluation.comparing import WritingRow
+from weightspace.inputs import read_object
 from weightspace.outputs import Existing, called_as, installed_versions, new_file
 from weightspace.report.figures import Drawn, draw_figures, to_svg
 from weightspace.report.plots import draw_lineage
@@ -85,12 +85,9 @@ def read_results(run: Path) -> Mapping[str, Any]:
 def read_run_file(path: Path) -> Mapping[str, Any]:
     """A JSON file of a run's folder."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected the results of a run at {path}, found none that can be read") from error
-    if not isinstance(value, dict):
-        raise InputError(f"expected the results of a run at {path}, found something else")
-    return value
+        return read_object(path)
+    except InputError as error:
+        raise InputError(f"expected the results of a run at {path}, found none that can be read ({error})") from error
 
 
 def save_inspection(study: FolderStudy, out: Path, *, existing: Existing = "refuse") -> None:

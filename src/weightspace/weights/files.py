@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
+from weightspace.inputs import parse_json, read_object
+from weightspace.weights.safetensors_files import SafetensorsFile
+from weightspace.weights.sources import InMemory, InSafetensors, Renamed, Source, require_plain
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
 from weightspace.weights.torch_files import POLICY, read_arrays, read_policy, read_torch_file, unwrap_named
 from weightspace.weights.values import Weights, find_aliases, infinite_masks, natural_key, some_of
@@ -68,7 +70,7 @@ class StoredWeights(Mapping[str, Tensor]):
 
     def __init__(
         self,
-        sources: dict[str, "_Source"],
+        sources: dict[str, Source],
         aliases: Mapping[str, str],
         about: "_About | None" = None,
         *,
@@ -98,7 +100,13 @@ class StoredWeights(Mapping[str, Tensor]):
 
     def meta(self) -> Weights:
         """Tensors on the `meta` device with the shapes and types of all: no values are read."""
-        return {name: torch.empty_like(self[name], device="meta") for name in self._names}
+        places = {name: self._stored[self.aliases.get(name, name)] for name in self._names}
+        return {name: self.sources[stored].meta(stored) for name, stored in places.items()}
+
+    def numbers(self, name: str, start: int, stop: int) -> Tensor:
+        """The entries `start:stop` of a tensor's numbers in a row; of safetensors files no others are read."""
+        stored = self._stored[self.aliases.get(name, name)]
+        return self.sources[stored].numbers(stored, start, stop)
 
     def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
         """A copy of the entries `start:stop` of a tensor along an axis, which is all that stays in memory.
@@ -122,6 +130,13 @@ def meta_of(weights: Mapping[str, Tensor]) -> Weights:
     if isinstance(weights, StoredWeights):
         return weights.meta()
     return {name: torch.empty_like(tensor, device="meta") for name, tensor in weights.items()}
+
+
+def numbers_of(weights: Mapping[str, Tensor], name: str, start: int, stop: int) -> Tensor:
+    """The entries `start:stop` of a tensor's numbers in a row, from a file without reading others where it can be."""
+    if isinstance(weights, StoredWeights):
+        return weights.numbers(name, start, stop)
+    return weights[name].flatten()[start:stop]
 
 
 def stored_masks(weights: StoredWeights) -> tuple[str, ...]:
@@ -174,8 +189,12 @@ def open_weights(path: str | Path, inside: str | Sequence[str] = ()) -> StoredWe
         ['weight', 'bias']
     """
     path, inside = Path(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
-    if path.is_dir():
-        return _open_folder(path, inside)
+    opened = _open_folder(path, inside) if path.is_dir() else _open_file(path, inside)
+    require_plain(opened.meta(), path)
+    return opened
+
+
+def _open_file(path: Path, inside: tuple[str, ...]) -> StoredWeights:
     if not path.is_file():
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
@@ -200,7 +219,7 @@ def _inside_of(tensors: Weights, inside: tuple[str, ...], path: Path) -> Unwrapp
 
 
 def _in_memory(found: Unwrapped) -> StoredWeights:
-    sources: dict[str, _Source] = dict.fromkeys(found.tensors, _InMemory(found.tensors))
+    sources: dict[str, Source] = dict.fromkeys(found.tensors, InMemory(found.tensors))
     strange = [name for name in found.left_out if name not in found.beside]
     remarks = [f"{len(strange)} entries that are no tensors were left aside ({some_of(strange)})"] if strange else []
     about = _About(found.beside, found.path, found.others, (*remarks, *_emptiness(found.tensors)))
@@ -208,18 +227,27 @@ def _in_memory(found: Unwrapped) -> StoredWeights:
 
 
 def _open_safetensors(path: Path, inside: tuple[str, ...]) -> StoredWeights:
-    source = _SafetensorsFile(path)
-    empty = {name: torch.empty(0) for name in source.names if 0 in source.shapes[name]}
-    found = _inside_of({name: torch.empty(source.shapes[name], device="meta") for name in source.names}, inside, path)
+    file = SafetensorsFile(path)
+    source = InSafetensors(file)
+    shapes = {name: source.meta(name) for name in file.tensors}
+    found = _inside_of(shapes, inside, path)
     prefix = f"{found.path[-1]}." if inside and found.path else ""
-    sources: dict[str, _Source] = {name: _Renamed(source, prefix) for name in found.tensors}
+    sources: dict[str, Source] = {name: Renamed(source, prefix) for name in found.tensors}
+    noted = _read_aliases(file.metadata, set(file.tensors))
     aliases = {
         alias.removeprefix(prefix): name.removeprefix(prefix)
-        for alias, name in source.aliases.items()
+        for alias, name in noted.items()
         if alias.startswith(prefix) and name.removeprefix(prefix) in sources
     }
-    about = _About(source.metadata, found.path, found.others, tuple(_emptiness(empty)))
-    return StoredWeights(sources, aliases, about, ordered=source.ordered)
+    metadata = {key: value for key, value in file.metadata.items() if key not in (*noted, ALIASES_KEY, "format")}
+    about = _About(metadata, found.path, found.others, tuple(_emptiness(shapes)))
+    return StoredWeights(sources, aliases, about, ordered=_has_order(file))
+
+
+def _has_order(file: SafetensorsFile) -> bool:
+    """safetensors itself sorts by kind, then as text: a file in that order has none of its own."""
+    kinds = list(dict.fromkeys(stored.dtype for stored in file.tensors.values()))
+    return list(file.tensors) != sorted(file.tensors, key=lambda name: (kinds.index(file.tensors[name].dtype), name))
 
 
 def _emptiness(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -259,73 +287,13 @@ def _without_shared_memory(weights: Weights) -> Weights:
     return separate
 
 
-class _Source:
-    """Where a tensor comes from."""
-
-    def read(self, name: str) -> Tensor:
-        raise KeyError(name)
-
-    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        return torch.atleast_1d(self.read(name)).narrow(axis, start, stop - start).clone()
-
-
-class _InMemory(_Source):
-    def __init__(self, tensors: Weights) -> None:
-        self.tensors = tensors
-
-    def read(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-
-class _SafetensorsFile(_Source):
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._file = safe_open(str(path), framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"expected a whole safetensors file at {path}, found a damaged one ({error})") from error
-        self.names = list(self._file.offset_keys())
-        slices = {name: self._file.get_slice(name) for name in self.names}
-        self.shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
-        kinds = {name: one.get_dtype() for name, one in slices.items()}
-        first = {kind: place for place, kind in reversed(list(enumerate(kinds.values())))}
-        # safetensors itself sorts by kind, then as text: a file in that order has none of its own.
-        self.ordered = self.names != sorted(self.names, key=lambda name: (first[kinds[name]], name))
-        notes = self._file.metadata() or {}
-        self.aliases = _read_aliases(notes, set(self.names))
-        self.metadata = {
-            key: value for key, value in notes.items() if key not in (*self.aliases, ALIASES_KEY, "format")
-        }
-
-    def read(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
-
-    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        # Of the memory map of a file that is closed again nothing stays in memory.
-        with safe_open(str(self._path), framework="pt") as file:
-            return torch.atleast_1d(file.get_tensor(name)).narrow(axis, start, stop - start).clone()
-
-
-class _Renamed(_Source):
-    """Tensors whose names had a prefix."""
-
-    def __init__(self, source: _Source, prefix: str) -> None:
-        self.source, self.prefix = source, prefix
-
-    def read(self, name: str) -> Tensor:
-        return self.source.read(self.prefix + name)
-
-    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
-        return self.source.part(self.prefix + name, axis, start, stop)
-
-
 def _read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
     """Tied tensors, as `write_weights` notes them, and as safetensors and those who use it do: the name that was
     dropped -> the name that was kept. What others note under a name of ours is not ours to read.
     """
     try:
-        noted = json.loads(notes.get(ALIASES_KEY, "{}"))
-    except ValueError:
+        noted = parse_json(notes.get(ALIASES_KEY, "{}"), ALIASES_KEY)
+    except InputError:
         noted = {}
     others = {alias: name for alias, name in notes.items() if "." in alias}  # as the names of tensors are
     pairs = {**others, **(noted if isinstance(noted, dict) else {})}
@@ -358,7 +326,7 @@ def _is_alone(name: str) -> bool:
 
 def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...] = ()) -> StoredWeights:
     try:
-        shard_of: dict[str, str] = dict(json.loads((folder / index_name).read_text())["weight_map"])
+        shard_of: dict[str, str] = dict(read_object(folder / index_name)["weight_map"])
         files = [folder / _inside(folder, shard) for shard in shard_of.values()]
     except (OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
@@ -375,7 +343,7 @@ def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...] = ()) -
         raise InputError(f"{folder / index_name} lists tensors that its shards do not hold: {some_of(missing)}")
     prefix = ".".join(inside).replace("/", ".") + "." if inside else ""
     kept = {
-        name.removeprefix(prefix): _Renamed(source, prefix)
+        name.removeprefix(prefix): Renamed(source, prefix)
         for name, source in sources.items()
         if source is not None and name.startswith(prefix)
     }

@@ -5,7 +5,6 @@ import importlib
 import io
 import pickle
 import re
-import struct
 import sys
 import warnings
 import zipfile
@@ -17,12 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weightspace.archives import (
+    DAMAGE,
+    FREE_BYTES,
+    MOST_ARRAY,
+    NumpyArchive,
+    open_archive,
+    read_entry,
+    require_ratio,
+)
 from weightspace.errors import InputError
 from weightspace.weights.state_dicts import Plain, Unwrapped, is_optimizer_state, unwrap
+from weightspace.weights.torch_archives import check_archive
 from weightspace.weights.values import some_of
 
-# What damaged bytes make torch's reader raise, beside its own errors.
-DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+# Larger archives stay on the disk and are mapped: whoever cuts one while it is read ends this process.
+READ_WHOLE = 512 * 2**20
+# Tensors of a file may be so many times as large as it is: views, and what was expanded.
+MOST_EXPANDED = 4
 POLICY = "policy.pth"
 # Tensors that are spread over processes, and the name that torch's reader refuses.
 SPREAD = "torch.distributed.tensor"
@@ -47,18 +58,43 @@ def read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
     kind = _archive_kind(path)
     if kind:
         raise InputError(f"expected tensors in {path}, found {kind}")
-    found = _unwrap(_load(path, path, mmap=zipfile.is_zipfile(path)), path, inside)
+    found = _unwrap(_load_archive(path) if zipfile.is_zipfile(path) else _load(path, path), path, inside)
     tensors = {name: _whole(name, tensor, path) for name, tensor in found.tensors.items()}
+    _require_held(tensors, path)
     return found._replace(tensors=tensors)
+
+
+def load_torch_file(path: Path) -> object:
+    """Whatever is in a file of torch, without running any code of it; see `read_torch_file`."""
+    return _load_archive(path) if zipfile.is_zipfile(path) else _load(path, path)
+
+
+def _load_archive(path: Path) -> object:
+    """Of an archive that holds what it says; a large one whose records lie there as they are stays on the disk."""
+    records = check_archive(path, str(path))
+    return _load(path, path, mmap=records.stored and path.stat().st_size > READ_WHOLE)
+
+
+def _require_held(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are far larger than their file, as those expanded from one number are."""
+    whole, size = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
+    if whole > FREE_BYTES + MOST_EXPANDED * size:
+        raise InputError(
+            f"expected tensors about as large as their file in {path}, found {whole:,} bytes of {size:,}, expanded or "
+            "shared"
+        )
 
 
 def read_policy(path: Path) -> dict[str, Tensor]:
     """The policy in a model of stable-baselines3, without the state of its optimizer."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            policy = io.BytesIO(archive.read(POLICY))
-    except (zipfile.BadZipFile, OSError, EOFError, *DAMAGE) as error:
-        raise InputError(f"expected a model of stable-baselines3, with its {POLICY}, in {path}, found none") from error
+    archive = open_archive(path)
+    if POLICY not in archive.entries:
+        raise InputError(f"expected a model of stable-baselines3, with its {POLICY}, in {path}, found none")
+    require_ratio(archive.entries[POLICY].size, path.stat().st_size, path.name)
+    policy = io.BytesIO(read_entry(archive, POLICY, MOST_ARRAY))
+    if zipfile.is_zipfile(policy):
+        check_archive(policy, f"{path}, {POLICY}")
+    policy.seek(0)
     held = _load(policy, path)
     tensors = held.items() if isinstance(held, Mapping) else ()
     return {str(name): value.detach() for name, value in tensors if isinstance(value, Tensor)}
@@ -71,15 +107,14 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Plain]]:
         InputError: arrays that are no weights, such as images with their labels, a damaged archive, or arrays of
             objects, which would need code to load.
     """
+    archive = NumpyArchive(path)
+    arrays = {name: archive.read(name) for name in archive.names}
+    numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "fiubc"}
+    beside = {name: array.item() for name, array in numbers.items() if not array.ndim and "." not in name}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if archive[name].dtype.kind in "fiubc"}
-        # In this machine's order of bytes, whatever the file's is.
-        native = {name: np.array(array, dtype=array.dtype.newbyteorder("=")) for name, array in arrays.items()}
-        beside = {name: array.item() for name, array in native.items() if not array.ndim and "." not in name}
-        tensors = {name: torch.from_numpy(array) for name, array in native.items() if name not in beside}
-    except (OSError, EOFError, zipfile.BadZipFile, *DAMAGE) as error:
-        raise InputError(f"expected an archive of arrays at {path}, found one that cannot be read") from error
+        tensors = {name: torch.from_numpy(array) for name, array in numbers.items() if name not in beside}
+    except TypeError as error:  # a type of numpy that torch has not, such as long doubles
+        raise InputError(f"expected numbers of a type that torch has in {path}, found others ({error})") from error
     fractions = [name for name, tensor in tensors.items() if tensor.is_floating_point() or tensor.is_complex()]
     labels = [name for name, tensor in tensors.items() if name not in fractions and "." not in name]
     if not fractions or (labels and not any("." in name for name in fractions)):
@@ -131,7 +166,7 @@ def _load(file: Path | io.BytesIO, path: Path, mmap: bool = False) -> object:
             f"expected tensors only in {path}, found {needs}, which is never run; re-save it where it was made, the "
             "weights alone: torch.save(model.state_dict(), FILE) or safetensors.torch.save_model(model, FILE)"
         ) from error
-    except (RuntimeError, EOFError, OSError, struct.error, *DAMAGE) as error:
+    except DAMAGE as error:
         told = str(error) and not isinstance(error, KeyError)  # whose text is a byte of the file
         reason = str(error).splitlines()[0] if told else "damaged"
         raise InputError(f"expected a whole torch file at {path}, found one that cannot be read ({reason})") from error
@@ -142,7 +177,7 @@ def _archive_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, *DAMAGE):
+    except DAMAGE:
         return ""
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         return (

@@ -58,12 +58,18 @@ class WeightsMismatch(InputError):
 RECURRENT = re.compile(r"_([ih])h(_l\d+(?:_reverse)?)?$")
 
 
-def natural_key(name: str) -> list[str | int]:
+def natural_key(name: str) -> list[str | tuple[int, str]]:
     """A sort key under which `layer.10` comes after `layer.2`, and in recurrent layers what reads the input before
     what reads the hidden state, as in torch's own order.
     """
     name = RECURRENT.sub(lambda half: f"{half[2] or ''}_{'ih'.index(half[1])}", name)
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    return [_size(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def _size(digits: str) -> tuple[int, str]:
+    """What orders numbers of any length, of which Python reads only those below some thousand digits."""
+    number = digits.lstrip("0")
+    return len(number), number
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:

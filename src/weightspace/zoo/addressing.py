@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from weightspace.errors import InputError
+from weightspace.inputs import read_object
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
@@ -110,7 +110,7 @@ def known_accuracies(names: Mapping[str, str], file: Path | None) -> dict[str, f
     found = {}
     if file is not None:
         try:
-            given = {str(name): _accuracy(value) for name, value in json.loads(file.read_text()).items()}
+            given = {str(name): _accuracy(value) for name, value in read_object(file).items()}
         except (OSError, ValueError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(f"expected accuracies by network as a JSON object in {file}, found none") from error
         found = {short: given[key] for name, short in names.items() for key in (name, short) if key in given}

@@ -1,7 +1,6 @@
 """Finished pieces of a zoo in the making, so that interrupted work can go on where it stopped."""
 
 import ctypes
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from weightspace.inputs import read_object, read_table
 from weightspace.outputs import write_json
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.writing import ZooWriter, tidy
@@ -64,11 +64,11 @@ class PartStore:
     def load(self, key: str) -> Part:
         """Read a part back."""
         folder = self.folder / key
-        about = json.loads((folder / PART_FILE).read_text())
+        about = read_object(folder / PART_FILE)
         pieces = [
             Checkpoints(
                 Architecture.from_json(entry),
-                pd.read_parquet(folder / f"{number}.parquet"),
+                read_table(folder / f"{number}.parquet"),
                 load_file(folder / f"{number}.safetensors"),
             )
             for number, entry in enumerate(about["architectures"])
@@ -78,9 +78,9 @@ class PartStore:
     def tables(self, keys: Iterable[str]) -> list[pd.DataFrame]:
         """The table of every piece of the parts, in the order of `keys`, without weights."""
         folders = [self.folder / key for key in keys]
-        counts = [len(json.loads((folder / PART_FILE).read_text())["architectures"]) for folder in folders]
+        counts = [len(read_object(folder / PART_FILE)["architectures"]) for folder in folders]
         return [
-            pd.read_parquet(folder / f"{number}.parquet")
+            read_table(folder / f"{number}.parquet")
             for folder, count in zip(folders, counts, strict=True)
             for number in range(count)
         ]

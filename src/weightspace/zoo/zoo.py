@@ -5,8 +5,7 @@ checkpoint) and `shards/*.safetensors` (tensors stacked over checkpoints). Never
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from weightspace.errors import InputError, require_between
+from weightspace.inputs import read_object, read_table
 from weightspace.randomness import derive_share
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
@@ -318,20 +318,14 @@ def _open_shard(folder: Path, name: str) -> Any:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected JSON in {path}, found something else ({error})") from error
-    if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+    value = read_object(path)
+    if value.get("format") != FORMAT:
         raise InputError(f"expected a zoo of format {FORMAT} in {path}, found another format")
     return {key: item for key, item in value.items() if key != "format"}
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected a Parquet table at {path}, found a damaged file ({error})") from error
+    table = read_table(path)
     missing = [name for name in PLACE_COLUMNS if name not in table.columns]
     if missing:
         raise InputError(f"expected the columns {', '.join(PLACE_COLUMNS)} in {path}, found none named {missing[0]}")

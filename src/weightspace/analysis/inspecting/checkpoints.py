@@ -22,7 +22,7 @@ from weightspace.weights.values import is_mask, natural_key
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_stored
 from weightspace.zoo.importing.identifying import identify, recognize
-from weightspace.zoo.importing.reader import Kind
+from weightspace.zoo.importing.reader import Kind, list_checkpoints
 from weightspace.zoo.importing.source import Source
 
 # A layer is outlying if its scale is this many robust standard deviations from its peers', and a factor of two.
@@ -125,7 +125,7 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
         0
     """
     reader = recognize(Source(address), key=key)
-    listing = reader.scan()
+    listing = list_checkpoints(reader)
     places = _places(reader.source)
     # A file that holds two networks, such as an average beside what was trained, is one file.
     entries = list({entry.path: entry for entry in listing.entries if entry.path in places}.values())

@@ -1,6 +1,5 @@
 """Predicts properties of a network with intervals, or says that it is unlike the zoo."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from weightspace.analysis.representations.responses import answer, vector_of
 from weightspace.autoencoder.sane import SANE, model_folder
 from weightspace.corpus.asking import NOISE
 from weightspace.errors import InputError
+from weightspace.inputs import read_object
 from weightspace.outputs import write_json
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
@@ -297,7 +297,7 @@ class Predictor:
         """
         folder, before = Path(model_folder(folder)), ASKING if asking else ""
         try:
-            about = json.loads((folder / f"{before}{PREDICTOR_FILE}").read_text())
+            about = read_object(folder / f"{before}{PREDICTOR_FILE}")
             about["ask"] = AskConfig(**about["ask"]) if about["ask"] is not None else None
             about["properties"] = [PropertyModel(**_with_infinity(own)) for own in about["properties"]]
             about["members"] = tuple(about["members"])

@@ -12,6 +12,7 @@ from torch import nn
 
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.errors import InputError
+from weightspace.inputs import read_object
 from weightspace.outputs import to_json, write_json
 
 STATE_FILE, RUN_FILE, HISTORY_FILE = "state.pt", "run.json", "history.json"
@@ -72,7 +73,7 @@ def check_run(folder: Path, run: Mapping[str, object], resume: bool) -> None:
     if not resume or not path.exists():
         write_json(path, run)
         return
-    begun = json.loads(path.read_text())
+    begun = read_object(path)
     changed = [name for name, value in json.loads(to_json(run)).items() if begun.get(name) != value]
     if changed:
         raise InputError(f"expected the run that was begun for this folder, found another {', '.join(changed)}")

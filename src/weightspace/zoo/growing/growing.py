@@ -13,6 +13,7 @@ import torch
 
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
+from weightspace.inputs import read_object
 from weightspace.outputs import Existing, new_folder, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator, derive_seed
@@ -203,7 +204,7 @@ def _settle_plan(
     settings = {"network": network, "images": images.describe(), "config": _decisive(config)}
     path = folder / PLAN_FILE
     if path.is_file():
-        found = json.loads(path.read_text())
+        found = read_object(path)
         if found["settings"] != json.loads(to_json(settings)):
             raise InputError(
                 f"expected the settings that the unfinished work in {folder} began with, found others; "

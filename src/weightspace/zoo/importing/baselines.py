@@ -4,14 +4,13 @@ The number in a name is of steps in the environment; weights change only after a
 network. `_n_updates`, which counts passes over what was collected, stands where others have an epoch.
 """
 
-import io
-import json
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from weightspace.archives import open_archive, read_entry
 from weightspace.errors import InputError
+from weightspace.inputs import parse_json
 from weightspace.weights.values import find_aliases
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
 from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, Load, Loaded, load_file
@@ -37,7 +36,7 @@ class BaselinesReader(FileReader):
         names = without_common_parent(list(dict.fromkeys(parent_of(path) for path in paths)))
         for path in paths:
             try:
-                data = json.loads(self._part(path, "data"))
+                data = parse_json(self._part(path, "data"), path)
             except (InputError, ValueError) as error:
                 listing.leave_out(path, f"expected a model of stable-baselines3 ({error})")
                 continue
@@ -70,8 +69,8 @@ class BaselinesReader(FileReader):
         Raises:
             InputError: no archive, or none with such a file.
         """
-        try:
-            with zipfile.ZipFile(io.BytesIO(self.source.read(path))) as archive:
-                return archive.read(name)
-        except (zipfile.BadZipFile, KeyError, RuntimeError, OSError) as error:
-            raise InputError(f"expected {name} in {path}, found none") from error
+        with self.source.local(path) as place:
+            archive = open_archive(place)
+            if name not in archive.entries:
+                raise InputError(f"expected {name} in {path}, found none")
+            return read_entry(archive, name)

@@ -3,10 +3,10 @@
 import csv
 import io
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weightspace.inputs import parse_json
 from weightspace.zoo.importing.properties import number, plain, whole
 from weightspace.zoo.importing.reader import Listing
 
@@ -64,9 +64,9 @@ def read_results(data: bytes, listing: Listing) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for place, text in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
         try:
-            line = json.loads(text)
+            line = parse_json(text, RESULTS)
             iteration = whole(line["training_iteration"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             iteration = None
         if iteration is not None:
             lines.append({**line, "_where": f"{RESULTS}, line {place}"})

@@ -53,7 +53,7 @@ def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "
     """
     files = source.files
     if not files:
-        raise InputError(f"expected checkpoints below {source.address}, found an empty folder")
+        raise InputError(f"expected checkpoints below {source.address}, found {_nothing(source)}")
     if ZOO_FILE in files and TABLE_FILE in files:
         raise InputError(
             f"expected a folder of another layout, found {source.address} to be a zoo already: use it as it is"
@@ -63,6 +63,14 @@ def recognize(source: Source, *, pattern: str = "", table: str = "", by: str = "
             if reader.recognizes(files):
                 return _with_key(reader(source), key)
     return _with_key(PlainReader(source, pattern, table, by), key)
+
+
+def _nothing(source: Source) -> str:
+    """What is there instead of files that can be read."""
+    if not source.refused:
+        return "an empty folder"
+    first = source.refused[0]
+    return f"{first['what']} ({first['why']}) and nothing that can be read"
 
 
 def _with_key(reader: Reader, key: str) -> Reader:

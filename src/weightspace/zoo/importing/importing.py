@@ -1,7 +1,6 @@
 """Import a foreign zoo: list its checkpoints, load them piece by piece, write them in our format."""
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from weightspace.errors import InputError, require_between
+from weightspace.inputs import read_object
 from weightspace.outputs import Existing, new_folder, require_apart, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.spreading import Tick, Where, count_cpus, spread
@@ -22,7 +22,7 @@ from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.config import ImportConfig
 from weightspace.zoo.importing.identifying import Identified, identify, recognize
 from weightspace.zoo.importing.properties import name_of, named, plain, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Reader
+from weightspace.zoo.importing.reader import Entry, Kind, Listing, Reader, list_checkpoints
 from weightspace.zoo.importing.settling import COPIED, DIGEST, KIND, PATH, SOURCES, settle
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
@@ -100,7 +100,7 @@ def import_zoo(
     source = Source(address)
     with new_folder(out, existing=existing, resumable=BEGUN) as folder:
         reader = _unpack(recognize(source, pattern=config.pattern, table=config.table, by=config.by, key=key), folder)
-        listing = reader.scan()
+        listing = list_checkpoints(reader)
         if not listing.entries:
             raise InputError(
                 f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
@@ -229,7 +229,7 @@ def _settle(folder: Path, listing: Listing, settings: dict[str, Any], source: So
     path = folder / PLAN_FILE
     if not path.is_file():
         write_json(path, {"digest": digest})
-    elif json.loads(path.read_text()).get("digest") != digest:
+    elif read_object(path).get("digest") != digest:
         raise InputError(
             f"expected the same files and settings as the unfinished work in {folder}, found others; --force drops it"
         )

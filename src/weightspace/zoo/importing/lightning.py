@@ -8,14 +8,13 @@ averaging `state_dict` is the average, which validation was of, and `current_mod
 
 import csv
 import io
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
-
+from weightspace.errors import InputError
+from weightspace.weights.torch_files import load_torch_file
 from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, plain, whole
 from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, Load, is_copy, load_file
@@ -134,7 +133,7 @@ class LightningReader(FileReader):
         path = inside(run, METRICS)
         if path not in self.source.files:
             return []
-        text = self.source.read(path).decode("utf-8", errors="replace")
+        text = listing.read(self.source, path).decode("utf-8", errors="replace")
         try:
             rows = list(csv.DictReader(io.StringIO(text)))
         except csv.Error:
@@ -149,11 +148,11 @@ class LightningReader(FileReader):
         """What a file says of itself, or why it cannot be read; nothing but tensors and plain values is unpickled."""
         try:
             with self.source.local(path) as place:
-                held = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
-        except pickle.UnpicklingError:
-            return "a pickle that needs code to load (its hyper-parameters are objects), which is never run"
-        except Exception as error:  # noqa: BLE001 # whatever damaged bytes make torch raise
-            return f"a file that cannot be read ({str(error).splitlines()[0] if str(error) else 'damaged'})"
+                held = load_torch_file(place)
+        except InputError as error:
+            if "needs code to load" in str(error):
+                return "a pickle that needs code to load (its hyper-parameters are objects), which is never run"
+            return f"a file that cannot be read ({error})"
         if not isinstance(held, Mapping) or AVERAGED not in held:
             return "no checkpoint of Lightning: it has no state_dict"
         settings = held.get("hyper_parameters")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from weightspace.errors import InputError
 from weightspace.weights.files import WEIGHT_SUFFIXES
 from weightspace.zoo.importing.properties import name_of, named, plain
 from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, is_other
@@ -43,19 +44,19 @@ class MlflowReader(FileReader):
                 name = run.rpartition("/")[2]
                 settings, where = stored.get(name, {}), f"{DATABASE}, params of the run"
                 if not settings:
-                    settings, where = self._files(run), f"{run}/params"
+                    settings, where = self._files(run, listing), f"{run}/params"
                 sources = {name_of(key): f"{where}, {key}" for key in settings}
                 size = self.source.size(path)
                 listing.entries.append(Entry(name, None, named(settings), Kind(), path, size, sources=sources))
                 listing.note("metrics are left out: which step a file of a run is of stands nowhere")
         return listing
 
-    def _files(self, run: str) -> dict[str, Any]:
+    def _files(self, run: str, listing: Listing) -> dict[str, Any]:
         """The parameters of a run that has a file for each."""
         folder = inside(run, "params/")
         paths = [path for path in self.source.files if path.startswith(folder)]
         return {
-            path.removeprefix(folder): plain(self.source.read(path).decode("utf-8", errors="replace").strip())
+            path.removeprefix(folder): plain(listing.read(self.source, path).decode("utf-8", errors="replace").strip())
             for path in paths
         }
 
@@ -70,6 +71,6 @@ class MlflowReader(FileReader):
                 ):
                     for run, key, value in database.execute("select run_uuid, key, value from params"):
                         runs.setdefault(str(run), {})[str(key)] = plain(value)
-            except sqlite3.Error:
+            except (sqlite3.Error, InputError):
                 listing.note(f"{path} cannot be read as a database of MLflow")
         return runs

@@ -5,9 +5,11 @@ file's own metadata, the first of these counting most.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from weightspace.errors import InputError
+from weightspace.inputs import read_settings
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index
 from weightspace.weights.values import natural_key
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
@@ -158,11 +160,7 @@ class PlainReader(FileReader):
     def _table_bytes(self, name: str) -> bytes:
         if name in self.source.files:
             return self.source.read(name)
-        try:
-            with open(name, "rb") as file:  # noqa: PTH123  (the one place where a path is the user's own)
-                return file.read()
-        except OSError as error:
-            raise InputError(f"expected a table at {name}, found nothing readable there") from error
+        return read_settings(Path(name))
 
 
 def _compile(pattern: str) -> Any:

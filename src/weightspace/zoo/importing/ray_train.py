@@ -3,11 +3,11 @@
 The settings of a run (`train_loop_config`) stand in no file.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightspace.errors import InputError
+from weightspace.inputs import parse_json
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
 from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, weights_in
 from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
@@ -33,7 +33,7 @@ class RayTrainReader(FileReader):
         for run in runs:
             member = names[run] if names[run] != "." else "run"
             try:
-                snapshot = json.loads(self.source.read(inside(run, SNAPSHOT)))
+                snapshot = parse_json(self.source.read(inside(run, SNAPSHOT)), SNAPSHOT)
                 results: list[Mapping[str, Any]] = list(snapshot["checkpoint_results"])
                 folders = [str(result["checkpoint_dir_name"]) for result in results]
                 lines = [dict(result.get("metrics") or {}) for result in results]

@@ -9,11 +9,11 @@ at 1. `training_iteration` goes on where a trial failed and began anew, so that 
 """
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from weightspace.inputs import parse_json
 from weightspace.zoo.growing.networks import ACTIVATIONS
 from weightspace.zoo.growing.recipes import Recipe, cnn_recipe, resnet18_recipe
 from weightspace.zoo.importing.counting import (
@@ -78,9 +78,9 @@ class RayTuneReader(FileReader):
         return listing
 
     def _open(self, folder: str, member: str, files: list[str], listing: Listing) -> "Trial":
-        lines = read_results(self.source.read(inside(folder, RESULTS)), listing)
+        lines = read_results(listing.read(self.source, inside(folder, RESULTS)), listing)
         if inside(folder, PROGRESS) in files:
-            lines = with_progress(lines, self.source.read(inside(folder, PROGRESS)))
+            lines = with_progress(lines, listing.read(self.source, inside(folder, PROGRESS)))
         checkpoints: dict[str, list[str]] = {}
         for path in files:
             parent = parent_of(path)
@@ -90,7 +90,7 @@ class RayTuneReader(FileReader):
                 listing.leave_out(path, "in no checkpoint folder of its trial, so that its moment is not known")
         exploits = inside(parent_of(folder), EXPLOITS)
         record = exploits if exploits in self.source.files else None
-        takes_over = record is not None and _takes_over(folder, self.source.read(record))
+        takes_over = record is not None and _takes_over(folder, listing.read(self.source, record))
         settings = self._settings(folder, files, lines, listing)
         return Trial(folder, member, lines, checkpoints, settings, record, takes_over)
 
@@ -156,9 +156,9 @@ class RayTuneReader(FileReader):
         for name in SETTINGS:
             if inside(folder, name) in files:
                 try:
-                    settings = json.loads(self.source.read(inside(folder, name)))
-                except (ValueError, RecursionError):
-                    listing.note(f"a {name} cannot be read")
+                    settings = parse_json(self.source.read(inside(folder, name)), name)
+                except ValueError as error:
+                    listing.note(f"a {name} cannot be read ({error})")
                     continue
                 if isinstance(settings, dict):
                     return settings
@@ -294,7 +294,7 @@ def _takes_over(folder: str, record: bytes) -> bool:
     name = f"{folder.rpartition('/')[2]}_"
     for text in record.decode("utf-8", errors="replace").splitlines():
         try:
-            target = json.loads(text)[0]
+            target = parse_json(text, EXPLOITS)[0]
         except (ValueError, TypeError, KeyError, IndexError):
             continue
         if f"_{target}_" in name:

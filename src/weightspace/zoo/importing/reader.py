@@ -1,6 +1,5 @@
 """What a reader of a layout tells of checkpoints before they are loaded, and how one is loaded."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from weightspace.errors import InputError
+from weightspace.inputs import parse_json
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index, open_weights
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.recipes import Recipe
@@ -81,6 +81,14 @@ class Listing:
         """Name something that cannot be used."""
         self.left_out.append({"what": what, "why": why})
 
+    def read(self, source: Source, path: str) -> bytes:
+        """A file of settings or results; nothing, and it is named, where it cannot be read."""
+        try:
+            return source.read(path)
+        except InputError as error:
+            self.leave_out(path, str(error))
+            return b""
+
     def note(self, sentence: str, count: int = 1) -> None:
         """Count something worth knowing."""
         self.notes[sentence] = self.notes.get(sentence, 0) + count
@@ -103,6 +111,13 @@ class Reader(Protocol):
     def loading(self) -> AbstractContextManager[Load]:
         """What loads entries, while the block lasts."""
         ...
+
+
+def list_checkpoints(reader: Reader) -> Listing:
+    """All that a reader finds, and the entries of its source that nobody can read."""
+    listing = reader.scan()
+    listing.left_out += reader.source.refused
+    return listing
 
 
 class FileReader:
@@ -159,7 +174,7 @@ def kind_of_config(source: Source, folder: str, listing: Listing) -> tuple[Kind,
     if config not in source.files:
         return Kind(), None
     try:
-        value = json.loads(source.read(config))
+        value = parse_json(source.read(config), config)
         name = (value.get("architectures") or [value.get("model_type") or "network"])[0]
         base = value.get("_name_or_path")
     except (ValueError, AttributeError, IndexError, TypeError):

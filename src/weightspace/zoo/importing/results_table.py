@@ -7,13 +7,14 @@ neither is.
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from weightspace.errors import InputError
+from weightspace.inputs import parse_json
+from weightspace.inputs import read_table as read_parquet
 from weightspace.weights.files import WEIGHT_SUFFIXES
 from weightspace.zoo.importing.properties import flatten, plain, whole
 
@@ -249,7 +250,7 @@ def read_table(name: str, data: bytes) -> pd.DataFrame:
         ".tsv": lambda file: _read_lines(file, "\t"),
         ".parquet": _read_parquet,
         ".json": _read_json,
-        ".jsonl": lambda file: pd.DataFrame([flatten(json.loads(line)) for line in file if line.strip()]),
+        ".jsonl": lambda file: pd.DataFrame([flatten(parse_json(line, name)) for line in file if line.strip()]),
     }
     suffix = next((suffix for suffix in readers if name.endswith(suffix)), None)
     if suffix is None:
@@ -281,14 +282,14 @@ def _read_lines(file: io.BytesIO, separator: str) -> pd.DataFrame:
 
 
 def _read_parquet(file: io.BytesIO) -> pd.DataFrame:
-    table = pd.read_parquet(file)
+    table = read_parquet(file, "the table")
     unnamed = table.index.names == [None] and isinstance(table.index, pd.RangeIndex)
     return table if unnamed else table.reset_index()
 
 
 def _read_json(file: io.BytesIO) -> pd.DataFrame:
     """A list of objects with the file's name in one of them, or `{file name: {property: value}}`."""
-    value = json.load(file)
+    value = parse_json(file.read(), "the table")
     by_column = isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values())
     if by_column and value and all(key.isdecimal() for item in value.values() for key in item):
         return pd.DataFrame(value)  # as pandas writes a table unless it is told otherwise

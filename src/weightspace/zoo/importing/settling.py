@@ -5,13 +5,13 @@ checkpoint; what shares values at some moment, or goes on from another by a trai
 `Zoo.split` keeps on one side. Accuracies are shares, whatever unit they were written in.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from weightspace.inputs import parse_json
 from weightspace.zoo.cards import UNKNOWN_EPOCH
 from weightspace.zoo.lineages import LINEAGE, Unions
 
@@ -140,7 +140,7 @@ def _explain(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Where every number of the first three checkpoints of every kind comes from."""
     explained = []
     for values in table.groupby(KIND, sort=False).head(EXPLAINED).to_dict("records"):
-        sources: Mapping[str, str] = json.loads(values[SOURCES])
+        sources: Mapping[str, str] = parse_json(values[SOURCES], "the sources of numbers")
         values["epoch"] = None if pd.isna(values["epoch"]) else int(values["epoch"])
         numbers = {
             str(name): {"value": _plain(value), "from": sources[str(name)]}

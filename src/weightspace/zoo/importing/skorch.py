@@ -3,10 +3,10 @@
 A file of parameters belongs to the last row of the history of its prefix; epochs count from 1 there.
 """
 
-import json
 import re
 from collections.abc import Sequence
 
+from weightspace.inputs import parse_json
 from weightspace.zoo.importing.properties import name_of, named, whole
 from weightspace.zoo.importing.reader import STATES_NOTE, Entry, FileReader, Kind, Listing
 from weightspace.zoo.importing.source import inside, parent_of, without_common_parent
@@ -39,7 +39,7 @@ class SkorchReader(FileReader):
         names = without_common_parent(list(dict.fromkeys(parent_of(path) for path in sorted(histories))))
         for path, weights in sorted(histories.items()):
             try:
-                row = json.loads(self.source.read(path))[-1]
+                row = parse_json(self.source.read(path), path)[-1]
                 values = {key: value for key, value in row.items() if isinstance(value, int | float | str)}
             except (ValueError, TypeError, IndexError, KeyError, AttributeError):
                 listing.leave_out(weights, f"expected a history with rows in {path}, found none")

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from weightspace.errors import InputError
+from weightspace.inputs import MOST_TABLE
 from weightspace.weights.values import Weights
 from weightspace.zoo.growing.networks import ACTIVATIONS
 from weightspace.zoo.growing.recipes import cnn_recipe
@@ -112,7 +113,7 @@ class SmallCnnZooReader:
 
     def _table(self, name: str, **options: str) -> pd.DataFrame:
         try:
-            return pd.read_csv(io.BytesIO(self.source.read(inside(self._folder, name))), **options)
+            return pd.read_csv(io.BytesIO(self.source.read(inside(self._folder, name), MOST_TABLE)), **options)
         except (OSError, EOFError, ValueError) as error:
             raise InputError(f"expected a table in {name}, found something else ({error})") from error
 

@@ -1,27 +1,39 @@
 """Where a foreign zoo lies: a folder, an archive, or any address that fsspec knows."""
 
 import contextlib
+import os
 import posixpath
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
+from weightspace.archives import TAR_ENDINGS, Archive, Entry, copy_entry, open_archive, read_entry, require_room
 from weightspace.errors import InputError
+from weightspace.inputs import MOST_SETTINGS, read_settings, require_bytes
 from weightspace.weights.values import natural_key
 
-ARCHIVES = {".zip": "zip", ".tar": "tar", ".tgz": "tar", ".gz": "tar", ".xz": "tar", ".bz2": "tar"}
+ARCHIVES = (".zip", *TAR_ENDINGS)
+MOST_NAME = 200  # bytes; file systems take 255
 # Files that hold one network; `.pth.tar` is no archive.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
+
+
+class Found(NamedTuple):
+    """Files by their path, and entries that cannot be read with the reason."""
+
+    entries: Mapping[str, Entry]
+    refused: Mapping[str, str]
 
 
 class Source:
     """Files under one address; their paths are relative to it, with forward slashes.
 
     Args:
-        address: a folder, a `.zip` or `.tar` file (a compressed tar is slow: unpack it first), one file of weights, or
-            an fsspec URL.
+        address: a folder, a `.zip` or `.tar` file (a compressed one is unpacked into a temporary file), one file of
+            weights, or an fsspec URL.
         paths: only these; all if None.
     """
 
@@ -35,104 +47,198 @@ class Source:
         return {"address": self.address, "_only": self._only}
 
     @cached_property
+    def _archive(self) -> Archive | None:
+        path = Path(self.address)
+        return open_archive(path) if path.is_file() and path.suffix in ARCHIVES else None
+
+    @cached_property
     def _place(self) -> tuple[Any, str]:
+        """A file system of fsspec, and where in it, for all that lies behind an address."""
         import fsspec
 
-        path = Path(self.address)
         try:
-            if path.is_file() and path.suffix in ARCHIVES:
-                return fsspec.filesystem(ARCHIVES[path.suffix], fo=str(path)), ""
-            if "://" not in self.address and not path.is_dir():
-                found = "a file" if path.exists() else "nothing there"
-                raise InputError(f"expected a folder, a .zip or a .tar at {self.address}, found {found}")
             return fsspec.core.url_to_fs(self.address)
-        except InputError:
-            raise
-        except Exception as error:
+        except Exception as error:  # of whatever kind: a file system of any package's may be behind it
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"expected a readable archive or address at {self.address}, found none ({reason})"
-            ) from error
+            raise InputError(f"expected a readable address at {self.address}, found none ({reason})") from error
 
     @cached_property
     def files(self) -> list[str]:
-        """All files, in natural order; hidden ones, and names that lead out of an archive, are left away."""
-        found = self._only if self._only is not None else self._entries
-        return sorted((path for path in found if not _hidden(path)), key=natural_key)
+        """All files, in natural order; hidden ones, and those in `refused`, are left away."""
+        present = self._only if self._only is not None else self._entries
+        return sorted((path for path in present if not _hidden(path)), key=natural_key)
 
     @property
+    def refused(self) -> list[dict[str, str]]:
+        """Entries that cannot be read, and why: `{"what": ..., "why": ...}`."""
+        if self._only is not None:
+            return []
+        return [{"what": what, "why": why} for what, why in self._found.refused.items() if not _hidden(what)]
+
+    @cached_property
     def is_local(self) -> bool:
         """Whether files can be opened where they are."""
-        return "file" in (protocols := self._place[0].protocol) or protocols == "file"
+        return self._archive is None and "://" not in self.address
 
     def size(self, path: str) -> int:
         """Bytes of a file, or of a folder's files."""
         if path in self._entries:
-            return self._entries[path][1]
-        return sum(size for name, (_, size) in self._entries.items() if not path or name.startswith(f"{path}/"))
+            return self._entries[path].size
+        return sum(entry.size for name, entry in self._entries.items() if not path or name.startswith(f"{path}/"))
 
     def changed(self, path: str) -> str:
         """When a file, or the last of a folder's files, was changed, as far as the place tells."""
-        paths = [path] if path in self._times else [name for name in self._times if name.startswith(f"{path}/")]
-        return max((self._times[name] for name in paths), default="")
-
-    @cached_property
-    def _times(self) -> dict[str, str]:
-        fs, _ = self._place
         if not self.is_local:
-            return {}
-        return {name: str(fs.info(full).get("mtime", "")) for name, (full, _) in self._entries.items()}
+            return ""
+        paths = [path] if path in self._entries else [name for name in self._entries if name.startswith(f"{path}/")]
+        return max((str(Path(self._full(name)).stat().st_mtime) for name in paths), default="")
+
+    @property
+    def _entries(self) -> Mapping[str, Entry]:
+        return self._found.entries
 
     @cached_property
-    def _entries(self) -> dict[str, tuple[str, int]]:
-        """Every file's name there and its size."""
+    def _found(self) -> Found:
+        """Every file's name there and its size, and what cannot be read."""
+        if self._archive is not None:
+            return Found(self._archive.entries, self._archive.refused)
+        if not self.is_local:
+            return self._remote()
+        folder = Path(self.address)
+        if not folder.is_dir():
+            there = "a file" if folder.exists() else "nothing there"
+            raise InputError(f"expected a folder, a .zip or a .tar at {self.address}, found {there}")
+        if self._only is None:
+            return walk(folder)
+        return Found({path: Entry((folder / path).stat().st_size, str(folder / path)) for path in self._only}, {})
+
+    def _remote(self) -> Found:
         fs, root = self._place
         base = root.rstrip("/") + "/" if root else ""
-        if self._only is not None and self.is_local:  # a folder may hold very many others
-            details = {f"{base}{path}": fs.info(f"{base}{path}") for path in self._only}
-        else:
+        with _answering(self.address):
             details = fs.find(root, detail=True)
         names = {path: posixpath.normpath(path.removeprefix(base).lstrip("/")) for path in details}
-        return {names[path]: (path, int(entry.get("size") or 0)) for path, entry in details.items()}
+        return Found({names[path]: Entry(int(about.get("size") or 0), path) for path, about in details.items()}, {})
 
-    def read(self, path: str) -> bytes:
-        """A whole file."""
-        fs, _ = self._place
-        with fs.open(self._full(path), "rb") as file:
-            return file.read()
+    def read(self, path: str, most: int = MOST_SETTINGS) -> bytes:
+        """A whole file of settings or results.
+
+        Raises:
+            InputError: it cannot be read, or is larger than `most` bytes.
+        """
+        if self._archive is not None:
+            return read_entry(self._archive, path, most)
+        if self.is_local:
+            return read_settings(Path(self._full(path)), most)
+        require_bytes(self.size(path), path, most)
+        with _answering(path), self._place[0].open(self._full(path), "rb") as file:
+            held = file.read(most + 1)
+        require_bytes(len(held), path, most)
+        return held
 
     @contextlib.contextmanager
     def local(self, path: str) -> Iterator[Path]:
-        """A file or folder on this machine: itself, or a copy that lasts as long as the block."""
+        """A file or folder on this machine: itself, or a copy that lasts as long as the block.
+
+        Raises:
+            InputError: it cannot be read, or there is no room for it.
+        """
         if self.is_local:
             yield Path(self._full(path))
             return
-        fs, _ = self._place
         is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             # A folder's own files are enough for a model; names from an archive never lead out of the folder.
             for name in [path] if is_file else [name for name in self.files if parent_of(name) == path]:
-                fs.get_file(self._full(name), str(Path(folder) / PurePosixPath(name).name))
-            yield Path(folder) / PurePosixPath(path).name if is_file else Path(folder)
+                self._copy(name, Path(folder) / _short_name(name))
+            yield Path(folder) / _short_name(path) if is_file else Path(folder)
 
     def unpacked(self, paths: Sequence[str], folder: Path) -> "Source":
         """The same files in a folder of this machine; itself if it is there already."""
         if self.is_local:
             return self
-        fs, _ = self._place
         for path in paths:
             target = folder / PurePosixPath(path)
             if not target.resolve().is_relative_to(folder.resolve()):
                 raise InputError(f"expected files inside {self.address}, found a reference to {path}")
             target.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(self._full(path), str(target))
+            self._copy(path, target)
         return Source(folder, paths)
+
+    def _copy(self, path: str, target: Path) -> None:
+        if self._archive is not None:
+            copy_entry(self._archive, path, target)
+            return
+        require_room(self.size(path), target.parent, path)
+        with _answering(path):
+            self._place[0].get_file(self._full(path), str(target))
 
     def _full(self, path: str) -> str:
         if path in self._entries:
-            return self._entries[path][0]
-        _, root = self._place
+            return str(self._entries[path].handle)
+        root = self.address if self.is_local else self._place[1]
         return f"{root.rstrip('/')}/{path}" if root else path
+
+
+def walk(folder: Path) -> Found:
+    """All files below a folder, links followed but not in circles; what is no regular file is refused."""
+    entries: dict[str, Entry] = {}
+    refused: dict[str, str] = {}
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while waiting:
+        below, parents = waiting.pop()
+        try:
+            about = (folder / below).stat()
+            place = (about.st_dev, about.st_ino)
+            if place in parents:
+                refused[below] = "a link in a circle"
+                continue
+            listed = sorted(os.scandir(folder / below), key=lambda item: item.name)
+        except OSError as error:
+            refused[below or "."] = f"cannot be read ({error.strerror})"
+            continue
+        for item in listed:
+            name = inside(below, item.name)
+            wrong, size = _look_at(item)
+            if size is None and not wrong:
+                waiting.append((name, parents | {place}))
+            elif wrong:
+                refused[name] = wrong
+            else:
+                entries[name] = Entry(size or 0, item.path)
+    return Found(entries, refused)
+
+
+def _look_at(item: "os.DirEntry[str]") -> tuple[str, int | None]:
+    """What is wrong with an entry of a folder, and its size; None for a folder."""
+    try:
+        item.name.encode()
+        about = item.stat()
+    except UnicodeEncodeError:
+        return "its name is no UTF-8", None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", None
+    if stat.S_ISDIR(about.st_mode):
+        return "", None
+    return ("", about.st_size) if stat.S_ISREG(about.st_mode) else ("no regular file", None)
+
+
+@contextlib.contextmanager
+def _answering(what: str) -> Iterator[None]:
+    """Whatever a file system of fsspec raises, as one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each has errors of its own
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(f"expected {what} to be readable, found that it is not ({reason})") from error
+
+
+def _short_name(path: str) -> str:
+    """A file's name; of a very long one the start and the ending."""
+    name = PurePosixPath(path).name
+    return name if len(name.encode()) <= MOST_NAME else name[:40] + name[-20:]
 
 
 def parent_of(path: str) -> str:

@@ -5,11 +5,11 @@ run's folder may be the best one, beside a state that is the last one's: where i
 is known only if no best one was loaded. `training_args.bin` is a pickle and never read.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weightspace.inputs import parse_json
 from weightspace.zoo.importing.properties import flatten, name_of, named, number, whole
 from weightspace.zoo.importing.reader import (
     STATES_NOTE,
@@ -54,7 +54,7 @@ class TrainerReader(FileReader):
     def _list(self, folder: str, run: str, member: str, listing: Listing) -> None:
         where = inside(folder, STATE)
         try:
-            state = json.loads(self.source.read(where))
+            state = parse_json(self.source.read(where), where)
             history = [line for line in state.get("log_history") or [] if isinstance(line, Mapping)]
             step = whole(state.get("global_step"))
         except (ValueError, AttributeError, TypeError):

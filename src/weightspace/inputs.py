@@ -1,0 +1,115 @@
+"""Settings and tables that others wrote: bounded, and refused in one sentence; the counterpart of `outputs`."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightspace.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+MEBIBYTE = 2**20
+MOST_SETTINGS = 32 * MEBIBYTE  # of a file of settings or results, as text
+MOST_TABLE = 512 * MEBIBYTE  # of a table in memory
+BATCH_BYTES = 64 * MEBIBYTE
+
+
+def read_settings(path: Path, most: int = MOST_SETTINGS) -> bytes:
+    """A whole file of settings.
+
+    Raises:
+        InputError: it cannot be read, is no file, or is larger than `most` bytes.
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"expected a file at {path}, found {'something else' if path.exists() else 'nothing'}")
+        with path.open("rb") as file:
+            held = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"expected a file that can be read at {path}, found none ({error.strerror})") from error
+    require_bytes(len(held), str(path), most)
+    return held
+
+
+def require_bytes(size: int, where: str, most: int = MOST_SETTINGS) -> None:
+    """Raise `InputError` for more bytes than are read whole."""
+    if size > most:
+        raise InputError(f"expected at most {most // MEBIBYTE} MiB in {where}, found more")
+
+
+def parse_json(text: bytes | str, where: str, objects: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """JSON, of any depth that can be read.
+
+    Args:
+        text: what is read.
+        where: it stands, for refusals.
+        objects: what is made of the pairs of each object; a dict without.
+
+    Raises:
+        InputError: it is none, or is nested too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=objects)
+    except RecursionError as error:
+        raise InputError(f"expected JSON in {where}, found it nested too deep") from error
+    except (ValueError, MemoryError) as error:
+        raise InputError(f"expected JSON in {where}, found something else ({error})") from error
+
+
+def read_json(path: Path, most: int = MOST_SETTINGS) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        InputError: nothing there, something else, nested too deep, or more than `most` bytes.
+    """
+    return parse_json(read_settings(path, most), str(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; see `read_json`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object in {path}, found a {type(value).__name__}")
+    return value
+
+
+def read_table(file: Path | io.BytesIO, where: str = "") -> "pd.DataFrame":
+    """A Parquet table; checksums of its pages are compared, where it has them.
+
+    Raises:
+        InputError: no such table, a damaged one, or more than 512 MiB of it in memory.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = where or str(file)
+    damage = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, pa.ArrowException)
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as stored:
+            table = pa.Table.from_batches(_bounded(stored, where), schema=stored.schema_arrow)
+        frame = table.to_pandas()
+    except InputError:
+        raise
+    except damage as error:
+        reason = (str(error).splitlines() or ["damaged"])[0]
+        raise InputError(f"expected a Parquet table at {where}, found a damaged file ({reason})") from error
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"expected every column of {where} once, found '{twice[0]}' twice")
+    return frame
+
+
+def _bounded(stored: Any, where: str) -> "Iterator[pa.RecordBatch]":
+    """The batches of a table, as long as they are no more than a table may be: a few bytes can stand for very many."""
+    about = stored.metadata
+    largest = max((about.row_group(number).total_byte_size for number in range(about.num_row_groups)), default=1)
+    rows = max(1, min(65_536, BATCH_BYTES // max(1, largest)))
+    size = 0
+    for batch in stored.iter_batches(batch_size=rows):
+        size += batch.nbytes
+        require_bytes(size, where, MOST_TABLE)
+        yield batch

@@ -1,0 +1,151 @@
+"""A file of safetensors: its header, compared with what the file holds, and its tensors, by plain reads.
+
+The library maps files, so that one that is cut or written anew while it is read ends the process by a signal; what is
+read plainly is refused in a sentence.
+"""
+
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.inputs import parse_json
+
+LONGEST_HEADER = 100_000_000  # as the library has it
+BLOCK = 16 * 2**20
+METADATA = "__metadata__"
+KINDS = {
+    **{
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "C64": torch.complex64,
+    },
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    **{"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu},
+    **{"F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz},
+}
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies: its type and shape, and the bytes of the file from `start` to `stop`."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """A safetensors file that was looked at; nothing of it stays open.
+
+    Attributes:
+        path: of the file.
+        tensors: in the order of their bytes.
+        metadata: texts beside them.
+
+    Raises:
+        InputError: a damaged file: cut, with holes or overlaps, or with a header that says what the file does not hold.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+                if length > min(LONGEST_HEADER, size - 8):
+                    raise self._damaged("a header that is longer than the file")
+                header = file.read(length)
+        except OSError as error:
+            raise self._damaged(error.strerror or "unreadable") from error
+        value = parse_json(header.decode("utf-8", errors="replace"), str(path), _once)
+        if not isinstance(value, dict):
+            raise self._damaged("a header that is no object")
+        notes = value.pop(METADATA, {})
+        if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+            raise self._damaged("metadata that is not text")
+        self.metadata: dict[str, str] = notes
+        stored = {name: self._stored(name, entry, 8 + length) for name, entry in value.items()}
+        self.tensors = dict(sorted(stored.items(), key=lambda item: (item[1].start, item[1].stop)))
+        end = 8 + length
+        for name, tensor in self.tensors.items():
+            if tensor.start != end:
+                raise self._damaged(f"a hole or an overlap before {name}")
+            end = tensor.stop
+        if end != size:
+            raise self._damaged(f"{size:,} bytes instead of {end:,}")
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor, in memory of its own."""
+        stored = self.tensors[name]
+        return self.numbers(name, 0, math.prod(stored.shape)).reshape(stored.shape)
+
+    def numbers(self, name: str, start: int, stop: int) -> Tensor:
+        """The entries `start:stop` of a tensor in a row."""
+        stored = self.tensors[name]
+        each = stored.dtype.itemsize
+        held = bytearray((stop - start) * each)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(stored.start + start * each)
+                view, got = memoryview(held), 1
+                while view and got:
+                    got = file.readinto(view) or 0
+                    view = view[got:]
+        except OSError as error:
+            raise self._damaged(error.strerror or "unreadable") from error
+        if view:
+            raise self._damaged("a file that was cut while it was read")
+        if stored.dtype == torch.bool and len(held) and max(held) > 1:
+            raise self._damaged(f"other bytes than 0 and 1 in {name}, which is of truth values")
+        # A tensor of no bytes cannot be made from a buffer.
+        return torch.frombuffer(held, dtype=stored.dtype) if held else torch.empty(0, dtype=stored.dtype)
+
+    def part(self, name: str, axis: int, start: int, stop: int) -> Tensor:
+        """The entries `start:stop` of a tensor along an axis; no more than that and 16 MiB are in memory."""
+        stored = self.tensors[name]
+        shape = stored.shape or (1,)
+        inner = math.prod(shape[axis + 1 :])
+        if axis == 0:
+            return self.numbers(name, start * inner, stop * inner).reshape(stop - start, *shape[1:])
+        row = math.prod(shape[1:])
+        rows = max(1, BLOCK // max(1, row * stored.dtype.itemsize))
+        blocks = []
+        for first in range(0, shape[0], rows):
+            last = min(first + rows, shape[0])
+            block = self.numbers(name, first * row, last * row).reshape(last - first, *shape[1:])
+            blocks.append(block.narrow(axis, start, stop - start).clone())
+        return torch.cat(blocks) if blocks else torch.empty(shape, dtype=stored.dtype).narrow(axis, start, stop - start)
+
+    def _stored(self, name: str, entry: Any, first: int) -> Stored:
+        try:
+            kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(f"an entry without type, shape and place, {name}") from error
+        if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop)):
+            raise self._damaged(f"sizes that are none in {name}")
+        dtype = KINDS.get(kind) if isinstance(kind, str) else None
+        if dtype is None:
+            raise InputError(f"expected plain numbers in {self.path}, found {kind} in {name}")
+        if math.prod(shape) * dtype.itemsize != stop - start:
+            raise self._damaged(f"{stop - start:,} bytes for {name} of shape {list(shape)} and type {kind}")
+        return Stored(dtype, shape, first + start, first + stop)
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(f"expected a whole safetensors file at {self.path}, found a damaged one ({why})")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    """An object of JSON whose names are all different: which of two is meant nobody knows."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name that is there twice")
+    return value

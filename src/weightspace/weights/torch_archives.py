@@ -1,0 +1,147 @@
+"""What an archive of torch says of itself, compared with what it holds, before torch reads it.
+
+torch takes the sizes in a pickle at their word, and compares no checksum: a record that is shorter is read on into its
+neighbour, and one that is compressed, mapped as if it were not.
+"""
+
+import io
+import pickle
+import posixpath
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from weightspace.archives import COMPRESSIONS, DAMAGE, ENCRYPTED, require_ratio
+from weightspace.errors import InputError
+
+CHUNK = 2**20
+# Numbers of these storages are so many bytes; of all others one.
+STORAGES = {
+    f"{kind}Storage": dtype.itemsize
+    for kind, dtype in {
+        **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16},
+        **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "QInt32": torch.qint32},
+        **{"ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128},
+    }.items()
+}
+
+
+class Records(NamedTuple):
+    """What is known of an archive's records: whether all are as they are on disk, and whether they have checksums."""
+
+    stored: bool
+    checked: bool
+
+
+def check_archive(file: Path | io.BytesIO, name: str) -> Records:
+    """Compare the records of a torch archive with its directory, and the storages of its pickle with the records.
+
+    Raises:
+        InputError: damaged, encrypted, or far larger than its file.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+            names = [info.filename for info in infos]
+            twice = (
+                next((entry for entry in names if names.count(entry) > 1), None)
+                if len(set(names)) < len(names)
+                else None
+            )
+            if twice is not None:
+                raise _damaged(name, f"the record {twice} twice")
+            packed = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
+            require_ratio(sum(info.file_size for info in infos), packed, name)
+            # Whoever saves without checksums has zeros everywhere, which zipfile would compare.
+            checked = any(info.CRC for info in infos)
+            for info in infos:
+                _compare(archive, info, name, checked=checked)
+            _compare_storages(archive, name)
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise _damaged(name, str(error) or type(error).__name__) from error
+    return Records(all(info.compress_type == zipfile.ZIP_STORED for info in infos), checked)
+
+
+def _compare(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, *, checked: bool) -> None:
+    """Read a record once: zipfile compares its size and its checksum."""
+    if info.flag_bits & ENCRYPTED or info.compress_type not in COMPRESSIONS:
+        raise _damaged(name, f"the record {info.filename} encrypted, or compressed in an unknown way")
+    if not checked:
+        info.CRC = None  # type: ignore[assignment] # as zipfile itself marks what is not to be compared
+    left = info.file_size
+    with archive.open(info) as record:
+        while chunk := record.read(CHUNK):
+            left -= len(chunk)
+    if left:
+        raise _damaged(name, f"the record {info.filename} of another size than it says")
+
+
+def _compare_storages(archive: zipfile.ZipFile, name: str) -> None:
+    """Every storage that the pickle names has a record of just its size."""
+    pickles = [info.filename for info in archive.infolist() if posixpath.basename(info.filename) == "data.pkl"]
+    for path in pickles:
+        root = posixpath.dirname(path)
+        for key, size in _storages(archive.read(path), name).items():
+            try:
+                found = archive.getinfo(posixpath.join(root, "data", key)).file_size
+            except KeyError as error:
+                raise _damaged(name, f"no record of the storage {key}") from error
+            if found != size:
+                raise _damaged(name, f"{found:,} bytes in the record of the storage {key}, whose pickle says {size:,}")
+
+
+def _storages(held: bytes, name: str) -> dict[str, int]:
+    """The storages that a pickle names, and their bytes."""
+    inventory = _Inventory(io.BytesIO(held))
+    try:
+        inventory.load()
+    except Exception as error:  # whatever damaged bytes make it raise
+        raise _damaged(name, f"a pickle that cannot be read ({error})") from error
+    return inventory.sizes
+
+
+class _Anything(dict[Any, Any]):
+    """Stands for every object of a pickle that is looked through: takes everything and does nothing."""
+
+    def __init__(self, *values: object, **named: object) -> None:
+        pass
+
+    def __call__(self, *values: object, **named: object) -> "_Anything":
+        return _Anything()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __hash__(self) -> int:  # type: ignore[override] # it may be a key
+        return 0
+
+    def append(self, value: object) -> None:
+        """Nothing."""
+
+    extend = add = append
+
+
+class _Inventory(pickle.Unpickler):
+    """Goes through a pickle and notes its storages; no name in it is looked up, so that nothing of it is run."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.sizes: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return type(name, (_Anything,), {})
+
+    def persistent_load(self, about: Any) -> object:
+        _, kind, key, _, count = about
+        size = int(count) * STORAGES.get(getattr(kind, "__name__", ""), 1)
+        if self.sizes.setdefault(str(key), size) != size:
+            raise ValueError(f"the storage {key} with two sizes")
+        return _Anything()
+
+
+def _damaged(name: str, why: str) -> InputError:
+    return InputError(f"expected a whole torch file at {name}, found a damaged one ({why})")
