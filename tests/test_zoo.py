@@ -185,7 +185,7 @@ def test_damaged_zoos_are_refused(copied: Path) -> None:
             Zoo.open(copied)
 
     shard.write_bytes(kept[:-50])
-    refuses("expected a whole safetensors shard")
+    refuses("expected a whole safetensors file")
     shard.unlink()
     refuses("found no such file")
     shard.write_bytes(kept)

@@ -5,8 +5,6 @@ the mean and standard deviation of its training images or others that are said, 
 function returns is taken as it is.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,11 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weightspace.archives import NumpyArchive
 from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_generator
 from weightspace.user_code import import_named, working_folder_last
 
 FEWEST_IMAGES = 5
+MOST_CLASSES, LARGEST_SIDE = 100_000, 4_096
 # How inputs are normalised: not, by their own statistics, or by a mean and a standard deviation per channel.
 Normalization = Literal["none", "own"] | tuple[tuple[float, ...], tuple[float, ...]]
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -104,7 +104,7 @@ def open_images(
         torch.Size([1, 8, 8])
     """
     if size is not None:
-        require_between("the image size", size, 1)
+        require_between("the image size", size, 1, LARGEST_SIDE)
     place, said = split_source(source)
     wanted = said if said is not None else normalization if normalization is not None else _usual(place)
     train, test = (_first(part, limit) for part, limit in zip(_read(place, seed), limits, strict=True))
@@ -200,17 +200,12 @@ def _read(source: str, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[
 def _read_npz(path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     if not path.is_file():
         raise InputError(f"expected an .npz file at {path}, found nothing there")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in NPZ_KEYS if key not in arrays]
-            if missing:
-                found = ", ".join(arrays.files)
-                raise InputError(f"expected the arrays {', '.join(NPZ_KEYS)} in {path}, found only {found}")
-            values = [arrays[key] for key in NPZ_KEYS]
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"expected a readable .npz file at {path}, found one that is not ({error})") from error
+    arrays = NumpyArchive(path)
+    missing = [key for key in NPZ_KEYS if key not in arrays.names]
+    if missing:
+        there = ", ".join(arrays.names[:4])
+        raise InputError(f"expected the arrays {', '.join(NPZ_KEYS)} in {path}, found only {there}")
+    values = [arrays.read(key) for key in NPZ_KEYS]
     return (values[0], values[1]), (values[2], values[3])
 
 
@@ -239,8 +234,11 @@ def _require_images(name: str, images: np.ndarray, labels: np.ndarray) -> None:
     if labels.shape != (len(images),) or len(labels) < FEWEST_IMAGES:
         found = f"{len(images)} and labels of shape {list(labels.shape)}"
         raise InputError(f"expected at least {FEWEST_IMAGES} {name} images with one label each, found {found}")
-    if labels.dtype.kind not in "fiub" or (labels != np.floor(labels)).any() or labels.min() < 0:
+    if labels.dtype.kind not in "fiub" or not np.isfinite(labels).all() or (labels != np.floor(labels)).any():
         raise InputError(f"expected whole numbers from 0 as {name} labels, found others")
+    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        low, high = labels.min(), labels.max()
+        raise InputError(f"expected {name} labels from 0 to {MOST_CLASSES - 1:,}, found {low:g} to {high:g}")
 
 
 def _set_apart(
@@ -256,7 +254,7 @@ def _set_apart(
 
 def _to_tensors(images: np.ndarray, labels: np.ndarray) -> Images:
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    inputs = torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32) / scale
+    inputs = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)) / scale
     if inputs.ndim == 3:
         inputs = inputs[:, None]
     elif inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] not in (1, 3):

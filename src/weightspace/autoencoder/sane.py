@@ -31,8 +31,9 @@ from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.embeddings import Embeddings
-from weightspace.zoo.zoo import ZOO_FILE, Zoo
+from weightspace.zoo.zoo import Zoo
 
 CONFIG_FILE, MODEL_FILE, PREPARATION_FOLDER = "config.json", "model.safetensors", "preparation"
 FORMAT = 3

@@ -13,10 +13,11 @@ from weightspace.inputs import read_object
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.importing.identifying import recognize
 from weightspace.zoo.importing.reader import Listing
 from weightspace.zoo.importing.source import Source
-from weightspace.zoo.zoo import ZOO_FILE, Zoo
+from weightspace.zoo.zoo import Zoo
 
 # Where libraries of pretrained models make one by its name.
 LIBRARIES: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -1,6 +1,7 @@
 """How a network is built and laid out."""
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ FACTORIES = "weightspace.zoo.growing.networks"
 OUR_FACTORIES = tuple(f"{FACTORIES}:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
 # Where they were when zoos that are still around were written.
 EARLIER_FACTORIES = "weightspace.zoo.networks"
+MOST_NUMBERS = 2**40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,11 @@ class Architecture:
             InputError: there is no factory, it is neither ours nor in `allow` (so it is not imported), or it
                 builds a network of other shapes.
         """
-        module = build_module(self.require_factory(allow), self.arguments, seed=seed)
+        factory = self.require_factory(allow)
+        if factory in OUR_FACTORIES:  # whose arguments may be a file's: nothing is allocated on its word
+            with torch.device("meta"):
+                require_shapes(build_module(factory, self.arguments).state_dict(), self.shapes)
+        module = build_module(factory, self.arguments, seed=seed)
         require_shapes(module.state_dict(), self.shapes)
         return module
 
@@ -193,14 +199,53 @@ class Architecture:
             example = value.get("example_shape")
             factory = value.get("factory")
             moved = factory and factory.replace(f"{EARLIER_FACTORIES}:", f"{FACTORIES}:", 1)
-            several = tuple((tuple(shape), int(below)) for shape, below in value.get("several_inputs", ()))
-            example_shape = tuple(example) if example else None
-            changed = {"shapes": shapes, "example_shape": example_shape, "factory": moved, "several_inputs": several}
-            changed["trusted"] = False  # whatever a file says
+            several = tuple((tuple(shape), below) for shape, below in value.get("several_inputs", ()))
+            changed = {"shapes": shapes, "example_shape": tuple(example) if example else None, "factory": moved}
+            changed |= {"several_inputs": several, "trusted": False}  # whatever a file says
             changed |= {name: tuple(value.get(name, ())) for name in ("masks", "order")}
-            return cls(**{**value, **changed})
-        except (TypeError, KeyError, AttributeError) as error:
+            described = cls(**{**value, **changed})
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise InputError(f"expected an architecture entry with id and shapes, found {value!r:.80}") from error
+        wrong = _wrong_in(described)
+        if wrong:
+            raise InputError(f"expected an architecture entry with {wrong}, found {value!r:.80}")
+        return described
+
+
+def _wrong_in(entry: Architecture) -> str:
+    """What should be, in the first field of an entry where it is not; nothing, if all is as it should be."""
+    shapes = [*entry.shapes.values(), *(shape for shape, _ in entry.several_inputs)]
+    inputs = [entry.example_shape] if entry.example_shape else []
+    integers = [entry.integers, *(below for _, below in entry.several_inputs)]
+    texts = {**dict.fromkeys(entry.shapes), **entry.aliases, **dict.fromkeys((*entry.masks, *entry.order))}
+    told = {
+        "a name as id": isinstance(entry.id, str) and entry.id != "",
+        "whole numbers as sizes": all(_is_size(size) for shape in (*shapes, *inputs) for size in shape),
+        "at most 2^40 numbers": sum(math.prod(shape) for shape in entry.shapes.values()) <= MOST_NUMBERS,
+        "arguments by name": isinstance(entry.arguments, dict),
+        "whole numbers below a positive one": all(_is_size(below) for below in integers),
+        "names that are text": all(isinstance(name, str) for name in (*texts, *entry.aliases.values())),
+        "types by name": all(
+            isinstance(getattr(torch, str(kind), None), torch.dtype) for kind in entry.dtypes.values()
+        ),
+        "tensors that there are": {*entry.dtypes, *entry.masks, *entry.order} <= {*entry.shapes},
+        "aliases of tensors that there are": {*entry.aliases.values()} <= {*entry.shapes},
+        "a factory as text": entry.factory is None or isinstance(entry.factory, str),
+        "inputs and a note as text": isinstance(entry.inputs_from, str) and isinstance(entry.note, str),
+        "a symmetry as an object": entry.symmetry is None or isinstance(entry.symmetry, dict),
+        "lists as long as it has tensors": all(
+            len(value) <= len(entry.shapes) + 1 for value in _lists(entry.arguments)
+        ),
+    }
+    return next((what for what, is_so in told.items() if not is_so), "")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**40
+
+
+def _lists(arguments: Mapping[str, Any]) -> list[list[Any]]:
+    return [value for value in arguments.values() if isinstance(value, list)]
 
 
 def build_module(factory: str, arguments: Mapping[str, Any] | None = None, *, seed: int = 0) -> nn.Module:

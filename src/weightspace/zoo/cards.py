@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.zoo import NO_PROPERTIES, TABLE_FILE, Zoo
+from weightspace.zoo.checking import TABLE_FILE
+from weightspace.zoo.zoo import NO_PROPERTIES, Zoo
 
 CARD_FILE = "README.md"
 UNKNOWN_EPOCH = "an epoch is not known and counts as 0"

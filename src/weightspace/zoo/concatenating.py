@@ -7,8 +7,9 @@ import pandas as pd
 
 from weightspace.errors import InputError
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.checking import SHARD_FOLDER
 from weightspace.zoo.lineages import LINEAGE
-from weightspace.zoo.zoo import SHARD_FOLDER, Zoo
+from weightspace.zoo.zoo import Zoo
 
 
 def concatenate(zoos: Sequence[Zoo]) -> Zoo:
@@ -45,12 +46,13 @@ def concatenate(zoos: Sequence[Zoo]) -> Zoo:
             if LINEAGE in table:
                 table[LINEAGE] = f"{name}/" + table[LINEAGE]
         tables.append(table)
-    folders = [str(folder) for zoo in zoos for folder in zoo.folders]
+    folders = [folder for zoo in zoos for folder in zoo.folders]
     return Zoo(
         folder=zoos[0].folder,
         table=pd.concat(tables, ignore_index=True),
         architectures=architectures,
-        about={"concatenated": list(dict.fromkeys(folders))},
+        about={},
+        parts=tuple(dict.fromkeys(folders)),
     )
 
 

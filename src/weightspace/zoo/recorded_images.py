@@ -23,12 +23,12 @@ def recorded_images(zoo: Zoo) -> ImageSet | None:
         return None
     source = str(about["source"])
     # Whatever else a file may be called, `open_images` could take its name for code to call.
-    place, _ = split_source(source)
-    if place != "digits" and not (place.endswith(".npz") and Path(place).is_file()):
-        return None
     try:
+        place, _ = split_source(source)
+        if place != "digits" and not (place.endswith(".npz") and Path(place).is_file()):
+            return None
         return images_for(zoo, source)
-    except InputError:
+    except (InputError, OSError):  # a name may be longer than a path can be
         return None
 
 
@@ -42,13 +42,22 @@ def images_for(zoo: Zoo, source: str) -> ImageSet:
     """
     about = zoo.about.get("images")
     about = about if isinstance(about, dict) else {}
-    shapes = [about.get("shape"), *(own.example_shape for own in zoo.architectures.values())]
-    size = next((square_size(shape) for shape in shapes if shape), None)
-    first, second = about.get("limits", (None, None))
-    same = str(about.get("source")) == source and {"mean", "std"} <= about.keys()
-    normalization = (tuple(about["mean"]), tuple(about["std"])) if same else None
-    limits, seed = (first, second), int(about.get("seed", 0))
-    return open_images(source, size=size, seed=seed, limits=limits, normalization=normalization)
+    try:
+        shapes = [about.get("shape"), *(own.example_shape for own in zoo.architectures.values())]
+        size = next((square_size(shape) for shape in shapes if shape), None)
+        first, second = (None if limit is None else int(limit) for limit in about.get("limits", (None, None)))
+        same = str(about.get("source")) == source and {"mean", "std"} <= about.keys()
+        normalization = (_floats(about["mean"]), _floats(about["std"])) if same else None
+        seed = int(about.get("seed", 0))
+    except (TypeError, ValueError, OverflowError, KeyError) as error:
+        raise InputError(
+            f"expected shape, limits, seed and normalisation of images in {zoo.folder}, found {error}"
+        ) from error
+    return open_images(source, size=size, seed=seed, limits=(first, second), normalization=normalization)
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def doubt_images(known: float, measured: float, classes: int) -> str | None:

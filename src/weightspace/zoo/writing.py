@@ -17,7 +17,8 @@ from weightspace.outputs import Existing, new_folder, write_json, write_manifest
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.cards import CardText, write_card
-from weightspace.zoo.zoo import DIGEST, FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE, Zoo, digest_stack
+from weightspace.zoo.checking import DIGEST, FORMAT, PLACE_COLUMNS, SHARD_FOLDER, TABLE_FILE, ZOO_FILE
+from weightspace.zoo.zoo import Zoo, digest_stack
 
 SHARD_BYTES = 15 * 2**20
 SHARDS_BUFFERED = 4
@@ -129,7 +130,7 @@ def publish(
         for piece in zoo.stacks():
             places = [name for name in PLACE_COLUMNS if name not in ("member", "epoch")]
             writer.add(piece.architecture, piece.stack, piece.table.drop(columns=places))
-        writer.finish({name: value for name, value in zoo.about.items() if name != "concatenated"}, about)
+        writer.finish(zoo.about, about)
         write_manifest(folder, configuration={"zoo": str(zoo.folder.name), "shard_mib": shard_mib}, seed=0)
     shards = list((Path(out) / SHARD_FOLDER).iterdir())
     size = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())

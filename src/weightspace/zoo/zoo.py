@@ -14,21 +14,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 
 from weightspace.errors import InputError, require_between
-from weightspace.inputs import read_object, read_table
 from weightspace.randomness import derive_share
+from weightspace.weights.safetensors_files import SafetensorsFile
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.checking import (
+    DIGEST,
+    PLACE_COLUMNS,
+    SHARD_FOLDER,
+    TABLE_FILE,
+    ZOO_FILE,
+    check_places,
+    read_about,
+    read_zoo_table,
+    require_zoo,
+)
 from weightspace.zoo.fitting import known_as
 from weightspace.zoo.lineages import LINEAGE, lineages_of
 
-ZOO_FILE, TABLE_FILE, SHARD_FOLDER = "zoo.json", "models.parquet", "shards"
-PLACE_COLUMNS = ("member", "epoch", "architecture", "shard", "row")
-DIGEST = "digest"
 NO_PROPERTIES = (*PLACE_COLUMNS, DIGEST, LINEAGE)
-FORMAT = 1
 
 
 class Checkpoints(NamedTuple):
@@ -49,6 +55,7 @@ class Zoo:
             `row`) and its properties.
         architectures: `id -> Architecture`.
         about: everything else in `zoo.json` (image set, command, seed).
+        parts: folders of the zoos that this one was concatenated from.
 
     Examples:
         >>> zoo = Zoo.open(zoo_folder)
@@ -61,6 +68,7 @@ class Zoo:
     table: pd.DataFrame
     architectures: dict[str, Architecture]
     about: dict[str, Any]
+    parts: tuple[Path, ...] = ()
 
     @classmethod
     def open(cls, folder: str | Path, given: Sequence[Architecture] = ()) -> "Zoo":
@@ -74,21 +82,11 @@ class Zoo:
             InputError: no zoo there, a damaged file, rows without weights or weights without a row.
         """
         folder = Path(folder)
-        if not (folder / ZOO_FILE).is_file() or not (folder / TABLE_FILE).is_file():
-            raise InputError(f"expected a zoo ({ZOO_FILE} and {TABLE_FILE}) in {folder}, found {_contents(folder)}")
-        about = _read_json(folder / ZOO_FILE)
-        entries = about.pop("architectures", None)
-        if not isinstance(entries, list):
-            raise InputError(f"expected a list of architectures in {folder / ZOO_FILE}, found {type(entries).__name__}")
-        architectures = [Architecture.from_json(entry) for entry in entries]
-        zoo = cls(
-            folder=folder,
-            table=_read_table(folder / TABLE_FILE),
-            architectures=known_as({architecture.id: architecture for architecture in architectures}, given),
-            about=about,
-        )
-        _check_places(zoo)
-        return zoo
+        require_zoo(folder)
+        about, architectures = read_about(folder / ZOO_FILE)
+        table = read_zoo_table(folder / TABLE_FILE)
+        check_places(folder, table, architectures)
+        return cls(folder=folder, table=table, architectures=known_as(architectures, given), about=about)
 
     def __len__(self) -> int:
         """How many checkpoints."""
@@ -102,7 +100,7 @@ class Zoo:
     @property
     def folders(self) -> list[Path]:
         """Where its weights are: its folder, or those of the zoos it was concatenated from."""
-        return [Path(folder) for folder in self.about.get("concatenated", [self.folder])]
+        return list(self.parts) or [self.folder]
 
     @property
     def origins(self) -> pd.Series:
@@ -221,22 +219,21 @@ class Zoo:
 
     def weights(self, row: int) -> Weights:
         """The weights of the checkpoint in the table's `row` (by place, from 0)."""
-        place = self.table.iloc[row]
-        with _open_shard(self.folder, str(place["shard"])) as shard:
-            index = int(place["row"])
-            architecture = self.architectures[str(place["architecture"])]
-            names = architecture.order or architecture.shapes
-            return {name: shard.get_slice(name)[index : index + 1][0] for name in names}
+        place, index = self.table.iloc[row], int(self.table["row"].iloc[row])
+        shard = SafetensorsFile(self.folder / SHARD_FOLDER / str(place["shard"]))
+        architecture = self.architectures[str(place["architecture"])]
+        stack = {name: shard.part(name, 0, index, index + 1) for name in architecture.shapes}
+        _compare_digests(stack, self.table.iloc[row : row + 1])
+        return {name: stack[name][0] for name in architecture.order or architecture.shapes}
 
     def stacks(self) -> Iterator[Checkpoints]:
         """All checkpoints, shard by shard: stacked weights with their rows of the table."""
         for (architecture, name), table in self.table.groupby(["architecture", "shard"], sort=False):
-            rows = torch.from_numpy(table["row"].to_numpy(copy=True))
-            with _open_shard(self.folder, str(name)) as shard:
-                stack = {
-                    tensor: _take_rows(shard.get_tensor(tensor), rows)
-                    for tensor in self.architectures[str(architecture)].shapes
-                }
+            rows = torch.from_numpy(table["row"].to_numpy(np.int64, copy=True))
+            shard = SafetensorsFile(self.folder / SHARD_FOLDER / str(name))
+            shapes = self.architectures[str(architecture)].shapes
+            stack = {tensor: _take_rows(shard.read(tensor), rows) for tensor in shapes}
+            _compare_digests(stack, table)
             yield Checkpoints(self.architectures[str(architecture)], table, stack)
 
     def batches(self, size: int) -> Iterator[Checkpoints]:
@@ -276,6 +273,18 @@ def _take_rows(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return tensor if whole else tensor[rows]
 
 
+def _compare_digests(stack: Weights, table: pd.DataFrame) -> None:
+    """Raise `InputError` unless weights are those that the table was written for, where it says which."""
+    if DIGEST not in table:
+        return
+    for digest, row in zip(digest_stack(stack), table.to_dict("records"), strict=True):
+        if isinstance(row[DIGEST], str) and row[DIGEST] != digest:
+            raise InputError(
+                f"expected the weights that {TABLE_FILE} was written for, found others for {row['member']} at epoch "
+                f"{row['epoch']}, in row {row['row']} of {row['shard']}: one of the two was changed or damaged"
+            )
+
+
 def digest_stack(stack: Weights) -> list[str]:
     """A digest of every stacked checkpoint: of types, shapes and numbers in their order, not of names."""
     count = len(next(iter(stack.values()), ()))
@@ -307,83 +316,3 @@ def require_finite_zoo(zoo: Zoo) -> None:
         floats = [tensor.reshape(len(tensor), -1) for tensor in piece.stack.values() if tensor.is_floating_point()]
         for tensor in floats:
             require_finite_checkpoints(tensor, piece.table)
-
-
-def _open_shard(folder: Path, name: str) -> Any:
-    path = folder / SHARD_FOLDER / name
-    try:
-        return safe_open(str(path), framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"expected a whole safetensors shard at {path}, found a damaged one ({error})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    value = read_object(path)
-    if value.get("format") != FORMAT:
-        raise InputError(f"expected a zoo of format {FORMAT} in {path}, found another format")
-    return {key: item for key, item in value.items() if key != "format"}
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    table = read_table(path)
-    missing = [name for name in PLACE_COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(f"expected the columns {', '.join(PLACE_COLUMNS)} in {path}, found none named {missing[0]}")
-    for name in ("row", "epoch"):
-        if not pd.api.types.is_integer_dtype(table[name]) or table[name].isna().any() or (table[name] < 0).any():
-            raise InputError(f"expected whole numbers from 0 in the column {name} of {path}, found others")
-    if table[list(PLACE_COLUMNS)].isna().any().any():
-        raise InputError(f"expected no missing values in {', '.join(PLACE_COLUMNS)} of {path}, found some")
-    twice = table[table.duplicated(["member", "epoch"])]
-    if len(twice):
-        first = twice.iloc[0]
-        raise InputError(
-            f"expected one row per member and epoch in {path}, found {first['member']} at {first['epoch']} twice"
-        )
-    return table.reset_index(drop=True)
-
-
-def _check_places(zoo: Zoo) -> None:
-    """Every row has weights and all weights have a row."""
-    folder = zoo.folder / SHARD_FOLDER
-    present = {path.name for path in folder.glob("*.safetensors")}
-    listed = zoo.table.groupby("shard").size()
-    for name in sorted(set(map(str, listed.index)) - present):
-        rows = int(listed[name])
-        raise InputError(f"expected the shard {folder / name} for {rows} rows of {TABLE_FILE}, found no such file")
-    for name in sorted(present - set(map(str, listed.index))):
-        raise InputError(f"expected rows in {TABLE_FILE} for {folder / name}, found none")
-    unknown = sorted(set(zoo.table["architecture"]) - set(zoo.architectures))
-    if unknown:
-        raise InputError(f"expected every architecture of {TABLE_FILE} in {ZOO_FILE}, found no entry for {unknown[0]}")
-    for name, own in zoo.table.groupby("shard"):
-        _check_shard(zoo, str(name), own)
-
-
-def _check_shard(zoo: Zoo, name: str, rows: pd.DataFrame) -> None:
-    """A shard holds every tensor of its architecture, stacked over as many checkpoints as there are rows."""
-    path = zoo.folder / SHARD_FOLDER / name
-    if rows["architecture"].nunique() > 1:
-        raise InputError(f"expected checkpoints of one architecture in {path}, found several")
-    architecture = zoo.architectures[str(rows["architecture"].iloc[0])]
-    with _open_shard(zoo.folder, name) as shard:
-        found = {tensor: tuple(shard.get_slice(tensor).get_shape()) for tensor in shard.keys()}  # noqa: SIM118
-    count = max((shape[0] for shape in found.values() if shape), default=0)
-    if sorted(rows["row"]) != list(range(count)):
-        raise InputError(
-            f"expected one row of {TABLE_FILE} for each of the {count} checkpoints in {path}, found {len(rows)} rows "
-            f"up to number {rows['row'].max()}"
-        )
-    wrong = [tensor for tensor, shape in architecture.shapes.items() if found.get(tensor) != (count, *shape)]
-    if wrong:
-        expected = (count, *architecture.shapes[wrong[0]])
-        raise InputError(f"expected {wrong[0]} of shape {expected} in {path}, found {found.get(wrong[0], 'none')}")
-
-
-def _contents(folder: Path) -> str:
-    if not folder.exists():
-        return "no such folder"
-    if not folder.is_dir():
-        return "a file"
-    names = sorted(entry.name for entry in folder.iterdir())
-    return "an empty folder" if not names else ", ".join(names[:4]) + (" and more" if len(names) > 4 else "")

@@ -137,10 +137,14 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
     sizes: list[dict[str, float]] = []
     with progress_bar("inspecting", total=len(entries)) as advance:
         for entry in entries:
-            with reader.source.local(entry.path) as path:
-                checkpoint = Inspected(entry.path, _format(path), entry.bytes)
-                files[_hash_files(path)].append(entry.path)
-                digest, scales = _read(checkpoint, path, entry.kind, given, key)
+            checkpoint, scales = Inspected(entry.path, "", entry.bytes), {}
+            try:
+                with reader.source.local(entry.path) as path:
+                    checkpoint.format = _format(path)
+                    files[_hash_files(path)].append(entry.path)
+                    digest, scales = _read(checkpoint, path, entry.kind, given, key)
+            except (InputError, OSError) as error:  # of this entry of an archive; others go on
+                checkpoint.problem, digest = str(error), ""
             if digest:
                 contents[digest].append(entry.path)
             checkpoints.append(checkpoint)

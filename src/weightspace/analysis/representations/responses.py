@@ -18,9 +18,10 @@ from weightspace.responses.config import AskConfig
 from weightspace.weights.files import StoredWeights, meta_of
 from weightspace.zoo.addressing import naming, network_files, open_file
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
 from weightspace.zoo.fitting import fit_weights, which_architecture
-from weightspace.zoo.zoo import ZOO_FILE, Zoo
+from weightspace.zoo.zoo import Zoo
 
 RESPONSES = Representation("r(W)")
 

@@ -12,6 +12,7 @@ import torch
 from weightspace.errors import InputError
 from weightspace.weights.values import Weights, infinite_masks, natural_key, shapes_of
 from weightspace.zoo.architecture import Architecture
+from weightspace.zoo.checking import TABLE_FILE, ZOO_FILE
 from weightspace.zoo.fitting import fit_weights
 from weightspace.zoo.importing.accelerate_states import AccelerateReader
 from weightspace.zoo.importing.baselines import BaselinesReader
@@ -25,7 +26,6 @@ from weightspace.zoo.importing.skorch import SkorchReader
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
 from weightspace.zoo.importing.trainer import TrainerReader
-from weightspace.zoo.zoo import TABLE_FILE, ZOO_FILE
 
 NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
 

@@ -12,6 +12,7 @@ from weightspace.errors import InputError
 from weightspace.inputs import read_settings
 from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index
 from weightspace.weights.values import natural_key
+from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
 from weightspace.zoo.importing.reader import (
     CONFIG,
@@ -24,7 +25,6 @@ from weightspace.zoo.importing.reader import (
 )
 from weightspace.zoo.importing.results_table import Matched, match_table, stem_of
 from weightspace.zoo.importing.source import Source, inside, parent_of
-from weightspace.zoo.zoo import ZOO_FILE
 
 # Files that hold a network, and that this package cannot read.
 FOREIGN = {
@@ -139,6 +139,7 @@ class PlainReader(FileReader):
             if self.table or self.by or "--by" in str(refusal):
                 raise
             found = Matched({}, {}, why=str(refusal))
+            listing.leave_out(short, found.why)
         if found.why:
             if self.table or self.by:
                 raise InputError(f"expected a column of {name} to name files below the folder, found that {found.why}")

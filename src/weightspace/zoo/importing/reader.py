@@ -177,8 +177,9 @@ def kind_of_config(source: Source, folder: str, listing: Listing) -> tuple[Kind,
         value = parse_json(source.read(config), config)
         name = (value.get("architectures") or [value.get("model_type") or "network"])[0]
         base = value.get("_name_or_path")
-    except (ValueError, AttributeError, IndexError, TypeError):
+    except (ValueError, AttributeError, IndexError, TypeError) as error:
         listing.note("a config.json cannot be read")
+        listing.leave_out(config, f"no settings that can be read ({error})")
         return Kind(), None
     listing.ignored |= {f"config.json: {key}" for key in value}
     name = re.sub(r"[^A-Za-z0-9]+", "-", str(name)).strip("-").lower() or "network"
