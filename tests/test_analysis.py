@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tools import forget_digests
 from weightspace.analysis.probing.classifying import classify
 from weightspace.analysis.probing.comparing import CHOSEN, Fold, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
@@ -172,6 +173,7 @@ def test_nan_weights_are_named(zoo_folder: Path, tmp_path: Path) -> None:
     stack = load_file(shard)
     next(iter(stack.values()))[3].view(-1)[0] = torch.nan
     save_file(stack, shard)
+    forget_digests(folder)
     for compute in (raw_weights, layer_statistics):
         with pytest.raises(InputError, match=r"in 1 checkpoints, first in member-\d+ at epoch \d"):
             compute(Zoo.open(folder))

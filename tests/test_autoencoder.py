@@ -540,14 +540,14 @@ def test_a_damaged_model_is_refused(sane_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sane_folder, tmp_path / "sane"))
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-8])
-    with pytest.raises(InputError, match="expected a trained SANE"):
+    with pytest.raises(InputError, match="expected a whole safetensors file"):
         SANE.open(folder)
     (folder / "model.safetensors").write_bytes(whole)
     config = json.loads((folder / "config.json").read_text())
     changes: list[dict[str, Any]] = [{"window": None}, {"sane": {**config["sane"], "latent_width": 5}}, {"sane": {}}]
     for change in changes:
         (folder / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(InputError, match="expected a trained SANE"):
+        with pytest.raises(InputError, match="expected"):
             SANE.open(folder)
     (folder / "config.json").write_text(json.dumps(config))
     references = (folder / "preparation" / "references.safetensors").read_bytes()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from garden import GARDEN, planted
+from tools import forget_digests
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.corpus import Corpus, build_corpus
 from weightspace.corpus.fitting import fit_preparation
@@ -158,6 +159,7 @@ def test_nan_in_a_zoo_is_refused_and_named(zoo_folder: Path, tmp_path: Path) -> 
     name = next(iter(stack))
     stack[name][3].view(-1)[0] = torch.nan
     save_file(stack, shard)
+    forget_digests(folder)
     with pytest.raises(InputError, match=r"NaN or infinite values in 1 checkpoints, first in member-\d+ at epoch \d"):
         fit_preparation(Zoo.open(folder), PreparationConfig(), tmp_path / "corpus")
 

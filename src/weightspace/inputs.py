@@ -4,7 +4,8 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from weightspace.errors import InputError
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+Config = TypeVar("Config")
 MEBIBYTE = 2**20
 MOST_SETTINGS = 32 * MEBIBYTE  # of a file of settings or results, as text
 MOST_TABLE = 512 * MEBIBYTE  # of a table in memory
@@ -113,3 +115,34 @@ def _bounded(stored: Any, where: str) -> "Iterator[pa.RecordBatch]":
         size += batch.nbytes
         require_bytes(size, where, MOST_TABLE)
         yield batch
+
+
+def config_from(kind: type[Config], value: Any, where: str) -> Config:
+    """A configuration from JSON; every field has the type that it says, and checks what else it asks for.
+
+    Raises:
+        InputError: unknown fields, or values of another type or range.
+    """
+    hints = get_type_hints(kind)
+    if not isinstance(value, dict) or not value.keys() <= hints.keys():
+        raise InputError(f"expected the fields of a {kind.__name__} in {where}, found {value!r:.80}")
+    fields = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    for name, item in fields.items():
+        if not _fits(item, hints[name]):
+            raise InputError(f"expected another type of {name} in {where}, found {item!r:.80}")
+    return kind(**fields)
+
+
+def _fits(item: Any, hint: Any) -> bool:
+    """Whether a value of JSON is of a type, as far as configurations have types."""
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return item in inner
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(item, one) for one in inner)
+    if get_origin(hint) is tuple:
+        kinds = inner[:1] * len(item) if isinstance(item, tuple) and Ellipsis in inner else inner
+        return isinstance(item, tuple) and len(kinds) == len(item) and all(map(_fits, item, kinds))
+    if hint is float:
+        return type(item) in (int, float)
+    return type(item) is hint

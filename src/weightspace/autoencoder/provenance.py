@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
+from weightspace.inputs import config_from
 from weightspace.zoo.zoo import Zoo
 
 Losses = Mapping[str, float | int]
@@ -85,7 +86,7 @@ class Provenance:
         """The inverse of `to_json`."""
         distilling = value["distilling"]
         return cls(
-            training=TrainConfig(**value["training"]),
+            training=config_from(TrainConfig, value["training"], "the provenance"),
             zoos=tuple(
                 TrainedZoo(
                     name=zoo["name"],
@@ -95,7 +96,7 @@ class Provenance:
                 for zoo in value["zoos"]
             ),
             final=dict(value["final"]),
-            distilling=DistillConfig(**distilling) if distilling is not None else None,
+            distilling=config_from(DistillConfig, distilling, "the provenance") if distilling is not None else None,
             distilled=dict(value["distilled"]),
         )
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from weightspace.autoencoder.coding import count_latents, decode_latents, encode_tokens
@@ -25,17 +25,19 @@ from weightspace.autoencoder.provenance import Provenance
 from weightspace.corpus.preparation import Preparation, Prepared
 from weightspace.devices import choose_device
 from weightspace.errors import InputError
-from weightspace.inputs import read_object
+from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
 from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
-from weightspace.weights.values import Weights
+from weightspace.weights.safetensors_files import SafetensorsFile
+from weightspace.weights.values import Weights, require_shapes, shapes_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
 CONFIG_FILE, MODEL_FILE, PREPARATION_FOLDER = "config.json", "model.safetensors", "preparation"
+LONGEST_WINDOW = 1_000_000
 FORMAT = 3
 # Trained models that come with the package, by the names of their folders.
 BOX, ANY_NETWORK = Path(__file__).parent.parent / "models", "any"
@@ -242,25 +244,40 @@ class SANE:
             InputError: no model there, a damaged one, or no such device here.
         """
         folder = model_folder(folder)
+        if not (folder / CONFIG_FILE).is_file() or not (folder / MODEL_FILE).is_file():
+            raise InputError(f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none")
         try:
             value = read_object(folder / CONFIG_FILE)
             require_format(value["format"], folder)
-            sane = value["sane"]
-            config = SANEConfig(**{**sane, "position_limits": tuple(sane["position_limits"])})
+            config = config_from(SANEConfig, value["sane"], str(folder / CONFIG_FILE))
             preparation = Preparation.open(folder / PREPARATION_FOLDER)
-            network = Network(config, preparation.config.token_width, window=value["window"])
-            network.load_state_dict(load_file(folder / MODEL_FILE))
+            network = _read_network(config, preparation.config.token_width, value["window"], folder / MODEL_FILE)
             provenance = Provenance.from_json(value["provenance"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(
-                f"expected a trained SANE ({CONFIG_FILE}, {MODEL_FILE}) in {folder}, found none"
-            ) from error
+            raise InputError(f"expected a trained SANE in {folder}, found a damaged one ({error})") from error
         # Two operations for each parameter, and for a token, which has one weight at the least.
         parameters = sum(parameter.numel() for parameter in network.parameters())
         network.to(choose_device(device, 2.0 * parameters * weights / network.token_in.in_features))
         return cls(network=network.eval(), preparation=preparation.trusting(given), provenance=provenance)
+
+
+def _read_network(config: SANEConfig, token_width: int, window: Any, path: Path) -> Network:
+    """A network with the weights of a file, whose sizes are compared before anything of them is allocated."""
+    if type(window) is not int or not 1 <= window <= LONGEST_WINDOW:
+        raise InputError(f"expected a window of 1 to {LONGEST_WINDOW:,} tokens in {path.parent}, found {window!r:.40}")
+    file = SafetensorsFile(path)
+    if config.layers > len(file.tensors):
+        raise InputError(f"expected tensors for {config.layers:,} layers in {path}, found {len(file.tensors):,}")
+    with torch.device("meta"):
+        expected = Network(config, token_width, window=window).state_dict()
+    require_shapes(
+        {name: torch.empty(entry.shape, device="meta") for name, entry in file.tensors.items()}, shapes_of(expected)
+    )
+    network = Network(config, token_width, window=window)
+    network.load_state_dict({name: file.read(name) for name in file.tensors})
+    return network
 
 
 def boxed_models() -> list[str]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from weightspace.corpus.config import PreparationConfig
@@ -18,11 +17,12 @@ from weightspace.corpus.frame import Frame, frame_key, plan_frame, require_mostl
 from weightspace.corpus.row_responses import ResponseScale
 from weightspace.corpus.standardizing import Statistics, no_statistics, statistics_by_kind
 from weightspace.errors import InputError
-from weightspace.inputs import read_object
+from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
 from weightspace.tokens.layout import TokenLayout, plan_layout
 from weightspace.tokens.tokenizing import flatten_weights, gather_tokens, scatter_tokens
 from weightspace.weights.files import StoredWeights, meta_of, on_cpu, stored_masks
+from weightspace.weights.safetensors_files import read_safetensors
 from weightspace.weights.values import Weights, infinite_masks, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights, fits, known_as
@@ -248,15 +248,15 @@ class Preparation:
         """
         try:
             value = read_object(folder / PREPARATION_FILE)
-            references = load_file(folder / REFERENCES_FILE)
+            references = read_safetensors(folder / REFERENCES_FILE)
             architectures = [Architecture.from_json(entry) for entry in value["architectures"]]
             return cls(
-                config=PreparationConfig(**value["config"]),
+                config=config_from(PreparationConfig, value["config"], str(folder)),
                 keys=dict(value["keys"]),
                 heard=ResponseScale.from_json(value["heard"]) if value.get("heard") else None,
                 kinds={kind: (mean, std) for kind, (mean, std) in value["kinds"].items()},
                 architectures={architecture.id: architecture for architecture in architectures},
                 frames={key: Frame.from_json(entry, references.get(key)) for key, entry in value["frames"].items()},
             )
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"expected a whole preparation in {folder}, found none ({error})") from error

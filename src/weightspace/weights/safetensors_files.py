@@ -149,3 +149,13 @@ def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a name that is there twice")
     return value
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, in the order of their bytes.
+
+    Raises:
+        InputError: see `SafetensorsFile`.
+    """
+    file = SafetensorsFile(path)
+    return {name: file.read(name) for name in file.tensors}

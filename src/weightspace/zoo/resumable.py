@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from weightspace.inputs import read_object, read_table
 from weightspace.outputs import write_json
+from weightspace.weights.safetensors_files import read_safetensors
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.writing import ZooWriter, tidy
 from weightspace.zoo.zoo import Checkpoints
@@ -69,7 +70,7 @@ class PartStore:
             Checkpoints(
                 Architecture.from_json(entry),
                 read_table(folder / f"{number}.parquet"),
-                load_file(folder / f"{number}.safetensors"),
+                read_safetensors(folder / f"{number}.safetensors"),
             )
             for number, entry in enumerate(about["architectures"])
         ]

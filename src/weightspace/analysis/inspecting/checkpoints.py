@@ -137,7 +137,8 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
     sizes: list[dict[str, float]] = []
     with progress_bar("inspecting", total=len(entries)) as advance:
         for entry in entries:
-            checkpoint, scales = Inspected(entry.path, "", entry.bytes), {}
+            checkpoint = Inspected(entry.path, "", entry.bytes)
+            scales: dict[str, float] = {}
             try:
                 with reader.source.local(entry.path) as path:
                     checkpoint.format = _format(path)

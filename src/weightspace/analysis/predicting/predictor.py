@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
@@ -20,11 +19,12 @@ from weightspace.analysis.representations.responses import answer, vector_of
 from weightspace.autoencoder.sane import SANE, model_folder
 from weightspace.corpus.asking import NOISE
 from weightspace.errors import InputError
-from weightspace.inputs import read_object
+from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
 from weightspace.weights.files import meta_of
+from weightspace.weights.safetensors_files import read_safetensors
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import which_architecture
 
@@ -298,13 +298,14 @@ class Predictor:
         folder, before = Path(model_folder(folder)), ASKING if asking else ""
         try:
             about = read_object(folder / f"{before}{PREDICTOR_FILE}")
-            about["ask"] = AskConfig(**about["ask"]) if about["ask"] is not None else None
+            about["ask"] = config_from(AskConfig, about["ask"], str(folder)) if about["ask"] is not None else None
             about["properties"] = [PropertyModel(**_with_infinity(own)) for own in about["properties"]]
             about["members"] = tuple(about["members"])
             about["outlier_limit"] = math.inf if about["outlier_limit"] is None else about["outlier_limit"]
-            arrays: dict[str, Any] = load_file(folder / f"{before}{ARRAYS_FILE}")
+            stored = read_safetensors(folder / f"{before}{ARRAYS_FILE}")
+            arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in stored.items()}
             return cls(**about, **{**arrays, "known": arrays["known"].astype(np.float32)})
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"expected a predictor ({PREDICTOR_FILE}, {ARRAYS_FILE}) in {folder}, found none: "
                 "`weightspace card SANE ZOO` fits one"
