@@ -94,7 +94,7 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
         ): "expected finite training images",
         str(write_npz(tmp_path / "flat.npz", test_images=np.zeros((9, 36)))): "expected finite test images of shape",
         str(write_npz(tmp_path / "other.npz", test_images=np.zeros((9, 5, 5)))): "expected test images like",
-        str(write_npz(tmp_path / "minus.npz", train_labels=np.arange(20) - 1)): "expected whole numbers from 0",
+        str(write_npz(tmp_path / "minus.npz", train_labels=np.arange(20) - 1)): "expected training labels from 0",
         str(write_npz(tmp_path / "halves.npz", train_labels=np.arange(20) / 2)): "expected whole numbers from 0",
         str(cut): "expected a readable archive",
         "no_such_module:f": "expected a module:function that returns",

@@ -1,43 +1,93 @@
-"""Ctrl-C in the middle of long work: finish the step, save, then stop; or stop at once, without fail."""
+"""Ctrl-C, and what ends a process, in the middle of long work: finish the step, save, then stop; or stop at once."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end (SIGTERM): what holds work cleans up and keeps what it keeps for Ctrl-C."""
+
+
+def status_of(stopped: BaseException) -> int:
+    """The exit status of a process that ends for it, as shells tell it."""
+    cause: BaseException | None = stopped
+    while cause is not None and not isinstance(cause, Terminated):
+        cause = cause.__cause__ or cause.__context__
+    return 128 + (signal.SIGINT if cause is None else signal.SIGTERM)
+
+
+class Pressed:
+    """Whether the user, or the system, asked for an end; `reason()` is what to raise for it."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether there was a signal."""
+        return self.number is not None
+
+    def reason(self) -> KeyboardInterrupt:
+        """What the signal means where nobody waits with it."""
+        return KeyboardInterrupt() if self.number in (None, signal.SIGINT) else Terminated("terminated")
 
 
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does; so does the end of the terminal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated("terminated")
+
+    with _replaced(end, [kind for kind in ENDS if signal.getsignal(kind) == signal.SIG_DFL]):
+        yield
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[Pressed]:
     """Ctrl-C lets the current step finish; a second one stops at once."""
     with _handled(lambda pressed_before: pressed_before) as pressed:
         yield pressed
 
 
 @contextlib.contextmanager
-def noted_interrupt() -> Iterator[Callable[[], bool]]:
+def noted_interrupt() -> Iterator[Pressed]:
     """Ctrl-C stops at once; where a library's callback swallows that, what is yielded still tells of it."""
     with _handled(lambda pressed_before: True) as pressed:
         yield pressed
 
 
 @contextlib.contextmanager
-def _handled(stops: Callable[[bool], bool]) -> Iterator[Callable[[], bool]]:
-    """Note every Ctrl-C, and raise `KeyboardInterrupt` where `stops(pressed before)` says so."""
-    pressed = threading.Event()
+def _handled(stops: Callable[[bool], bool]) -> Iterator[Pressed]:
+    """Note every signal that asks for an end, and raise for it where `stops(pressed before)` says so."""
+    pressed = Pressed()
     if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
+        yield pressed
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
-        again = pressed.is_set()
-        pressed.set()
+        again = pressed()
+        pressed.number = number
         if stops(again):
-            raise KeyboardInterrupt
+            raise pressed.reason()
 
-    signal.signal(signal.SIGINT, note)
+    # Without a handler of ours nobody asked for another end than the system's.
+    with _replaced(note, [signal.SIGINT, *(kind for kind in ENDS if callable(signal.getsignal(kind)))]):
+        yield pressed
+
+
+@contextlib.contextmanager
+def _replaced(handler: Callable[[int, Any], None], kinds: Sequence[int]) -> Iterator[None]:
+    before = {kind: signal.signal(kind, handler) for kind in kinds}
     try:
-        yield pressed.is_set
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for kind, own in before.items():
+            signal.signal(kind, own)

@@ -110,12 +110,17 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(to_json(value, indent=2) + "\n")
 
 
-def write_manifest(folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = ()) -> None:
-    """Write `manifest.json`: what made this folder (command, configuration, versions, hashes of the inputs)."""
+def write_manifest(
+    folder: Path, *, configuration: Mapping[str, Any], seed: int, inputs: Sequence[Path] = (), public: bool = False
+) -> None:
+    """Write `manifest.json`: what made this folder (command, configuration, versions, hashes of the inputs).
+
+    What is `public` goes to others, and does not tell them the command, which names folders of this machine.
+    """
     write_json(
         folder / MANIFEST,
         {
-            "command": called_as(),
+            **({} if public else {"command": called_as()}),
             "weightspace": version("weightspace"),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": installed_versions(),

@@ -28,8 +28,8 @@ def one_line(value: object, most: int = LONGEST_NAME) -> str:
 
 
 def one_sentence(text: str) -> str:
-    """A message on one line; words that are very long, as names may be, are shortened with their length."""
-    return " ".join(one_line(word, LONGEST_WORD) for word in text.split())
+    """A line with its spaces as they are; very long words, as names may be, are shortened with their length."""
+    return re.sub(r"[^ ]+", lambda word: one_line(word[0], LONGEST_WORD), text)
 
 
 def markdown_cell(value: object, most: int = LONGEST_CELL) -> str:
@@ -43,6 +43,17 @@ def markdown_cell(value: object, most: int = LONGEST_CELL) -> str:
     for character, entity in ENTITIES.items():
         text = text.replace(character, entity)
     return LINKS.sub(lambda match: "".join(f"&#{ord(sign)};" if sign in ":.@" else sign for sign in match[0]), text)
+
+
+def figure_text(value: object, most: int = LONGEST_CELL) -> str:
+    r"""A name or value for a figure: no formula, and not left out of legends, as what begins with `_` is.
+
+    Examples:
+        >>> figure_text("_a$x$")
+        ' _a\\$x\\$'
+    """
+    text = one_line(value, most).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _visible(character: str) -> str:

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from weightspace.plain_text import one_sentence
+
 Advance = Callable[..., None]
 # Where there is no terminal: the first line after so many seconds, and no more than one in so many.
 FIRST_LINE, BETWEEN_LINES = 10.0, 60.0
@@ -28,12 +30,12 @@ def progress_bar(description: str, total: int, *, done: int = 0, shown: bool = T
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")
@@ -46,7 +48,7 @@ def progress_bar(description: str, total: int, *, done: int = 0, shown: bool = T
 
 def say(line: str) -> None:
     """A line on standard error for who waits; a bar stays below it."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{one_sentence(line)}\n")
 
 
 class _Lines:

@@ -5,6 +5,8 @@ import logging
 import os
 import signal
 import socket
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,7 +16,7 @@ from weightspace.interrupting import noted_interrupt
 
 ATTEMPTS = 3
 PENDING_PER_CPU = 2
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS, WATCH_SECONDS = 10.0, 0.5
 
 
 @runtime_checkable
@@ -85,7 +87,8 @@ def _spread_on_processes(
         return_as="generator_unordered",
         mmap_mode="c",
         batch_size=1,
-        initializer=_leave_interrupts,  # Ctrl-C is for this process, which then ends its workers
+        initializer=_live_with,
+        initargs=(os.getpid(),),
     )
     calls = (delayed(_call)(work, shared, number, task) for number, task in enumerate(tasks))
     results = parallel(calls)
@@ -95,7 +98,7 @@ def _spread_on_processes(
                 tick(tasks[number].units)
                 yield number, result
                 if pressed():
-                    raise KeyboardInterrupt
+                    raise pressed.reason()
     except TerminatedWorkerError as error:
         raise InputError(
             "expected worker processes that live, found that one was killed, perhaps for want of memory; finished work "
@@ -108,8 +111,17 @@ def _spread_on_processes(
             results.close()
 
 
-def _leave_interrupts() -> None:
+def _live_with(parent: int) -> None:
+    """What a worker does first: Ctrl-C is its parent's, SIGTERM ends it, and it does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def _call(work: Work, shared: Any, number: int, task: Task) -> tuple[int, Any]:

@@ -1,9 +1,12 @@
 """Run the command line and turn what went wrong into an exit status."""
 
+import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter, Token
@@ -13,7 +16,11 @@ from weightspace import __version__
 from weightspace.autoencoder.presets import SIZES, WRITING
 from weightspace.cli import reading, reports, sane, shared, symmetries, writing, zoos
 from weightspace.errors import InputError
+from weightspace.interrupting import ended_by_signals, status_of
+from weightspace.plain_text import one_sentence
 
+# What torch and its allocators say of memory that is not there.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory", "bad_alloc")
 LIST_OPTIONS = ("--keep", "--epochs", "--split", "--position-limits")
 # In the order of the data's way.
 COMMANDS: dict[str, tuple[Any, ...]] = {
@@ -71,22 +78,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Processes that are started from here do not put the working folder on their import path either.
     """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    for stream in (sys.stdout, sys.stderr):
+        # Where letters cannot be written as they are, their codes are.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     tokens = split_lists(sys.argv[1:] if arguments is None else arguments)
     full = "--help-all" in tokens
     tokens = ["--help" if token == "--help-all" else token for token in tokens]
     try:
-        make_app(full=full)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with ended_by_signals():
+            make_app(full=full)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as mistake:
-        sys.stderr.write(f"weightspace: {' '.join(str(mistake).split())}\n")
+        sys.stderr.write(f"weightspace: {one_sentence(' '.join(str(mistake).split()))}\n")
         sys.exit(2)
     except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"\nweightspace: {str(stopped) or 'stopped'}\n")
-        sys.exit(130)
+        sys.stderr.write(f"\nweightspace: {one_sentence(str(stopped)) or 'stopped'}\n")
+        sys.exit(status_of(stopped))
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not complain again while it closes down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (MemoryError, RuntimeError, OSError) as failure:
+        reason = _lack(failure)
+        if not reason:
+            raise
+        sys.stderr.write(f"weightspace: {reason}\n")
+        sys.exit(2)
     sys.exit(0)
+
+
+def _lack(failure: BaseException) -> str:
+    """What this machine lacks, if that is why work failed; everything else is a bug of ours."""
+    text = " ".join(str(failure).split())
+    if isinstance(failure, MemoryError) or any(sign in text for sign in NO_MEMORY):
+        return f"expected enough memory for this, found too little ({one_sentence(text) or 'none was left'})"
+    if isinstance(failure, OSError) and failure.errno in (errno.EMFILE, errno.ENFILE):
+        return "expected to open more files, found that this process may not: `ulimit -n` says how many it may"
+    if isinstance(failure, FileNotFoundError) and not _has_working_folder():
+        return "expected a working folder, found that it was deleted"
+    return ""
+
+
+def _has_working_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def fill_size(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

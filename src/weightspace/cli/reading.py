@@ -19,6 +19,7 @@ from weightspace.cli.shared import (
     print_json,
     require_plot,
     save_plot,
+    say,
 )
 from weightspace.errors import InputError
 from weightspace.responses.config import AskConfig
@@ -49,12 +50,12 @@ def predict(
     for name, prediction in told.networks:
         predictions[name] = prediction
         if not as_json:
-            print(f"{name}: {prediction}")
+            say(f"{name}: {prediction}")
     if as_json:
         by_name = {name: prediction.to_json() for name, prediction in predictions.items()}
         print_json({**told.about(), "networks": by_name})
         return
-    print("".join(f"{line}\n" for line in told.closing(list(predictions.values()))), end="")
+    say(*told.closing(list(predictions.values())))
 
 
 def layers(
@@ -105,7 +106,7 @@ def layers(
         print_json({"out": str(out) if out else None, **study.to_json()})
         return
     print_table(layer_table(study))
-    print(": ".join([*map(str, plots[:1]), study.summary()]))
+    say(": ".join([*map(str, plots[:1]), study.summary()]))
 
 
 def similar(
@@ -189,7 +190,7 @@ def probe(
     for table in reading_tables(probed.rows):
         print_table(table)
         print()
-    print(
+    say(
         f"{folder}: {probed.folds} folds, {config.model} probes tested on {probed.tested} of {probed.members} members"
         + ("; there are few, so each is left out once, and nothing validates" if probed.left_out else "")
         + (f"\nnetworks were not asked: {probed.not_asked}" if probed.not_asked else "")
@@ -228,7 +229,7 @@ def forecast(
     zoo = Zoo.open(folder, module.describe())
     if checkpoints:
         told = forecast_files(zoo, module.addresses(checkpoints), config, ask, epochs)
-        print_json(told.to_json()) if as_json else print(told)
+        print_json(told.to_json()) if as_json else say(str(told))
         return
     rows = forecast_zoo(zoo, config, ask)
     if as_json:

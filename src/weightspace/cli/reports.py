@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from weightspace.cli.shared import Force, Json, Out, existing, options, prepare_torch, print_json, print_result
+from weightspace.cli.shared import Force, Json, Out, existing, options, prepare_torch, print_json, print_result, say
 from weightspace.demo.config import DemoConfig
 
 
@@ -31,8 +31,9 @@ def demo(
         print()
         print_table(table)
     print()
-    print("\n".join(results["findings"]))
-    print(f"\n{out / 'report.html'}: {results['seconds']:.0f} seconds; open it in a browser")
+    say(*results["findings"])
+    print()
+    say(f"{out / 'report.html'}: {results['seconds']:.0f} seconds; open it in a browser")
 
 
 def doctor(*, as_json: Json = False) -> None:
@@ -45,12 +46,12 @@ def doctor(*, as_json: Json = False) -> None:
         print_json(machine._asdict())
         return
     for name, version in machine.versions.items():
-        print(f"{name} {version}")
-    print(f"{machine.processors} processors, of which torch uses {machine.threads} (WEIGHTSPACE_THREADS asks for more)")
+        say(f"{name} {version}")
+    say(f"{machine.processors} processors, of which torch uses {machine.threads} (WEIGHTSPACE_THREADS asks for more)")
     half = "; training takes bf16" if machine.half_precision else ""
-    print(f"--device auto takes {machine.device}{half}")
+    say(f"--device auto takes {machine.device}{half}")
     for extra, installed in machine.extras.items():
-        print(f"weightspace[{extra}] {installed or 'is not installed'}: {EXTRAS[extra][1]}")
+        say(f"weightspace[{extra}] {installed or 'is not installed'}: {EXTRAS[extra][1]}")
 
 
 def report(run: Path, /, *, out: Out, force: Force = False, as_json: Json = False) -> None:

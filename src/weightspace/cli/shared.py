@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from weightspace.errors import InputError
+from weightspace.plain_text import one_sentence
 
 if TYPE_CHECKING:
     from weightspace.outputs import Existing
@@ -140,7 +141,7 @@ def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool) ->
     if as_json:
         print_json({"out": str(out), **result})
     else:
-        print(f"{out}: {line}")
+        say(f"{out}: {line}")
 
 
 def print_json(value: Any) -> None:
@@ -148,3 +149,9 @@ def print_json(value: Any) -> None:
     from weightspace.outputs import to_json
 
     print(to_json(value))
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are: what is in names does nothing to a terminal."""
+    for line in lines:
+        print(one_sentence(line))

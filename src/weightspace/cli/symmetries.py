@@ -18,6 +18,7 @@ from weightspace.cli.shared import (
     print_json,
     print_result,
     require_plot,
+    say,
 )
 
 
@@ -50,7 +51,7 @@ def symmetry(
         return
     for table in symmetry_tables(traced, every=every):
         print_table(table)
-    print(f"{factory}: {len(traced.groups)} groups move {traced.coverage:.1%} of the parameters; outputs stay equal")
+    say(f"{factory}: {len(traced.groups)} groups move {traced.coverage:.1%} of the parameters; outputs stay equal")
 
 
 def align(

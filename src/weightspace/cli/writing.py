@@ -16,6 +16,7 @@ from weightspace.cli.shared import (
     prepare_torch,
     print_json,
     print_result,
+    say,
 )
 from weightspace.evaluation.config import EvaluateConfig
 from weightspace.generation.config import GenerateConfig, SamplerConfig, SelectConfig
@@ -96,4 +97,4 @@ def evaluate(
         return
     for table in writing_tables(rows):
         print_table(table)
-    print(f"{folder}: {len(generated)} networks, all methods under one schedule")
+    say(f"{folder}: {len(generated)} networks, all methods under one schedule")

@@ -21,6 +21,7 @@ from weightspace.cli.shared import (
     print_result,
     require_plot,
     save_plot,
+    say,
 )
 from weightspace.errors import require_between
 from weightspace.responses.config import AskConfig
@@ -167,7 +168,7 @@ def zoo(
         print()
     if explain:
         _print_sources(opened.about)
-    print(f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes")
+    say(f"{folder}: {summary['members']} members, {summary['checkpoints']} checkpoints, {summary['bytes']:,} bytes")
 
 
 def inspect(
@@ -218,7 +219,7 @@ def inspect(
     for table in folder_tables(study, rows):
         print_table(table)
         print()
-    print("\n".join([*(f"  {note}" for note in study.notes()), f"{out or folder}: {study.summary()}"]))
+    say(*(f"  {note}" for note in study.notes()), f"{out or folder}: {study.summary()}")
 
 
 def publish(
@@ -263,31 +264,31 @@ def publish(
 def print_remarks(notes: Mapping[str, int], left_out: Sequence[Mapping[str, str]]) -> None:
     """What was understood in a special way, and what could not be used: counted, with a few names."""
     for note, count in notes.items():
-        print(f"  {count:,} x {note}")
+        say(f"  {count:,} x {note}")
     reasons: dict[str, list[str]] = {}
     for entry in left_out:
         reasons.setdefault(entry["why"], []).append(entry["what"])
     if left_out:
-        print(f"  left out: {len(left_out):,} (all are named in zoo.json)")
+        say(f"  left out: {len(left_out):,} (all are named in zoo.json)")
     for reason, names in list(reasons.items())[:REASONS_SHOWN]:
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        print(f"    {', '.join(names[:NAMES_SHOWN])}{more}: {reason}")
+        say(f"    {', '.join(names[:NAMES_SHOWN])}{more}: {reason}")
     if len(reasons) > REASONS_SHOWN:
-        print(f"    and {len(reasons) - REASONS_SHOWN} more reasons")
+        say(f"    and {len(reasons) - REASONS_SHOWN} more reasons")
 
 
 def _print_sources(about: Mapping[str, Any]) -> None:
     """Where the numbers of an imported zoo's first checkpoints come from, their other names, and what was left out."""
     if "sources" not in about:
-        print("not imported, so that its numbers are its own")
+        say("not imported, so that its numbers are its own")
         return
     names = about.get("names", {})
     for checkpoint in about["sources"]:
         epoch = "an unknown epoch" if checkpoint["epoch"] is None else f"epoch {checkpoint['epoch']}"
-        print(f"{checkpoint['member']} at {epoch}: {checkpoint['path']}")
+        say(f"{checkpoint['member']} at {epoch}: {checkpoint['path']}")
         for name, number in checkpoint["numbers"].items():
-            print(f"  {name} {number['value']}: {number['from']}")
+            say(f"  {name} {number['value']}: {number['from']}")
         for other in names.get(checkpoint["path"], []):
-            print(f"  the same weights: {other}")
+            say(f"  the same weights: {other}")
     for entry in about.get("left_out", []):
-        print(f"left out: {entry['what']}: {entry['why']}")
+        say(f"left out: {entry['what']}: {entry['why']}")

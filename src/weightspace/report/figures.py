@@ -10,6 +10,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from weightspace.plain_text import figure_text
+
 INK = "#010203"  # replaced by `currentColor` in the SVG
 COLORS = ["#2f7fd1", "#e0702b", "#2a9d6f", "#b5479e", "#8a7f1f", "#d1434b", "#5b6ee0", "#7a7a7a", "#3aa6a6"]
 STYLE: dict[Any, Any] = {
@@ -83,7 +85,7 @@ def _accuracy_over_epochs(data: Data) -> Figure:
     epochs = data["epochs"]
     for name, quantiles in data["groups"].items():
         low, middle, high = np.array(quantiles).T
-        (line,) = axes.plot(epochs, middle, marker="o", markersize=3, label=name)
+        (line,) = axes.plot(epochs, middle, marker="o", markersize=3, label=figure_text(name))
         axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
     axes.set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
     axes.legend()
@@ -113,14 +115,16 @@ def _maps(data: Data) -> Figure:
         if name == "activation":
             kinds = np.array(data[name])
             for kind in sorted(set(data[name])):
-                axes.scatter(x[kinds == kind], y[kinds == kind], s=5, linewidths=0, rasterized=True, label=kind)
+                axes.scatter(
+                    x[kinds == kind], y[kinds == kind], s=5, linewidths=0, rasterized=True, label=figure_text(kind)
+                )
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, markerscale=3)
         else:
             dots = axes.scatter(x, y, c=data[name], s=5, cmap="viridis", linewidths=0, rasterized=True)
             beneath = axes.inset_axes((0.1, -0.13, 0.8, 0.045))
             bar = figure.colorbar(dots, cax=beneath, orientation="horizontal")
             bar.outline.set_visible(False)
-        axes.set(title=name, xticks=[], yticks=[])
+        axes.set(title=figure_text(name), xticks=[], yticks=[])
     return figure
 
 
@@ -131,7 +135,10 @@ def _layers(data: Data) -> Figure:
     for row, value in enumerate(values):
         axes.text(max(value, 0) + 0.01, row, f"{value:.2f}", va="center")
     axes.set(
-        yticks=range(len(names)), yticklabels=names, xlabel="R² of reconstruction", xlim=(min(0, values.min()), 1.1)
+        yticks=range(len(names)),
+        yticklabels=list(map(figure_text, names)),
+        xlabel="R² of reconstruction",
+        xlim=(min(0, values.min()), 1.1),
     )
     axes.invert_yaxis()
     return figure
@@ -149,7 +156,7 @@ def _bars(data: Data) -> Figure:
         colors = [COLORS[7] if row[4] == "baseline" else COLORS[1] for row in first]
         axes.barh(range(len(names)), middle, color=colors, xerr=[middle - low, high - middle], ecolor=INK, capsize=2)
         axes.set(yticks=range(len(names)), title=target.replace("_", " "), xlim=(min(0, low.min()), 1), xlabel="R²")
-        axes.set_yticklabels(names if place == 1 else [])
+        axes.set_yticklabels(list(map(figure_text, names)) if place == 1 else [])
         axes.invert_yaxis()
     return figure
 
@@ -160,7 +167,12 @@ def _predictions(data: Data) -> Figure:
         axes = figure.add_subplot(1, len(data["panels"]), place)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5)
         axes.scatter(panel["true"], panel["predicted"], s=6, linewidths=0, alpha=0.6, rasterized=True)
-        axes.set(title=name, xlabel="true test accuracy", ylabel="predicted" if place == 1 else "", ylim=(-0.2, 1.2))
+        axes.set(
+            title=figure_text(name),
+            xlabel="true test accuracy",
+            ylabel="predicted" if place == 1 else "",
+            ylim=(-0.2, 1.2),
+        )
     return figure
 
 
@@ -175,7 +187,7 @@ def _novelty(data: Data) -> Figure:
     for number, (method, dots) in enumerate(data["dots"].items()):
         (x, y), look = np.array(dots).T, look_of(number)
         look.pop("linestyle")
-        axes.scatter(x, y, s=14, linewidths=0, alpha=0.8, label=method, rasterized=True, **look)
+        axes.scatter(x, y, s=14, linewidths=0, alpha=0.8, label=figure_text(method), rasterized=True, **look)
     axes.set(xlabel="novelty in weights", ylabel="test accuracy, untrained", ylim=(0, 1), xlim=(-0.03, None))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.6)
     return figure
@@ -191,7 +203,7 @@ def _filters(data: Data) -> Figure:
             size = np.abs(image).max()
             axes.imshow(image, cmap="RdBu_r", vmin=-size, vmax=size)
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(figure_text(name), rotation=0, ha="right", va="center")
     return figure
 
 
@@ -200,7 +212,7 @@ def _fine_tuning(data: Data) -> Figure:
     for number, (method, curve) in enumerate(data["curves"].items()):
         epochs, middle, low, high = np.array(curve).T
         look = look_of(number)
-        axes.plot(epochs, middle, markersize=4, label=method, **look)
+        axes.plot(epochs, middle, markersize=4, label=figure_text(method), **look)
         axes.fill_between(epochs, low, high, alpha=0.2, color=look["color"], linewidth=0)
     axes.set(xlabel="epochs of fine-tuning", ylabel="test accuracy", ylim=(0, 1))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -12,6 +12,7 @@ from weightspace.errors import InputError
 from weightspace.evaluation.comparing import WritingRow
 from weightspace.inputs import read_object
 from weightspace.outputs import Existing, called_as, installed_versions, new_file
+from weightspace.plain_text import markdown_cell, one_line
 from weightspace.report.figures import Drawn, draw_figures, to_svg
 from weightspace.report.plots import draw_lineage
 from weightspace.report.result_tables import reading_tables, writing_tables
@@ -67,7 +68,7 @@ def render_page(about: Mapping[str, Any], tables: Sequence[Table], figures: Sequ
 
 def templates(*, autoescape: bool) -> jinja2.Environment:
     """The templates of this room; a name that is not given is an error."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("weightspace.report", "."),
         autoescape=autoescape,
         trim_blocks=True,
@@ -75,6 +76,8 @@ def templates(*, autoescape: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"cell": markdown_cell, "shown": one_line}
+    return environment
 
 
 def read_results(run: Path) -> Mapping[str, Any]:

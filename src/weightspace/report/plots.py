@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from weightspace.analysis.aligning import ALIGNED, Line
 from weightspace.analysis.inspecting.kinship import Kinship, rooted
 from weightspace.analysis.layers import FEATURES, Layer, fit_line, layer_similarity, mean_feature
+from weightspace.plain_text import LONGEST_NAME, figure_text
 from weightspace.report.figures import COLORS, INK, PRINTED, STYLE
 from weightspace.zoo.zoo import Zoo
 
@@ -67,7 +68,11 @@ def draw_similarity(first: tuple[str, list[Layer]], second: tuple[str, list[Laye
         image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
         _name_layers(axes.set_yticks, first[1])
         _name_layers(axes.set_xticks, second[1], rotation=90)
-        axes.set(ylabel=first[0], xlabel=second[0], title="Similarity of layers (cosine of SANE codes)")
+        axes.set(
+            ylabel=figure_text(first[0]),
+            xlabel=figure_text(second[0]),
+            title="Similarity of layers (cosine of SANE codes)",
+        )
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, shrink=0.8).outline.set_visible(False)
     return figure
@@ -88,7 +93,9 @@ def _over_depth(axes: Axes, networks: Networks, feature: str, colors: np.ndarray
     for color, (name, layers) in zip(colors, networks.items(), strict=True):
         known = [(layer.depth, layer.features[feature]) for layer in layers if feature in layer.features]
         if known:
-            axes.plot(*zip(*known, strict=True), marker="o", markersize=3, linewidth=1.2, color=color, label=name)
+            axes.plot(
+                *zip(*known, strict=True), marker="o", markersize=3, linewidth=1.2, color=color, label=figure_text(name)
+            )
     orders = sorted({layer.order for layers in networks.values() for layer in layers})
     axes.set(xlabel=f"depth (first to last matrix, by {' or '.join(orders)})", title=TITLES[feature])
 
@@ -110,11 +117,16 @@ def _over_mean(
 
 def _name_layers(set_ticks: Any, layers: list[Layer], **style: Any) -> None:
     if len(layers) <= MOST_LABELS:
-        set_ticks(range(len(layers)), [layer.name.removesuffix(".weight") for layer in layers], fontsize=7, **style)
+        set_ticks(
+            range(len(layers)),
+            [figure_text(layer.name.removesuffix(".weight")) for layer in layers],
+            fontsize=7,
+            **style,
+        )
     else:
         places = np.linspace(0, len(layers) - 1, MOST_LABELS).round().astype(int)
         names = [layers[place].name.removesuffix(".weight") for place in places]
-        set_ticks(places, names, fontsize=7, **style)
+        set_ticks(places, list(map(figure_text, names)), fontsize=7, **style)
 
 
 def draw_lines(lines: Mapping[str, Line]) -> Figure:
@@ -160,7 +172,15 @@ def draw_lineage(trees: Sequence[Sequence[Kinship]]) -> Figure:
                 axes.plot([from_x, from_x, x], [from_row, row, row], color=COLORS[0], linewidth=1, linestyle=style)
             place[path] = (x, row)
             axes.plot(x, row, marker="o", markersize=4, color=COLORS[0 if edge is not None else 1])
-            axes.annotate(path, (x, row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+            axes.annotate(
+                figure_text(path, LONGEST_NAME),
+                (x, row),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=INK,
+            )
         axes.set(xlabel="relative distance, summed from the first of the family (1.4: nothing in common)", yticks=[])
         if shown < count:
             axes.set_title(f"{shown} of {count:,} related checkpoints; the table has all", fontsize=9, loc="left")
@@ -204,7 +224,7 @@ def _draw_courses(axes: Axes, table: pd.DataFrame, accuracy: str) -> None:
     top = 1 if table[accuracy].max() <= 1 else None  # some zoos count in percent
     drawn = len(members[:: max(1, len(members) // MOST_LINES)])
     title = "members over epochs" + (f" ({drawn} of {len(members):,} drawn)" if drawn < len(members) else "")
-    axes.set(xlabel="epoch", ylabel=accuracy.replace("_", " "), ylim=(0, top), title=title)
+    axes.set(xlabel="epoch", ylabel=figure_text(accuracy.replace("_", " ")), ylim=(0, top), title=title)
     axes.legend(loc="lower right")
 
 
@@ -213,7 +233,7 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
     if not pd.api.types.is_numeric_dtype(present):
         counts = present.astype(str).value_counts().sort_index()
         axes.barh(range(len(counts)), counts.to_numpy(), color=COLORS[0])
-        axes.set(yticks=range(len(counts)), yticklabels=[_plain(kind) for kind in counts.index])
+        axes.set(yticks=range(len(counts)), yticklabels=[figure_text(kind) for kind in counts.index])
         axes.invert_yaxis()
     else:
         numbers = present.to_numpy(dtype=float)
@@ -227,17 +247,12 @@ def _draw_distribution(axes: Axes, values: pd.Series, name: str) -> None:
             whole = (numbers == np.round(numbers)).all() and high - low < BINS
             bins = BINS if high - low > 1e-9 * max(abs(low), abs(high)) else 1
             axes.hist(numbers, list(np.arange(low - 0.5, high + 1)) if whole else bins, color=COLORS[0])
-    axes.set_title(_plain(name.replace("_", " ")), fontsize=10)
+    axes.set_title(figure_text(name.replace("_", " ")), fontsize=10)
     axes.tick_params(labelsize=8)
     if pd.api.types.is_numeric_dtype(present):
         axes.set_ylabel("checkpoints", fontsize=8)
     else:
         axes.set_xlabel("checkpoints", fontsize=8)
-
-
-def _plain(text: str) -> str:
-    """Text in which a dollar is a dollar, not the beginning of a formula."""
-    return text.replace("$", r"\$")
 
 
 def _drawable(values: pd.Series) -> bool:

@@ -1,17 +1,19 @@
 """Result rows as tables: for the page, and for the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from weightspace.analysis.inspecting.kinship import rooted
 from weightspace.analysis.inspecting.studying import FolderStudy
+from weightspace.plain_text import one_line
 from weightspace.symmetry.axes import Symmetry
 
 Row = Mapping[str, Any]
-WIDTH = 160
+WIDTH, LONGEST_TEXT = 160, 2_000
 PLACES_SHOWN = 4
 NARROW = "\u00a0\u00a0"  # blanks that a page keeps
 NEIGHBOR_COLUMNS = (
@@ -64,11 +66,13 @@ def zoo_tables(summary: Mapping[str, Any]) -> list[Table]:
 
 def draw_table(table: Table) -> RichTable:
     """A table for the terminal."""
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    title = Text(one_line(table.title, LONGEST_TEXT), style="bold")
+    drawn = RichTable(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if number == 0 or column in table.words else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if number == 0 or column in table.words else "right"
+        drawn.add_column(Text(one_line(column)), justify=justify, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(one_line(cell, LONGEST_TEXT)) for cell in row))
     return drawn
 
 

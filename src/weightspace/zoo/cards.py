@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from weightspace.plain_text import LONGEST_NAME, markdown_cell
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.checking import TABLE_FILE
 from weightspace.zoo.zoo import NO_PROPERTIES, Zoo
 
 CARD_FILE = "README.md"
+LONGEST_SOURCE = 2_000
 UNKNOWN_EPOCH = "an epoch is not known and counts as 0"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -28,13 +30,15 @@ class CardText:
 
 def write_card(folder: Path, table: pd.DataFrame, architectures: Sequence[Architecture], about: CardText) -> None:
     """Write `README.md`: a dataset card with its YAML header, as Hugging Face reads it."""
-    lines = [*_header(len(table), about), f"# {about.title}", ""]
+    lines = [*_header(len(table), about), f"# {markdown_cell(about.title, LONGEST_NAME)}", ""]
     lines += [f"{table['member'].nunique():,} members, {len(table):,} checkpoints, written by weightspace.", ""]
     if about.source:
-        lines += [about.source, ""]
+        lines += [markdown_cell(about.source, LONGEST_SOURCE), ""]
     lines += ["## Architectures", "", "| architecture | numbers | checkpoints |", "|---|---|---|"]
     counts = table["architecture"].value_counts()
-    lines += [f"| {entry.id} | {entry.parameters:,} | {counts.get(entry.id, 0):,} |" for entry in architectures]
+    lines += [
+        f"| {markdown_cell(entry.id)} | {entry.parameters:,} | {counts.get(entry.id, 0):,} |" for entry in architectures
+    ]
     lines += ["", "## Properties", "", "| property | values | missing |", "|---|---|---|"]
     lines += [_property_row(name, table[name]) for name in table.columns if name not in NO_PROPERTIES]
     lines += ["", *_reading()]
@@ -62,8 +66,8 @@ def _property_row(name: str, values: pd.Series) -> str:
         shown = f"{present.min():.4g} to {present.max():.4g}"
     else:
         kinds = sorted(set(map(str, present)))
-        shown = ", ".join(kinds[:6]) + (f" and {len(kinds) - 6} more" if len(kinds) > 6 else "")
-    return f"| {name} | {shown.replace('|', '/')} | {len(values) - len(present):,} |"
+        shown = ", ".join(map(markdown_cell, kinds[:6])) + (f" and {len(kinds) - 6} more" if len(kinds) > 6 else "")
+    return f"| {markdown_cell(name)} | {shown} | {len(values) - len(present):,} |"
 
 
 def _reading() -> list[str]:

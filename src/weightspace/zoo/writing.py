@@ -3,9 +3,10 @@
 What is published is the same zoo with a card, in shards of bounded size, so that a hub takes and shows it as it is.
 """
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,8 @@ from weightspace.zoo.zoo import Zoo, digest_stack
 
 SHARD_BYTES = 15 * 2**20
 SHARDS_BUFFERED = 4
+LONGEST_ID = 60
+LOCAL_PATH = re.compile(r"(?<![\w.:/])(/|[A-Za-z]:\\)[^\s'\"]+")
 
 
 class ZooWriter:
@@ -83,7 +86,9 @@ class ZooWriter:
         self._bytes[name] = 0
         if not waiting:
             return
-        shard = f"{name}-{len(self._tables):05d}.safetensors"
+        # The id may be a stranger's: of it only what is harmless in a file's name.
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:LONGEST_ID].strip("-") or "networks"
+        shard = f"{plain}-{len(self._tables):05d}.safetensors"
         tables, stacks = [table for table, _ in waiting], [stack for _, stack in waiting]
         # In the architecture's order, in which a zoo is read: digests are of tensors in their order.
         shapes = self._architectures[name].shapes
@@ -104,6 +109,19 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
         ):
             table[name] = table[name].map(str, na_action="ignore")
     return table
+
+
+def _public(value: Any) -> Any:
+    """What a zoo says of itself, with the last names of paths of this machine only."""
+    if isinstance(value, Mapping):
+        return {name: _public(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "./", "../", "~")) or value.endswith(".npz"):
+        return PurePath(value).name
+    return LOCAL_PATH.sub(lambda path: PurePath(path[0]).name, value)
 
 
 def publish(
@@ -130,8 +148,8 @@ def publish(
         for piece in zoo.stacks():
             places = [name for name in PLACE_COLUMNS if name not in ("member", "epoch")]
             writer.add(piece.architecture, piece.stack, piece.table.drop(columns=places))
-        writer.finish(zoo.about, about)
-        write_manifest(folder, configuration={"zoo": str(zoo.folder.name), "shard_mib": shard_mib}, seed=0)
+        writer.finish(_public(zoo.about), about)
+        write_manifest(folder, configuration={"shard_mib": shard_mib}, seed=0, public=True)
     shards = list((Path(out) / SHARD_FOLDER).iterdir())
     size = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file())
     return {"checkpoints": len(zoo), "shards": len(shards), "bytes": size}

@@ -122,7 +122,8 @@ class Loop:
                 if self._saved(step) or stopped:
                     self._save(training, step, history)
                 if stopped and step < config.steps:
-                    raise TrainingStopped(f"stopped after step {step} of {config.steps}; --resume continues")
+                    why = f"stopped after step {step} of {config.steps}; --resume continues"
+                    raise TrainingStopped(why) from interrupted.reason()
                 _tell(advance, history)
         return history
 
