@@ -184,7 +184,7 @@ def test_mistakes_get_one_sentence(capsys: pytest.CaptureFixture[str], zoo_folde
         ("pretrain", zoo_folder, "--out", out, "--reference", "nobody"): "expected a training member as reference",
         ("pretrain", zoo_folder, "--out", zoo_folder, "--force"): "apart from the inputs",
         ("probe", zoo_folder, "--targets", "member"): "expected a property among",
-        ("grow", "mlp", "--data", "digits", "--out", out, "--size", 0): "image size to be at least 1, found 0",
+        ("grow", "mlp", "--data", "digits", "--out", out, "--size", 0): "image size to be between 1 and 4096, found 0",
         ("grow", "mlp", "--data", "digits", "--out", out, "--batch-size", 0): "batch size to be between 1 and 958",
         ("symmetry", "torch.nn:Linear", "--example", "1,2"): "callable with the arguments given",
         ("symmetry", "torch.nn:Identity", "--example", "0,2"): "expected a shape of positive sizes",

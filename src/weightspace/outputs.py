@@ -18,11 +18,31 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import ModuleType
+from typing import IO, Any, Literal, get_args
 
 from safetensors import SafetensorError
 
 from weightspace.errors import InputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # elsewhere than on Unix
+    fcntl = None
+
+
+class Finished(Exception):  # nothing went wrong
+    """Work that was to be resumed is whole already.
+
+    Attributes:
+        target: where it is.
+    """
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(f"{target} is finished: there is nothing to resume")
+        self.target = target
+
 
 Existing = Literal["refuse", "resume", "replace"]
 MANIFEST = "manifest.json"
@@ -36,7 +56,12 @@ def partial_path(target: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(
-    target: str | Path, *, existing: Existing = "refuse", resumable: str = "", telling: str = ""
+    target: str | Path,
+    *,
+    existing: Existing = "refuse",
+    resumable: str = "",
+    telling: str = "",
+    scratch: Sequence[str] = (),
 ) -> Iterator[Path]:
     """A folder to write into, renamed to `target` when the block ends without an exception.
 
@@ -46,14 +71,30 @@ def new_folder(
             run left behind, or `replace` an existing `target` (only once the new one is complete).
         resumable: the file that makes an unfinished folder worth keeping when the block fails.
         telling: a file that makes it worth keeping too, but from which nothing can be resumed.
+        scratch: names inside that only unfinished work needs; deleted last.
 
     Raises:
+        Finished: there is nothing to resume, because `target` is whole already.
         InputError: `target` exists and is not to be replaced; there is nothing to resume; there is unfinished resumable
-            work and neither was asked for; no permission; a full disk.
+            work and neither was asked for; another process writes it; no permission; a full disk.
     """
-    target = _absolute_target(target, existing, folder=True)
-    resume = existing == "resume"
+    target, resume = Path(target).absolute(), existing == "resume"
     partial = partial_path(target)
+    with _alone(target):
+        if resume and target.is_dir() and not partial.exists():
+            _drop(target, scratch)
+            raise Finished(target)
+        _restore(target)
+        _require_target(target, existing, folder=True)
+        with _unfinished(target, existing, resumable, telling) as folder:
+            yield folder
+            _replace(partial, target)
+        _drop(target, scratch)
+
+
+@contextlib.contextmanager
+def _unfinished(target: Path, existing: Existing, resumable: str, telling: str) -> Iterator[Path]:
+    partial, resume = partial_path(target), existing == "resume"
     if resumable and (partial / resumable).exists() and existing == "refuse":
         raise InputError(
             f"expected no unfinished work for {target}, found some: --resume continues it, --force drops it"
@@ -66,7 +107,6 @@ def new_folder(
             partial.mkdir(parents=True)
         try:
             yield partial
-            _replace(partial, target)
         except BaseException:
             if not any((partial / file).exists() for file in (resumable, telling) if file):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -78,18 +118,96 @@ def new_file(target: str | Path, *, existing: Existing = "refuse") -> Iterator[P
     """A file path to write to, renamed to `target` when the block ends without an exception.
 
     Raises:
-        InputError: `target` exists and is not to be replaced; no permission; a full disk.
+        InputError: `target` exists and is not to be replaced; another process writes it; no permission; a full disk.
     """
-    target = _absolute_target(target, existing, folder=False)
+    with new_files(target, existing=existing) as (path,):
+        yield path
+
+
+@contextlib.contextmanager
+def new_files(*targets: str | Path, existing: Existing = "refuse") -> Iterator[list[Path]]:
+    """Several file paths to write to, all settled before any work and renamed together at its end.
+
+    One that was not written to is left away.
+
+    Raises:
+        InputError: see `new_file`; or two of one name.
+    """
+    paths = [Path(target).absolute() for target in targets]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise InputError(f"expected outputs of different names, found {twice} twice")
     # The suffix stays last: figure and table writers choose their format by it.
-    partial = target.with_name(f".partial-{target.name}")
+    partials = [path.with_name(f".partial-{path.name}") for path in paths]
+    with contextlib.ExitStack() as stack:
+        for path, partial in zip(paths, partials, strict=True):
+            stack.enter_context(_alone(path))
+            _require_target(path, existing, folder=False)
+            stack.callback(partial.unlink, missing_ok=True)
+            with _plain_refusals(path):
+                partial.touch()
+                partial.unlink()
+        with _plain_refusals(paths[0] if paths else Path()):
+            yield partials
+        for path, partial in zip(paths, partials, strict=True):
+            if partial.exists():
+                with _plain_refusals(path):
+                    _replace(partial, path)
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Refuse while another process writes `target`; one that died holds nothing."""
     with _plain_refusals(target):
+        require_apart(target, [Path.cwd()])
         target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.with_name(f".{target.name}.lock")
+        file = _held(lock, target)
+    with file:
         try:
-            yield partial
-            _replace(partial, target)
+            yield
         finally:
-            partial.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _held(lock: Path, target: Path) -> IO[str]:
+    while True:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(lock.open("w"))
+            if _lock(file, target):
+                stack.pop_all()
+                return file
+
+
+def _lock(file: IO[str], target: Path) -> bool:
+    """Lock an open file; False if it is another by now, since whoever held it was done with it."""
+    if fcntl is None:  # where there are no such locks, nobody is refused
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"expected no other process to write {target}, found one that does") from error
+    except OSError:  # a file system without locks
+        return True
+    try:
+        return os.fstat(file.fileno()).st_ino == Path(file.name).stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _restore(target: Path) -> None:
+    """What was to be replaced when a process was killed in between."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
+def _drop(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def require_apart(target: str | Path, inputs: Sequence[Path]) -> None:
@@ -155,12 +273,11 @@ def hash_input(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _absolute_target(target: str | Path, existing: Existing, *, folder: bool) -> Path:
-    """The absolute path of an output, if it may be written."""
+def _require_target(path: Path, existing: Existing, *, folder: bool) -> None:
+    """Raise `InputError` unless an output may be written."""
     if existing not in get_args(Existing):
         raise InputError(f"expected existing to be among {', '.join(get_args(Existing))}, found '{existing}'")
-    force, path = existing == "replace", Path(target).absolute()
-    require_apart(path, [Path.cwd()])
+    force = existing == "replace"
     with _plain_refusals(path):
         exists = path.exists()
     if exists and force and path.is_dir() != folder:
@@ -170,7 +287,6 @@ def _absolute_target(target: str | Path, existing: Existing, *, folder: bool) ->
         )
     if exists and not force:
         raise InputError(f"expected nothing at {path}, found something: choose another --out, or --force replaces it")
-    return path
 
 
 def _replace(partial: Path, target: Path) -> None:

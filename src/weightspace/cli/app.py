@@ -17,6 +17,7 @@ from weightspace.autoencoder.presets import SIZES, WRITING
 from weightspace.cli import reading, reports, sane, shared, symmetries, writing, zoos
 from weightspace.errors import InputError
 from weightspace.interrupting import ended_by_signals, status_of
+from weightspace.outputs import Finished
 from weightspace.plain_text import one_sentence
 
 # What torch and its allocators say of memory that is not there.
@@ -83,28 +84,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     tokens = split_lists(sys.argv[1:] if arguments is None else arguments)
-    full = "--help-all" in tokens
-    tokens = ["--help" if token == "--help-all" else token for token in tokens]
     try:
-        with ended_by_signals():
-            make_app(full=full)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    except (InputError, CycloptsError) as mistake:
-        sys.stderr.write(f"weightspace: {one_sentence(' '.join(str(mistake).split()))}\n")
-        sys.exit(2)
-    except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"\nweightspace: {one_sentence(str(stopped)) or 'stopped'}\n")
-        sys.exit(status_of(stopped))
+        status = _run(tokens)
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not complain again while it closes down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        status = 1
+    sys.exit(status)
+
+
+def _run(tokens: Sequence[str]) -> int:
+    """The exit status of a command, with a sentence where it is not 0; a bug of ours is raised."""
+    full = "--help-all" in tokens
+    words = ["--help" if token == "--help-all" else token for token in tokens]
+    try:
+        with ended_by_signals():
+            make_app(full=full)(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except (InputError, CycloptsError) as mistake:
+        return _say(str(mistake), 2)
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write("\n")
+        return _say(str(stopped) or "stopped", status_of(stopped))
+    except Finished as finished:
+        line = "finished already, nothing to resume"
+        shared.print_result(finished.target, line, {"finished": True}, "--json" in words)
     except (MemoryError, RuntimeError, OSError) as failure:
-        reason = _lack(failure)
-        if not reason:
+        lack = "" if isinstance(failure, BrokenPipeError) else _lack(failure)
+        if not lack:
             raise
-        sys.stderr.write(f"weightspace: {reason}\n")
-        sys.exit(2)
-    sys.exit(0)
+        return _say(lack, 2)
+    return 0
+
+
+def _say(sentence: str, status: int) -> int:
+    sys.stderr.write(f"weightspace: {one_sentence(' '.join(sentence.split()))}\n")
+    return status
 
 
 def _lack(failure: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Commands that read networks: what representations of their weights tell."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -15,14 +15,16 @@ from weightspace.cli.shared import (
     Json,
     Model,
     options,
+    plots,
     prepare_torch,
     print_json,
-    require_plot,
-    save_plot,
     say,
 )
 from weightspace.errors import InputError
 from weightspace.responses.config import AskConfig
+
+if TYPE_CHECKING:
+    from weightspace.analysis.layers import LayerStudy
 
 
 def predict(
@@ -90,23 +92,29 @@ def layers(
     prepare_torch()
     from weightspace.analysis.layers import look_into
     from weightspace.autoencoder.sane import leading_model, open_for
-    from weightspace.report.plots import save_layers, save_similarity
     from weightspace.report.result_tables import layer_table
     from weightspace.report.tables import print_table
 
-    plots = [plot for plot in (out, similarity) if plot is not None]
-    for plot in plots:
-        require_plot(plot)
     model, names = leading_model(networks)
-    opened, names = open_for(model, names, device, module.describe()), module.addresses(names)
-    study = look_into(opened, names, accuracy, watch=weightwatcher, compare=similarity is not None)
-    save_plot(out, lambda path: save_layers(study.layers, study.accuracies, path), force)
-    save_plot(similarity, lambda path: save_similarity(study.layers, path), force)
+    with plots(out, similarity, force=force) as (figure, alike):
+        opened, names = open_for(model, names, device, module.describe()), module.addresses(names)
+        study = look_into(opened, names, accuracy, watch=weightwatcher, compare=similarity is not None)
+        _draw_layers(study, figure, alike)
     if as_json:
         print_json({"out": str(out) if out else None, **study.to_json()})
         return
     print_table(layer_table(study))
-    say(": ".join([*map(str, plots[:1]), study.summary()]))
+    drawn = out or similarity
+    say(f"{drawn}: {study.summary()}" if drawn else study.summary())
+
+
+def _draw_layers(study: "LayerStudy", figure: Path | None, similarity: Path | None) -> None:
+    from weightspace.report.plots import save_layers, save_similarity
+
+    if figure is not None:
+        save_layers(study.layers, study.accuracies, figure)
+    if similarity is not None:
+        save_similarity(study.layers, similarity)
 
 
 def similar(
@@ -192,8 +200,8 @@ def probe(
         print()
     say(
         f"{folder}: {probed.folds} folds, {config.model} probes tested on {probed.tested} of {probed.members} members"
-        + ("; there are few, so each is left out once, and nothing validates" if probed.left_out else "")
-        + (f"\nnetworks were not asked: {probed.not_asked}" if probed.not_asked else "")
+        + ("; there are few, so each is left out once, and nothing validates" if probed.left_out else ""),
+        *([f"networks were not asked: {probed.not_asked}"] if probed.not_asked else []),
     )
 
 

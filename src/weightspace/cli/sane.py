@@ -222,8 +222,8 @@ def embed(
     passes = result["forward_passes"]
     line += f"; every network that was asked cost {passes} forward passes" if passes else ""
     line += f"; assumed: {'; '.join(result['assumed'])}" if result["assumed"] else ""
-    line += "".join(f"\n  left out: {why}" for why in embeddings.left_out.values())
-    print_result(out, line, result, as_json)
+    left_out = [f"  left out: {why}" for why in embeddings.left_out.values()]
+    print_result(out, line, result, as_json, left_out)
 
 
 def watched(every: int, steps: int) -> int:

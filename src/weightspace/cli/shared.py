@@ -1,7 +1,8 @@
 """Options and endings that all commands share."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,21 +128,25 @@ def require_plot(plot: Path) -> None:
         raise InputError(f"expected a plot as {', '.join(PLOTS)}, found '{plot}'")
 
 
-def save_plot(target: Path | None, draw: Callable[[Path], object], force: bool) -> None:
-    """Draw into a file of its own, where one is asked for."""
-    from weightspace.outputs import new_file
+@contextlib.contextmanager
+def plots(*targets: Path | None, force: bool) -> Iterator[list[Path | None]]:
+    """Files to draw into, where they are asked for; settled before any work."""
+    from weightspace.outputs import new_files
 
-    if target is not None:
-        with new_file(target, existing=existing(force)) as path:
-            draw(path)
+    wanted = [target for target in targets if target is not None]
+    for target in wanted:
+        require_plot(target)
+    with new_files(*wanted, existing=existing(force)) as paths:
+        places = iter(paths)
+        yield [None if target is None else next(places) for target in targets]
 
 
-def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool) -> None:
-    """The path that was written and one line of result, or both as JSON."""
+def print_result(out: Path, line: str, result: dict[str, Any], as_json: bool, more: Sequence[str] = ()) -> None:
+    """The path that was written and one line of result, with more below it, or both as JSON."""
     if as_json:
         print_json({"out": str(out), **result})
     else:
-        say(f"{out}: {line}")
+        say(f"{out}: {line}", *more)
 
 
 def print_json(value: Any) -> None:

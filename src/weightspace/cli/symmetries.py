@@ -84,7 +84,7 @@ def align(
     """
     prepare_torch()
     from weightspace.analysis.aligning import align_networks
-    from weightspace.outputs import new_file, require_apart
+    from weightspace.outputs import new_files, require_apart
     from weightspace.report.plots import save_lines
     from weightspace.weights.files import write_weights
 
@@ -92,12 +92,12 @@ def align(
     require_plot(figure)
     require_apart(out, [Path(name) for name in (reference, model)])
     reference, model = module.addresses([reference, model])
-    alignment = align_networks(reference, model, config, given=next(iter(module.describe()), None), symmetry=symmetry)
-    with new_file(out, existing=existing(force)) as path:
-        write_weights(path, alignment.weights)
-    if alignment.lines:
-        with new_file(figure, existing=existing(force)) as path:
-            save_lines(alignment.lines, path)
+    given = next(iter(module.describe()), None)
+    with new_files(out, *([figure] if config.data else []), existing=existing(force)) as paths:
+        alignment = align_networks(reference, model, config, given=given, symmetry=symmetry)
+        write_weights(paths[0], alignment.weights)
+        if alignment.lines:
+            save_lines(alignment.lines, paths[1])
     hint = "; no loss barrier without --data" + ("" if alignment.buildable else " and --architecture")
     drawn = f"; {alignment.describe_barriers()}, drawn in {figure}" if alignment.lines else hint
     print_result(out, alignment.describe() + drawn, alignment.to_json(), as_json)

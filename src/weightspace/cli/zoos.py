@@ -16,11 +16,10 @@ from weightspace.cli.shared import (
     Resume,
     existing,
     options,
+    plots,
     prepare_torch,
     print_json,
     print_result,
-    require_plot,
-    save_plot,
     say,
 )
 from weightspace.errors import require_between
@@ -155,11 +154,11 @@ def zoo(
     from weightspace.zoo.cards import summarize
     from weightspace.zoo.zoo import Zoo
 
-    if plot is not None:
-        require_plot(plot)
-    opened = Zoo.open(folder)
-    summary = summarize(opened)
-    save_plot(plot, lambda path: save_zoo_plot(opened, path), force)
+    with plots(plot, force=force) as (figure,):
+        opened = Zoo.open(folder)
+        summary = summarize(opened)
+        if figure is not None:
+            save_zoo_plot(opened, figure)
     if as_json:
         print_json(summary)
         return
@@ -204,15 +203,16 @@ def inspect(
     """
     prepare_torch()
     from weightspace.analysis.inspecting.studying import study_folder
+    from weightspace.outputs import new_files
+    from weightspace.report.page import render_inspection
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
     asking = ask if by == "responses" else None
-    study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking)
-    if out is not None:
-        from weightspace.report.page import save_inspection
-
-        save_inspection(study, out, existing=existing(force))
+    with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
+        study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking)
+        for page in pages:
+            page.write_text(render_inspection(study), encoding="utf-8")
     if as_json:
         print_json(study.to_json())
         return

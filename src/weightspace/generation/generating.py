@@ -122,6 +122,17 @@ def generate_zoo(
     require_apart(out, [model, *zoo.folders])
     if config.choose_bandwidth and select.novelty:
         raise InputError("expected --choose-bandwidth or --novelty, found both")
+    # Settled before any work: that the name is taken is known before minutes are spent.
+    with new_folder(out, existing=existing) as folder:
+        networks, about = _generate_around(model, zoo, config, sampling, select, out)
+        _write(networks, folder, about, config.seed)
+    return Zoo.open(out)
+
+
+def _generate_around(
+    model: Path, zoo: Zoo, config: GenerateConfig, sampling: SamplerConfig, select: SelectConfig, out: Path
+) -> tuple[list[Generated], dict[str, Any]]:
+    """What is written, and how it was made, by paths relative to `out`."""
     sane = SANE.open(model)
     chosen = choose_anchors(sane, zoo, config.best, by=config.by, architecture=config.only)
     known = sane.adopting(chosen)
@@ -133,7 +144,7 @@ def generate_zoo(
     generated = _generate(known.to(device), chosen, config.count, images, sampling, select, config.seed)
     about = describe_generation(model, chosen, generated.sampling, relative_to=out, select=select)
     about["choice"] = describe_choice(chosen, config.best, config.by)
-    return write_generated(generated.networks, out, about=about, seed=config.seed, existing=existing)
+    return generated.networks, about
 
 
 def _operations(anchors: Zoo, count: int, images: ImageSet | None, select: SelectConfig) -> float:
@@ -151,17 +162,21 @@ def write_generated(
 ) -> Zoo:
     """Write generated networks as a zoo, so that every command that takes a zoo takes them."""
     with new_folder(out, existing=existing) as folder:
-        writer = ZooWriter(folder)
-        for architecture, places in by_architecture(networks):
-            alike = [networks[place] for place in places]
-            for network in alike:
-                require_finite(network.weights, "a generated network")
-            coverage = pd.DataFrame([{name: one.coverage.counts[name] for name in WRITTEN} for one in alike])
-            table = pd.DataFrame({"member": [f"generated-{place:04d}" for place in places], "epoch": 0})
-            writer.add(architecture, stack_weights([network.weights for network in alike]), table.join(coverage))
-        writer.finish({"generated": dict(about)})
-        write_manifest(folder, configuration=about, seed=seed)
+        _write(networks, folder, about, seed)
     return Zoo.open(out)
+
+
+def _write(networks: list[Generated], folder: Path, about: Mapping[str, Any], seed: int) -> None:
+    writer = ZooWriter(folder)
+    for architecture, places in by_architecture(networks):
+        alike = [networks[place] for place in places]
+        for network in alike:
+            require_finite(network.weights, "a generated network")
+        coverage = pd.DataFrame([{name: one.coverage.counts[name] for name in WRITTEN} for one in alike])
+        table = pd.DataFrame({"member": [f"generated-{place:04d}" for place in places], "epoch": 0})
+        writer.add(architecture, stack_weights([network.weights for network in alike]), table.join(coverage))
+    writer.finish({"generated": dict(about)})
+    write_manifest(folder, configuration=about, seed=seed)
 
 
 def describe_generation(

@@ -11,7 +11,7 @@ from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.errors import InputError
 from weightspace.evaluation.comparing import WritingRow
 from weightspace.inputs import read_object
-from weightspace.outputs import Existing, called_as, installed_versions, new_file
+from weightspace.outputs import called_as, installed_versions
 from weightspace.plain_text import markdown_cell, one_line
 from weightspace.report.figures import Drawn, draw_figures, to_svg
 from weightspace.report.plots import draw_lineage
@@ -91,12 +91,6 @@ def read_run_file(path: Path) -> Mapping[str, Any]:
         return read_object(path)
     except InputError as error:
         raise InputError(f"expected the results of a run at {path}, found none that can be read ({error})") from error
-
-
-def save_inspection(study: FolderStudy, out: Path, *, existing: Existing = "refuse") -> None:
-    """Write the page of `render_inspection` into a file."""
-    with new_file(out, existing=existing) as path:
-        path.write_text(render_inspection(study), encoding="utf-8")
 
 
 def render_inspection(study: FolderStudy) -> str:

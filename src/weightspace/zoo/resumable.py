@@ -154,9 +154,3 @@ def _return_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-
-
-def clear_parts(folder: Path, plan_file: str) -> None:
-    """Delete what a finished zoo needed on its way."""
-    shutil.rmtree(folder / PART_FOLDER, ignore_errors=True)
-    (folder / plan_file).unlink(missing_ok=True)

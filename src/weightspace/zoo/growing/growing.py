@@ -25,7 +25,7 @@ from weightspace.zoo.growing.members import Member, draw_members
 from weightspace.zoo.growing.networks import initialize
 from weightspace.zoo.growing.planning import GrowTask, Plan, make_plan, plan_tasks, resumed
 from weightspace.zoo.growing.recipes import Recipe, find_recipe
-from weightspace.zoo.resumable import BEGUN, Part, PartStore, clear_parts
+from weightspace.zoo.resumable import BEGUN, PART_FOLDER, Part, PartStore
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Checkpoints, Zoo
 
@@ -83,7 +83,7 @@ def grow(
     _check(config, len(images.train.labels))
     recipe = find_recipe(network, images)
     members, kept = draw_members(config, recipe), _kept_epochs(config)
-    with new_folder(out, existing=existing, resumable=BEGUN) as folder:
+    with new_folder(out, existing=existing, resumable=BEGUN, scratch=(PART_FOLDER, PLAN_FILE)) as folder:
         plan = _settle_plan(folder, network, members, images, config, on_ray=ray is not None)
         tasks, store = plan_tasks(members, plan, config.epochs), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]
@@ -96,7 +96,6 @@ def grow(
         write_manifest(
             folder, configuration=asdict(config) | {"network": network, "left_out": left_out}, seed=config.seed
         )
-    clear_parts(Path(out), PLAN_FILE)
     return Zoo.open(out)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +26,7 @@ from weightspace.zoo.importing.settling import COPIED, DIGEST, KIND, PATH, SOURC
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
 from weightspace.zoo.lineages import LINEAGE
-from weightspace.zoo.resumable import BEGUN, Part, PartStore, clear_parts
+from weightspace.zoo.resumable import BEGUN, PART_FOLDER, Part, PartStore
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Checkpoints, Zoo, digest_stack
 
@@ -98,7 +97,7 @@ def import_zoo(
     if "://" not in str(address):
         require_apart(out, [Path(address)])
     source = Source(address)
-    with new_folder(out, existing=existing, resumable=BEGUN) as folder:
+    with new_folder(out, existing=existing, resumable=BEGUN, scratch=(PART_FOLDER, PLAN_FILE, UNPACKED)) as folder:
         reader = _unpack(recognize(source, pattern=config.pattern, table=config.table, by=config.by, key=key), folder)
         listing = list_checkpoints(reader)
         if not listing.entries:
@@ -121,8 +120,6 @@ def import_zoo(
                 store.save(open_tasks[place].key, part)
         about = _merge(folder, store, tasks, reader, listing, architectures)
         write_manifest(folder, configuration={"address": str(address), **asdict(config), **about}, seed=0)
-    clear_parts(Path(out), PLAN_FILE)
-    shutil.rmtree(Path(out) / UNPACKED, ignore_errors=True)
     return Zoo.open(out)
 
 
