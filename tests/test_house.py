@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"plain_text"},
     {"errors", "randomness", "progress", "interrupting", "exposing"},
-    {"inputs", "outputs", "spreading", "devices", "user_code"},
+    {"inputs"},
+    {"outputs", "spreading", "devices", "user_code"},
     {"archives"},
     {"weights", "images", "graphs", "machine"},
     {"supervised", "batch_norms"},

@@ -36,6 +36,9 @@ MOST_RATIO, FREE_BYTES = 200, 64 * MEBIBYTE
 MOST_ARRAY = 4 * 1024 * MEBIBYTE
 CHUNK = MEBIBYTE
 ENCRYPTED, MOST_LINKS = 1, 40
+# The end of a zip's directory, which a comment may follow, and that of one of 64 bits before it.
+END_OF_DIRECTORY, END_OF_LARGE_DIRECTORY = b"PK\5\6", b"PK\6\6"
+LONGEST_END, MANY_ENTRIES = 2**16 + 200, 0xFFFF
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 TAR_ENDINGS = (".tar", ".tgz", ".gz", ".xz", ".bz2")
@@ -131,6 +134,7 @@ class ZipArchive:
     def __init__(self, file: Path | io.BytesIO) -> None:
         self._zip = zipfile.ZipFile(file)
         weakref.finalize(self, self._zip.close)
+        require_all_entries(file, len(self._zip.infolist()))
         self.entries: dict[str, Entry] = {}
         self.refused: dict[str, str] = {}
         for info in self._zip.infolist():
@@ -146,6 +150,21 @@ class ZipArchive:
     def open(self, name: str) -> Any:
         """The bytes of an entry."""
         return self._zip.open(self.entries[name].handle)
+
+
+def require_all_entries(file: Path | io.BytesIO, count: int) -> None:
+    """Raise `BadZipFile` unless a zip's directory has as many entries as its end says: one may swallow the next."""
+    held = file.open("rb") if isinstance(file, Path) else io.BytesIO(file.getbuffer())
+    with held:
+        size = held.seek(0, io.SEEK_END)
+        held.seek(max(0, size - LONGEST_END))
+        end = held.read()
+    start = end.rfind(END_OF_DIRECTORY)
+    (said,) = struct.unpack_from("<H", end, start + 10)
+    if said == MANY_ENTRIES and (larger := end.rfind(END_OF_LARGE_DIRECTORY)) >= 0:
+        (said,) = struct.unpack_from("<Q", end, larger + 32)
+    if start < 0 or said != count:
+        raise zipfile.BadZipFile(f"{count:,} entries instead of {said:,}")
 
 
 class TarArchive:
@@ -275,6 +294,8 @@ class NumpyArchive:
     def __init__(self, path: Path) -> None:
         self._path, self._archive = path, open_archive(path)
         packed = path.stat().st_size
+        for name, why in self._archive.refused.items():
+            raise InputError(f"expected arrays that can be read in {path}, found {name}: {why}")
         require_ratio(sum(entry.size for entry in self._archive.entries.values()), packed, path.name)
         self.names = [name.removesuffix(".npy") for name in self._archive.entries]
 

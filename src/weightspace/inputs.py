@@ -1,5 +1,6 @@
 """Settings and tables that others wrote: bounded, and refused in one sentence; the counterpart of `outputs`."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ MEBIBYTE = 2**20
 MOST_SETTINGS = 32 * MEBIBYTE  # of a file of settings or results, as text
 MOST_TABLE = 512 * MEBIBYTE  # of a table in memory
 BATCH_BYTES = 64 * MEBIBYTE
+SUMS_KEY = b"weightspace.sums"
 
 
 def read_settings(path: Path, most: int = MOST_SETTINGS) -> bytes:
@@ -94,6 +96,7 @@ def read_table(file: Path | io.BytesIO, where: str = "") -> "pd.DataFrame":
         with pq.ParquetFile(file, page_checksum_verification=True) as stored:
             table = pa.Table.from_batches(_bounded(stored, where), schema=stored.schema_arrow)
         frame = table.to_pandas()
+        _compare_sums(frame, table.schema.metadata or {}, where)
     except InputError:
         raise
     except damage as error:
@@ -103,6 +106,36 @@ def read_table(file: Path | io.BytesIO, where: str = "") -> "pd.DataFrame":
     if len(twice):
         raise InputError(f"expected every column of {where} once, found '{twice[0]}' twice")
     return frame
+
+
+def column_sums(frame: "pd.DataFrame") -> dict[str, str]:
+    """A checksum of the values of every column, which a Parquet table may hold beside them."""
+    return {str(name): _sum_of(frame[name]) for name in frame.columns}
+
+
+def _sum_of(column: "pd.Series") -> str:
+    import numpy as np
+
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufb":
+        held = column.to_numpy().tobytes()
+    else:
+        texts = ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+        held = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(held, digest_size=8).hexdigest()
+
+
+def _compare_sums(frame: "pd.DataFrame", metadata: dict[bytes, bytes], where: str) -> None:
+    """Refuse columns that are not as they were written; of those that were added later nothing is known."""
+    if SUMS_KEY not in metadata:
+        return
+    sums = parse_json(metadata[SUMS_KEY], where)
+    found = column_sums(frame[[name for name in frame.columns if name in sums]])
+    changed = [name for name, digest in found.items() if sums[name] != digest]
+    if changed:
+        raise InputError(
+            f"expected the column {changed[0]} of {where} as it was written, found it damaged or changed: to change it "
+            f"write the table without the metadata {SUMS_KEY.decode()}"
+        )
 
 
 def _bounded(stored: Any, where: str) -> "Iterator[pa.RecordBatch]":

@@ -19,11 +19,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 from safetensors import SafetensorError
 
 from weightspace.errors import InputError
+from weightspace.inputs import SUMS_KEY, column_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 fcntl: ModuleType | None
 try:
@@ -226,6 +230,20 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, indented."""
     path.write_text(to_json(value, indent=2) + "\n")
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """Write a Parquet table without its index; `read_table` knows by checksums whether any of it was changed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stored = pa.Table.from_pandas(table, preserve_index=False)
+    sums = to_json(column_sums(stored.to_pandas())).encode()
+    pq.write_table(
+        stored.replace_schema_metadata({**(stored.schema.metadata or {}), SUMS_KEY: sums}),
+        path,
+        write_page_checksum=True,
+    )
 
 
 def write_manifest(

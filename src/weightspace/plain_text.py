@@ -7,7 +7,8 @@ LONGEST_NAME, LONGEST_CELL, LONGEST_WORD = 200, 60, 500
 # What joins letters in several scripts, and people and trades in pictures.
 JOINERS = "\u200c\u200d"
 CONTROL = ("Cc", "Cf", "Cs", "Zl", "Zp")
-MARKDOWN = re.compile(r"([\\`*_{}\[\]#|!~$])")
+# An underscore within a word is one.
+MARKDOWN = re.compile(r"([\\`*{}\[\]#|!~$]|(?<![^\W_])_|_(?![^\W_]))")
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # What GitHub makes a link of without being asked.
 LINKS = re.compile(r"://|www\.|@", re.IGNORECASE)

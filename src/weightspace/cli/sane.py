@@ -208,7 +208,7 @@ def embed(
     prepare_torch()
     from weightspace.analysis.representations.responses import embed_or_respond
     from weightspace.autoencoder.sane import leading_model
-    from weightspace.outputs import new_file, require_apart
+    from weightspace.outputs import new_file, require_apart, write_table
 
     model, names = leading_model(networks)
     paths = [Path(name) for name in module.addresses(names)]
@@ -217,7 +217,7 @@ def embed(
         raise InputError(f"expected --out to end in .parquet, found {out}")
     with new_file(out, existing=existing(force)) as path:
         embeddings, result = embed_or_respond(model, paths, aggregation, device, module.describe(), ask)
-        embeddings.to_table().to_parquet(path, index=False)
+        write_table(path, embeddings.to_table())
     line = f"{result['checkpoints']} embeddings of width {result['width']}"
     passes = result["forward_passes"]
     line += f"; every network that was asked cost {passes} forward passes" if passes else ""

@@ -226,9 +226,14 @@ def _flatten_stack(stack: Weights, frame: Frame, table: pd.DataFrame) -> Float[T
 
 def _map(path: Path) -> Float[Tensor, "checkpoints size"]:
     """A private memory map of an `.npy` file as a tensor."""
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        header = file.tell() // 4
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            header = file.tell() // 4
+    except Exception as error:  # a header is an expression of Python, and fails as such
+        raise InputError(f"expected rows of numbers in {path}, found a damaged file ({error})") from error
+    if len(shape) != 2 or path.stat().st_size != 4 * (header + shape[0] * shape[1]):
+        raise InputError(f"expected {shape[0]:,} rows of {shape[1]:,} numbers in {path}, found a file of another size")
     mapped = torch.from_file(str(path), shared=False, size=header + shape[0] * shape[1], dtype=torch.float32)
     return mapped[header:].view(shape)

@@ -66,7 +66,10 @@ class SafetensorsFile:
                 header = file.read(length)
         except OSError as error:
             raise self._damaged(error.strerror or "unreadable") from error
-        value = parse_json(header.decode("utf-8", errors="replace"), str(path), _once)
+        try:
+            value = parse_json(header.decode(), str(path), _once)
+        except UnicodeDecodeError as error:
+            raise self._damaged("a header that is no UTF-8") from error
         if not isinstance(value, dict):
             raise self._damaged("a header that is no object")
         notes = value.pop(METADATA, {})

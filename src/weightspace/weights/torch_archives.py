@@ -8,15 +8,19 @@ import io
 import pickle
 import posixpath
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-from weightspace.archives import COMPRESSIONS, DAMAGE, ENCRYPTED, require_ratio
+from weightspace.archives import COMPRESSIONS, DAMAGE, ENCRYPTED, require_all_entries, require_ratio
 from weightspace.errors import InputError
 
-CHUNK = 2**20
+CHUNK, DIRECTORY = 2**20, 0x10
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 # Numbers of these storages are so many bytes; of all others one.
 STORAGES = {
     f"{kind}Storage": dtype.itemsize
@@ -29,10 +33,10 @@ STORAGES = {
 
 
 class Records(NamedTuple):
-    """What is known of an archive's records: whether all are as they are on disk, and whether they have checksums."""
+    """What is known of an archive's records: whether all are as they are on disk, and the checksums of all."""
 
     stored: bool
-    checked: bool
+    sums: frozenset[int]
 
 
 def check_archive(file: Path | io.BytesIO, name: str) -> Records:
@@ -44,6 +48,7 @@ def check_archive(file: Path | io.BytesIO, name: str) -> Records:
     try:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
+            require_all_entries(file, len(infos))
             names = [info.filename for info in infos]
             twice = (
                 next((entry for entry in names if names.count(entry) > 1), None)
@@ -56,28 +61,59 @@ def check_archive(file: Path | io.BytesIO, name: str) -> Records:
             require_ratio(sum(info.file_size for info in infos), packed, name)
             # Whoever saves without checksums has zeros everywhere, which zipfile would compare.
             checked = any(info.CRC for info in infos)
-            for info in infos:
-                _compare(archive, info, name, checked=checked)
+            sums = frozenset([_compare(archive, info, name, checked=checked) for info in infos])
             _compare_storages(archive, name)
     except InputError:
         raise
     except DAMAGE as error:
         raise _damaged(name, str(error) or type(error).__name__) from error
-    return Records(all(info.compress_type == zipfile.ZIP_STORED for info in infos), checked)
+    return Records(all(info.compress_type == zipfile.ZIP_STORED for info in infos), sums)
 
 
-def _compare(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, *, checked: bool) -> None:
-    """Read a record once: zipfile compares its size and its checksum."""
+def require_read(loaded: object, records: Records, name: str) -> None:
+    """Raise `InputError` unless the numbers of all tensors that torch read are those of a record.
+
+    torch's own reader of archives differs from others in what it takes for a record.
+    """
+    seen: set[int] = set()
+    for tensor in _tensors_in(loaded):
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or type(tensor) not in PLAIN:
+            continue
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen and storage.nbytes():
+            seen.add(storage.data_ptr())
+            numbers = torch.empty(0, dtype=torch.uint8).set_(storage)
+            if zlib.crc32(numbers.numpy().data) not in records.sums:
+                raise _damaged(name, "numbers that no record holds")
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def _compare(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, *, checked: bool) -> int:
+    """The checksum of a record, of which zipfile compares the size and, where there is one, the checksum."""
+    if info.is_dir() or info.external_attr & DIRECTORY:
+        raise _damaged(name, f"the record {info.filename} as a folder")
     if info.flag_bits & ENCRYPTED or info.compress_type not in COMPRESSIONS:
         raise _damaged(name, f"the record {info.filename} encrypted, or compressed in an unknown way")
     if not checked:
         info.CRC = None  # type: ignore[assignment] # as zipfile itself marks what is not to be compared
-    left = info.file_size
+    left, summed = info.file_size, 0
     with archive.open(info) as record:
         while chunk := record.read(CHUNK):
             left -= len(chunk)
+            summed = zlib.crc32(chunk, summed)
     if left:
         raise _damaged(name, f"the record {info.filename} of another size than it says")
+    return summed
 
 
 def _compare_storages(archive: zipfile.ZipFile, name: str) -> None:

@@ -27,7 +27,7 @@ from weightspace.archives import (
 )
 from weightspace.errors import InputError
 from weightspace.weights.state_dicts import Plain, Unwrapped, is_optimizer_state, unwrap
-from weightspace.weights.torch_archives import check_archive
+from weightspace.weights.torch_archives import check_archive, require_read
 from weightspace.weights.values import some_of
 
 # Larger archives stay on the disk and are mapped: whoever cuts one while it is read ends this process.
@@ -72,7 +72,9 @@ def load_torch_file(path: Path) -> object:
 def _load_archive(path: Path) -> object:
     """Of an archive that holds what it says; a large one whose records lie there as they are stays on the disk."""
     records = check_archive(path, str(path))
-    return _load(path, path, mmap=records.stored and path.stat().st_size > READ_WHOLE)
+    loaded = _load(path, path, mmap=records.stored and path.stat().st_size > READ_WHOLE)
+    require_read(loaded, records, str(path))
+    return loaded
 
 
 def _require_held(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -93,9 +95,13 @@ def read_policy(path: Path) -> dict[str, Tensor]:
     require_ratio(archive.entries[POLICY].size, path.stat().st_size, path.name)
     policy = io.BytesIO(read_entry(archive, POLICY, MOST_ARRAY))
     if zipfile.is_zipfile(policy):
-        check_archive(policy, f"{path}, {POLICY}")
-    policy.seek(0)
-    held = _load(policy, path)
+        records = check_archive(policy, f"{path}, {POLICY}")
+        policy.seek(0)
+        held = _load(policy, path)
+        require_read(held, records, f"{path}, {POLICY}")
+    else:
+        policy.seek(0)
+        held = _load(policy, path)
     tensors = held.items() if isinstance(held, Mapping) else ()
     return {str(name): value.detach() for name, value in tensors if isinstance(value, Tensor)}
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from weightspace.inputs import read_object, read_table
-from weightspace.outputs import write_json
+from weightspace.outputs import write_json, write_table
 from weightspace.weights.safetensors_files import read_safetensors
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.writing import ZooWriter, tidy
@@ -55,7 +55,7 @@ class PartStore:
         unfinished.mkdir()
         for number, piece in enumerate(part.pieces):
             save_file(piece.stack, unfinished / f"{number}.safetensors")
-            tidy(piece.table.copy()).to_parquet(unfinished / f"{number}.parquet", index=False)
+            write_table(unfinished / f"{number}.parquet", tidy(piece.table.copy()))
         architectures = [piece.architecture.to_json() for piece in part.pieces]
         about = {"architectures": architectures, "left_out": part.left_out, "notes": dict(part.notes)}
         write_json(unfinished / PART_FILE, about)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from weightspace.errors import InputError, require_between
-from weightspace.outputs import Existing, new_folder, write_json, write_manifest
+from weightspace.outputs import Existing, new_folder, write_json, write_manifest, write_table
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.cards import CardText, write_card
@@ -75,7 +75,7 @@ class ZooWriter:
             self._flush(name)
         table = tidy(pd.concat(self._tables, ignore_index=True))
         table = table[[*PLACE_COLUMNS, *(name for name in table.columns if name not in PLACE_COLUMNS)]]
-        table.to_parquet(self.folder / TABLE_FILE, index=False)
+        write_table(self.folder / TABLE_FILE, table)
         architectures = [architecture.to_json() for architecture in self._architectures.values()]
         write_json(self.folder / ZOO_FILE, {"format": FORMAT, **about, "architectures": architectures})
         write_card(self.folder, table, list(self._architectures.values()), text or CardText())
