@@ -39,7 +39,8 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        periods = torch.logspace(0, 1, FREQUENCIES, base=LONGEST_PERIOD)
+        # On the CPU even where a network is only planned: arithmetic on `meta` loads torch's compiler, for a second.
+        periods = torch.logspace(0, 1, FREQUENCIES, base=LONGEST_PERIOD, device="cpu")
         self.register_buffer("frequencies", 2 * torch.pi / (4 * periods), persistent=False)
         self.mix = nn.Linear(len(COMPONENTS) * 2 * FREQUENCIES, width, bias=False)
 
@@ -169,7 +170,8 @@ class Network(nn.Module):
             self.latent_to_token = nn.Linear(config.latent_width, token_width, bias=False)
         if config.responses == "seen":
             self.heard_to_summary = nn.Linear(ROW_NUMBERS + 2, self.summary_width, bias=False)
-        self._initialize(derive_seed(seed, "sane"))
+        if not self.token_in.weight.is_meta:  # planned only, to know its shapes
+            self._initialize(derive_seed(seed, "sane"))
 
     def encode(
         self,

@@ -10,6 +10,7 @@ position has a chunk index of its own, and the style `packed` puts several short
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -144,14 +145,23 @@ class TokenLayout:
         """How many tokens the network has."""
         return sum(block.count for block in self.blocks)
 
+    @cached_property
+    def _firsts(self) -> list[int]:
+        """The first token of every block."""
+        return [block.first for block in self.blocks]
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        """The place of every tensor among the names."""
+        return {name: number for number, name in enumerate(self.names)}
+
     def table(self, start: int = 0, stop: int | None = None) -> TokenTable:
         """The index table of the tokens `start:stop` (all by default), computed for that run only."""
         stop = len(self) if stop is None else stop
-        order = {name: number for number, name in enumerate(self.names)}
+        # Found by bisection: a network may have tens of thousands of tensors.
+        layers = range(max(0, bisect_right(self._firsts, start) - 1), bisect_left(self._firsts, stop))
         parts = [
-            _block_table(block, layer, self.width, order, range(start, stop))
-            for layer, block in enumerate(self.blocks)
-            if block.first < stop and block.first + block.count > start
+            _block_table(self.blocks[layer], layer, self.width, self._order, range(start, stop)) for layer in layers
         ]
         if not parts:
             empty = torch.zeros(0, self.width, dtype=torch.int64)

@@ -17,10 +17,18 @@ from torch import Tensor
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json, read_object
-from weightspace.weights.safetensors_files import SafetensorsFile
-from weightspace.weights.sources import InMemory, InSafetensors, Renamed, Source, require_plain
+from weightspace.weights.safetensors_files import NumbersFile, SafetensorsFile, Stored
+from weightspace.weights.sources import InFile, InMemory, Renamed, Source, require_plain
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
-from weightspace.weights.torch_files import POLICY, read_arrays, read_policy, read_torch_file, unwrap_named
+from weightspace.weights.torch_files import (
+    POLICY,
+    READ_WHOLE,
+    locate_tensors,
+    read_arrays,
+    read_policy,
+    read_torch_file,
+    unwrap_named,
+)
 from weightspace.weights.values import Weights, find_aliases, infinite_masks, natural_key, some_of
 
 ALIASES_KEY = "aliases"
@@ -167,7 +175,7 @@ def on_cpu(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in weights.items()}
 
 
-def open_weights(path: str | Path, inside: str | Sequence[str] = ()) -> StoredWeights:
+def open_weights(path: str | Path, inside: str | Sequence[str] = (), *, keep: bool = True) -> StoredWeights:
     """Open a network's weights lazily.
 
     Args:
@@ -177,6 +185,7 @@ def open_weights(path: str | Path, inside: str | Sequence[str] = ()) -> StoredWe
             whose policy is read.
         inside: the key, or keys one after the other, of one of several networks in a file, such as `netG`, or a prefix
             of its tensors' names; the usual one if empty.
+        keep: what was read of a torch file; otherwise it is read again, tensor by tensor, when it is asked for.
 
     Raises:
         InputError: nothing there, an unknown kind of file, a truncated or damaged file, a pickle that needs
@@ -189,18 +198,21 @@ def open_weights(path: str | Path, inside: str | Sequence[str] = ()) -> StoredWe
         ['weight', 'bias']
     """
     path, inside = Path(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
-    opened = _open_folder(path, inside) if path.is_dir() else _open_file(path, inside)
+    opened = _open_folder(path, inside, keep) if path.is_dir() else _open_file(path, inside, keep)
     require_plain(opened.meta(), path)
     return opened
 
 
-def _open_file(path: Path, inside: tuple[str, ...]) -> StoredWeights:
+def _open_file(path: Path, inside: tuple[str, ...], keep: bool) -> StoredWeights:
     if not path.is_file():
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
         return _open_safetensors(path, inside)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
-        return _in_memory(read_torch_file(path, inside))
+        read = read_torch_file(path, inside)
+        return _in_memory(
+            read, {} if keep and path.stat().st_size <= READ_WHOLE else locate_tensors(path, read.tensors), path
+        )
     if path.suffix == ARRAYS:
         tensors, beside = read_arrays(path)
         found = _inside_of(tensors, inside, path)
@@ -218,8 +230,12 @@ def _inside_of(tensors: Weights, inside: tuple[str, ...], path: Path) -> Unwrapp
     return found if found is not None else Unwrapped(dict(tensors), (), {})
 
 
-def _in_memory(found: Unwrapped) -> StoredWeights:
-    sources: dict[str, Source] = dict.fromkeys(found.tensors, InMemory(found.tensors))
+def _in_memory(found: Unwrapped, places: dict[str, Stored] | None = None, path: Path = Path()) -> StoredWeights:
+    """Weights that were read; of those with a place in a file nothing is kept."""
+    places = places or {}
+    memory = InMemory({name: tensor for name, tensor in found.tensors.items() if name not in places})
+    sources: dict[str, Source] = dict.fromkeys(found.tensors, memory)
+    sources |= dict.fromkeys(places, InFile(NumbersFile(path, places)))
     strange = [name for name in found.left_out if name not in found.beside]
     remarks = [f"{len(strange)} entries that are no tensors were left aside ({some_of(strange)})"] if strange else []
     about = _About(found.beside, found.path, found.others, (*remarks, *_emptiness(found.tensors)))
@@ -228,7 +244,7 @@ def _in_memory(found: Unwrapped) -> StoredWeights:
 
 def _open_safetensors(path: Path, inside: tuple[str, ...]) -> StoredWeights:
     file = SafetensorsFile(path)
-    source = InSafetensors(file)
+    source = InFile(file)
     shapes = {name: source.meta(name) for name in file.tensors}
     found = _inside_of(shapes, inside, path)
     prefix = f"{found.path[-1]}." if inside and found.path else ""
@@ -302,7 +318,7 @@ def _read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
     }
 
 
-def _open_folder(folder: Path, inside: tuple[str, ...]) -> StoredWeights:
+def _open_folder(folder: Path, inside: tuple[str, ...], keep: bool) -> StoredWeights:
     present = [entry.name for entry in sorted(folder.iterdir())]
     usual = [name for name in MODEL_FILES if name in present]
     # Of other names, as diffusers has them: the plain one before its variants, whose names are longer.
@@ -311,7 +327,9 @@ def _open_folder(folder: Path, inside: tuple[str, ...]) -> StoredWeights:
     if name is None:
         there = some_of(present) or "an empty folder"
         raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {there}")
-    opened = _open_sharded(folder, name, inside) if is_index(name) else open_weights(folder / name, inside)
+    opened = (
+        _open_sharded(folder, name, inside, keep) if is_index(name) else open_weights(folder / name, inside, keep=keep)
+    )
     beside = [other for other in (usual or others) if other != name and (others or is_index(other) != is_index(name))]
     if beside:
         how = "as transformers reads it, " if usual else ""
@@ -324,7 +342,7 @@ def _is_alone(name: str) -> bool:
     return name.endswith((".safetensors", ".bin")) and not name.startswith(("training_args", "optimizer", "scheduler"))
 
 
-def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...] = ()) -> StoredWeights:
+def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...], keep: bool) -> StoredWeights:
     try:
         shard_of: dict[str, str] = dict(read_object(folder / index_name)["weight_map"])
         files = [folder / _inside(folder, shard) for shard in shard_of.values()]
@@ -335,7 +353,7 @@ def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...] = ()) -
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise InputError(f"expected the shards that {folder / index_name} lists, found no {some_of(absent)}")
-    shards = {shard: open_weights(folder / shard) for shard in sorted(set(shard_of.values()))}
+    shards = {shard: open_weights(folder / shard, keep=keep) for shard in sorted(set(shard_of.values()))}
     aliases = {alias: name for shard in shards.values() for alias, name in shard.stored_aliases.items()}
     sources = {name: shards[shard].sources.get(name) for name, shard in shard_of.items()}
     missing = [name for name, source in sources.items() if source is None and name not in aliases]

@@ -43,48 +43,18 @@ class Stored(NamedTuple):
     stop: int
 
 
-class SafetensorsFile:
-    """A safetensors file that was looked at; nothing of it stays open.
+class NumbersFile:
+    """A file in which tensors lie as they are; nothing of it stays open.
 
     Attributes:
         path: of the file.
-        tensors: in the order of their bytes.
-        metadata: texts beside them.
-
-    Raises:
-        InputError: a damaged file: cut, with holes or overlaps, or with a header that says what the file does not hold.
+        tensors: where each lies.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
-                if length > min(LONGEST_HEADER, size - 8):
-                    raise self._damaged("a header that is longer than the file")
-                header = file.read(length)
-        except OSError as error:
-            raise self._damaged(error.strerror or "unreadable") from error
-        try:
-            value = parse_json(header.decode(), str(path), _once)
-        except UnicodeDecodeError as error:
-            raise self._damaged("a header that is no UTF-8") from error
-        if not isinstance(value, dict):
-            raise self._damaged("a header that is no object")
-        notes = value.pop(METADATA, {})
-        if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
-            raise self._damaged("metadata that is not text")
-        self.metadata: dict[str, str] = notes
-        stored = {name: self._stored(name, entry, 8 + length) for name, entry in value.items()}
-        self.tensors = dict(sorted(stored.items(), key=lambda item: (item[1].start, item[1].stop)))
-        end = 8 + length
-        for name, tensor in self.tensors.items():
-            if tensor.start != end:
-                raise self._damaged(f"a hole or an overlap before {name}")
-            end = tensor.stop
-        if end != size:
-            raise self._damaged(f"{size:,} bytes instead of {end:,}")
+    kind = "file of numbers"
+
+    def __init__(self, path: Path, tensors: dict[str, Stored]) -> None:
+        self.path, self.tensors = path, tensors
 
     def read(self, name: str) -> Tensor:
         """A whole tensor, in memory of its own."""
@@ -104,11 +74,11 @@ class SafetensorsFile:
                     got = file.readinto(view) or 0
                     view = view[got:]
         except OSError as error:
-            raise self._damaged(error.strerror or "unreadable") from error
+            raise self.damaged(error.strerror or "unreadable") from error
         if view:
-            raise self._damaged("a file that was cut while it was read")
+            raise self.damaged("a file that was cut while it was read")
         if stored.dtype == torch.bool and len(held) and max(held) > 1:
-            raise self._damaged(f"other bytes than 0 and 1 in {name}, which is of truth values")
+            raise self.damaged(f"other bytes than 0 and 1 in {name}, which is of truth values")
         # A tensor of no bytes cannot be made from a buffer.
         return torch.frombuffer(held, dtype=stored.dtype) if held else torch.empty(0, dtype=stored.dtype)
 
@@ -128,22 +98,69 @@ class SafetensorsFile:
             blocks.append(block.narrow(axis, start, stop - start).clone())
         return torch.cat(blocks) if blocks else torch.empty(shape, dtype=stored.dtype).narrow(axis, start, stop - start)
 
+    def damaged(self, why: str) -> InputError:
+        """What to raise for a file that is not what it says."""
+        return InputError(f"expected a whole {self.kind} at {self.path}, found a damaged one ({why})")
+
+
+class SafetensorsFile(NumbersFile):
+    """A safetensors file that was looked at.
+
+    Attributes:
+        path: of the file.
+        tensors: in the order of their bytes.
+        metadata: texts beside them.
+
+    Raises:
+        InputError: a damaged file: cut, with holes or overlaps, or with a header that says what the file does not hold.
+    """
+
+    kind = "safetensors file"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, {})
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+                if length > min(LONGEST_HEADER, size - 8):
+                    raise self.damaged("a header that is longer than the file")
+                header = file.read(length)
+        except OSError as error:
+            raise self.damaged(error.strerror or "unreadable") from error
+        try:
+            value = parse_json(header.decode(), str(path), _once)
+        except UnicodeDecodeError as error:
+            raise self.damaged("a header that is no UTF-8") from error
+        if not isinstance(value, dict):
+            raise self.damaged("a header that is no object")
+        notes = value.pop(METADATA, {})
+        if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+            raise self.damaged("metadata that is not text")
+        self.metadata: dict[str, str] = notes
+        stored = {name: self._stored(name, entry, 8 + length) for name, entry in value.items()}
+        self.tensors = dict(sorted(stored.items(), key=lambda item: (item[1].start, item[1].stop)))
+        end = 8 + length
+        for name, tensor in self.tensors.items():
+            if tensor.start != end:
+                raise self.damaged(f"a hole or an overlap before {name}")
+            end = tensor.stop
+        if end != size:
+            raise self.damaged(f"{size:,} bytes instead of {end:,}")
+
     def _stored(self, name: str, entry: Any, first: int) -> Stored:
         try:
             kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(f"an entry without type, shape and place, {name}") from error
+            raise self.damaged(f"an entry without type, shape and place, {name}") from error
         if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop)):
-            raise self._damaged(f"sizes that are none in {name}")
+            raise self.damaged(f"sizes that are none in {name}")
         dtype = KINDS.get(kind) if isinstance(kind, str) else None
         if dtype is None:
             raise InputError(f"expected plain numbers in {self.path}, found {kind} in {name}")
         if math.prod(shape) * dtype.itemsize != stop - start:
-            raise self._damaged(f"{stop - start:,} bytes for {name} of shape {list(shape)} and type {kind}")
+            raise self.damaged(f"{stop - start:,} bytes for {name} of shape {list(shape)} and type {kind}")
         return Stored(dtype, shape, first + start, first + stop)
-
-    def _damaged(self, why: str) -> InputError:
-        return InputError(f"expected a whole safetensors file at {self.path}, found a damaged one ({why})")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.safetensors_files import SafetensorsFile
+from weightspace.weights.safetensors_files import NumbersFile
 from weightspace.weights.values import Weights
 
 
@@ -43,10 +43,10 @@ class InMemory(Source):
         return self.tensors[name]
 
 
-class InSafetensors(Source):
-    """Tensors in a file of safetensors, of which what is asked for is read."""
+class InFile(Source):
+    """Tensors that lie in a file as they are, of which what is asked for is read."""
 
-    def __init__(self, file: SafetensorsFile) -> None:
+    def __init__(self, file: NumbersFile) -> None:
         self.file = file
         self.read, self.numbers, self.part = file.read, file.numbers, file.part  # type: ignore[method-assign] # as is
 

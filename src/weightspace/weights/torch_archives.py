@@ -7,6 +7,7 @@ neighbour, and one that is compressed, mapped as if it were not.
 import io
 import pickle
 import posixpath
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from weightspace.archives import COMPRESSIONS, DAMAGE, ENCRYPTED, require_all_entries, require_ratio
 from weightspace.errors import InputError
+from weightspace.weights.safetensors_files import Stored
 
 CHUNK, DIRECTORY = 2**20, 0x10
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
@@ -33,10 +35,10 @@ STORAGES = {
 
 
 class Records(NamedTuple):
-    """What is known of an archive's records: whether all are as they are on disk, and the checksums of all."""
+    """What is known of an archive's records: whether all are as they are on disk, and where each of a checksum is."""
 
     stored: bool
-    sums: frozenset[int]
+    places: Mapping[int, int]
 
 
 def check_archive(file: Path | io.BytesIO, name: str) -> Records:
@@ -61,13 +63,13 @@ def check_archive(file: Path | io.BytesIO, name: str) -> Records:
             require_ratio(sum(info.file_size for info in infos), packed, name)
             # Whoever saves without checksums has zeros everywhere, which zipfile would compare.
             checked = any(info.CRC for info in infos)
-            sums = frozenset([_compare(archive, info, name, checked=checked) for info in infos])
+            places = {_compare(archive, info, name, checked=checked): _start(archive, info) for info in infos}
             _compare_storages(archive, name)
     except InputError:
         raise
     except DAMAGE as error:
         raise _damaged(name, str(error) or type(error).__name__) from error
-    return Records(all(info.compress_type == zipfile.ZIP_STORED for info in infos), sums)
+    return Records(all(info.compress_type == zipfile.ZIP_STORED for info in infos), places)
 
 
 def require_read(loaded: object, records: Records, name: str) -> None:
@@ -83,8 +85,34 @@ def require_read(loaded: object, records: Records, name: str) -> None:
         if storage.data_ptr() not in seen and storage.nbytes():
             seen.add(storage.data_ptr())
             numbers = torch.empty(0, dtype=torch.uint8).set_(storage)
-            if zlib.crc32(numbers.numpy().data) not in records.sums:
+            if zlib.crc32(numbers.numpy().data) not in records.places:
                 raise _damaged(name, "numbers that no record holds")
+
+
+def locate(tensors: Mapping[str, Tensor], records: Records) -> dict[str, Stored]:
+    """Where tensors that were read lie in their file: those whose numbers stand there in a row."""
+    starts: dict[int, int | None] = {}
+    found = {}
+    for name, tensor in tensors.items() if records.stored else ():
+        if not tensor.is_contiguous() or type(tensor) not in PLAIN or not tensor.numel():
+            continue
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in starts:
+            numbers = torch.empty(0, dtype=torch.uint8).set_(storage)
+            starts[storage.data_ptr()] = records.places.get(zlib.crc32(numbers.numpy().data))
+        start = starts[storage.data_ptr()]
+        if start is not None and not tensor.is_conj() and not tensor.is_neg():
+            first = start + tensor.storage_offset() * tensor.element_size()
+            found[name] = Stored(tensor.dtype, tuple(tensor.shape), int(first), int(first) + tensor.nbytes)
+    return found
+
+
+def _start(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a record begin, behind its name and what else its header has."""
+    file: Any = archive.fp
+    file.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    return int(info.header_offset + 30 + name + extra)
 
 
 def _tensors_in(value: object) -> Iterator[Tensor]:

@@ -26,8 +26,9 @@ from weightspace.archives import (
     require_ratio,
 )
 from weightspace.errors import InputError
+from weightspace.weights.safetensors_files import Stored
 from weightspace.weights.state_dicts import Plain, Unwrapped, is_optimizer_state, unwrap
-from weightspace.weights.torch_archives import check_archive, require_read
+from weightspace.weights.torch_archives import check_archive, locate, require_read
 from weightspace.weights.values import some_of
 
 # Larger archives stay on the disk and are mapped: whoever cuts one while it is read ends this process.
@@ -67,6 +68,11 @@ def read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
 def load_torch_file(path: Path) -> object:
     """Whatever is in a file of torch, without running any code of it; see `read_torch_file`."""
     return _load_archive(path) if zipfile.is_zipfile(path) else _load(path, path)
+
+
+def locate_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
+    """Where the tensors of `read_torch_file` lie in their file, as far as they lie there as they are."""
+    return locate(tensors, check_archive(path, str(path))) if zipfile.is_zipfile(path) else {}
 
 
 def _load_archive(path: Path) -> object:

@@ -213,13 +213,15 @@ def _read_tensors(
     for name in sorted(weights, key=natural_key):
         tensor = weights[name]
         dtype = str(tensor.dtype).removeprefix("torch.")
-        for hasher, values in ((digest, tensor), (unordered, _sorted(tensor))):
+        for hasher in (digest, unordered):
             hasher.update(f"{name} {dtype} {list(tensor.shape)}".encode())
-            for part in _bytes_of(values).split(CHUNK):
-                hasher.update(part.numpy().tobytes())
+        for part in _bytes_of(tensor).split(CHUNK):
+            digest.update(part.numpy().data)
+        hashes = _sum_of_hashes(tensor)
+        unordered.update(hashes.to_bytes(8, "little"))
         if tensor.is_floating_point() and tensor.numel() and name not in aliases and not is_mask(tensor):
             sizes[name] = _look_at(checkpoint, name, tensor)
-            count, total = count + tensor.numel(), (total + _sum_of_hashes(tensor)) % 2**64
+            count, total = count + tensor.numel(), (total + hashes) % 2**64
     checkpoint.fingerprint = unordered.hexdigest()
     checkpoint.numbers = f"{count}:{total:016x}" if count else ""
     return digest.hexdigest(), sizes
@@ -229,41 +231,38 @@ def _look_at(checkpoint: Inspected, name: str, tensor: Tensor) -> float:
     """Count broken values and dead or repeated units of a floating-point tensor; returns its root mean square."""
     if tensor.element_size() == 1:  # 8-bit floats have no arithmetic of their own
         tensor = tensor.float()
-    broken = tensor.numel() - int(tensor.isfinite().sum())
+    # Piece by piece: what says of each number whether it is finite takes as much room again.
+    broken = tensor.numel() - sum(int(part.isfinite().sum()) for part in tensor.flatten().split(CHUNK))
     if broken:
         checkpoint.broken[name] = broken
         return math.nan
     if tensor.ndim > 1:
         rows = tensor.reshape(len(tensor), -1)
-        zeros = (rows == 0).all(1)
-        zero, repeated = int(zeros.sum()), _count_repeated(rows[~zeros])
+        zeros = torch.cat([~part.any(1) for part in rows.split(max(1, CHUNK // max(1, rows.shape[1])))])
+        zero, repeated = int(zeros.sum()), _count_repeated(rows, zeros)
         if zero:
             checkpoint.zero_units[name] = zero
         if repeated:
             checkpoint.duplicate_units[name] = repeated
-    return float(tensor.float().square().mean().sqrt())
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) / math.sqrt(tensor.numel())
 
 
-def _count_repeated(rows: Tensor) -> int:
-    """How many rows are equal to an earlier one, bit for bit."""
+def _count_repeated(rows: Tensor, zeros: Tensor) -> int:
+    """How many rows are equal to an earlier one, bit for bit, those of zeros aside."""
     if len(rows) == 0 or rows.shape[1] < 2:  # single numbers repeat by chance
         return 0
-    seen = {row.numpy().tobytes() for row in _bytes_of(rows).reshape(len(rows), -1)}
-    return len(rows) - len(seen)
-
-
-def _sorted(tensor: Tensor) -> Tensor:
-    """All values in order of size: what no permutation of axes changes."""
-    flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten()
-    if tensor.element_size() == 1:  # 8-bit types are not all sorted; their bytes are
-        flat = flat.view(torch.uint8)
-    return flat.sort().values
+    kept = [row for row, zero in zip(_bytes_of(rows).reshape(len(rows), -1), zeros.tolist(), strict=True) if not zero]
+    # Of each row a digest: the rows themselves would be all of the tensor once more.
+    return len(kept) - len({hashlib.blake2b(row.numpy().data, digest_size=16).digest() for row in kept})
 
 
 def _sum_of_hashes(tensor: Tensor) -> int:
     """A sum over hashes of all numbers, which depends neither on their order nor on which tensor they are in."""
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    numbers = tensor.contiguous().flatten().view(kinds[tensor.element_size()])
+    if not tensor.numel():
+        return 0
+    plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    numbers = plain.contiguous().flatten().view(kinds[plain.element_size()])
     total = 0
     for part in numbers.split(CHUNK):
         mixed = part.to(torch.int64) * MIXING

@@ -8,22 +8,25 @@ aligned first.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry, permute
 from weightspace.symmetry.matching import match_weights
+from weightspace.weights.files import numbers_of
 from weightspace.weights.values import Weights
 
 RELATED = 0.7
 MOST_ALIGNED = 500
+# So many networks of one architecture are compared all with all; others with these, so many at a time.
+MOST_COMPARED, BLOCK = 2_000, 500
 NUMBERS_AT_ONCE = 64 * 2**20
 SMALLEST = 1e-12
 # What batch norms count as they go.
@@ -94,31 +97,43 @@ def relate(
         return Relations(reordered, notes=["not compared: they have no floating-point numbers"])
     if len(paths) < 2:
         return Relations(reordered)
+    notes = []
+    paths, others = _spaced(paths), [path for path in paths if path not in set(_spaced(paths))]
+    if others:
+        every = len(paths) + len(others)
+        notes.append(f"{len(paths):,} of {every:,} networks were compared with all others, the rest with these")
     names = learned_names([networks[path] for path in paths])
     distances = relative_distances([networks[path] for path in paths], names)
     aligned = np.zeros_like(distances, dtype=bool)
-    notes = []
-    far = [(a, b) for a, b in itertools.combinations(range(len(paths)), 2) if distances[a, b] > RELATED]
+    apart = distances > RELATED
+    far = int(apart.sum()) // 2
     if symmetry is None and far:
         notes.append("compared as they are: without --architecture, or a SANE that knows it, nothing is aligned")
-    elif len(far) > MOST_ALIGNED:
-        notes.append(f"{len(far) - MOST_ALIGNED:,} of {len(far):,} pairs were compared without being aligned")
+    elif far > MOST_ALIGNED:
+        notes.append(f"{far - MOST_ALIGNED:,} of {far:,} pairs were compared without being aligned")
     if symmetry is not None and symmetry.groups:
-        with progress_bar("aligning", min(len(far), MOST_ALIGNED)) as advance:
-            for first, second in far[:MOST_ALIGNED]:
+        with progress_bar("aligning", min(far, MOST_ALIGNED)) as advance:
+            for first, second in itertools.islice(_pairs(apart), MOST_ALIGNED):
                 after = aligned_distance(networks[paths[first]], networks[paths[second]], symmetry, names)
                 if after < distances[first, second]:
                     distances[first, second] = distances[second, first] = after
                     aligned[first, second] = aligned[second, first] = True
                 advance()
-    trees, strangers = _trees(paths, distances, aligned)
+    edges, strangers = _shortest(paths, distances, aligned)
+    for start in range(0, len(others), BLOCK):
+        block = others[start : start + BLOCK]
+        nearest, lonely = _attached(block, paths, networks, names)
+        edges, strangers = edges + nearest, strangers + lonely
+    trees = _families(edges)
+    related = {path for tree in trees for edge in tree for path in (edge.first, edge.second)}
+    strangers = [path for path in strangers if path not in related]
     alone = sum(list(fingerprints.values()).count(fingerprints[path]) == 1 for path in strangers)
     return Relations(reordered, trees, alone, notes)
 
 
 def relative_distances(
-    networks: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None
-) -> Float[np.ndarray, "networks networks"]:
+    networks: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None, rows: int | None = None
+) -> Float[np.ndarray, "rows networks"]:
     """Distance of every pair over the root mean square of their norms, each tensor around its mean entry.
 
     Inner products are summed slice by slice in float64, so that the networks need not fit into memory.
@@ -126,20 +141,28 @@ def relative_distances(
     Args:
         networks: of one architecture.
         names: of the tensors that count; those of `learned_names` without.
+        rows: only of the first so many networks to all; all without.
     """
-    products = np.zeros((len(networks), len(networks)))
+    rows = len(networks) if rows is None else rows
+    products, squares = np.zeros((rows, len(networks))), np.zeros(len(networks))
     for name in learned_names(networks) if names is None else names:
         size = networks[0][name].numel()
         center = sum(float(network[name].double().mean()) for network in networks) / len(networks)
         step = max(1, NUMBERS_AT_ONCE // len(networks))
         for start in range(0, size, step):
-            rows = torch.stack([network[name].flatten()[start : start + step].double() for network in networks])
-            rows -= center if size > 1 else 0.0
-            products += (rows @ rows.T).numpy()
-    squares = np.diag(products)
-    apart = np.maximum(squares[:, None] + squares[None] - 2 * products, 0)
-    np.fill_diagonal(apart, 0)
-    return np.sqrt(apart / np.maximum((squares[:, None] + squares[None]) / 2, SMALLEST))
+            parts = [numbers_of(network, name, start, min(start + step, size)).double() for network in networks]
+            stacked = torch.stack(parts)
+            stacked -= center if size > 1 else 0.0
+            products += (stacked[:rows] @ stacked.T).numpy()
+            squares += stacked.square().sum(1).numpy()
+    # In place: with many networks each copy is hundreds of megabytes.
+    products *= -2
+    products += squares[:rows, None]
+    products += squares[None]
+    np.maximum(products, 0, out=products)
+    products[np.arange(rows), np.arange(rows)] = 0
+    means = (squares[:rows, None] + squares[None]) / 2
+    return np.sqrt(np.divide(products, np.maximum(means, SMALLEST, out=means), out=products), out=products)
 
 
 def learned_names(networks: Sequence[Mapping[str, Tensor]]) -> list[str]:
@@ -216,25 +239,69 @@ def _confirmed(
     return True
 
 
-def _trees(
-    paths: Sequence[str], distances: Float[np.ndarray, "n n"], aligned: np.ndarray
-) -> tuple[list[list[Kinship]], list[str]]:
-    """The shortest trees through related checkpoints, largest family first, and who has no relative."""
+def _spaced(paths: Sequence[str]) -> list[str]:
+    """At most `MOST_COMPARED` of the paths, from all over their order."""
+    if len(paths) <= MOST_COMPARED:
+        return list(paths)
+    return [paths[place] for place in np.linspace(0, len(paths) - 1, MOST_COMPARED).astype(int)]
+
+
+def _pairs(apart: Bool[np.ndarray, "n n"]) -> Iterator[tuple[int, int]]:
+    """The pairs for which it is so, row by row: a list of all would be far larger than what it is of."""
+    for first, row in enumerate(apart):
+        yield from ((first, int(second)) for second in np.flatnonzero(row[first + 1 :]) + first + 1)
+
+
+def _shortest(
+    paths: Sequence[str], distances: Float[np.ndarray, "n n"], aligned: Bool[np.ndarray, "n n"]
+) -> tuple[list[Kinship], list[str]]:
+    """The edges of the shortest trees through related checkpoints, and who has no relative."""
     from scipy.sparse import csr_matrix  # takes a third of a second, and few folders need it
-    from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+    from scipy.sparse.csgraph import minimum_spanning_tree
 
     # Zero means no edge to scipy: equal weights would be strangers.
     near = np.where(distances <= RELATED, np.maximum(distances, SMALLEST), 0)
     np.fill_diagonal(near, 0)
-    count, family = connected_components(csr_matrix(near), directed=False)
     tree = minimum_spanning_tree(csr_matrix(near)).tocoo()
-    edges: list[list[Kinship]] = [[] for _ in range(count)]
-    for first, second in zip(tree.row.tolist(), tree.col.tolist(), strict=True):
-        own = Kinship(paths[first], paths[second], float(distances[first, second]), bool(aligned[first, second]))
-        edges[family[first]].append(own)
-    sizes = np.bincount(family)
-    trees = sorted((sorted(own, key=lambda edge: edge.distance) for own in edges if own), key=len, reverse=True)
-    return trees, [path for path, own in zip(paths, family.tolist(), strict=True) if sizes[own] == 1]
+    edges = [
+        Kinship(paths[first], paths[second], float(distances[first, second]), bool(aligned[first, second]))
+        for first, second in zip(tree.row.tolist(), tree.col.tolist(), strict=True)
+    ]
+    return edges, [path for path, row in zip(paths, near, strict=True) if not row.any()]
+
+
+def _attached(
+    block: Sequence[str], paths: Sequence[str], networks: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]
+) -> tuple[list[Kinship], list[str]]:
+    """Each network of a block beside the nearest of those that are compared with all; and those near to none."""
+    both = [networks[path] for path in (*block, *paths)]
+    distances = relative_distances(both, names, rows=len(block))[:, len(block) :]
+    nearest = distances.argmin(1)
+    edges, strangers = [], []
+    for path, place, row in zip(block, nearest.tolist(), distances, strict=True):
+        if row[place] <= RELATED:
+            edges.append(Kinship(path, paths[place], float(row[place]), False))
+        else:
+            strangers.append(path)
+    return edges, strangers
+
+
+def _families(edges: Sequence[Kinship]) -> list[list[Kinship]]:
+    """Edges that hang together, nearest first; the largest family first."""
+    family: dict[str, str] = {}
+
+    def head(path: str) -> str:
+        while family.setdefault(path, path) != path:
+            family[path] = family[family[path]]
+            path = family[path]
+        return path
+
+    for edge in edges:
+        family[head(edge.first)] = head(edge.second)
+    trees: dict[str, list[Kinship]] = {}
+    for edge in edges:
+        trees.setdefault(head(edge.first), []).append(edge)
+    return sorted((sorted(tree, key=lambda edge: edge.distance) for tree in trees.values()), key=len, reverse=True)
 
 
 def _read_all(weights: Mapping[str, Tensor]) -> Weights:

@@ -78,7 +78,9 @@ def opened(
     with contextlib.ExitStack() as places:
         networks: dict[str, Mapping[str, Tensor]] = {}
         for checkpoint in checkpoints:
-            networks[checkpoint.path] = open_weights(places.enter_context(source.local(checkpoint.path)), key)
+            networks[checkpoint.path] = open_weights(
+                places.enter_context(source.local(checkpoint.path)), key, keep=False
+            )
         yield networks
 
 
