@@ -253,7 +253,7 @@ def _plain_tar(path: Path) -> tuple[IO[bytes], str]:
     damage = ""
     try:
         with opener(path, "rb") as stream:
-            while chunk := stream.read(CHUNK):
+            while chunk := stream.read1(CHUNK):
                 size += len(chunk)
                 require_ratio(size, packed, path.name)
                 require_room(len(chunk), Path(tempfile.gettempdir()), path.name)

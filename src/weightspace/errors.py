@@ -1,5 +1,8 @@
 """The one exception that means "what was given cannot be used"."""
 
+# Beyond any use, and what a slip of the finger asks for: numbers of one row, and things that are counted.
+WIDEST, MOST = 65_536, 1_000_000
+
 
 class InputError(ValueError):
     """Something given by the caller cannot be used.

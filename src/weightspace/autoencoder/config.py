@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import WIDEST, InputError, require_between
+
+MOST_LAYERS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,9 @@ class SANEConfig:
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        for name in ("latent_width", "model_width", "layers", "heads", "projection_width"):
-            require_between(name.replace("_", " "), getattr(self, name), 1)
+        for name in ("latent_width", "model_width", "heads", "projection_width"):
+            require_between(name.replace("_", " "), getattr(self, name), 1, WIDEST)
+        require_between("layers", self.layers, 1, MOST_LAYERS)
         require_between("dropout", self.dropout, 0, 0.99)
         require_between("initial std", self.initial_std, 0)
         if self.model_width % self.heads:

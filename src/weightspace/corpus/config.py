@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import WIDEST, InputError, require_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class PreparationConfig:
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        require_between("the token width", self.token_width, 0)
+        require_between("the token width", self.token_width, 0, WIDEST)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise InputError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import MOST, InputError, require_between
 
 SamplerName = Literal["kernel-density", "published", "gaussian", "mixture", "interpolation", "random"]
 DENSITY = ("bandwidth", "bandwidth_in", "anchor", "noise")
@@ -60,7 +60,7 @@ class SamplerConfig:
         for name in ("bandwidth", "scale", "neighbors"):
             require_between(f"the {name}", getattr(self, name), 0)
         for name in ("mixed", "components"):
-            require_between(name, getattr(self, name), 1)
+            require_between(name, getattr(self, name), 1, MOST)
         used = {"sampler", *USED[self.sampler], *(("bandwidth",) if self.noisy else ())}
         for option in fields(self):
             if option.name not in used and getattr(self, option.name) != option.default:
@@ -105,9 +105,9 @@ class SelectConfig:
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         for name in ("draws", "condition", "novelty", "refine", "refine_rate"):
-            require_between(name.replace("_", " "), getattr(self, name), 0)
+            require_between(name.replace("_", " "), getattr(self, name), 0, MOST)
         for name in ("rounds", "keep"):
-            require_between(name, getattr(self, name), 1)
+            require_between(name, getattr(self, name), 1, MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,8 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        require_between("count", self.count, 1)
+        require_between("count", self.count, 1, MOST)
+        require_between("best", self.best, 1, MOST)
         if self.by.startswith("test") or self.by.endswith("loss"):
             raise InputError(
                 f"expected a property to choose by that is no loss and not of test images, found '{self.by}'"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from weightspace.errors import require_between
+from weightspace.errors import WIDEST, require_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,4 +26,4 @@ class AskConfig:
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        require_between("the number of inputs to ask with", self.inputs, 4)
+        require_between("the number of inputs to ask with", self.inputs, 4, WIDEST)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import WIDEST, InputError, require_between
 from weightspace.randomness import derive_generator
 
 COUNT = 128
@@ -81,7 +81,7 @@ def draw_questions(
         >>> questions.positional[0].shape, str(questions)
         (torch.Size([32, 3, 8, 8]), '16 noise inputs')
     """
-    require_between("the number of inputs to ask with", count, 4)
+    require_between("the number of inputs to ask with", count, 4, WIDEST)
     each, below = count // 2, [*integers, *[0] * (len(shapes) - len(integers))]
     batches = []
     for number, (shape, limit) in enumerate(zip(shapes, below, strict=True)):

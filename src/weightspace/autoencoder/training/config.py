@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from weightspace.errors import require_between
+from weightspace.errors import MOST, WIDEST, require_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +93,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
-        for name in ("steps", "window", "save_every", "log_every"):
+        for name in ("steps", "save_every", "log_every"):
             require_between(name.replace("_", " "), getattr(self, name), 1)
-        require_between("batch size", self.batch_size, 2)
+        require_between("window", self.window, 1, MOST)
+        require_between("batch size", self.batch_size, 2, WIDEST)
         for name in ("learning_rate", "temperature"):
             require_between(name.replace("_", " "), getattr(self, name), 1e-12, 1e6)
         require_between("erase", self.erase, 0, 0.99)
@@ -168,7 +169,7 @@ class DistillConfig:
         """Raise `InputError` naming the first field that is out of range."""
         for name in ("steps", "queries", "windows", "save_every", "log_every"):
             require_between(name.replace("_", " "), getattr(self, name), 1)
-        require_between("networks", self.networks, 2)
+        require_between("networks", self.networks, 2, WIDEST)
         require_between("mixed", self.mixed, 0, 1)
         require_between("learning rate", self.learning_rate, 1e-12, 1e6)
         for name in ("latent_noise", "reconstruction_weight", "distillation_weight", "clip"):

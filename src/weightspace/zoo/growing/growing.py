@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import MOST, InputError, require_between
 from weightspace.images import Images, ImageSet
 from weightspace.inputs import read_object
 from weightspace.outputs import Existing, new_folder, to_json, write_json, write_manifest
@@ -243,7 +243,7 @@ def _to_numpy(images: ImageSet) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _check(config: GrowConfig, images: int) -> None:
-    require_between("epochs", config.epochs, 1)
+    require_between("epochs", config.epochs, 1, MOST)
     require_between("batch size", config.batch_size, 1, images)
 
 

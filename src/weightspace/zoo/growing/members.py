@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from weightspace.errors import InputError, require_between
+from weightspace.errors import MOST, InputError, require_between
 from weightspace.randomness import derive_generator
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.networks import make_activation, require_scheme
@@ -35,7 +35,7 @@ def draw_members(config: GrowConfig, recipe: Recipe) -> list[Member]:
     Raises:
         InputError: malformed ranges, unknown names, or a choice that the network does not have.
     """
-    require_between("members", config.members, 1)
+    require_between("members", config.members, 1, MOST)
     choices = _choices(config, recipe)
     return [_draw_member(config.seed, f"member-{number:04d}", choices) for number in range(config.members)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weightspace.errors import InputError
+from weightspace.errors import WIDEST, InputError
 from weightspace.images import ImageSet
 from weightspace.zoo.architecture import Architecture, build_module
 
@@ -152,4 +152,6 @@ def _widths(network: str, text: str) -> list[int]:
         widths = []
     if not widths or min(widths) < 1:
         raise InputError(f"expected hidden widths such as mlp:16,16 or resnet18:8, found '{network}'")
+    if max(widths) > WIDEST:
+        raise InputError(f"expected hidden widths up to {WIDEST:,}, found a width of {max(widths):,} in '{network}'")
     return widths
