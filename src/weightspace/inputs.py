@@ -93,7 +93,10 @@ def read_table(file: Path | io.BytesIO, where: str = "") -> "pd.DataFrame":
     where = where or str(file)
     damage = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, pa.ArrowException)
     try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as stored:
+        with (
+            file.open("rb") if isinstance(file, Path) else file as held,
+            pq.ParquetFile(held, page_checksum_verification=True) as stored,
+        ):
             table = pa.Table.from_batches(_bounded(stored, where), schema=stored.schema_arrow)
         frame = table.to_pandas()
         _compare_sums(frame, table.schema.metadata or {}, where)

@@ -50,7 +50,13 @@ class Finished(Exception):  # nothing went wrong
 
 Existing = Literal["refuse", "resume", "replace"]
 MANIFEST = "manifest.json"
-FULL_DISK_SIGNS = ("No space left on device", "inline_container", "PytorchStreamWriter")
+FULL_DISK_SIGNS = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "inline_container",
+    "PytorchStreamWriter",
+)
 
 
 def partial_path(target: Path) -> Path:
@@ -239,11 +245,9 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
 
     stored = pa.Table.from_pandas(table, preserve_index=False)
     sums = to_json(column_sums(stored.to_pandas())).encode()
-    pq.write_table(
-        stored.replace_schema_metadata({**(stored.schema.metadata or {}), SUMS_KEY: sums}),
-        path,
-        write_page_checksum=True,
-    )
+    metadata = {**(stored.schema.metadata or {}), SUMS_KEY: sums}
+    with path.open("wb") as file:  # pyarrow itself takes some names for addresses
+        pq.write_table(stored.replace_schema_metadata(metadata), file, write_page_checksum=True)
 
 
 def write_manifest(
@@ -341,6 +345,8 @@ def _plain_refusals(target: Path) -> Iterator[None]:
             errno.EPERM: "expected permission to write",
             errno.EROFS: "expected a writable file system",
             errno.ENOSPC: "expected room on the disk",
+            errno.EDQUOT: "expected room on the disk",
+            errno.EFBIG: "expected room on the disk",
             errno.ENAMETOOLONG: "expected a shorter name",
             errno.ENOTDIR: "expected a folder as parent",
             errno.EEXIST: "expected a folder as parent",

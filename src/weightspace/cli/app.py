@@ -97,6 +97,8 @@ def _run(tokens: Sequence[str]) -> int:
     """The exit status of a command, with a sentence where it is not 0; a bug of ours is raised."""
     full = "--help-all" in tokens
     words = ["--help" if token == "--help-all" else token for token in tokens]
+    if not _has_working_folder() and "--help" not in words:
+        return _say("expected a working folder, found that it was deleted", 2)
     try:
         with ended_by_signals():
             make_app(full=full)(words, exit_on_error=False, print_error=False, result_action="return_value")
@@ -128,8 +130,6 @@ def _lack(failure: BaseException) -> str:
         return f"expected enough memory for this, found too little ({one_sentence(text) or 'none was left'})"
     if isinstance(failure, OSError) and failure.errno in (errno.EMFILE, errno.ENFILE):
         return "expected to open more files, found that this process may not: `ulimit -n` says how many it may"
-    if isinstance(failure, FileNotFoundError) and not _has_working_folder():
-        return "expected a working folder, found that it was deleted"
     return ""
 
 
