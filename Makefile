@@ -22,7 +22,7 @@ test: .venv/.installed
 	touch $@
 
 test-slow: .venv/.slow-installed
-	$(BIN)/python -m pytest -m slow --timeout 1500
+	$(BIN)/python -m pytest -m slow -n 2 --timeout 1500
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

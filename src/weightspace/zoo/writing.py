@@ -106,6 +106,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
         if (
             any(isinstance(value, Sequence | Mapping | set) and not isinstance(value, str) for value in present)
             or len({type(value) for value in present}) > 1
+            or any(isinstance(value, int) and abs(value) >= 2**63 for value in present)
         ):
             table[name] = table[name].map(str, na_action="ignore")
     return table

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weightspace.inputs import parse_json
-from weightspace.zoo.importing.properties import flatten, name_of, named, number, whole
+from weightspace.zoo.importing.properties import LARGEST_EPOCH, flatten, name_of, named, number, whole
 from weightspace.zoo.importing.reader import (
     STATES_NOTE,
     Entry,
@@ -56,7 +56,9 @@ class TrainerReader(FileReader):
         try:
             state = parse_json(self.source.read(where), where)
             history = [line for line in state.get("log_history") or [] if isinstance(line, Mapping)]
-            step = whole(state.get("global_step"))
+            step, passes = whole(state.get("global_step")), _passes(state.get("epoch"))
+            trial = state.get("trial_params") or {}
+            trial = dict(trial) if isinstance(trial, Mapping) else {}
         except (ValueError, AttributeError, TypeError):
             listing.leave_out(folder, f"expected a readable {STATE}, found another")
             return
@@ -69,8 +71,7 @@ class TrainerReader(FileReader):
             listing.note(STATES_NOTE, len(states))
         unsure = copied and state.get("best_model_checkpoint") is not None
         values, sources = ({}, {}) if unsure else _results(history, step, where)
-        settings = flatten({**(state.get("trial_params") or {}), "batch_size": state.get("train_batch_size")})
-        passes = number(state.get("epoch"))
+        settings = flatten({**trial, "batch_size": state.get("train_batch_size")})
         if not unsure and passes is not None:
             sources["epoch"] = f"{where}, epoch {passes:g}, of which finished"
             values["passes"], sources["passes"] = passes, f"{where}, epoch"
@@ -82,7 +83,7 @@ class TrainerReader(FileReader):
             values["step"], sources["step"] = step, f"{where}, global_step"
         if any("loss" in line for line in history) and "train_loss" not in values and not unsure:
             listing.note("a training loss is the mean of another span than the pass that ended, and is left out")
-        sources |= {name_of(key): f"{where}, trial_params, {key}" for key in state.get("trial_params") or {}}
+        sources |= {name_of(key): f"{where}, trial_params, {key}" for key in trial}
         sources |= {"batch_size": f"{where}, train_batch_size"}
         kind, base = kind_of_config(self.source, folder, listing)
         search = parent_of(run) if state.get("is_hyper_param_search") else None
@@ -125,6 +126,12 @@ def _unite(listing: Listing, members: Mapping[str, str]) -> None:
 def _step_of(folder: str) -> int | None:
     found = CHECKPOINT.match(folder.rpartition("/")[2])
     return int(found[1]) if found else None
+
+
+def _passes(value: Any) -> float | None:
+    """How many passes over the data, with a fraction; None for what can be none."""
+    passes = number(value)
+    return passes if passes is not None and 0 <= passes < LARGEST_EPOCH else None
 
 
 def _results(
