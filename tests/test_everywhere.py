@@ -4,7 +4,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ BARE: dict[str, tuple[dict[str, str], Callable[[], None] | None]] = {
 
 
 def call(
-    words: list[object], folder: Path, environment: dict[str, str], before: Callable[[], None] | None = None
+    words: Sequence[object], folder: Path, environment: dict[str, str], before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     given = [str(COMMAND), *map(str, words)]
     return subprocess.run(

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -124,7 +124,8 @@ def older_torch_file(folder: Path) -> Format:
 def numpy_archive(folder: Path) -> Format:
     path = folder / "net.npz"
     weights = {name: tensor for name, tensor in network().items() if name != "steps"}
-    np.savez_compressed(path, **{name: tensor.numpy() for name, tensor in weights.items()})
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in weights.items()}
+    np.savez_compressed(path, **arrays)
     return Format(path, lambda: read_weights(path), lambda answer, held: same(answer, weights))
 
 

@@ -178,7 +178,7 @@ def test_entries_of_archives_that_lead_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.xz", ".tar.bz2"])
 def test_what_comes_before_a_cut_is_read(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mode = {".tar": "w:", ".tar.gz": "w:gz", ".tar.xz": "w:xz", ".tar.bz2": "w:bz2"}[ending]
+    mode: Any = {".tar": "w:", ".tar.gz": "w:gz", ".tar.xz": "w:xz", ".tar.bz2": "w:bz2"}[ending]
     with tarfile.open(tmp_path / f"a{ending}", mode) as archive:
         for seed in range(3):
             write_weights(
@@ -234,7 +234,7 @@ def test_configurations_have_types() -> None:
     from weightspace.autoencoder.config import SANEConfig
 
     assert config_from(SANEConfig, {"layers": 3, "position_limits": [1, 2, 3, 4]}, "a file").layers == 3
-    for wrong in (
+    wrongs: list[Any] = [
         {"layers": "3"},
         {"layers": True},
         {"dropout": None},
@@ -242,7 +242,8 @@ def test_configurations_have_types() -> None:
         {"unknown": 1},
         [],
         {"layers": 0},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(InputError):
             config_from(SANEConfig, wrong, "a file")
 
@@ -250,25 +251,23 @@ def test_configurations_have_types() -> None:
 ENTRY = {"id": "net", "shapes": {"w": [2, 2]}}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"id": value} for value in (["x"], "", 5)),
-        *({"shapes": value} for value in ([], {"w": 5}, {"w": [-1]}, {"w": [2**41]}, {"w": ["2"]}, {"w": [True]})),
-        *({"dtypes": value} for value in ({"w": "load"}, {"w": "nonsense"}, {"v": "float16"})),
-        *({"integers": value} for value in (-5, "x", 1.5)),
-        *({"example_shape": value} for value in ("x", [0.5], 5)),
-        *({"arguments": value} for value in ([], "x", {"widths": [1] * 1_000})),
-        *(
-            {"aliases": {"v": "nothing"}},
-            {"masks": ["v"]},
-            {"order": [5]},
-            {"symmetry": 5},
-            {"note": 5},
-            {"factory": 5},
-        ),
-    ],
-)
+ODD: dict[str, list[Any]] = {
+    "id": [["x"], "", 5],
+    "shapes": [[], {"w": 5}, {"w": [-1]}, {"w": [2**41]}, {"w": ["2"]}, {"w": [True]}],
+    "dtypes": [{"w": "load"}, {"w": "nonsense"}, {"v": "float16"}],
+    "integers": [-5, "x", 1.5],
+    "example_shape": ["x", [0.5], 5],
+    "arguments": [[], "x", {"widths": [1] * 1_000}],
+    "aliases": [{"v": "nothing"}],
+    "masks": [["v"]],
+    "order": [[5]],
+    "symmetry": [5],
+    "note": [5],
+    "factory": [5],
+}
+
+
+@pytest.mark.parametrize("change", [{name: value} for name, values in ODD.items() for value in values])
 def test_entries_of_architectures_are_checked(change: dict[str, Any]) -> None:
     Architecture.from_json(ENTRY)
     with pytest.raises(InputError, match="expected an architecture entry"):
