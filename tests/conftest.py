@@ -27,6 +27,14 @@ settings.register_profile(
 settings.load_profile("house")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What passing tests counted, which they would keep to themselves."""
+    for report in terminalreporter.getreports("passed"):
+        for name, counted in report.user_properties:
+            if name == "counted" and report.when == "call":
+                terminalreporter.write_line(str(counted))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """The same numbers whatever tests ran before, and on whichever worker."""

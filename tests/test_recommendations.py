@@ -39,6 +39,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "generation/generating.py:generate_zoo": ("generate",),
     "generation/selecting.py:select_networks": ("generate",),
     "generation/widths.py:novelty_of": ("generate",),
+    "outputs.py:_kept": RESUMED,
     "outputs.py:_unfinished": RESUMED,
     "outputs.py:require_apart": WRITTEN,
     "outputs.py:_require_target": WRITTEN,

@@ -201,6 +201,26 @@ def test_archives_far_larger_than_they_look_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "a.npz")
 
 
+def test_entries_far_larger_than_they_look_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(network(), tmp_path / "net.pt")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.pt", bytes(80 * 2**20))
+        archive.write(tmp_path / "net.pt", "good.pt")
+    status, out, _ = run(capsys, "inspect", tmp_path / "a.zip")
+    assert (
+        status == 0 and "2 checkpoints, 1 with remarks" in out and "expected at most 200 times" in " ".join(out.split())
+    )
+
+
+def test_tables_of_very_many_columns_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_weights(folder / "a.safetensors", network())
+    (folder / "results.csv").write_text("file," + "," * 20_000 + "\na," + "," * 20_000 + "\n")
+    status, out, _ = run(capsys, "inspect", folder)
+    assert status == 0 and "results.csv" in out
+
+
 def test_expanded_tensors_are_not_made_whole(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1).expand(50_000_000)}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="expected tensors about as large as their file"):

@@ -58,10 +58,12 @@ class Archive(Protocol):
     Attributes:
         entries: regular files by their path, with forward slashes.
         refused: other entries, and what is wrong with them.
+        packed: bytes of the archive itself.
     """
 
     entries: dict[str, Entry]
     refused: dict[str, str]
+    packed: int
 
     def open(self, name: str) -> Any:
         """The bytes of an entry."""
@@ -102,6 +104,7 @@ def copy_entry(archive: Archive, name: str, target: Path) -> None:
         InputError: damaged, or more than there is room for.
     """
     size = archive.entries[name].size
+    require_ratio(size, archive.packed, name)
     require_room(size, target.parent, name)
     with _readable(name), archive.open(name) as file, target.open("wb") as copy:
         while chunk := file.read(CHUNK):
@@ -133,6 +136,7 @@ class ZipArchive:
 
     def __init__(self, file: Path | io.BytesIO) -> None:
         self._zip = zipfile.ZipFile(file)
+        self.packed = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
         weakref.finalize(self, self._zip.close)
         require_all_entries(file, len(self._zip.infolist()))
         self.entries: dict[str, Entry] = {}
@@ -174,6 +178,7 @@ class TarArchive:
         self.entries: dict[str, Entry] = {}
         self.refused: dict[str, str] = {}
         members: dict[str, tarfile.TarInfo] = {}
+        self.packed = path.stat().st_size
         plain, damage = _plain_tar(path)
         weakref.finalize(self, plain.close)
         self._tar = tarfile.open(fileobj=plain, mode="r:")  # noqa: SIM115 # open as long as the archive is

@@ -111,7 +111,7 @@ def _unfinished(target: Path, existing: Existing, resumable: str, telling: str) 
         )
     if resume and not partial.exists():
         raise InputError(f"expected unfinished work to resume for {target}, found none")
-    with _plain_refusals(target):
+    with _plain_refusals(target, partial / resumable if resumable else None):
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -336,7 +336,8 @@ def _open_to_others(partial: Path) -> None:
 
 
 @contextlib.contextmanager
-def _plain_refusals(target: Path) -> Iterator[None]:
+def _plain_refusals(target: Path, state: Path | None = None) -> Iterator[None]:
+    """What the system refuses, as a sentence; `state` is what `--resume` continues from, if it is there."""
     try:
         yield
     except OSError as error:
@@ -355,12 +356,19 @@ def _plain_refusals(target: Path) -> Iterator[None]:
             raise
         where = error.filename or target
         found = os.strerror(error.errno)
-        raise InputError(f"{reasons[error.errno]} for {target}, found '{found}' at {where}") from error
+        raise InputError(f"{reasons[error.errno]} for {target}, found '{found}' at {where}{_kept(state)}") from error
     except (RuntimeError, SafetensorError) as error:
         # torch and safetensors report a full disk in exceptions of their own.
         if not any(sign in str(error) for sign in FULL_DISK_SIGNS):
             raise
-        raise InputError(f"expected room on the disk for {target}, found none left") from error
+        raise InputError(f"expected room on the disk for {target}, found none left{_kept(state)}") from error
+
+
+def _kept(state: Path | None) -> str:
+    """What became of the work that the system stopped."""
+    if state is not None and state.exists():
+        return "; what was done is kept: --resume continues it"
+    return "; nothing is kept"
 
 
 def _plain(value: Any) -> Any:

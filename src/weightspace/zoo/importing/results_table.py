@@ -24,6 +24,7 @@ NOTHING = ("", "NA", "N/A", "NaN", "nan", "null", "None", "<NA>")
 EPOCHS = ("epoch", "epochs")
 STEPS = ("step", "steps", "iteration", "training_iteration", "global_step")
 KINDS = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+MOST_ROWS, MOST_COLUMNS = 2_000_000, 10_000
 
 
 class Matched(NamedTuple):
@@ -271,6 +272,8 @@ def _read_lines(file: io.BytesIO, separator: str) -> pd.DataFrame:
     lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if line]
     if not lines:
         raise ValueError("it is empty")
+    if len(lines) > MOST_ROWS or max(map(len, lines)) > MOST_COLUMNS:
+        raise ValueError(f"it has more than {MOST_ROWS:,} lines, or more than {MOST_COLUMNS:,} values in one")
     named = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(lines[0])]
     columns = [name if name not in named[:place] else f"{name}.{place}" for place, name in enumerate(named)]
     for number, line in enumerate(lines[1:], start=2):
