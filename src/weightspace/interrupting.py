@@ -37,16 +37,20 @@ class Pressed:
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does; so does the end of the terminal."""
+def ended_by_signals(pressed: Pressed) -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does; so does the end of the terminal. `pressed` tells of it afterwards: what is
+    raised in the middle of an import may come out as something else.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: Any) -> None:
-        raise Terminated("terminated")
+        pressed.number = number
+        raise pressed.reason()
 
-    with _replaced(end, [kind for kind in ENDS if signal.getsignal(kind) == signal.SIG_DFL]):
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    with _replaced(end, [kind for kind in (signal.SIGINT, *ENDS) if signal.getsignal(kind) in usual]):
         yield
 
 
