@@ -22,5 +22,7 @@ class InputError(ValueError):
 def require_between(name: str, value: float | int, low: float | int, high: float | int = float("inf")) -> None:
     """Raise `InputError` unless `low <= value <= high` (NaN never is)."""
     if not low <= value <= high or value == float("inf"):
-        limits = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        # A limit that is there for slips of the finger is of no use to who is below the other.
+        one_sided = high == float("inf") or (high >= WIDEST and value < low)
+        limits = f"at least {low:g}" if one_sided else f"between {low:g} and {high:.8g}"
         raise InputError(f"expected {name} to be {limits}, found {value:g}")
