@@ -98,7 +98,8 @@ def relate(
     if len(paths) < 2:
         return Relations(reordered)
     notes = []
-    paths, others = _spaced(paths), [path for path in paths if path not in set(_spaced(paths))]
+    compared = dict.fromkeys(_spaced(paths))
+    paths, others = list(compared), [path for path in paths if path not in compared]
     if others:
         every = len(paths) + len(others)
         notes.append(f"{len(paths):,} of {every:,} networks were compared with all others, the rest with these")
