@@ -16,7 +16,7 @@ import pytest
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.inputs import read_table
-from weightspace.outputs import Finished, new_files, new_folder, partial_path
+from weightspace.outputs import Finished, new_files, new_folder, partial_path, write_manifest
 from weightspace.zoo.zoo import Zoo
 
 COMMAND = Path(sys.executable).with_name("weightspace")
@@ -40,10 +40,34 @@ def test_finished_work_is_not_resumed(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out", resumable="state", scratch=("parts",)) as folder:
         (folder / "parts").mkdir()
         (folder / "parts" / "one").touch()
-        (folder / "result").touch()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result"]
+        write_manifest(folder, configuration={}, seed=0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
     with pytest.raises(Finished, match="is finished"), new_folder(tmp_path / "out", existing="resume"):
         pytest.fail("work was begun")
+
+
+def test_the_folders_of_others_are_no_finished_work(tmp_path: Path) -> None:
+    (tmp_path / "thesis" / "parts").mkdir(parents=True)
+    (tmp_path / "thesis" / "parts" / "one.txt").touch()
+    (tmp_path / "thesis" / "manifest.json").write_text('{"name": "an extension of a browser"}')
+    resumed = new_folder(tmp_path / "thesis", existing="resume", resumable="parts", scratch=("parts",))
+    with pytest.raises(InputError, match="expected nothing at"), resumed:
+        pytest.fail("work was begun")
+    assert (tmp_path / "thesis" / "parts" / "one.txt").exists()
+
+
+def test_an_interrupted_replacement_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        new_folder(tmp_path / "out", existing="replace", resumable="state") as folder,
+    ):
+        (folder / "state").touch()
+        raise KeyboardInterrupt
+    with new_folder(tmp_path / "out", existing="resume", resumable="state", scratch=("state",)) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
 def test_what_was_to_be_replaced_comes_back(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from weightspace.errors import InputError
-from weightspace.inputs import MEBIBYTE, MOST_SETTINGS, require_bytes
+from weightspace.inputs import MEBIBYTE, MOST_PACKED, require_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ DAMAGE = (
     *(OverflowError, RecursionError, AssertionError, MemoryError),
 )
 # What is packed may be so many times as large; below so many bytes nobody asks.
-MOST_RATIO, FREE_BYTES = 200, 64 * MEBIBYTE
+MOST_RATIO, FREE_BYTES = 100, 64 * MEBIBYTE
 MOST_ARRAY = 4 * 1024 * MEBIBYTE
 CHUNK = MEBIBYTE
 ENCRYPTED, MOST_LINKS = 1, 40
@@ -84,16 +84,23 @@ def open_archive(path: Path) -> Archive:
         raise InputError(f"expected a readable archive at {path}, found none ({_reason(error)})") from error
 
 
-def read_entry(archive: Archive, name: str, most: int = MOST_SETTINGS) -> bytes:
-    """A whole entry of at most so many bytes, whatever size it says it has.
+def read_entry(archive: Archive, name: str, most: int = MOST_PACKED) -> bytes:
+    """A whole entry of at most so many bytes, whatever size it says it has; see `read_buffer`."""
+    return bytes(read_buffer(archive, name, most))
+
+
+def read_buffer(archive: Archive, name: str, most: int) -> bytearray:
+    """`read_entry` in memory that may be written to, of which there is no second copy.
 
     Raises:
         InputError: damaged, or larger.
     """
     require_bytes(archive.entries[name].size, name, most)
     with _readable(name), archive.open(name) as file:
-        held = file.read(most + 1)
-        require_bytes(len(held), name, most)
+        held = bytearray()
+        while chunk := file.read(CHUNK):
+            held += chunk
+            require_bytes(len(held), name, most)
         return held
 
 
@@ -311,15 +318,15 @@ class NumpyArchive:
             InputError: no array, one of objects, or one whose header says another size than it has.
         """
         stored = name if name in self._archive.entries else f"{name}.npy"
-        held = read_entry(self._archive, stored, MOST_ARRAY)
+        held = read_buffer(self._archive, stored, MOST_ARRAY)
         try:
             return parse_array(held)
         except InputError as error:
             raise InputError(f"{error} in {name} of {self._path}") from error
 
 
-def parse_array(held: bytes) -> "np.ndarray":
-    """The array in the bytes of an `.npy` file.
+def parse_array(held: bytes | bytearray) -> "np.ndarray":
+    """The array in the bytes of an `.npy` file, without a copy where this machine has the same order of bytes.
 
     Raises:
         InputError: anything but numbers of the size that the header says.
@@ -339,4 +346,4 @@ def parse_array(held: bytes) -> "np.ndarray":
     if math.prod(shape) * dtype.itemsize != len(held) - first:
         raise InputError(f"expected {len(held) - first:,} bytes, as there are, found {dtype} of shape {list(shape)}")
     array = np.frombuffer(held, dtype, offset=first) if len(held) > first else np.empty(0, dtype)
-    return array.reshape(shape, order="F" if by_column else "C").astype(dtype.newbyteorder("="))
+    return array.reshape(shape, order="F" if by_column else "C").astype(dtype.newbyteorder("="), copy=False)

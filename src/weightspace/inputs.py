@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -12,13 +12,14 @@ from weightspace.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 Config = TypeVar("Config")
 MEBIBYTE = 2**20
-MOST_SETTINGS = 32 * MEBIBYTE  # of a file of settings or results, as text
-MOST_TABLE = 512 * MEBIBYTE  # of a table in memory
-BATCH_BYTES = 64 * MEBIBYTE
+# Of settings or results as text: in a file of their own, and in an archive, which may hold far more than its size.
+MOST_SETTINGS, MOST_PACKED = 256 * MEBIBYTE, 32 * MEBIBYTE
+# Of a table in memory: bytes, and entries that are objects there, each of some 60 bytes.
+MOST_TABLE, MOST_OBJECTS = 512 * MEBIBYTE, 16 * 2**20
+BATCH_ROWS, BATCH_ENTRIES, BATCH_BYTES = 65_536, 2**20, 64 * MEBIBYTE
 SUMS_KEY = b"weightspace.sums"
 
 
@@ -97,7 +98,8 @@ def read_table(file: Path | io.BytesIO, where: str = "") -> "pd.DataFrame":
             file.open("rb") if isinstance(file, Path) else file as held,
             pq.ParquetFile(held, page_checksum_verification=True) as stored,
         ):
-            table = pa.Table.from_batches(_bounded(stored, where), schema=stored.schema_arrow)
+            _require_bounded(stored, held, where)
+            table = stored.read()
         frame = table.to_pandas()
         _compare_sums(frame, table.schema.metadata or {}, where)
     except InputError:
@@ -141,16 +143,39 @@ def _compare_sums(frame: "pd.DataFrame", metadata: dict[bytes, bytes], where: st
         )
 
 
-def _bounded(stored: Any, where: str) -> "Iterator[pa.RecordBatch]":
-    """The batches of a table, as long as they are no more than a table may be: a few bytes can stand for very many."""
-    about = stored.metadata
-    largest = max((about.row_group(number).total_byte_size for number in range(about.num_row_groups)), default=1)
-    rows = max(1, min(65_536, BATCH_BYTES // max(1, largest)))
+def _require_bounded(stored: Any, file: Any, where: str) -> None:
+    """Refuse a table that is larger in memory than a table may be: a few bytes can stand for very many.
+
+    Texts are not written out for it: how often each is there is enough.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, about = stored.schema_arrow, stored.metadata
+    kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+    texts = [field.name for field in schema if field.type in kinds]
+    plain = [field for field in schema if field.name in texts or pa.types.is_primitive(field.type)]
+    objects = len(schema) - sum(pa.types.is_primitive(field.type) for field in schema)
+    if objects * about.num_rows > MOST_OBJECTS:
+        raise InputError(f"expected at most {MOST_OBJECTS:,} texts in {where}, found {objects * about.num_rows:,}")
+    rows = max(1, min(BATCH_ROWS, BATCH_ENTRIES // max(1, len(schema))))
+    if len(plain) < len(schema):  # of lists one row may be all that there is
+        largest = max((about.row_group(number).total_byte_size for number in range(about.num_row_groups)), default=1)
+        rows = max(1, min(rows, BATCH_BYTES // max(1, largest)))
     size = 0
-    for batch in stored.iter_batches(batch_size=rows):
-        size += batch.nbytes
+    for batch in pq.ParquetFile(file, read_dictionary=texts).iter_batches(batch_size=rows):
+        size += sum(map(_bytes_of, batch.columns))
         require_bytes(size, where, MOST_TABLE)
-        yield batch
+
+
+def _bytes_of(column: Any) -> int:
+    """What a column takes in memory, its texts written out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    return 8 * len(column) + (pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
 
 
 def config_from(kind: type[Config], value: Any, where: str) -> Config:

@@ -1,11 +1,14 @@
 """Ctrl-C, and what ends a process, in the middle of long work: finish the step, save, then stop; or stop at once."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+# What is asked for in the middle of an import is asked for again so much later.
+AGAIN_SECONDS = 0.05
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -37,21 +40,33 @@ class Pressed:
 
 
 @contextlib.contextmanager
-def ended_by_signals(pressed: Pressed) -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does; so does the end of the terminal. `pressed` tells of it afterwards: what is
-    raised in the middle of an import may come out as something else.
-    """
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does; so does the end of the terminal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: Any) -> None:
-        pressed.number = number
-        raise pressed.reason()
+        if not _put_off(number, frame):
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated("terminated")
 
     usual = (signal.SIG_DFL, signal.default_int_handler)
     with _replaced(end, [kind for kind in (signal.SIGINT, *ENDS) if signal.getsignal(kind) in usual]):
         yield
+
+
+def _put_off(number: int, frame: Any) -> bool:
+    """Whether a signal came in the middle of an import, and will come again: libraries that are half set up take what
+    is raised there for something else, and some end the process.
+    """
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    later = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
+    return True
 
 
 @contextlib.contextmanager
@@ -77,6 +92,8 @@ def _handled(stops: Callable[[bool], bool]) -> Iterator[Pressed]:
         return
 
     def note(number: int, frame: Any) -> None:
+        if _put_off(number, frame):
+            return
         again = pressed()
         pressed.number = number
         if stops(again):

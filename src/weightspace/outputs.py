@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 from safetensors import SafetensorError
 
 from weightspace.errors import InputError
-from weightspace.inputs import SUMS_KEY, column_sums
+from weightspace.inputs import SUMS_KEY, column_sums, read_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +50,8 @@ class Finished(Exception):  # nothing went wrong
 
 Existing = Literal["refuse", "resume", "replace"]
 MANIFEST = "manifest.json"
+# In unfinished work that was to replace what is there (`--force`): whoever resumes it need not say so again.
+REPLACING = ".replacing"
 FULL_DISK_SIGNS = (
     "No space left on device",
     "File too large",
@@ -91,15 +93,17 @@ def new_folder(
     target, resume = Path(target).absolute(), existing == "resume"
     partial = partial_path(target)
     with _alone(target):
-        if resume and target.is_dir() and not partial.exists():
-            _drop(target, scratch)
+        if resume and not partial.exists() and _is_made(target):
+            if resumable and (target / resumable).exists():
+                _drop(target, scratch)
             raise Finished(target)
         _restore(target)
-        _require_target(target, existing, folder=True)
+        replacing = resume and (partial / REPLACING).exists()
+        _require_target(target, "replace" if replacing else existing, folder=True)
         with _unfinished(target, existing, resumable, telling) as folder:
             yield folder
             _replace(partial, target)
-        _drop(target, scratch)
+        _drop(target, (REPLACING, *scratch))
 
 
 @contextlib.contextmanager
@@ -115,6 +119,8 @@ def _unfinished(target: Path, existing: Existing, resumable: str, telling: str) 
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            if target.exists():
+                (partial / REPLACING).touch()
         try:
             yield partial
         except BaseException:
@@ -202,6 +208,14 @@ def _lock(file: IO[str], target: Path) -> bool:
     try:
         return os.fstat(file.fileno()).st_ino == Path(file.name).stat().st_ino
     except FileNotFoundError:
+        return False
+
+
+def _is_made(target: Path) -> bool:
+    """Whether a folder is the whole work of a command of ours."""
+    try:
+        return "weightspace" in read_object(target / MANIFEST)
+    except InputError:
         return False
 
 

@@ -16,7 +16,7 @@ from weightspace import __version__
 from weightspace.autoencoder.presets import SIZES, WRITING
 from weightspace.cli import reading, reports, sane, shared, symmetries, writing, zoos
 from weightspace.errors import InputError
-from weightspace.interrupting import Pressed, ended_by_signals, status_of
+from weightspace.interrupting import ended_by_signals, status_of
 from weightspace.outputs import Finished
 from weightspace.plain_text import one_sentence
 
@@ -99,9 +99,8 @@ def _run(tokens: Sequence[str]) -> int:
     words = ["--help" if token == "--help-all" else token for token in tokens]
     if not _has_working_folder() and "--help" not in words:
         return _say("expected a working folder, found that it was deleted", 2)
-    pressed = Pressed()
     try:
-        with ended_by_signals(pressed):
+        with ended_by_signals():
             make_app(full=full)(words, exit_on_error=False, print_error=False, result_action="return_value")
     except (InputError, CycloptsError) as mistake:
         return _say(str(mistake), 2)
@@ -112,8 +111,6 @@ def _run(tokens: Sequence[str]) -> int:
         line = "finished already, nothing to resume"
         shared.print_result(finished.target, line, {"finished": True}, "--json" in words)
     except Exception as failure:
-        if pressed():
-            return _say("stopped", status_of(pressed.reason()))
         lack = "" if isinstance(failure, BrokenPipeError) else _lack(failure)
         if not lack:
             raise

@@ -237,7 +237,7 @@ def forecast(
     zoo = Zoo.open(folder, module.describe())
     if checkpoints:
         told = forecast_files(zoo, module.addresses(checkpoints), config, ask, epochs)
-        print_json(told.to_json()) if as_json else say(str(told))
+        print_json(told.to_json()) if as_json else say(*str(told).splitlines())
         return
     rows = forecast_zoo(zoo, config, ask)
     if as_json:

@@ -22,8 +22,6 @@ from weightspace.weights.sources import InFile, InMemory, Renamed, Source, requi
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
 from weightspace.weights.torch_files import (
     POLICY,
-    READ_WHOLE,
-    locate_tensors,
     read_arrays,
     read_policy,
     read_torch_file,
@@ -151,8 +149,8 @@ def stored_masks(weights: StoredWeights) -> tuple[str, ...]:
     """The masks of infinities in a file. Of other tensors only a row is read, and that of square ones alone: what
     attention must not see is one number for every two places.
     """
-    square = [name for name, tensor in weights.meta().items() if _may_be_mask(tensor)]
-    rows = {name: weights.part(name, weights[name].ndim - 2, 0, 1) for name in square}
+    square = {name: tensor.shape[-1] for name, tensor in weights.meta().items() if _may_be_mask(tensor)}
+    rows = {name: weights.numbers(name, 0, width) for name, width in square.items()}
     return infinite_masks({name: weights[name] for name, row in rows.items() if not row.isfinite().all()})
 
 
@@ -209,10 +207,8 @@ def _open_file(path: Path, inside: tuple[str, ...], keep: bool) -> StoredWeights
     if path.suffix == ".safetensors":
         return _open_safetensors(path, inside)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
-        read = read_torch_file(path, inside)
-        return _in_memory(
-            read, {} if keep and path.stat().st_size <= READ_WHOLE else locate_tensors(path, read.tensors), path
-        )
+        read = read_torch_file(path, inside, keep=keep)
+        return _in_memory(read.network, read.places, path)
     if path.suffix == ARRAYS:
         tensors, beside = read_arrays(path)
         found = _inside_of(tensors, inside, path)

@@ -10,6 +10,7 @@ import posixpath
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +36,12 @@ STORAGES = {
 
 
 class Records(NamedTuple):
-    """What is known of an archive's records: whether all are as they are on disk, and where each of a checksum is."""
+    """What is known of an archive's records: whether all are as they are on disk, and where one of each checksum and
+    size begins.
+    """
 
-    stored: bool
-    places: Mapping[int, int]
+    stored: bool = False
+    places: Mapping[tuple[int, int], int] = {}
 
 
 def check_archive(file: Path | io.BytesIO, name: str) -> Records:
@@ -52,18 +55,17 @@ def check_archive(file: Path | io.BytesIO, name: str) -> Records:
             infos = archive.infolist()
             require_all_entries(file, len(infos))
             names = [info.filename for info in infos]
-            twice = (
-                next((entry for entry in names if names.count(entry) > 1), None)
-                if len(set(names)) < len(names)
-                else None
-            )
-            if twice is not None:
+            (twice, count), *_ = [*Counter(names).most_common(1), ("", 1)]
+            if count > 1:
                 raise _damaged(name, f"the record {twice} twice")
             packed = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
             require_ratio(sum(info.file_size for info in infos), packed, name)
             # Whoever saves without checksums has zeros everywhere, which zipfile would compare.
             checked = any(info.CRC for info in infos)
-            places = {_compare(archive, info, name, checked=checked): _start(archive, info) for info in infos}
+            places = {
+                (_compare(archive, info, name, checked=checked), info.file_size): _start(archive, info)
+                for info in infos
+            }
             _compare_storages(archive, name)
     except InputError:
         raise
@@ -84,13 +86,12 @@ def require_read(loaded: object, records: Records, name: str) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in seen and storage.nbytes():
             seen.add(storage.data_ptr())
-            numbers = torch.empty(0, dtype=torch.uint8).set_(storage)
-            if zlib.crc32(numbers.numpy().data) not in records.places:
+            if (zlib.crc32(_numbers_of(storage)), storage.nbytes()) not in records.places:
                 raise _damaged(name, "numbers that no record holds")
 
 
-def locate(tensors: Mapping[str, Tensor], records: Records) -> dict[str, Stored]:
-    """Where tensors that were read lie in their file: those whose numbers stand there in a row."""
+def locate(path: Path, tensors: Mapping[str, Tensor], records: Records) -> dict[str, Stored]:
+    """Where tensors that were read lie in their file: those whose numbers stand there in a row, byte for byte."""
     starts: dict[int, int | None] = {}
     found = {}
     for name, tensor in tensors.items() if records.stored else ():
@@ -98,13 +99,30 @@ def locate(tensors: Mapping[str, Tensor], records: Records) -> dict[str, Stored]
             continue
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in starts:
-            numbers = torch.empty(0, dtype=torch.uint8).set_(storage)
-            starts[storage.data_ptr()] = records.places.get(zlib.crc32(numbers.numpy().data))
+            starts[storage.data_ptr()] = _place_of(storage, path, records)
         start = starts[storage.data_ptr()]
         if start is not None and not tensor.is_conj() and not tensor.is_neg():
             first = start + tensor.storage_offset() * tensor.element_size()
             found[name] = Stored(tensor.dtype, tuple(tensor.shape), int(first), int(first) + tensor.nbytes)
     return found
+
+
+def _place_of(storage: torch.UntypedStorage, path: Path, records: Records) -> int | None:
+    """Where the bytes of a storage begin in a file; None if they are not there: in large files another record may have
+    their checksum and size by chance.
+    """
+    numbers = _numbers_of(storage)
+    start = records.places.get((zlib.crc32(numbers), len(numbers)))
+    if start is None:
+        return None
+    with path.open("rb") as file:
+        file.seek(start)
+        same = all(file.read(CHUNK) == numbers[offset : offset + CHUNK] for offset in range(0, len(numbers), CHUNK))
+    return start if same else None
+
+
+def _numbers_of(storage: torch.UntypedStorage) -> memoryview:
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data
 
 
 def _start(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:

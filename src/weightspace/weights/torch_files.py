@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from weightspace.archives import (
 from weightspace.errors import InputError
 from weightspace.weights.safetensors_files import Stored
 from weightspace.weights.state_dicts import Plain, Unwrapped, is_optimizer_state, unwrap
-from weightspace.weights.torch_archives import check_archive, locate, require_read
+from weightspace.weights.torch_archives import Records, check_archive, locate, require_read
 from weightspace.weights.values import some_of
 
 # Larger archives stay on the disk and are mapped: whoever cuts one while it is read ends this process.
@@ -49,8 +49,20 @@ PLAIN_NUMPY: list[Any] = [
 ]
 
 
-def read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
-    """The network in a file of torch; tensors stay on the disk until they are used.
+class TorchFile(NamedTuple):
+    """The network in a file of torch, and where tensors of it lie in the file as they are, as far as that was asked."""
+
+    network: Unwrapped
+    places: dict[str, Stored]
+
+
+def read_torch_file(path: Path, inside: Sequence[str] = (), *, keep: bool = True) -> TorchFile:
+    """The network in a file of torch.
+
+    Args:
+        path: of the file.
+        inside: the keys of one of several networks in it.
+        keep: its tensors in memory, unless the file is large; places are only looked for where they are not.
 
     Raises:
         InputError: no network in it, a damaged file, one of another kind, or one that needs code to load, which is
@@ -59,28 +71,25 @@ def read_torch_file(path: Path, inside: Sequence[str] = ()) -> Unwrapped:
     kind = _archive_kind(path)
     if kind:
         raise InputError(f"expected tensors in {path}, found {kind}")
-    found = _unwrap(_load_archive(path) if zipfile.is_zipfile(path) else _load(path, path), path, inside)
+    loaded, records = _load_archive(path) if zipfile.is_zipfile(path) else (_load(path, path), Records())
+    found = _unwrap(loaded, path, inside)
     tensors = {name: _whole(name, tensor, path) for name, tensor in found.tensors.items()}
     _require_held(tensors, path)
-    return found._replace(tensors=tensors)
+    places = {} if keep and path.stat().st_size <= READ_WHOLE else locate(path, tensors, records)
+    return TorchFile(found._replace(tensors=tensors), places)
 
 
 def load_torch_file(path: Path) -> object:
     """Whatever is in a file of torch, without running any code of it; see `read_torch_file`."""
-    return _load_archive(path) if zipfile.is_zipfile(path) else _load(path, path)
+    return _load_archive(path)[0] if zipfile.is_zipfile(path) else _load(path, path)
 
 
-def locate_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """Where the tensors of `read_torch_file` lie in their file, as far as they lie there as they are."""
-    return locate(tensors, check_archive(path, str(path))) if zipfile.is_zipfile(path) else {}
-
-
-def _load_archive(path: Path) -> object:
+def _load_archive(path: Path) -> tuple[object, Records]:
     """Of an archive that holds what it says; a large one whose records lie there as they are stays on the disk."""
     records = check_archive(path, str(path))
     loaded = _load(path, path, mmap=records.stored and path.stat().st_size > READ_WHOLE)
     require_read(loaded, records, str(path))
-    return loaded
+    return loaded, records
 
 
 def _require_held(tensors: Mapping[str, Tensor], path: Path) -> None:

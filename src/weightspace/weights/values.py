@@ -13,6 +13,12 @@ Weights: TypeAlias = dict[str, Tensor]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
+# What batch norms count as they go.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# So many different values make no weights; rows whose lengths vary by less than this share are computed.
+DISTINCT, FEW_VALUES, EVEN = 4, 4_096, 1e-3
+
+
 class Role(NamedTuple):
     """What the rows of a tensor are.
 
@@ -105,6 +111,27 @@ def is_mask(tensor: Tensor) -> bool:
     if len(finite) == tensor.numel():
         return bool(low == 0 and high == 1 and ((tensor == 0) | (tensor == 1)).all())
     return len(finite) > 0 and bool(finite.min() == finite.max())
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is what a batch norm counts as it goes."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def is_computed(tensor: Tensor) -> bool:
+    """Whether a tensor looks as if a formula made it: hardly any different values, rows of one length as those of sines
+    and cosines have, rows whose halves are alike, or a row that only rises or falls.
+    """
+    values = tensor.detach().double()
+    if values.flatten()[:FEW_VALUES].unique().numel() <= DISTINCT and values.unique().numel() <= DISTINCT:
+        return True
+    if values.ndim == 1:
+        steps = values.diff()
+        return len(values) > DISTINCT and bool((steps > 0).all() or (steps < 0).all())
+    lengths = values.flatten(0, -2).norm(dim=-1)
+    even = len(lengths) > 1 and float(lengths.std()) < EVEN * float(lengths.mean())
+    half = values.shape[-1] // 2
+    return even or (half > 1 and torch.equal(values[..., :half], values[..., half : 2 * half]))
 
 
 def infinite_masks(weights: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ FACTORIES = "weightspace.zoo.growing.networks"
 OUR_FACTORIES = tuple(f"{FACTORIES}:{name}" for name in ("mlp", "cnn_s", "cnn_l", "small_cnn", "resnet18"))
 # Where they were when zoos that are still around were written.
 EARLIER_FACTORIES = "weightspace.zoo.networks"
-MOST_NUMBERS = 2**40
+MOST_NUMBERS, LARGEST_INPUT = 2**40, 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,7 @@ class Architecture:
         """A random input of the example shape, always the same one."""
         if self.example_shape is None:
             raise InputError(f"expected an example shape for the architecture {self.id}, found none")
+        self._require_small(self.example_shape)
         return random_input(self.example_shape, self.integers)
 
     def inputs(self, allow: Collection[str] = ()) -> Inputs:
@@ -150,8 +151,18 @@ class Architecture:
             return Example(function=self.inputs_from).make()
         if self.several_inputs:
             shapes, integers = zip(*self.several_inputs, strict=True)
+            self._require_small(*shapes)
             return Example(shapes, integers).make()
         return Inputs((self.example(),))
+
+    def _require_small(self, *shapes: tuple[int, ...]) -> None:
+        """Refuse inputs that a file says are very large; whoever names them at a command may."""
+        for shape in () if self.trusted else shapes:
+            if math.prod(shape) > LARGEST_INPUT:
+                raise InputError(
+                    f"expected an input of at most {LARGEST_INPUT:,} numbers for the architecture {self.id}, found one "
+                    f"of shape {list(shape)}: --example with its --architecture vouches for it"
+                )
 
     def meta_weights(self) -> Weights:
         """Tensors without memory that have the architecture's shapes and types; masks are of truth values."""
@@ -233,9 +244,8 @@ def _wrong_in(entry: Architecture) -> str:
         "a factory as text": entry.factory is None or isinstance(entry.factory, str),
         "inputs and a note as text": isinstance(entry.inputs_from, str) and isinstance(entry.note, str),
         "a symmetry as an object": entry.symmetry is None or isinstance(entry.symmetry, dict),
-        "lists as long as it has tensors": all(
-            len(value) <= len(entry.shapes) + 1 for value in _lists(entry.arguments)
-        ),
+        "lists as long as it has tensors": entry.factory not in OUR_FACTORIES
+        or all(len(value) <= len(entry.shapes) + 1 for value in _lists(entry.arguments)),
     }
     return next((what for what, is_so in told.items() if not is_so), "")
 

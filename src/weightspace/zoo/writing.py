@@ -6,6 +6,7 @@ What is published is the same zoo with a card, in shards of bounded size, so tha
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -125,6 +126,18 @@ def _public(value: Any) -> Any:
     return LOCAL_PATH.sub(lambda path: PurePath(path[0]).name, value)
 
 
+def _public_architecture(architecture: Architecture) -> Architecture:
+    """How a network is built, by the last names of paths of this machine only."""
+    told = {name: getattr(architecture, name) for name in ("factory", "arguments", "inputs_from", "note")}
+    return replace(architecture, **_public(told))
+
+
+def _public_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Properties, of texts those parts that are paths of this machine by their last names only."""
+    texts = [name for name in table.select_dtypes(["object", "string"]).columns if name != "member"]
+    return table.assign(**{name: table[name].map(_public, na_action="ignore") for name in texts})
+
+
 def publish(
     zoo: Zoo, out: str | Path, about: CardText, *, shard_mib: int = 15, existing: Existing = "refuse"
 ) -> dict[str, Any]:
@@ -148,7 +161,9 @@ def publish(
         writer = ZooWriter(folder, shard_mib * 2**20)
         for piece in zoo.stacks():
             places = [name for name in PLACE_COLUMNS if name not in ("member", "epoch")]
-            writer.add(piece.architecture, piece.stack, piece.table.drop(columns=places))
+            writer.add(
+                _public_architecture(piece.architecture), piece.stack, _public_table(piece.table.drop(columns=places))
+            )
         writer.finish(_public(zoo.about), about)
         write_manifest(folder, configuration={"shard_mib": shard_mib}, seed=0, public=True)
     shards = list((Path(out) / SHARD_FOLDER).iterdir())

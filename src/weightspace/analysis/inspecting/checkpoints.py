@@ -251,9 +251,19 @@ def _count_repeated(rows: Tensor, zeros: Tensor) -> int:
     """How many rows are equal to an earlier one, bit for bit, those of zeros aside."""
     if len(rows) == 0 or rows.shape[1] < 2:  # single numbers repeat by chance
         return 0
-    kept = [row for row, zero in zip(_bytes_of(rows).reshape(len(rows), -1), zeros.tolist(), strict=True) if not zero]
+    held = _bytes_of(rows).reshape(len(rows), -1).numpy()
+    kept = int((~zeros).sum())
+    if held.shape[1] <= 8:  # millions of rows, each a number
+        padded = np.zeros((len(held), 8), np.uint8)
+        padded[:, : held.shape[1]] = held
+        return kept - len(np.unique(padded.view(np.int64)[~zeros.numpy()]))
     # Of each row a digest: the rows themselves would be all of the tensor once more.
-    return len(kept) - len({hashlib.blake2b(row.numpy().data, digest_size=16).digest() for row in kept})
+    digests = {
+        hashlib.blake2b(row.data, digest_size=16).digest()
+        for row, zero in zip(held, zeros.numpy(), strict=True)
+        if not zero
+    }
+    return kept - len(digests)
 
 
 def _sum_of_hashes(tensor: Tensor) -> int:

@@ -8,6 +8,7 @@ aligned first.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry, permute
 from weightspace.symmetry.matching import match_weights
 from weightspace.weights.files import numbers_of
-from weightspace.weights.values import Weights
+from weightspace.weights.values import Weights, is_computed, is_statistic
 
 RELATED = 0.7
 MOST_ALIGNED = 500
@@ -29,10 +30,6 @@ MOST_ALIGNED = 500
 MOST_COMPARED, BLOCK = 2_000, 500
 NUMBERS_AT_ONCE = 64 * 2**20
 SMALLEST = 1e-12
-# What batch norms count as they go.
-STATISTICS = ("running_mean", "running_var")
-# So many different values make no weights; rows whose lengths vary by less than this share are computed.
-DISTINCT, FEW_VALUES, EVEN = 4, 4_096, 1e-3
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,8 @@ def relate(
     trees = _families(edges)
     related = {path for tree in trees for edge in tree for path in (edge.first, edge.second)}
     strangers = [path for path in strangers if path not in related]
-    alone = sum(list(fingerprints.values()).count(fingerprints[path]) == 1 for path in strangers)
+    counts = Counter(fingerprints.values())
+    alone = sum(counts[fingerprints[path]] == 1 for path in strangers)
     return Relations(reordered, trees, alone, notes)
 
 
@@ -176,26 +174,10 @@ def learned_names(networks: Sequence[Mapping[str, Tensor]]) -> list[str]:
     learned = [
         name
         for name in names
-        if name.rpartition(".")[2] not in STATISTICS
-        and not (_computed(networks[0][name]) and all(_same(networks[0], other, name) for other in networks[1:]))
+        if not is_statistic(name)
+        and not (is_computed(networks[0][name]) and all(_same(networks[0], other, name) for other in networks[1:]))
     ]
     return learned or names
-
-
-def _computed(tensor: Tensor) -> bool:
-    """Whether a tensor looks as if a formula made it: hardly any different values, rows of one length as those of sines
-    and cosines have, rows whose halves are alike, or a row that only rises or falls.
-    """
-    values = tensor.detach().double()
-    if values.flatten()[:FEW_VALUES].unique().numel() <= DISTINCT and values.unique().numel() <= DISTINCT:
-        return True
-    if values.ndim == 1:
-        steps = values.diff()
-        return len(values) > DISTINCT and bool((steps > 0).all() or (steps < 0).all())
-    lengths = values.flatten(0, -2).norm(dim=-1)
-    even = len(lengths) > 1 and float(lengths.std()) < EVEN * float(lengths.mean())
-    half = values.shape[-1] // 2
-    return even or (half > 1 and torch.equal(values[..., :half], values[..., half : 2 * half]))
 
 
 def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], name: str) -> bool:

@@ -6,13 +6,13 @@ import posixpath
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from weightspace.archives import TAR_ENDINGS, Archive, Entry, copy_entry, open_archive, read_entry, require_room
 from weightspace.errors import InputError
-from weightspace.inputs import MOST_SETTINGS, read_settings, require_bytes
+from weightspace.inputs import MOST_PACKED, MOST_SETTINGS, read_settings, require_bytes
 from weightspace.weights.values import natural_key
 
 ARCHIVES = (".zip", *TAR_ENDINGS)
@@ -26,6 +26,14 @@ class Found(NamedTuple):
 
     entries: Mapping[str, Entry]
     refused: Mapping[str, str]
+
+
+@lru_cache(maxsize=1)
+def _open_once(path: Path, size: int, changed: int) -> Archive:
+    """An archive, which stays open: a worker is handed its source anew with every task, and to unpack a compressed one
+    takes minutes.
+    """
+    return open_archive(path)
 
 
 class Source:
@@ -49,7 +57,10 @@ class Source:
     @cached_property
     def _archive(self) -> Archive | None:
         path = Path(self.address)
-        return open_archive(path) if path.is_file() and path.suffix in ARCHIVES else None
+        if not path.is_file() or path.suffix not in ARCHIVES:
+            return None
+        about = path.stat()
+        return _open_once(path, about.st_size, about.st_mtime_ns)
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
@@ -82,16 +93,27 @@ class Source:
 
     def size(self, path: str) -> int:
         """Bytes of a file, or of a folder's files."""
-        if path in self._entries:
-            return self._entries[path].size
-        return sum(entry.size for name, entry in self._entries.items() if not path or name.startswith(f"{path}/"))
+        return sum(self._entries[name].size for name in self._below(path))
 
     def changed(self, path: str) -> str:
         """When a file, or the last of a folder's files, was changed, as far as the place tells."""
         if not self.is_local:
             return ""
-        paths = [path] if path in self._entries else [name for name in self._entries if name.startswith(f"{path}/")]
-        return max((str(Path(self._full(name)).stat().st_mtime) for name in paths), default="")
+        return max((str(Path(self._full(name)).stat().st_mtime) for name in self._below(path)), default="")
+
+    def _below(self, path: str) -> Sequence[str]:
+        """A file, or all files of a folder."""
+        return [path] if path in self._entries else self._folders.get(path, [])
+
+    @cached_property
+    def _folders(self) -> Mapping[str, list[str]]:
+        """All files below each folder; the empty name is the top."""
+        folders: dict[str, list[str]] = {"": list(self._entries)}
+        for name in self._entries:
+            for place, letter in enumerate(name):
+                if letter == "/":
+                    folders.setdefault(name[:place], []).append(name)
+        return folders
 
     @property
     def _entries(self) -> Mapping[str, Entry]:
@@ -127,7 +149,7 @@ class Source:
             InputError: it cannot be read, or is larger than `most` bytes.
         """
         if self._archive is not None:
-            return read_entry(self._archive, path, most)
+            return read_entry(self._archive, path, min(most, MOST_PACKED))
         if self.is_local:
             return read_settings(Path(self._full(path)), most)
         require_bytes(self.size(path), path, most)
@@ -149,7 +171,7 @@ class Source:
         is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             # A folder's own files are enough for a model; names from an archive never lead out of the folder.
-            for name in [path] if is_file else [name for name in self.files if parent_of(name) == path]:
+            for name in [path] if is_file else [name for name in self._below(path) if parent_of(name) == path]:
                 self._copy(name, Path(folder) / _short_name(name))
             yield Path(folder) / _short_name(path) if is_file else Path(folder)
 
@@ -181,27 +203,32 @@ class Source:
 
 
 def walk(folder: Path) -> Found:
-    """All files below a folder, links followed but not in circles; what is no regular file is refused."""
+    """All files below a folder; what is no regular file is refused.
+
+    Links are followed, after all that lies there itself, and no folder is listed twice: a few folders with links to
+    each other have very many paths.
+    """
     entries: dict[str, Entry] = {}
     refused: dict[str, str] = {}
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while waiting:
-        below, parents = waiting.pop()
+    listed: set[tuple[int, int]] = set()
+    waiting, links = [""], list[str]()
+    while waiting or links:
+        below = waiting.pop() if waiting else links.pop()
         try:
             about = (folder / below).stat()
-            place = (about.st_dev, about.st_ino)
-            if place in parents:
-                refused[below] = "a link in a circle"
+            if (about.st_dev, about.st_ino) in listed:
+                refused[below] = "a link to a folder that is there already"
                 continue
-            listed = sorted(os.scandir(folder / below), key=lambda item: item.name)
+            listed.add((about.st_dev, about.st_ino))
+            items = sorted(os.scandir(folder / below), key=lambda item: item.name)
         except OSError as error:
             refused[below or "."] = f"cannot be read ({error.strerror})"
             continue
-        for item in listed:
+        for item in items:
             name = inside(below, item.name)
             wrong, size = _look_at(item)
             if size is None and not wrong:
-                waiting.append((name, parents | {place}))
+                (links if item.is_symlink() else waiting).append(name)
             elif wrong:
                 refused[name] = wrong
             else:
