@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 import weightspace as ws
-from weightspace.analysis.aligning import align
 from weightspace.analysis.inspecting.studying import study_folder
+from weightspace.analysis.pairs.aligning import align
 from weightspace.corpus.frame import build_named
 from weightspace.errors import InputError
 from weightspace.symmetry.axes import permute, random_permutations

@@ -62,6 +62,7 @@ def tell(folder: Path) -> dict[str, Any]:
     write_files(zoo, files)
     found["inspect"] = command("inspect", files, "--sane", sane)
     found["import"] = command("import", files, "--out", folder / "imported")
+    found["diff"] = command("diff", first, second, "--data", "digits")
     found["align"] = command("align", first, second, "--data", "digits", "--points", 5, "--out", folder / "a.pt")
     stage = ("--steps", 6, "--networks", 4, "--queries", 8, "--log-every", 2, "--mixed", 0.5)
     found["distill"] = command("distill", sane, zoo, *stage, *SPLIT, "--out", folder / "d")

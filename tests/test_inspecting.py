@@ -13,8 +13,9 @@ from matplotlib.patches import Rectangle
 from safetensors.torch import save_file
 
 from tools import refused, run
-from weightspace.analysis.inspecting.asking import _Asked, _view, agreement
+from weightspace.analysis.inspecting.asking import _Asked, _view
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
+from weightspace.analysis.representations.responses import agreement
 from weightspace.errors import InputError
 from weightspace.report.plots import draw_zoo
 from weightspace.responses.asking import Responses

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weightspace.analysis.aligning import align
+from weightspace.analysis.pairs.aligning import align
 from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
 

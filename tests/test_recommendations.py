@@ -12,16 +12,18 @@ from weightspace.cli.app import COMMANDS, make_app
 PACKAGE = Path(__file__).parent.parent / "src" / "weightspace"
 OPTION = re.compile(r"--[a-z][a-z-]+")
 NAMES = [command.__name__.rstrip("_") for commands in COMMANDS.values() for command in commands]
-NETWORKS = ("align", "embed", "import", "inspect", "layers", "predict", "similar")
-BUILT = ("align", "card", "distill", "evaluate", "generate", "inspect", "pretrain")
+NETWORKS = ("align", "diff", "embed", "import", "inspect", "layers", "predict", "similar")
+BUILT = ("align", "card", "diff", "distill", "evaluate", "generate", "inspect", "pretrain")
 TRAINED = ("distill", "pretrain")
 RESUMED = (*TRAINED, "grow", "import")
 WRITTEN = (*TRAINED, "demo", "embed", "generate", "grow", "import", "layers", "publish", "align", "report")
-ASKED = ("card", "embed", "forecast", "inspect", "predict", "pretrain", "probe", "similar")
+ASKED = ("card", "diff", "embed", "forecast", "inspect", "predict", "pretrain", "probe", "similar")
 # Where sentences with options are made, by module and function, and the commands that can say them. A new sentence
 # needs a line here.
 SAID: dict[str, tuple[str, ...]] = {
-    "analysis/aligning.py:_symmetry": ("align",),
+    "analysis/pairs/aligning.py:symmetry_of": ("align",),
+    "analysis/pairs/diffing.py:_asked": ("diff",),
+    "analysis/pairs/verdicts.py:_independent": ("diff",),
     "analysis/inspecting/asking.py:ask_folder": ("inspect",),
     "analysis/inspecting/kinship.py:relate": ("inspect",),
     "analysis/probing/comparing.py:compare_representations": ("probe",),
@@ -43,12 +45,13 @@ SAID: dict[str, tuple[str, ...]] = {
     "outputs.py:_unfinished": RESUMED,
     "outputs.py:require_apart": WRITTEN,
     "outputs.py:_require_target": WRITTEN,
-    "report/tables.py:cut": ("inspect",),
+    "report/tables.py:cut": ("diff", "inspect"),
     "spreading.py:_spread_on_processes": ("grow", "import"),
     "spreading.py:_connect": ("grow", "import"),
     "spreading.py:_result_of": ("grow", "import"),
     "supervised.py:require_channels_last": ("grow",),
     "weights/state_dicts.py:_usual": NETWORKS,
+    "zoo/architecture.py:_require_small": BUILT,
     "zoo/architecture.py:require_factory": BUILT,
     "zoo/example_inputs.py:find_example": (*NETWORKS, *BUILT),
     "zoo/fitting.py:_refusal": ("import",),
@@ -65,7 +68,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "zoo/recorded_images.py:doubt_images": ("card", "distill", "generate", "pretrain"),
 }
 # What is said of another command than the one that says it, whose name the sentence holds.
-OF_ANOTHER = {"analysis/aligning.py:_read_symmetry"}
+OF_ANOTHER = {"analysis/pairs/aligning.py:_read_symmetry"}
 
 
 def sentences() -> Iterator[tuple[str, str]]:

@@ -173,7 +173,7 @@ def test_asked_in_parts_networks_answer_the_same(monkeypatch: pytest.MonkeyPatch
     whole = Asker(module, questions_for(example, 32))
     monkeypatch.setattr(asking, "MOST_NUMBERS", 1)
     parts = Asker(module, questions_for(example, 32))
-    assert parts._at_once < whole._at_once == 16
+    assert parts.at_once < whole.at_once == 16
     answers = [asker.ask(module.state_dict()).vector() for asker in (whole, parts)]
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-5)
 

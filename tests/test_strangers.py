@@ -78,6 +78,7 @@ def words(zoo: Path, sane: Path, out: Path) -> dict[str, list[Any]]:
         "layers": [sane, member, "--out", out / "l.svg"],
         "similar": [sane, zoo, member],
         "inspect": ["nets"],
+        "diff": [member, f"{zoo}:member-0002"],
         "align": [member, f"{zoo}:member-0002", "--out", out / "aligned.safetensors"],
         "symmetry": ["weightspace.zoo.growing.networks:cnn_s", "--example", "1,1,28,28"],
         "generate": [sane, "--anchors", zoo, "--best", 2, "--count", 1, "--out", out / "generated"],

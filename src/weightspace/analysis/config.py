@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from weightspace.errors import require_between
+from weightspace.errors import MOST, require_between
 
 TARGETS = "test_accuracy,epoch,generalization_gap"
 
@@ -79,6 +79,24 @@ class ForecastConfig:
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("level", self.level, 0.5, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffConfig:
+    """What two networks are compared by, beside their weights."""
+
+    other_parent: str = ""
+    """A third network: is the second on the line from the first to it, as averages of them are?"""
+
+    data: str = ""
+    """Images to score both on, as for grow; needs --architecture, or members of zoos."""
+
+    test_images: int = 2_000
+    """Use the first so many test images."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("the number of test images", self.test_images, 1, MOST)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from cyclopts.help import DefaultFormatter, HelpPanel
 
 from weightspace import __version__
 from weightspace.autoencoder.presets import SIZES, WRITING
-from weightspace.cli import reading, reports, sane, shared, symmetries, writing, zoos
+from weightspace.cli import pairs, reading, reports, sane, shared, writing, zoos
 from weightspace.errors import InputError
 from weightspace.interrupting import ended_by_signals, status_of
 from weightspace.outputs import Finished
@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "Make and look": (zoos.grow, zoos.import_, zoos.zoo, zoos.publish),
     "Learn": (sane.pretrain, sane.distill, sane.card),
     "Read": (sane.embed, reading.probe, reading.predict, reading.forecast, reading.layers, reading.similar),
-    "Folders and pairs of checkpoints": (zoos.inspect, symmetries.align, symmetries.symmetry),
+    "Folders and pairs of checkpoints": (zoos.inspect, pairs.diff, pairs.align, pairs.symmetry),
     "Write": (writing.generate, writing.evaluate, reports.report),
 }
 

@@ -68,6 +68,7 @@ class Asker:
         device: where it runs.
 
     Attributes:
+        at_once: so many inputs of each kind it is asked at once.
         places: where units are observed; answering: for every output the places that write it.
 
     Raises:
@@ -84,8 +85,8 @@ class Asker:
         self.questions = questions
         self.device = torch.device(device)
         self._module = copy_module(module).to(self.device)
-        self._graph, self._at_once = self._trace()
-        batch = 2 * len(questions.kinds) * self._at_once
+        self._graph, self.at_once = self._trace()
+        batch = 2 * len(questions.kinds) * self.at_once
         self.places: list[Place] = find_places(self._graph, batch)
         self._returned = output_nodes(self._graph, batch)
         if not self.places or not self._returned:
@@ -125,8 +126,8 @@ class Asker:
         outputs: list[list[Tensor]] = [[] for _ in self._returned]
         kinds = len(self.questions.kinds)
         given = {node: self._placed(weights[name]) for node, name in self._graph.names.items()}
-        for start in range(0, self.questions.each, self._at_once):
-            part = self.questions.some(start, start + self._at_once).map(self._placed)
+        for start in range(0, self.questions.each, self.at_once):
+            part = self.questions.some(start, start + self.at_once).map(self._placed)
             run = _Run(self._graph, self.places, self._returned, kinds)
             with torch.no_grad():
                 run.ask(given, pytree.tree_leaves((part.positional, part.named)))
@@ -147,6 +148,25 @@ class Asker:
             scores=self._scores[0],
         )
 
+    def watch(self, weights: Mapping[str, Tensor], count: int) -> dict[str, Float[Tensor, "inputs units positions"]]:
+        """What units write at every place, of the first `count` inputs of each kind, at most 64 positions of each.
+
+        Raises:
+            InputError: more inputs than are asked at once.
+        """
+        if count > self.at_once:
+            raise InputError(f"expected at most {self.at_once} inputs of each kind to watch, found {count}")
+        given = {node: self._placed(weights[name]) for node, name in self._graph.names.items()}
+        part = self.questions.some(0, self.at_once).map(self._placed)
+        run = _Run(self._graph, self.places, self._returned, len(self.questions.kinds), keep=True)
+        with torch.no_grad():
+            run.ask(given, pytree.tree_leaves((part.positional, part.named)))
+        kinds = len(self.questions.kinds)
+        return {
+            name: values.unflatten(0, (2, kinds, -1))[0, :, :count].flatten(0, 1).cpu()
+            for name, values in run.kept.items()
+        }
+
     def _placed(self, tensor: Tensor) -> Tensor:
         """Where it runs; images and kernels with their channels last, in which pooling is several times as fast.
 
@@ -161,12 +181,16 @@ class Asker:
 class _Run(fx.Interpreter):
     """One run of a graph, which notes what units write."""
 
-    def __init__(self, graph: Graph, places: list[Place], returned: list[fx.Node], kinds: int) -> None:
+    def __init__(
+        self, graph: Graph, places: list[Place], returned: list[fx.Node], kinds: int, *, keep: bool = False
+    ) -> None:
         super().__init__(graph.module, graph=graph.nodes)
         self._known, self._places, self._kinds = graph, {place.node: place for place in places}, kinds
         self._wanted = set(returned)
         self.sums: dict[str, UnitSums] = {}
         self.returned: dict[fx.Node, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
+        self._keep = keep
 
     def ask(self, given: Mapping[fx.Node, Tensor], inputs: list[Any]) -> None:
         leaves = iter(inputs)
@@ -187,7 +211,10 @@ class _Run(fx.Interpreter):
         if n in self._places:
             place = self._places[n]
             name = place.name if place.name not in self.sums else f"{place.name}:{n.name}"
-            self.sums[name] = sum_units(place.units_of(value, self._inputs), self._kinds)
+            units = place.units_of(value, self._inputs)
+            self.sums[name] = sum_units(units, self._kinds)
+            if self._keep:
+                self.kept[name] = units
         if n in self._wanted:
             self.returned[n] = value
         return value

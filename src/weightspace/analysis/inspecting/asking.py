@@ -7,7 +7,7 @@ from typing import NamedTuple
 from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.kinship import Relations
 from weightspace.analysis.inspecting.relating_folders import is_whole, opened
-from weightspace.analysis.representations.responses import answer
+from weightspace.analysis.representations.responses import CONSTANT, agreement, answer
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.responses.asking import Asker, Responses
@@ -17,7 +17,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import which_architecture
 
 # Below this share of the same answers, what has nearly another's weights does not do what that one does.
-SAME, CONSTANT = 0.5, 1e-4
+SAME = 0.5
 
 
 class BehaviorView(NamedTuple):
@@ -82,17 +82,6 @@ def ask_folder(
     relatives = dict(_relatives(related))
     views = [_view(path, asked, relatives.get(path, ())) for path in asked]
     return views + [BehaviorView(path, "", None, why) for path, why in refused.items()]
-
-
-def agreement(first: Responses, second: Responses) -> float:
-    """The share of inputs that two networks answer alike; see `BehaviorView`."""
-    (mine, *_), (theirs, *_) = first.returned, second.returned
-    if mine.shape != theirs.shape:
-        return 0.0
-    if first.scores:
-        return float((mine.argmax(-1) == theirs.argmax(-1)).float().mean())
-    variation = sum(float((values - values.mean(0)).square().sum()) for values in (mine, theirs))
-    return max(0.0, 1 - float((mine - theirs).square().sum()) / max(variation, CONSTANT))
 
 
 def _relatives(related: Mapping[str, Relations]) -> Iterator[tuple[str, tuple[str, ...]]]:

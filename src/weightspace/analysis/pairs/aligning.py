@@ -235,7 +235,7 @@ def align_networks(
     """
     first, second = open_network(reference), open_network(model)
     known = given or first.architecture or second.architecture
-    axes = _symmetry(known, symmetry)
+    axes = symmetry_of(known, symmetry)
     fixed, moved = (_fitted(network.weights, known) for network in (first, second))
     alignment = align(moved, fixed, axes, restarts=config.restarts, seed=config.seed)
     alignment = replace(alignment, buildable=known is not None)
@@ -256,7 +256,7 @@ def _fitted(weights: Weights, known: Architecture | None) -> Weights:
     return fit_weights(weights, known).weights if known is not None else weights
 
 
-def _symmetry(known: Architecture | None, file: Path | None) -> Symmetry:
+def symmetry_of(known: Architecture | None, file: Path | None = None) -> Symmetry:
     """A symmetry by hand, or that of the architecture, derived and proved where it may be built."""
     if file is not None:
         return _read_symmetry(file)

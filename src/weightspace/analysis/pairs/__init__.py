@@ -1,0 +1,1 @@
+"""Two checkpoints: the same, one made from the other, or strangers."""

@@ -1,0 +1,370 @@
+"""What two checkpoints are to each other, decided from the traces of every change."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from weightspace.analysis.pairs.corresponding import Correspondence
+from weightspace.analysis.pairs.traces import Traces
+from weightspace.weights.values import some_of
+
+Relation = Literal["equal", "derived", "independent", "unknown"]
+Kind = Literal[
+    "equal bytes",
+    "equal values",
+    "equal up to symmetry",
+    "rounded",
+    "pruned",
+    "quantized",
+    "head replaced",
+    "low rank",
+    "noised",
+    "recalibrated",
+    "averaged",
+    "extended",
+    "fine-tuned",
+    "independent",
+    "unknown",
+]
+# Fewer numbers that may have been learned say nothing.
+FEWEST = 32
+# What holds in tensors with this share of what changed is said of the pair; matrices of fewer rows have no rank.
+MOSTLY, LEAST_FULL = 0.9, 4
+
+
+class Limits(NamedTuple):
+    """What decides; fitted on some architectures and tested on others by `benchmarks/pairs.py`.
+
+    Attributes:
+        kept: correlation of a matrix' rows at the same places from which on it has a past in common with the other.
+        apart: mean correlation over all matrices below which two networks have none.
+        grain, uneven: below which a change is as even as white noise; see `Spectrum` and `unevenness`.
+    """
+
+    kept: float = 0.30
+    apart: float = 0.12
+    grain: float = 1.15
+    uneven: float = 1.8
+
+
+LIMITS = Limits()
+# After the units of one were matched to the other's strangers are alike too, by what matching makes of chance.
+MATCHED = LIMITS._replace(kept=0.60, apart=0.60)
+
+
+class Verdict(NamedTuple):
+    """What two checkpoints are to each other.
+
+    Attributes:
+        relation: equal, derived, independent or unknown.
+        kind: of relation.
+        sentence: in words; {first} and {second} stand for the checkpoints.
+        evidence: what it rests on, in sentences.
+        wrong_if: what it would take to be wrong.
+        parent: which one was there before: first or second; nothing where that cannot be told.
+        guessed: whether that is a guess.
+    """
+
+    relation: Relation
+    kind: Kind
+    sentence: str
+    evidence: tuple[str, ...] = ()
+    wrong_if: str = ""
+    parent: Literal["first", "second", ""] = ""
+    guessed: bool = False
+
+
+class _Case(NamedTuple):
+    """All there is to decide from: tensors that may have been learned, and those of them that changed."""
+
+    correspondence: Correspondence
+    traces: Sequence[Traces]
+    learned: Sequence[Traces]
+    changed: Sequence[Traces]
+    slices: Sequence[Traces]
+    heads: frozenset[str]
+    limits: Limits
+
+    @property
+    def matrices(self) -> list[Traces]:
+        """Of what changed that which has rows and columns."""
+        return [entry for entry in self.changed if entry.spectrum is not None]
+
+    @property
+    def fresh(self) -> list[Traces]:
+        """Matrices whose units do not stand where they stood."""
+        return [entry for entry in self.matrices if entry.correlation < self.limits.kept]
+
+    def share(self, some: Sequence[Traces]) -> float:
+        """Of the entries of changed matrices, the share in some of them."""
+        total = sum(entry.change.twins.numbers for entry in self.matrices)
+        return sum(entry.change.twins.numbers for entry in some) / total if total else 0.0
+
+
+def decide(
+    correspondence: Correspondence,
+    traces: Sequence[Traces],
+    slices: Sequence[Traces] = (),
+    heads: frozenset[str] = frozenset(),
+    limits: Limits = LIMITS,
+) -> Verdict:
+    """The verdict on two checkpoints.
+
+    Args:
+        correspondence: of their tensors.
+        traces: of every two that have the same shape.
+        slices: of what misshapen ones have in common.
+        heads: names of tensors that may belong to a last layer, in either.
+        limits: what decides.
+    """
+    learned = [entry for entry in traces if not entry.aside]
+    changed = [entry for entry in learned if not entry.change.equal]
+    case = _Case(correspondence, traces, learned, changed, slices, heads, limits)
+    for judge in (_unknown, _equal, _independent, _extended, _head_replaced, _exact, _quantized, _low_rank, _noised):
+        verdict = judge(case)
+        if verdict is not None:
+            return verdict
+    return _fine_tuned(case)
+
+
+def _unknown(case: _Case) -> Verdict | None:
+    if not case.traces:
+        return Verdict("unknown", "unknown", "{first} and {second} have no tensors that stand for each other")
+    numbers = sum(entry.change.twins.numbers for entry in case.learned)
+    if numbers < FEWEST and not _all_equal(case):
+        return Verdict(
+            "unknown", "unknown", f"{{first}} and {{second}} share only {numbers:,} numbers that may have been learned"
+        )
+    return None
+
+
+def _all_equal(case: _Case) -> bool:
+    return case.correspondence.complete and all(entry.change.equal for entry in case.traces)
+
+
+def _equal(case: _Case) -> Verdict | None:
+    if not _all_equal(case):
+        return None
+    types = {entry.change.twins.dtypes for entry in case.traces}
+    casts = sorted({f"{one} and {other}" for one, other in types if one != other})
+    notes = [case.correspondence.how] if case.correspondence.how else []
+    notes += [f"stored as {', '.join(casts)}, which loses nothing here"] if casts else []
+    evidence = f"all {sum(entry.change.twins.numbers for entry in case.traces):,} numbers are equal"
+    return Verdict("equal", "equal values", "{first} and {second} hold equal values", (evidence, *notes))
+
+
+def _independent(case: _Case) -> Verdict | None:
+    """Every matrix changed, and no units stand where they stood."""
+    matrices = case.matrices
+    if not matrices or any(entry.change.equal and len(entry.change.twins.shape) > 1 for entry in case.learned):
+        return None
+    correlation = _mean_correlation(matrices)
+    seen = f"rows at the same places correlate by {correlation:.2f} on average, over {len(matrices)} matrices"
+    if correlation < case.limits.apart:
+        return Verdict(
+            "independent",
+            "independent",
+            "{first} and {second} have no common past that weights show",
+            (seen,),
+            "one was permuted or rescaled, which --architecture tells; or trained far from a common start",
+        )
+    if correlation < case.limits.kept:
+        return Verdict(
+            "unknown",
+            "unknown",
+            "{first} and {second} may have a common past, or none: too little is left of it",
+            (seen,),
+        )
+    return None
+
+
+def _mean_correlation(entries: Sequence[Traces]) -> float:
+    weights = [math.sqrt(entry.change.twins.numbers) for entry in entries]
+    return sum(w * entry.correlation for w, entry in zip(weights, entries, strict=True)) / sum(weights)
+
+
+def _extended(case: _Case) -> Verdict | None:
+    """One has all that the other has, and more of it: entries of a vocabulary, positions, or layers."""
+    correspondence = case.correspondence
+    longer, shorter = _grown(case, 1), _grown(case, -1)
+    more, fewer = bool(longer or correspondence.only_second), bool(shorter or correspondence.only_first)
+    if case.fresh or not more ^ fewer or len(longer) + len(shorter) < len(correspondence.misshapen):
+        return None
+    grown = [f"{entry.name} is {entry.how}" for entry in correspondence.misshapen]
+    added = correspondence.only_second if more else correspondence.only_first
+    if added:
+        grown.append(f"{len(added)} tensors were added ({some_of(added)})")
+    parent, names = ("first", ("{second}", "{first}")) if more else ("second", ("{first}", "{second}"))
+    same = "unchanged" if not case.changed else "and trained further"
+    return Verdict(
+        "derived",
+        "extended",
+        f"{names[0]} is {names[1]} extended, {same}",
+        tuple(grown),
+        "the smaller one was cut out of the larger",
+        parent,  # type: ignore[arg-type] # one of the two words above
+        guessed=True,
+    )
+
+
+def _grown(case: _Case, sign: int) -> list[str]:
+    """Misshapen tensors that are longer in the second (1) or the first (-1) and kept what both have."""
+    kept = {entry.change.twins.name: entry.correlation >= case.limits.kept for entry in case.slices}
+    return [
+        entry.name
+        for entry in case.correspondence.misshapen
+        if entry.axis is not None
+        and (entry.second[entry.axis] - entry.first[entry.axis]) * sign > 0
+        and kept.get(entry.name, False)
+    ]
+
+
+def _head(case: _Case, names: Sequence[str]) -> str:
+    """The part of a network that all of some tensors belong to, if it may be its last: a name in front of theirs."""
+    parts = [name.split(".")[:-1] for name in names]
+    shared = list(itertools.takewhile(lambda several: len(set(several)) == 1, zip(*parts, strict=False)))
+    prefix = ".".join(several[0] for several in shared)
+    return prefix if prefix and any(name.startswith(f"{prefix}.") for name in case.heads) else ""
+
+
+def _head_replaced(case: _Case) -> Verdict | None:
+    """What differs is the last layer alone, or all else has a common past."""
+    correspondence = case.correspondence
+    strange = [entry.change.twins.name for entry in case.fresh] + [entry.name for entry in correspondence.misshapen]
+    strange += [*correspondence.only_first, *correspondence.only_second]
+    head = _head(case, strange)
+    kept = [entry for entry in case.learned if not head or not entry.change.twins.name.startswith(f"{head}.")]
+    if not head or not any(len(entry.change.twins.shape) > 1 for entry in kept):
+        return None
+    moved = [entry for entry in kept if not entry.change.equal]
+    again, rest = (", and trained further", "have a common past") if moved else ("", "are equal")
+    return Verdict(
+        "derived",
+        "head replaced",
+        f"{{first}} and {{second}} are one network with another {head}{again}",
+        (f"{some_of(strange)} have nothing in common", f"the other {len(kept)} tensors {rest}"),
+        f"{head} was trained so far that nothing of it is left",
+    )
+
+
+def _exact(case: _Case) -> Verdict | None:
+    """Rounded to another type, or pruned: both leave no other trace."""
+    if not case.changed or not case.correspondence.complete:
+        return None
+    changes = [entry.change for entry in case.changed]
+    for back, parent, words in ((False, "first", ("{second}", "{first}")), (True, "second", ("{first}", "{second}"))):
+        if all(change.rounded and change.rounded_back == back for change in changes):
+            types = sorted({change.rounded for change in changes})
+            return Verdict(
+                "derived",
+                "rounded",
+                f"{words[0]} is {words[1]} rounded to {' and '.join(types)}",
+                ("every number is the other's rounded to the nearest of that type",),
+                "",
+                parent,  # type: ignore[arg-type] # one of two words
+            )
+        if all(change.pruned == (-1 if back else 1) for change in changes):
+            zeros = [change.zeros[0 if back else 1] for change in changes]
+            return Verdict(
+                "derived",
+                "pruned",
+                f"{words[0]} is {words[1]} pruned: {max(zeros):.0%} of the numbers of its sparsest tensor are zero",
+                (f"all numbers that differ, in {len(changes)} tensors, are zero in one and not in the other",),
+                "zeros were filled in",
+                parent,  # type: ignore[arg-type] # one of two words
+            )
+    return None
+
+
+def _quantized(case: _Case) -> Verdict | None:
+    """Most matrices of one lie on few levels, those of the other do not."""
+    for which, parent, words in ((1, "first", ("{second}", "{first}")), (0, "second", ("{first}", "{second}"))):
+        on_levels = [entry for entry in case.matrices if entry.levels[which] and not entry.levels[1 - which]]
+        if on_levels and case.share(on_levels) > MOSTLY:
+            levels = sorted({entry.levels[which] for entry in on_levels})
+            return Verdict(
+                "derived",
+                "quantized",
+                f"{words[0]} is {words[1]} quantized to {' and '.join(map(str, levels))} levels",
+                (f"{len(on_levels)} of {len(case.matrices)} matrices that changed lie on so few levels",),
+                "it was trained further, less than a step of those levels",
+                parent,  # type: ignore[arg-type] # one of two words
+            )
+    return None
+
+
+def _low_rank(case: _Case) -> Verdict | None:
+    """Matrices alone changed, each by a few directions."""
+    ranks = [entry.spectrum for entry in case.matrices if entry.spectrum is not None]
+    if not ranks or len(ranks) < len(case.changed):
+        return None
+    if any(own.full < LEAST_FULL or not 0 < own.rank <= own.full // 2 for own in ranks):
+        return None
+    low, high = min(own.rank for own in ranks), max(own.rank for own in ranks)
+    rank = f"rank {low}" if low == high else f"ranks from {low} to {high}"
+    return _with_guess(
+        case,
+        "low rank",
+        f"is {{parent}} with a change of {rank}, as merging an adapter makes",
+        f"{len(ranks)} matrices changed by few directions, and no bias or norm did",
+        "a single step of training with a small batch leaves the same",
+    )
+
+
+def _noised(case: _Case) -> Verdict | None:
+    """What changed is as even as white noise, in nearly all numbers."""
+    if case.share([entry for entry in case.matrices if _is_white(entry, case.limits)]) <= MOSTLY or case.fresh:
+        return None
+    relative = _relative(case)
+    return _with_guess(
+        case,
+        "noised",
+        f"is {{parent}} with noise of {relative:.2g} of its size",
+        "no direction, row or column of the change stands out from white noise",
+        "training left no more of a direction than noise does",
+    )
+
+
+def _is_white(entry: Traces, limits: Limits) -> bool:
+    return entry.spectrum is not None and entry.spectrum.grain < limits.grain and entry.uneven < limits.uneven
+
+
+def _fine_tuned(case: _Case) -> Verdict:
+    if not case.changed:
+        return Verdict(
+            "derived",
+            "recalibrated",
+            "{first} and {second} differ in what is not learned alone, such as running statistics",
+            (f"all {len(case.learned)} tensors that are learned are equal",),
+        )
+    parts = f"{len(case.changed)} of {len(case.learned)} tensors changed"
+    if len(case.changed) < len(case.learned):
+        parts += f" ({some_of([entry.change.twins.name for entry in case.changed])})"
+    evidence = [parts]
+    if case.fresh:
+        names = [entry.change.twins.name for entry in case.fresh]
+        evidence.append(f"nothing is left of {len(names)} of them ({some_of(names)})")
+    return _with_guess(
+        case,
+        "fine-tuned",
+        f"is {{parent}} trained further: its weights moved by {_relative(case):.2g} of their size",
+        "; ".join(evidence),
+        "both were trained further from a third",
+    )
+
+
+def _relative(case: _Case) -> float:
+    before = sum(entry.change.squares[0] for entry in case.changed)
+    return math.sqrt(sum(entry.change.squares[1] for entry in case.changed) / before) if before else math.inf
+
+
+def _with_guess(case: _Case, kind: Kind, sentence: str, evidence: str, wrong_if: str) -> Verdict:
+    """A derived one, with the guess which came first: a change has more in common with what it is a part of."""
+    before, change, product = (sum(entry.change.squares[part] for entry in case.changed) for part in range(3))
+    with_first = abs(product) / math.sqrt(before * change) if before else 0.0
+    after = before + 2 * product + change
+    with_second = abs(product + change) / math.sqrt(after * change) if after > 0 else 0.0
+    parent, child = ("first", "second") if with_first <= with_second else ("second", "first")
+    words = sentence.replace("{parent}", f"{{{parent}}}")
+    return Verdict("derived", kind, f"{{{child}}} {words}", (evidence,), wrong_if, parent, guessed=True)  # type: ignore[arg-type]

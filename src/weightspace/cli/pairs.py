@@ -1,0 +1,157 @@
+"""Commands about pairs of networks, and what may be permuted in them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from weightspace.analysis.config import AlignConfig, DiffConfig
+from weightspace.cli.shared import (
+    OUTPUT,
+    Examples,
+    Force,
+    Given,
+    GivenModule,
+    Integers,
+    Json,
+    Out,
+    existing,
+    options,
+    prepare_torch,
+    print_json,
+    print_result,
+    require_plot,
+    say,
+)
+from weightspace.responses.config import AskConfig
+
+
+def diff(
+    first: str,
+    second: str,
+    /,
+    *,
+    config: Annotated[DiffConfig, options("Comparing")] = DiffConfig(),
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
+    module: Given = GivenModule(),
+    expect: str = "",
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    rows: int = 40,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Say what two checkpoints are to each other: equal, one made from the other, or strangers; and what changed.
+
+    Parameters
+    ----------
+    first
+        A file or folder of weights, FILE:KEY, or ZOO:MEMBER.
+    second
+        Another one.
+    expect
+        End with exit status 1 unless the verdict is this relation (equal, derived, independent, unknown) or kind.
+    out
+        Write all of it into this .html page too; must not exist yet.
+    rows
+        So many tensors are listed, those that changed first.
+    """
+    prepare_torch()
+    from weightspace.analysis.pairs.diffing import diff_networks, require_verdict
+    from weightspace.outputs import new_files
+    from weightspace.report.pairs import diff_lines, diff_tables, render_diff
+    from weightspace.report.tables import print_table
+
+    require_verdict(expect)
+    with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
+        first, second = module.addresses([first, second])
+        seen = diff_networks(first, second, config, ask=ask, given=module.describe())
+        for page in pages:
+            page.write_text(render_diff(seen), encoding="utf-8")
+    for table in [] if as_json else diff_tables(seen, rows):
+        print_table(table)
+        print()
+    print_json(seen.to_json()) if as_json else say(*diff_lines(seen))
+    if expect and not seen.is_expected(expect):
+        sys.exit(1)
+
+
+def align(
+    reference: str,
+    model: str,
+    /,
+    *,
+    out: Out,
+    config: Annotated[AlignConfig, options("Comparing")] = AlignConfig(),
+    module: Given = GivenModule(),
+    symmetry: Path | None = None,
+    plot: Path | None = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Permute a network to match a reference; its function stays the same.
+
+    With images it also draws the loss between the two networks before and after.
+
+    Parameters
+    ----------
+    reference
+        A file or folder of weights, or ZOO:MEMBER.
+    model
+        The network that is permuted, named in the same way.
+    symmetry
+        A symmetry by hand, as `weightspace symmetry --json` prints it; without --architecture it is not proved.
+    plot
+        Where the figure goes; next to the aligned network by default.
+    """
+    prepare_torch()
+    from weightspace.analysis.pairs.aligning import align_networks
+    from weightspace.outputs import new_files, require_apart
+    from weightspace.report.plots import save_lines
+    from weightspace.weights.files import write_weights
+
+    figure = plot or out.with_suffix(".svg")
+    require_plot(figure)
+    require_apart(out, [Path(name) for name in (reference, model)])
+    reference, model = module.addresses([reference, model])
+    given = next(iter(module.describe()), None)
+    with new_files(out, *([figure] if config.data else []), existing=existing(force)) as paths:
+        alignment = align_networks(reference, model, config, given=given, symmetry=symmetry)
+        write_weights(paths[0], alignment.weights)
+        if alignment.lines:
+            save_lines(alignment.lines, paths[1])
+    hint = "; no loss barrier without --data" + ("" if alignment.buildable else " and --architecture")
+    drawn = f"; {alignment.describe_barriers()}, drawn in {figure}" if alignment.lines else hint
+    print_result(out, alignment.describe() + drawn, alignment.to_json(), as_json)
+
+
+def symmetry(
+    factory: str, /, *, example: Examples, integers: Integers = (), every: bool = False, as_json: Json = False
+) -> None:
+    """Derive a module's permutation symmetry from its graph, prove it, and print it.
+
+    Parameters
+    ----------
+    factory
+        module:callable that returns an nn.Module, or folder/file.py:callable; it is imported and called, from the
+        working folder if need be. Arguments follow a question mark: my_nets:Net?width=8&deep=true.
+    example
+        Shape of an input, batch first, such as 2,3,32,32; once for each input. Or a module:callable that returns them.
+    integers
+        Inputs hold whole numbers below this one, as token ids are; 0 for real numbers. Once, or once for each input.
+    every
+        Name every axis; without it, a few of each group.
+    """
+    prepare_torch()
+    from weightspace.corpus.frame import build_named
+    from weightspace.report.tables import print_table, symmetry_tables
+    from weightspace.symmetry.tracing import trace_symmetry
+
+    module, inputs, _ = build_named(factory, example, integers)
+    traced = trace_symmetry(module, *inputs.positional, **inputs.named)
+    if as_json:
+        print_json(traced.to_json())
+        return
+    for table in symmetry_tables(traced, every=every):
+        print_table(table)
+    say(f"{factory}: {len(traced.groups)} groups move {traced.coverage:.1%} of the parameters; outputs stay equal")
