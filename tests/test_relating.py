@@ -89,7 +89,9 @@ def test_families_are_found_and_reordered_networks_named(folder: Path, symmetry:
     assert [edge.aligned for tree in found.trees for edge in tree] == [False, False, True]
     assert found.alone == 0 and not found.notes
     lines = rooted(found.trees[0])
-    assert lines[0][:2] == (0, "child.safetensors") and {depth for depth, _, _ in lines[1:]} == {1}
+    names = ["base.safetensors", "child.safetensors", "grandchild.safetensors"]
+    assert [line[:2] for line in lines] == list(enumerate(names)), "parents stand above their children"
+    assert all(edge.kind in ("noised", "fine-tuned") and edge.parent and edge.told for edge in found.trees[0])
 
 
 def test_without_an_architecture_nothing_is_aligned(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Commands that make and show zoos."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -180,6 +181,7 @@ def inspect(
     module: Given = GivenModule(),
     out: Path | None = None,
     rows: int = 40,
+    fail_on: str = "",
     device: Device = "auto",
     force: Force = False,
     as_json: Json = False,
@@ -200,26 +202,29 @@ def inspect(
         Write all of it into this .html page too; must not exist yet.
     rows
         So many checkpoints are listed, those with remarks first.
+    fail_on
+        End with exit status 1 if a checkpoint is one of these: unreadable, nan, dead, duplicate, outlying.
     """
     prepare_torch()
-    from weightspace.analysis.inspecting.studying import study_folder
+    from weightspace.analysis.inspecting.studying import require_faults, study_folder
     from weightspace.outputs import new_files
     from weightspace.report.page import render_inspection
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
+    faults = require_faults(fail_on)
     asking = ask if by == "responses" else None
     with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
         study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking)
         for page in pages:
             page.write_text(render_inspection(study), encoding="utf-8")
-    if as_json:
-        print_json(study.to_json())
-        return
-    for table in folder_tables(study, rows):
+    for table in [] if as_json else folder_tables(study, rows):
         print_table(table)
         print()
-    say(*(f"  {note}" for note in study.notes()), f"{out or folder}: {study.summary()}")
+    closing = [*(f"  {note}" for note in study.notes()), f"{out or folder}: {study.summary()}"]
+    print_json(study.to_json()) if as_json else say(*closing)
+    if any(study.faults()[name] for name in faults):
+        sys.exit(1)
 
 
 def publish(

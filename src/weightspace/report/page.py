@@ -98,10 +98,7 @@ def render_inspection(study: FolderStudy) -> str:
     trees = [tree for relations in study.related.values() for tree in relations.trees]
     figures = []
     if trees:
-        sentence = (
-            "Each checkpoint beside the one it is nearest to; dashed where the two had to be aligned first. Which came "
-            "first the weights do not tell."
-        )
+        sentence = "Each checkpoint beside the one it is nearest to; dashed where the two had to be aligned first."
         figures.append(Drawn("Families", sentence, to_svg(draw_lineage(trees), "lineage")))
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     about = {

@@ -14,7 +14,8 @@ from weightspace.symmetry.axes import Symmetry
 
 Row = Mapping[str, Any]
 WIDTH, LONGEST_TEXT = 160, 2_000
-PLACES_SHOWN = 4
+PLACES_SHOWN, SHORT_HASH = 4, 10
+HASHES = "Hashes begin with these letters: of the tensors' values, and of their numbers in any order."
 NARROW = "\u00a0\u00a0"  # blanks that a page keeps
 NEIGHBOR_COLUMNS = (
     *("member", "network", "epoch", "architecture", "test_accuracy", "generalization_gap", "learning_rate"),
@@ -100,11 +101,14 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
             checkpoint["path"] or ".",
             checkpoint["format"],
             f"{checkpoint['bytes']:,}",
+            checkpoint["values_hash"][:SHORT_HASH],
+            checkpoint["fingerprint"][:SHORT_HASH],
             checkpoint["wrapping"],
             "; ".join(remarks[checkpoint["path"]]),
         ]
         for checkpoint in shown
     ]
+    columns = ["file", "format", "bytes", "values", "any order", "wrapped in", "remarks"]
     twice = [["same file", ", ".join(group)] for group in inspection["equal_files"]]
     twice += [["same tensors", ", ".join(group)] for group in inspection["equal_tensors"]]
     twice += [["same numbers, other names", ", ".join(group)] for group in inspection["equal_numbers"]]
@@ -112,7 +116,7 @@ def inspection_tables(inspection: Mapping[str, Any], remarks: Mapping[str, list[
         Table(
             "Architectures by names and shapes", "", ["architecture", "numbers", "types", "checkpoints"], architectures
         ),
-        Table("Checkpoints", "", ["file", "format", "bytes", "wrapped in", "remarks"], rows, ("remarks",)),
+        Table("Checkpoints", HASHES, columns, rows, ("remarks",)),
         Table("There more than once", "", ["", "files"], twice, ("files",)),
     ]
     return [cut(table, limit) for table in tables if table.rows]
@@ -147,15 +151,16 @@ def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
         for tree in relations.trees:
             for depth, path, edge in rooted(tree):
                 distance = "" if edge is None else f"{edge.distance:.3g}{' aligned' if edge.aligned else ''}"
-                families.append([f"{NARROW * depth}└ {path}" if depth else path, distance])
+                told = "" if edge is None else f"{edge.told}{' (a guess which came first)' if edge.guessed else ''}"
+                families.append([f"{NARROW * depth}└ {path}" if depth else path, distance, told])
     note = "The same numbers in another order; it computes the same if an alignment makes it equal."
     near = (
         "Each below the one it is nearest to, with the distance relative to their norms: 0 is equal, 1.4 has nothing "
-        "in common. Which came first the weights do not tell."
+        "in common. `weightspace diff` says more of any two."
     )
     tables = [
         Table("Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered, ("files",)),
-        Table("Related checkpoints", near, ["file", "distance"], families),
+        Table("Related checkpoints", near, ["file", "distance", "how"], families, ("how",)),
     ]
     return [cut(table, limit) for table in tables if table.rows]
 

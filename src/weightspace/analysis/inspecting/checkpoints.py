@@ -49,6 +49,8 @@ class Inspected:
         zero_units: `tensor -> how many` rows that are all zero.
         duplicate_units: `tensor -> how many` rows that repeat another row.
         outlying_layers: `tensor -> root mean square over what is usual`.
+        file_hash: SHA-256 of the file, or of a folder's files.
+        values_hash: the same for networks with the same tensors, whatever file they are in.
         fingerprint: the same for networks whose tensors hold the same numbers in any order.
         notes: what there is to say of how the file was read.
         numbers: the same for networks with the same floating-point numbers, whatever tensors they are in.
@@ -66,6 +68,8 @@ class Inspected:
     zero_units: dict[str, int] = field(default_factory=dict)
     duplicate_units: dict[str, int] = field(default_factory=dict)
     outlying_layers: dict[str, float] = field(default_factory=dict)
+    file_hash: str = ""
+    values_hash: str = ""
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     numbers: str = ""
@@ -142,12 +146,13 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
             try:
                 with reader.source.local(entry.path) as path:
                     checkpoint.format = _format(path)
-                    files[_hash_files(path)].append(entry.path)
-                    digest, scales = _read(checkpoint, path, entry.kind, given, key)
+                    checkpoint.file_hash = _hash_files(path)
+                    files[checkpoint.file_hash].append(entry.path)
+                    checkpoint.values_hash, scales = _read(checkpoint, path, entry.kind, given, key)
             except (InputError, OSError) as error:  # of this entry of an archive; others go on
-                checkpoint.problem, digest = str(error), ""
-            if digest:
-                contents[digest].append(entry.path)
+                checkpoint.problem = str(error)
+            if checkpoint.values_hash:
+                contents[checkpoint.values_hash].append(entry.path)
             checkpoints.append(checkpoint)
             sizes.append(scales)
             advance()

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from weightspace.analysis.pairs.diffing import diff_weights
 from weightspace.progress import progress_bar
 from weightspace.symmetry.axes import Symmetry, permute
 from weightspace.symmetry.matching import match_weights
@@ -28,6 +29,8 @@ RELATED = 0.7
 MOST_ALIGNED = 500
 # So many networks of one architecture are compared all with all; others with these, so many at a time.
 MOST_COMPARED, BLOCK = 2_000, 500
+# Of many pairs fewer rows of each tensor are looked at than of one.
+FEW_ROWS = 32
 NUMBERS_AT_ONCE = 64 * 2**20
 SMALLEST = 1e-12
 
@@ -48,12 +51,25 @@ class Reordered:
 
 @dataclass(frozen=True)
 class Kinship:
-    """Two checkpoints next to each other in a tree, their relative distance, and whether they had to be aligned."""
+    """Two checkpoints next to each other in a tree.
+
+    Attributes:
+        first, second: their paths.
+        distance: relative to their norms.
+        aligned: whether they had to be aligned.
+        told: what one is to the other, in a sentence.
+        kind: of that; see `Verdict`.
+        parent: the path of the one that was first, where weights tell; guessed: whether that is a guess.
+    """
 
     first: str
     second: str
     distance: float
     aligned: bool
+    told: str = ""
+    kind: str = ""
+    parent: str = ""
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +78,7 @@ class Relations:
 
     Attributes:
         reordered: groups of the same numbers in another order.
-        trees: of every family of related checkpoints the shortest tree through them, a list of its edges. Which
-            came first weights do not tell.
+        trees: of every family of related checkpoints the shortest tree through them, a list of its edges.
         alone: how many checkpoints have neither a relative nor a copy.
         notes: what was not compared, and why.
     """
@@ -122,12 +137,26 @@ def relate(
         block = others[start : start + BLOCK]
         nearest, lonely = _attached(block, paths, networks, names)
         edges, strangers = edges + nearest, strangers + lonely
+    with progress_bar("telling families", len(edges)) as advance:
+        for number, edge in enumerate(edges):
+            edges[number] = tell(edge, networks)
+            advance()
     trees = _families(edges)
     related = {path for tree in trees for edge in tree for path in (edge.first, edge.second)}
     strangers = [path for path in strangers if path not in related]
     counts = Counter(fingerprints.values())
     alone = sum(counts[fingerprints[path]] == 1 for path in strangers)
     return Relations(reordered, trees, alone, notes)
+
+
+def tell(edge: Kinship, networks: Mapping[str, Mapping[str, Tensor]]) -> Kinship:
+    """A pair with what one is to the other; of those that had to be aligned only that."""
+    if edge.aligned:
+        return replace(edge, told=f"{edge.second} is near {edge.first} once its units are in the other's order")
+    verdict = diff_weights(networks[edge.first], networks[edge.second], rows=FEW_ROWS, shown=False).verdict
+    parent = {"first": edge.first, "second": edge.second, "": ""}[verdict.parent]
+    told = verdict.sentence.format(first=edge.first, second=edge.second)
+    return replace(edge, told=told, kind=verdict.kind, parent=parent, guessed=verdict.guessed)
 
 
 def relative_distances(
@@ -296,12 +325,23 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def rooted(tree: Sequence[Kinship]) -> list[tuple[int, str, Kinship | None]]:
-    """A tree as an indented list from the checkpoint with most neighbours: depth, path, and the edge to its parent."""
+    """A tree as an indented list: depth, path, and the edge to the one above.
+
+    It begins with the checkpoint that is the parent of most and the child of fewest neighbours, as far as weights tell;
+    of several with the one that has most neighbours, which are nearest.
+    """
     neighbors: dict[str, list[Kinship]] = {}
     for kinship in tree:
         neighbors.setdefault(kinship.first, []).append(kinship)
         neighbors.setdefault(kinship.second, []).append(kinship)
-    reach = {path: (-len(edges), math.fsum(edge.distance for edge in edges)) for path, edges in neighbors.items()}
+    reach = {
+        path: (
+            sum(edge.parent not in ("", path) for edge in edges) - sum(edge.parent == path for edge in edges),
+            -len(edges),
+            math.fsum(edge.distance for edge in edges),
+        )
+        for path, edges in neighbors.items()
+    }
     lines: list[tuple[int, str, Kinship | None]] = []
     waiting: list[tuple[int, str, Kinship | None]] = [(0, min(reach, key=lambda path: reach[path]), None)]
     seen = set()

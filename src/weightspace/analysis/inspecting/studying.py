@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weightspace.analysis.inspecting.checkpoints import Inspection, inspect_folder
 from weightspace.analysis.inspecting.kinship import Relations
 from weightspace.analysis.inspecting.relating_folders import SaneView, given_symmetries, relate_folder
+from weightspace.errors import InputError
 from weightspace.responses.config import AskConfig
 from weightspace.weights.values import some_of
 from weightspace.zoo.architecture import Architecture
 
 if TYPE_CHECKING:
     from weightspace.analysis.inspecting.asking import BehaviorView
+
+
+FAULTS = ("unreadable", "nan", "dead", "duplicate", "outlying")
+
+
+def require_faults(names: str) -> list[str]:
+    """The faults that a check fails on, separated by commas; none of an empty text."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in FAULTS]
+    if unknown:
+        raise InputError(f"expected faults among {', '.join(FAULTS)}, found '{unknown[0]}'")
+    return wanted
 
 
 class FolderStudy(NamedTuple):
@@ -42,6 +55,18 @@ class FolderStudy(NamedTuple):
         if inspection.left_out:
             counts.append(f"{len(inspection.left_out):,} other files left out")
         return ", ".join(counts)
+
+    def faults(self) -> dict[str, int]:
+        """How many checkpoints have what a check may fail on, by its name."""
+        inspection = self.inspection
+        again = (*inspection.equal_files, *inspection.equal_tensors, *inspection.equal_numbers)
+        return {
+            "unreadable": sum(bool(checkpoint.problem) for checkpoint in inspection.checkpoints),
+            "nan": sum(bool(checkpoint.broken) for checkpoint in inspection.checkpoints),
+            "dead": sum(bool(checkpoint.zero_units) for checkpoint in inspection.checkpoints),
+            "duplicate": len({path for group in again for path in group}),
+            "outlying": sum(bool(checkpoint.outlying_layers) for checkpoint in inspection.checkpoints),
+        }
 
     def notes(self) -> list[str]:
         """How many networks are of the architectures that were given; what was left out or not compared, and why."""

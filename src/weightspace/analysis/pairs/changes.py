@@ -4,7 +4,8 @@ Tensors are read piece by piece and each number once, so that checkpoints may be
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from weightspace.randomness import derive_generator
 from weightspace.weights.files import numbers_of
 
 # Numbers that are read at once, and that are worked on at once, which stay in a processor's cache.
-PIECE, BLOCK = 2**22, 2**17
+PIECE, BLOCK = 2**21, 2**17
 # Rows of a tensor that are looked at closely, and so many entries of each, side by side.
 ROWS, RUN = 128, 256
 # Types that numbers may have been rounded to and stored in a larger one again.
@@ -121,9 +122,7 @@ def compare_tensors(
         rows: how many of their rows are looked at closely.
     """
     sums = _Sums()
-    for start in range(0, twins.numbers, PIECE):
-        stop = min(start + PIECE, twins.numbers)
-        one, two = numbers_of(first, twins.name, start, stop), numbers_of(second, twins.counterpart, start, stop)
+    for one, two in _pieces(first, second, twins):
         if _same_bytes(one, two):
             sums.add_equal(one)
             continue
@@ -134,6 +133,26 @@ def compare_tensors(
         return change
     sample = _head(first, twins) if change.equal else _sample(first, second, twins, rows)
     return change._replace(sample=sample)
+
+
+def _pieces(first: Mapping[str, Tensor], second: Mapping[str, Tensor], twins: Twins) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both tensors piece by piece; while one piece is worked on, the next is read."""
+
+    def read(start: int) -> tuple[Tensor, Tensor]:
+        stop = min(start + PIECE, twins.numbers)
+        return numbers_of(first, twins.name, start, stop), numbers_of(second, twins.counterpart, start, stop)
+
+    starts = range(0, twins.numbers, PIECE)
+    if len(starts) < 2:
+        yield from map(read, starts)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, starts[0])
+        for start in (*starts[1:], None):
+            pieces = ahead.result()
+            if start is not None:
+                ahead = reader.submit(read, start)
+            yield pieces
 
 
 class _Sums:

@@ -54,7 +54,12 @@ class Seen(NamedTuple):
 
 
 def diff_weights(
-    first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, rows: int = ROWS, limits: Limits = LIMITS
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    *,
+    rows: int = ROWS,
+    limits: Limits = LIMITS,
+    shown: bool = True,
 ) -> Seen:
     """Compare two networks' weights, in files or in memory.
 
@@ -62,6 +67,7 @@ def diff_weights(
         first, second: weights by name; of those in files only pieces are in memory at a time.
         rows: how many rows of each tensor are looked at closely.
         limits: what decides.
+        shown: whether progress is.
 
     Examples:
         >>> weights = {"fc.weight": torch.randn(32, 16, generator=torch.Generator().manual_seed(0))}
@@ -77,7 +83,7 @@ def diff_weights(
     correspondence = correspond(here, there)
     pairs = [_twins(here, there, name, counterpart) for name, counterpart in correspondence.names.items()]
     traces = []
-    with progress_bar("comparing", sum(pair.numbers for pair in pairs)) as advance:
+    with progress_bar("comparing", sum(pair.numbers for pair in pairs), shown=shown) as advance:
         for pair in pairs:
             traces.append(trace(compare_tensors(first, second, pair, rows=rows)))
             advance(pair.numbers)

@@ -183,19 +183,23 @@ def levels_of(values: Float[Tensor, "rows run"]) -> int:
     """
     if values.numel() < FEWEST:
         return 0
-    for run in (run for run in RUNS if run <= values.shape[1] or run == RUNS[-1]):
-        width = min(run, values.shape[1])
-        groups = values[:, : values.shape[1] // width * width].reshape(-1, width)
-        if width >= NARROWEST + SMALL_LEVELS and all(len(group.unique()) <= SMALL_LEVELS for group in groups):
-            return SMALL_LEVELS
     bits, whole = bits_of(values), values.flatten()
-    if whole.numel() >= 4 * LEVELS and len(whole.unique()) <= LEVELS:
+    widths = [values.shape[1], *(run for run in RUNS if run < values.shape[1])]
+    grouped = [values[:, : values.shape[1] // width * width].reshape(-1, width) for width in widths]
+    if any(_few_in_each(groups) for groups in grouped):
+        return SMALL_LEVELS
+    few = 4 * LEVELS
+    if len(whole) >= few and len(whole[:few].unique()) <= LEVELS and len(whole.unique()) <= LEVELS:
         return LEVELS
-    for width in (values.shape[1], *(run for run in RUNS if run < values.shape[1])):
-        groups = values[:, : values.shape[1] // width * width].reshape(-1, width)
-        if width >= SMALL_LEVELS and _on_grids(groups, bits):
-            return LEVELS
-    return LEVELS if _on_grids(whole[None], bits) else 0
+    on_grids = any(groups.shape[1] >= SMALL_LEVELS and _on_grids(groups, bits) for groups in grouped)
+    return LEVELS if on_grids or (_on_grid(whole[:few], bits) and _on_grid(whole, bits)) else 0
+
+
+def _few_in_each(groups: Float[Tensor, "groups width"]) -> bool:
+    """Whether no group of numbers has more than 16 different ones; most tensors are told by their first."""
+    if groups.shape[1] < NARROWEST + SMALL_LEVELS:
+        return False
+    return len(groups[0].unique()) <= SMALL_LEVELS and all(len(group.unique()) <= SMALL_LEVELS for group in groups)
 
 
 def bits_of(values: Tensor) -> int:
@@ -208,7 +212,7 @@ def bits_of(values: Tensor) -> int:
 
 def _on_grids(groups: Float[Tensor, "groups width"], bits: int) -> bool:
     """Whether the numbers of every group are multiples of one step, at most 255 from end to end."""
-    return all(_on_grid(group, bits) for group in groups)
+    return _on_grid(groups[0], bits) and all(_on_grid(group, bits) for group in groups)
 
 
 def _on_grid(group: Float[Tensor, "width"], bits: int) -> bool:

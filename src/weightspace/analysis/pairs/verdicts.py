@@ -31,6 +31,8 @@ Kind = Literal[
 FEWEST = 32
 # What holds in tensors with this share of what changed is said of the pair; matrices of fewer rows have no rank.
 MOSTLY, LEAST_FULL = 0.9, 4
+# Noise has no more in common with what it was added to; what was scaled has all.
+ALONG = 0.1
 
 
 class Limits(NamedTuple):
@@ -314,7 +316,8 @@ def _low_rank(case: _Case) -> Verdict | None:
 
 def _noised(case: _Case) -> Verdict | None:
     """What changed is as even as white noise, in nearly all numbers."""
-    if case.share([entry for entry in case.matrices if _is_white(entry, case.limits)]) <= MOSTLY or case.fresh:
+    white = [entry for entry in case.matrices if _is_white(entry, case.limits)]
+    if case.fresh or case.share(white) <= MOSTLY or min(_shares(case)) > ALONG:
         return None
     relative = _relative(case)
     return _with_guess(
@@ -359,12 +362,18 @@ def _relative(case: _Case) -> float:
     return math.sqrt(sum(entry.change.squares[1] for entry in case.changed) / before) if before else math.inf
 
 
+def _shares(case: _Case) -> tuple[float, float]:
+    """How much of its direction a change has in common with either: a change is made of what is there before."""
+    before, change, product = (sum(entry.change.squares[part] for entry in case.changed) for part in range(3))
+    after = before + 2 * product + change
+    with_first = abs(product) / math.sqrt(before * change) if before and change else 0.0
+    with_second = abs(product + change) / math.sqrt(after * change) if after > 0 and change else 0.0
+    return with_first, with_second
+
+
 def _with_guess(case: _Case, kind: Kind, sentence: str, evidence: str, wrong_if: str) -> Verdict:
     """A derived one, with the guess which came first: a change has more in common with what it is a part of."""
-    before, change, product = (sum(entry.change.squares[part] for entry in case.changed) for part in range(3))
-    with_first = abs(product) / math.sqrt(before * change) if before else 0.0
-    after = before + 2 * product + change
-    with_second = abs(product + change) / math.sqrt(after * change) if after > 0 else 0.0
+    with_first, with_second = _shares(case)
     parent, child = ("first", "second") if with_first <= with_second else ("second", "first")
     words = sentence.replace("{parent}", f"{{{parent}}}")
     return Verdict("derived", kind, f"{{{child}}} {words}", (evidence,), wrong_if, parent, guessed=True)  # type: ignore[arg-type]
