@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 # Sums in another order, on another processor, differ by so much after a few steps of training.
 RELATIVE, ABSOLUTE = 5e-3, 2e-3
 # Figures of this machine and moment; digests are of exact bytes, which the order of a sum decides.
-TIMED = ("weights_per_second", "waiting_for_batches", "bytes", "out", "command", "digest")
+TIMED = ("weights_per_second", "waiting_for_batches", "bytes", "out", "command", "digest", "file_hash", "values_hash")
 # All but the hyper-representation, whose 300 steps on so few networks turn a rounding into another model.
 REPRESENTATIONS = "standard,spectra,views"
 SPLIT = ("--split", "0.5,0.25,0.25")

@@ -18,7 +18,9 @@ ABOVE = 2.0
 FEWEST = 64
 LEVELS, RUNS = 256, (256, 128, 64, 32)
 SMALL_LEVELS = 16
-OFF_GRID = 0.02
+OFF_GRID, TELLING = 0.02, 0.25
+# A gap of so many times what rounding makes is one between levels.
+SURE = 30
 # A run has at least so many numbers more than levels.
 NARROWEST = 4
 BITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
@@ -216,16 +218,27 @@ def _on_grids(groups: Float[Tensor, "groups width"], bits: int) -> bool:
 
 
 def _on_grid(group: Float[Tensor, "width"], bits: int) -> bool:
-    heights = (group - group.min()).unique()
-    rounding = float(group.abs().max()) * 2.0**-bits
-    gaps = heights.diff()
-    gaps = gaps[gaps > 2 * rounding]
+    """Whether numbers are multiples of one step, from zero or from the lowest on, as far as rounding lets that show."""
+    distinct = group.unique()
+    return len(distinct) < 2 or any(_fits_grid(distinct, float(base), bits) for base in (0.0, distinct[0]))
+
+
+def _fits_grid(distinct: Float[Tensor, "count"], base: float, bits: int) -> bool:
+    heights, rounding = distinct - base, (distinct.abs() + abs(base)) * 2.0**-bits
+    gaps = distinct.diff()
+    gaps = gaps[gaps > SURE * torch.maximum(rounding[1:], rounding[:-1])]
     if not len(gaps):
-        return True
+        return False
     for part in (1, 2, 3):  # two neighbors may both be missing
         step = float(gaps.min()) / part
-        if heights[-1] <= (LEVELS - 0.5) * step:
-            counts = heights / step
-            if bool(((counts - counts.round()).abs() <= OFF_GRID + rounding / step).all()):
-                return True
+        for reach in (8, 64, LEVELS):  # the further numbers are, the better they tell the step
+            near = heights[heights.abs() <= reach * step]
+            counts = (near / step).round()
+            step = float((counts @ near) / (counts @ counts)) if counts.any() else step
+        allowed = OFF_GRID + rounding / step
+        telling = allowed < TELLING
+        off = (heights / step - (heights / step).round()).abs()
+        few = float(distinct[-1] - distinct[0]) <= LEVELS * step
+        if few and int(telling.sum()) >= min(SMALL_LEVELS, len(distinct)) and bool((off <= allowed)[telling].all()):
+            return True
     return False

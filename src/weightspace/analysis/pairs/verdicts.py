@@ -44,15 +44,15 @@ class Limits(NamedTuple):
         grain, uneven: below which a change is as even as white noise; see `Spectrum` and `unevenness`.
     """
 
-    kept: float = 0.30
-    apart: float = 0.12
-    grain: float = 1.15
-    uneven: float = 1.8
+    kept: float = 0.35
+    apart: float = 0.20
+    grain: float = 1.10
+    uneven: float = 2.2
 
 
 LIMITS = Limits()
 # After the units of one were matched to the other's strangers are alike too, by what matching makes of chance.
-MATCHED = LIMITS._replace(kept=0.60, apart=0.60)
+MATCHED = LIMITS._replace(kept=0.40, apart=0.70)
 
 
 class Verdict(NamedTuple):
