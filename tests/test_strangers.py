@@ -369,6 +369,17 @@ def test_rows_of_any_whole_type_are_the_same_rows(zoo_folder: Path, tmp_path: Pa
         assert sum(len(piece.table) for piece in zoo.stacks()) == len(zoo)
 
 
+@pytest.mark.parametrize("members", [["a", "b"], 5, "", None])
+def test_members_have_names(members: object, zoo_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(zoo_folder, tmp_path / "zoo"))
+    table = pd.read_parquet(folder / "models.parquet")
+    table.assign(member=[members] * len(table)).to_parquet(folder / "models.parquet", index=False)
+    with pytest.raises(InputError, match="expected names in the column member"):
+        Zoo.open(folder)
+
+
 def test_weights_that_are_not_those_of_the_table_are_refused(zoo_folder: Path, tmp_path: Path) -> None:
     import shutil
 

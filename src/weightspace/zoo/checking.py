@@ -60,9 +60,9 @@ def read_zoo_table(path: Path) -> pd.DataFrame:
         # Of 64 bits, whatever they were stored as: eight would be taken for a mask.
         table[name] = numbers.astype(np.int64)
     for name in ("member", "architecture", "shard"):
-        wrong = [value for value in table[name].unique() if not isinstance(value, str) or not value]
-        if wrong:
-            raise InputError(f"expected names in the column {name} of {path}, found {wrong[0]!r:.80}")
+        wrong = table[name][~table[name].map(lambda value: isinstance(value, str) and value != "").astype(bool)]
+        if len(wrong):
+            raise InputError(f"expected names in the column {name} of {path}, found {wrong.iloc[0]!r:.80}")
     for name in table.columns.difference([*PLACE_COLUMNS]):
         if table[name].map(lambda value: isinstance(value, np.ndarray | list | dict | tuple | bytes)).any():
             table[name] = table[name].map(str, na_action="ignore")
