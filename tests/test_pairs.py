@@ -19,6 +19,7 @@ from weightspace.analysis.pairs.changes import Twins, compare_tensors
 from weightspace.analysis.pairs.corresponding import correspond
 from weightspace.analysis.pairs.diffing import diff_networks, diff_symmetric, diff_weights
 from weightspace.analysis.pairs.traces import levels_of, spectrum_of
+from weightspace.analysis.pairs.verdicts import GUESSES_RIGHT
 from weightspace.images import ImageSet
 from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.homogeneity import trace_rescaling
@@ -111,6 +112,10 @@ EXACT: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     "pruned by nine tenths": ("pruned", lambda own: changed(own, lambda tensor: pruned(tensor, 0.9), matrices=True)),
     "int8": ("quantized", lambda own: changed(own, lambda t: quantized(t, 127, by_row=False), matrices=True)),
     "int8 by row": ("quantized", lambda own: changed(own, lambda t: quantized(t, 127, by_row=True), matrices=True)),
+    "int8 by column": (
+        "quantized",
+        lambda own: changed(own, lambda t: quantized(t.T, 127, by_row=True).T, matrices=True),
+    ),
     "int4 by row": ("quantized", lambda own: changed(own, lambda t: quantized(t, 7, by_row=True), matrices=True)),
 }
 INEXACT: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
@@ -186,6 +191,39 @@ def test_statistics_alone(base: Weights) -> None:
     first = base | {"norm.running_mean": torch.zeros(5), "norm.num_batches_tracked": torch.tensor(1)}
     second = base | {"norm.running_mean": torch.ones(5), "norm.num_batches_tracked": torch.tensor(7)}
     assert diff_weights(first, second).verdict.kind == "recalibrated"
+
+
+def test_parts_in_common_and_matrices_that_are_transposed(base: Weights) -> None:
+    here, there = {"a.w": drawn(torch.empty(5, 7))}, {"b.w": drawn(torch.empty(4, 3)), "c.w": drawn(torch.empty(2, 9))}
+    assert diff_weights(base | here, base | there).verdict.kind == "partly equal"
+    turned = {name: own.T.contiguous() if own.ndim == 2 else own for name, own in base.items()}
+    verdict = diff_weights(base, turned).verdict
+    assert verdict.kind == "equal values" and "3 matrices are transposed" in verdict.evidence
+    noisy = {name: own + 0.01 * drawn(own) for name, own in turned.items()}
+    assert diff_weights(base, noisy).verdict.relation != "equal"
+
+
+def test_the_same_numbers_in_another_order_are_no_strangers(base: Weights) -> None:
+    symmetry = trace_symmetry(architecture().build(), torch.zeros(2, 1, 8, 8))
+    moved = permute(base, symmetry, random_permutations(symmetry, torch.Generator().manual_seed(3)))
+    verdict = diff_weights(base, moved).verdict
+    assert verdict.relation == "unknown" and "another order" in verdict.sentence
+
+
+def test_training_in_half_precision_is_no_noise(base: Weights, digits: ImageSet) -> None:
+    """Small steps are lost in rounding for most numbers, and move the others by one."""
+    half = {name: own.bfloat16() for name, own in base.items()}
+    further = trained(digits, 3, 9, base)
+    moved = {name: (own + 0.03 * (further[name] - base[name])).bfloat16() for name, own in base.items()}
+    verdict = diff_weights(half, moved).verdict
+    assert verdict.kind == "fine-tuned", verdict
+
+
+def test_guesses_say_how_often_they_are_right() -> None:
+    measured = json.loads((Path(__file__).parent.parent / "docs" / "tables" / "pairs.json").read_text())
+    for name, (right, count) in measured["tested"]["parents"].items():
+        if name.endswith("(guessed)"):
+            assert math.isclose(GUESSES_RIGHT[name.removesuffix(" (guessed)")], right / count, abs_tol=0.006)
 
 
 def test_nothing_in_common_is_unknown(base: Weights) -> None:

@@ -90,6 +90,7 @@ def diff_lines(diff: Diff) -> list[str]:
     verdict = diff.verdict
     lines = [*verdict.evidence, *([str(diff.answers)] if diff.answers else []), *diff.notes]
     lines += [f"wrong if {verdict.wrong_if}"] if verdict.wrong_if else []
+    lines += [diff.guess()] if verdict.guessed else []
     kind = "" if verdict.kind == verdict.relation else f" ({verdict.kind})"
     return [*(f"  {line}" for line in lines), f"{verdict.relation}{kind}: {diff}"]
 
@@ -151,6 +152,7 @@ def render_diff(diff: Diff) -> str:
         sentence += " Below: how far the activations of both are apart." if diff.answers else ""
         figures.append(Drawn("What changed", sentence, to_svg(draw_diff(diff), "diff")))
     findings = [*verdict.evidence, *([f"It would be wrong if {verdict.wrong_if}."] if verdict.wrong_if else [])]
+    findings += [f"{diff.guess()}."] if verdict.guessed else []
     findings += [str(diff.answers)] if diff.answers else []
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     about = {

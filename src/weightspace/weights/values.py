@@ -13,6 +13,8 @@ Weights: TypeAlias = dict[str, Tensor]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
+# So many numbers are hashed at once, by an odd factor of 64 bits: products wrap around.
+HASHED, MIXING = 1 << 20, 0x1E3779B97F4A7C15
 # What batch norms count as they go.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # So many different values make no weights; rows whose lengths vary by less than this share are computed.
@@ -132,6 +134,21 @@ def is_computed(tensor: Tensor) -> bool:
     even = len(lengths) > 1 and float(lengths.std()) < EVEN * float(lengths.mean())
     half = values.shape[-1] // 2
     return even or (half > 1 and torch.equal(values[..., :half], values[..., half : 2 * half]))
+
+
+def sum_of_hashes(tensor: Tensor) -> int:
+    """A sum over hashes of all numbers, which depends neither on their order nor on which tensor they are in."""
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    if not tensor.numel():
+        return 0
+    plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    numbers = plain.contiguous().flatten().view(kinds[plain.element_size()])
+    total = 0
+    for part in numbers.split(HASHED):
+        mixed = part.to(torch.int64) * MIXING
+        mixed = (mixed ^ (mixed >> 29)) * MIXING
+        total += int((mixed ^ (mixed >> 32)).sum())
+    return total % 2**64
 
 
 def infinite_masks(weights: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.weights.files import is_index, open_weights
-from weightspace.weights.values import is_mask, natural_key
+from weightspace.weights.values import is_mask, natural_key, sum_of_hashes
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_stored
 from weightspace.zoo.importing.identifying import identify, recognize
@@ -29,7 +29,6 @@ from weightspace.zoo.importing.source import Source
 OUTLYING, LEAST_FACTOR = 6.0, 2.0
 FEWEST_PEERS = 5
 CHUNK = 1 << 20
-MIXING = 0x1E3779B97F4A7C15  # odd, and within a signed number of 64 bits; products wrap around
 
 
 @dataclass
@@ -222,7 +221,7 @@ def _read_tensors(
             hasher.update(f"{name} {dtype} {list(tensor.shape)}".encode())
         for part in _bytes_of(tensor).split(CHUNK):
             digest.update(part.numpy().data)
-        hashes = _sum_of_hashes(tensor)
+        hashes = sum_of_hashes(tensor)
         unordered.update(hashes.to_bytes(8, "little"))
         if tensor.is_floating_point() and tensor.numel() and name not in aliases and not is_mask(tensor):
             sizes[name] = _look_at(checkpoint, name, tensor)
@@ -269,21 +268,6 @@ def _count_repeated(rows: Tensor, zeros: Tensor) -> int:
         if not zero
     }
     return kept - len(digests)
-
-
-def _sum_of_hashes(tensor: Tensor) -> int:
-    """A sum over hashes of all numbers, which depends neither on their order nor on which tensor they are in."""
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    if not tensor.numel():
-        return 0
-    plain = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    numbers = plain.contiguous().flatten().view(kinds[plain.element_size()])
-    total = 0
-    for part in numbers.split(CHUNK):
-        mixed = part.to(torch.int64) * MIXING
-        mixed = (mixed ^ (mixed >> 29)) * MIXING
-        total += int((mixed ^ (mixed >> 32)).sum())
-    return total % 2**64
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

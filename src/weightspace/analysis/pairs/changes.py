@@ -5,7 +5,6 @@ Tensors are read piece by piece and each number once, so that checkpoints may be
 
 import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -136,23 +135,10 @@ def compare_tensors(
 
 
 def _pieces(first: Mapping[str, Tensor], second: Mapping[str, Tensor], twins: Twins) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both tensors piece by piece; while one piece is worked on, the next is read."""
-
-    def read(start: int) -> tuple[Tensor, Tensor]:
+    """Both tensors piece by piece."""
+    for start in range(0, twins.numbers, PIECE):
         stop = min(start + PIECE, twins.numbers)
-        return numbers_of(first, twins.name, start, stop), numbers_of(second, twins.counterpart, start, stop)
-
-    starts = range(0, twins.numbers, PIECE)
-    if len(starts) < 2:
-        yield from map(read, starts)
-        return
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, starts[0])
-        for start in (*starts[1:], None):
-            pieces = ahead.result()
-            if start is not None:
-                ahead = reader.submit(read, start)
-            yield pieces
+        yield numbers_of(first, twins.name, start, stop), numbers_of(second, twins.counterpart, start, stop)
 
 
 class _Sums:

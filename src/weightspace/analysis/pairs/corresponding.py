@@ -10,6 +10,7 @@ from weightspace.weights.values import shapes_of
 
 # So many parts are taken off the front of a name: `model.text.encoder.layer.0` is `layer.0`.
 DEEPEST = 3
+TRANSPOSED = "transposed"
 
 
 class Misshapen(NamedTuple):
@@ -28,6 +29,11 @@ class Misshapen(NamedTuple):
     second: tuple[int, ...]
     how: str
     axis: int | None = None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether one may be the other with its two axes exchanged."""
+        return self.how == TRANSPOSED
 
 
 class Correspondence(NamedTuple):
@@ -128,6 +134,6 @@ def _misshapen(name: str, counterpart: str, first: tuple[int, ...], second: tupl
             longer = "longer" if second[axis] > first[axis] else "shorter"
             how = f"{longer} along axis {axis}: {first[axis]:,} -> {second[axis]:,}"
             return Misshapen(name, counterpart, first, second, how, axis)
-        if first == second[::-1]:
-            return Misshapen(name, counterpart, first, second, "transposed")
+        if len(first) == 2 and first == second[::-1]:
+            return Misshapen(name, counterpart, first, second, TRANSPOSED)
     return Misshapen(name, counterpart, first, second, f"another shape: {list(first)} -> {list(second)}")

@@ -2,6 +2,7 @@
 
 import filecmp
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -21,12 +22,14 @@ from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.responses.config import AskConfig
 from weightspace.weights.files import StoredWeights, meta_of
+from weightspace.weights.values import sum_of_hashes
 from weightspace.zoo.addressing import architecture_of, is_file, network_files, open_file, open_network
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_stored, fits
 
 # Of what misshapen tensors share, so many entries along the longer axis are compared.
-SHARED = 256
+SHARED, TOGETHER = 256, 2
+SAME_LENGTH = 1e-4
 # Kinds that a symmetry of the architecture may lie behind.
 STRANGE = ("independent", "unknown", "fine-tuned", "noised")
 
@@ -82,15 +85,24 @@ def diff_weights(
     )
     correspondence = correspond(here, there)
     pairs = [_twins(here, there, name, counterpart) for name, counterpart in correspondence.names.items()]
+
+    def look(pair: Twins) -> Traces:
+        return trace(compare_tensors(first, second, pair, rows=rows))
+
     traces = []
-    with progress_bar("comparing", sum(pair.numbers for pair in pairs), shown=shown) as advance:
-        for pair in pairs:
-            traces.append(trace(compare_tensors(first, second, pair, rows=rows)))
+    numbers = sum(pair.numbers for pair in pairs)
+    # Two at a time: while one tensor is read, another is worked on.
+    with progress_bar("comparing", numbers, shown=shown) as advance, ThreadPoolExecutor(TOGETHER) as pool:
+        for pair, traced in zip(pairs, pool.map(look, pairs), strict=True):
+            traces.append(traced)
             advance(pair.numbers)
     slices = _slices(first, second, correspondence)
     ordered = [weights.ordered if isinstance(weights, StoredWeights) else True for weights in (first, second)]
     heads = heads_of(here, ordered=ordered[0]) | heads_of(there, ordered=ordered[1])
     verdict = decide(correspondence, traces, slices, heads, limits)
+    if verdict.relation == "independent" and _reordered(first, second, traces):
+        sentence = "{first} and {second} hold the same numbers in another order"
+        verdict = Verdict("unknown", "unknown", sentence, ("--architecture would tell whether it is a symmetry",))
     return Seen(verdict, correspondence, traces, slices, heads)
 
 
@@ -100,6 +112,15 @@ def _twins(first: Mapping[str, Tensor], second: Mapping[str, Tensor], name: str,
     return Twins(name, counterpart, tuple(one.shape), tuple(kinds))  # type: ignore[arg-type] # of two
 
 
+def _reordered(first: Mapping[str, Tensor], second: Mapping[str, Tensor], traces: Sequence[Traces]) -> bool:
+    """Whether every tensor holds the same numbers, in whatever order; asked only of those of one length."""
+    return all(abs(entry.change.scale - 1) < SAME_LENGTH for entry in traces if not entry.aside) and all(
+        sum_of_hashes(first[entry.change.twins.name]) == sum_of_hashes(second[entry.change.twins.counterpart])
+        for entry in traces
+        if not entry.change.equal
+    )
+
+
 def heads_of(weights: Mapping[str, Tensor], *, ordered: bool) -> frozenset[str]:
     """Matrices that may be a network's last: the last one, or in a file that has no order of layers any."""
     matrices = [name for name, tensor in weights.items() if tensor.is_floating_point() and tensor.ndim == 2]
@@ -107,16 +128,19 @@ def heads_of(weights: Mapping[str, Tensor], *, ordered: bool) -> frozenset[str]:
 
 
 def _slices(first: Mapping[str, Tensor], second: Mapping[str, Tensor], correspondence: Correspondence) -> list[Traces]:
-    """Traces of what misshapen tensors of one longer axis have in common, or of the start of it."""
+    """Traces of what misshapen tensors have in common: all, if one is the other transposed; of one longer axis the
+    start.
+    """
     slices = []
     for entry in correspondence.misshapen:
-        if entry.axis is None:
+        one, two = first[entry.name], second[entry.counterpart]
+        if entry.transposed:
+            two = two.T.contiguous()
+        elif entry.axis is not None:
+            count = min(entry.first[entry.axis], entry.second[entry.axis], SHARED)
+            one, two = (tensor.narrow(entry.axis, 0, count).clone() for tensor in (one, two))
+        else:
             continue
-        count = min(entry.first[entry.axis], entry.second[entry.axis], SHARED)
-        one, two = (
-            weights[name].narrow(entry.axis, 0, count).clone()
-            for weights, name in ((first, entry.name), (second, entry.counterpart))
-        )
         parts = {entry.name: one}, {entry.counterpart: two}
         slices.append(trace(compare_tensors(*parts, _twins(*parts, entry.name, entry.counterpart))))
     return slices
@@ -148,6 +172,10 @@ class Diff(NamedTuple):
     def __str__(self) -> str:
         """The verdict in a sentence."""
         return self.verdict.sentence.format(first=self.first, second=self.second)
+
+    def guess(self) -> str:
+        """Which came first, where that is a guess; see `Verdict.guess`."""
+        return self.verdict.guess().format(first=self.first, second=self.second)
 
     def is_expected(self, expected: str) -> bool:
         """Whether the verdict is of a relation, or of a kind."""

@@ -16,7 +16,7 @@ ROUNDED = 0.29
 ABOVE = 2.0
 # Fewer entries tell nothing of a grid or of noise.
 FEWEST = 64
-LEVELS, RUNS = 256, (256, 128, 64, 32)
+LEVELS, RUNS = 256, (256, 128, 64, 32, 16)
 SMALL_LEVELS = 16
 OFF_GRID, TELLING = 0.02, 0.25
 # A gap of so many times what rounding makes is one between levels.
@@ -180,14 +180,14 @@ def unevenness(change: Float[Tensor, "rows run"]) -> float:
 def levels_of(values: Float[Tensor, "rows run"]) -> int:
     """On how many levels numbers lie, as quantised ones do: 16 or 256; 0 if on none that can be told.
 
-    A scale may belong to the tensor, to a row, or to 32, 64, 128 or 256 numbers side by side; of shorter rows than 16
-    nobody can tell.
+    A scale may belong to the tensor, to a row, to a column, or to 16 to 256 numbers side by side; of shorter rows than
+    16 nobody can tell.
     """
     if values.numel() < FEWEST:
         return 0
     bits, whole = bits_of(values), values.flatten()
     widths = [values.shape[1], *(run for run in RUNS if run < values.shape[1])]
-    grouped = [values[:, : values.shape[1] // width * width].reshape(-1, width) for width in widths]
+    grouped = [values[:, : values.shape[1] // width * width].reshape(-1, width) for width in widths] + [values.T]
     if any(_few_in_each(groups) for groups in grouped):
         return SMALL_LEVELS
     few = 4 * LEVELS
