@@ -219,6 +219,65 @@ def test_training_in_half_precision_is_no_noise(base: Weights, digits: ImageSet)
     assert verdict.kind == "fine-tuned", verdict
 
 
+def test_strangers_stay_strangers_whatever_they_share_that_is_small() -> None:
+    """Empty tensors, a fixed filter, vectors alone, a broken matrix: none makes relatives."""
+    for number in range(5):
+        one, two = ({"w": drawn(torch.empty(32, 32), 10 * number + own)} for own in (1, 2))
+        filters = {"blur": drawn(torch.empty(4, 9), 999)}
+        assert (
+            diff_weights({"e": torch.zeros(0, 4)} | one, {"e": torch.zeros(0, 4)} | two).verdict.kind == "independent"
+        )
+        assert diff_weights(filters | one, filters | two).verdict.kind == "independent"
+        vectors = [{"v": drawn(torch.empty(100), 10 * number + own)} for own in (1, 2)]
+        assert diff_weights(*vectors).verdict.kind == "unknown"
+    frozen = {"embedding": drawn(torch.empty(100, 32), 999)}
+    assert diff_weights(frozen | one, frozen | two).verdict.kind == "partly equal"
+
+
+def test_pruned_and_changed_after_that(base: Weights) -> None:
+    dense = {name: own.clone() for name, own in base.items()}
+    for share in (0.5, 0.9):
+        thin = changed(dense, lambda tensor, share=share: pruned(tensor, share), matrices=True)
+        for second in (
+            changed(thin, lambda t: t.bfloat16().float()),
+            changed(thin, lambda t: t * (1 + 0.1 * drawn(t))),
+        ):
+            verdict = diff_weights(dense, second).verdict
+            assert (verdict.kind, verdict.parent) == ("pruned", "first"), verdict
+    rows = {
+        name: own * (torch.arange(len(own)) % 10 == 0)[:, None] if own.ndim == 2 else own for name, own in base.items()
+    }
+    assert diff_weights(base, rows).verdict.kind == "pruned"
+
+
+def test_broken_numbers_change_no_verdict(base: Weights) -> None:
+    broken = base | {"module_list.1.weight": torch.full_like(base["module_list.1.weight"], torch.nan)}
+    verdict = diff_weights(base, broken).verdict
+    assert verdict.relation == "unknown" and "module_list.1.weight" in verdict.sentence
+    noisy = changed(broken, lambda tensor: tensor + 0.1 * tensor.nan_to_num(0).std() * drawn(tensor))
+    verdict = diff_weights(base, noisy).verdict
+    assert verdict.kind == "noised" and "NaN" in verdict.evidence[-1]
+    between = place_between(base, broken, base | {"module_list.5.bias": base["module_list.5.bias"] + 1})
+    assert between is None or not between.averaged
+
+
+def test_what_is_beyond_its_parents_is_no_average(base: Weights, stranger: Weights) -> None:
+    beyond = {name: own + 1.5 * (stranger[name] - own) for name, own in base.items()}
+    between = place_between(base, stranger, beyond)
+    assert between is not None and not between.averaged and abs(between.share - 1.5) < 1e-3
+    layers = {name: stranger[name] if ".3." in name else own for name, own in base.items()}
+    mixed = place_between(base, stranger, layers)
+    assert mixed is not None and mixed.mixed and not mixed.averaged
+
+
+def test_small_numbers_are_compared_as_others_are(base: Weights) -> None:
+    tiny = {name: own.double() * 1e-25 for name, own in base.items()}
+    tiny = {name: own.float() for name, own in tiny.items()}
+    noisy = {name: own + 0.1 * own.std() * drawn(own) for name, own in tiny.items()}
+    seen = diff_weights(tiny, noisy)
+    assert seen.verdict.kind == "noised" and all(0 < entry.change.relative < 1 for entry in seen.traces)
+
+
 def test_guesses_say_how_often_they_are_right() -> None:
     measured = json.loads((Path(__file__).parent.parent / "docs" / "tables" / "pairs.json").read_text())
     for name, (right, count) in measured["tested"]["parents"].items():
@@ -305,6 +364,9 @@ def test_ranks_and_levels_of_what_is_known() -> None:
 def test_names_meet_behind_prefixes_and_shapes_are_compared() -> None:
     one = {"encoder.a": torch.zeros(3, 2), "encoder.b": torch.zeros(4), "head.w": torch.zeros(2, 5)}
     two = {"model.vit.a": torch.zeros(3, 2), "model.vit.b": torch.zeros(6), "other": torch.zeros(1)}
+    assert correspond(
+        {"a": one["head.w"], "b.c": torch.zeros(1)}, {"a": one["head.w"], "b.x.c": torch.zeros(1)}
+    ).complete
     found = correspond(one, two)
     assert found.names == {"encoder.a": "model.vit.a"} and found.only_first == ["head.w"]
     assert found.misshapen[0].how == "longer along axis 0: 4 -> 6" and found.only_second == ["other"]

@@ -144,7 +144,7 @@ def render_diff(diff: Diff) -> str:
     """Two checkpoints side by side, as one self-contained page of at most 1,000 rows a table."""
     verdict = diff.verdict
     figures = []
-    if any(not entry.change.equal for entry in diff.seen.traces):
+    if any(not entry.change.equal and not entry.aside for entry in diff.seen.traces):
         sentence = (
             "Every tensor that may have been learned, in the order of the first. Red: rows at the same places have "
             "nothing in common any more."

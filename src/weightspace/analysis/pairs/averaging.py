@@ -20,19 +20,24 @@ class Between(NamedTuple):
 
     Attributes:
         share: of the second parent; 0 is the first, 1 the second.
-        low, high: the same of single tensors: averages by layer have others.
+        shares: the same of every tensor in which the parents differ: averages by layer have others.
         beside: length of what is beside the line, each tensor at its own share, over that of the change.
     """
 
     share: float
-    low: float
-    high: float
+    shares: tuple[float, ...]
     beside: float
 
     @property
     def averaged(self) -> bool:
-        """Whether it is an average of the two, and not one of them."""
-        return self.beside < BESIDE and (abs(self.share) > BESIDE and abs(1 - self.share) > BESIDE)
+        """Whether it is an average of the two, and not one of them, nor beyond them."""
+        return self.beside < BESIDE and BESIDE < self.share < 1 - BESIDE and not self.mixed
+
+    @property
+    def mixed(self) -> bool:
+        """Whether every tensor is one parent's or the other's."""
+        ends = [min(abs(share), abs(1 - share)) for share in self.shares]
+        return self.beside < BESIDE and max(ends) < BESIDE and max(self.shares) - min(self.shares) > 0.5
 
 
 def place_between(
@@ -59,14 +64,16 @@ def place_between(
         and not is_statistic(name)
     ]
     sums = {name: _sums(first, second, middle, name, metas[0][name].numel()) for name in names}
+    # What is broken, in any of the three, says nothing.
+    sums = {name: part for name, part in sums.items() if all(map(math.isfinite, part))}
     along, across, moved = (sum(part[place] for part in sums.values()) for place in range(3))
     if not along or not moved:
         return None
     shares = {name: part[1] / part[0] for name, part in sums.items() if part[0]}
     left = sum(part[2] - part[1] ** 2 / part[0] if part[0] else part[2] for part in sums.values())
     # A tensor that hardly differs between the parents has any share.
-    telling = [share for name, share in shares.items() if sums[name][0] > along / (10 * len(sums))]
-    return Between(across / along, min(telling), max(telling), math.sqrt(max(0.0, left) / moved))
+    telling = tuple(share for name, share in shares.items() if sums[name][0] > along / (10 * len(sums)))
+    return Between(across / along, telling, math.sqrt(max(0.0, left) / moved))
 
 
 def _sums(

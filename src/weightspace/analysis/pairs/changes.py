@@ -22,6 +22,7 @@ ROWS, RUN = 128, 256
 # Types that numbers may have been rounded to and stored in a larger one again.
 COARSE = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 FEW = 64
+SMALLEST = 1e-30
 
 
 class Twins(NamedTuple):
@@ -169,6 +170,10 @@ class _Sums:
         """A block of each, in single or double precision."""
         change = second - first
         sums = [float(torch.dot(*pair)) for pair in ((first, first), (change, change), (first, change))]
+        if first.dtype == torch.float32 and min(sums[:2]) < SMALLEST and bool(change.any()):
+            # Squares of very small numbers are lost in single precision.
+            self.add(first.double(), second.double())
+            return
         if not all(map(math.isfinite, sums)):
             first, second, change, sums = self._without_broken(first, second)
         self.numbers += len(first)
@@ -176,7 +181,7 @@ class _Sums:
         one, two, moved = first.numpy(), second.numpy(), change.numpy() != 0
         counted = int(np.count_nonzero(moved))
         self.changed += counted
-        self.flips += int(np.count_nonzero(one * two < 0))
+        self.flips += int(np.count_nonzero((np.signbit(one) != np.signbit(two)) & (one != 0) & (two != 0)))
         for which, values in enumerate((one, two)):
             self.zeros[which] += int(np.count_nonzero(values == 0))
             if not self.kept[which]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from weightspace.weights.values import shapes_of
 
 # So many parts are taken off the front of a name: `model.text.encoder.layer.0` is `layer.0`.
-DEEPEST = 3
+DEEPEST, PASSES = 3, 3
 TRANSPOSED = "transposed"
 
 
@@ -62,7 +62,8 @@ def correspond(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Cor
     """Find the counterpart of every tensor.
 
     Names are compared as they are, else without up to three parts in front of them, on either side, whichever lets
-    most tensors have a counterpart. Where no names meet, tensors of the same shapes in the same order correspond.
+    most tensors have a counterpart; those that are left over once more. Where no names meet, tensors of the same shapes
+    in the same order correspond.
 
     Args:
         first, second: tensors by name, on any device; `meta` is enough.
@@ -72,14 +73,17 @@ def correspond(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Cor
         >>> correspond(one, two).names
         {'fc.weight': 'model.fc.weight'}
     """
-    here, there = _best_prefixes(first, second)
-    theirs = {name.removeprefix(there): name for name in second if name.startswith(there)}
-    pairs = {
-        name: theirs[name.removeprefix(here)]
-        for name in first
-        if name.startswith(here) and name.removeprefix(here) in theirs
-    }
-    how = _prefixes_in_words(here, there) if pairs else ""
+    pairs: dict[str, str] = {}
+    notes = []
+    for _ in range(PASSES):  # what was wrapped in part has other names there alone
+        met = set(pairs.values())
+        left, right = [name for name in first if name not in pairs], [name for name in second if name not in met]
+        here, there = _best_prefixes(left, right)
+        theirs = {name.removeprefix(there): name for name in right if name.startswith(there)}
+        more = {name: theirs.get(name.removeprefix(here), "") for name in left if name.startswith(here)}
+        pairs |= {name: counterpart for name, counterpart in more.items() if counterpart}
+        notes += [_prefixes_in_words(here, there)] if any(more.values()) else []
+    how = "; ".join(filter(None, notes))
     if not pairs and list(shapes_of(first).values()) == list(shapes_of(second).values()):
         pairs = dict(zip(first, second, strict=True))
         how = "no names are equal: tensors of the same shapes in the same order were compared"

@@ -4,7 +4,7 @@ import filecmp
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -14,9 +14,10 @@ from weightspace.analysis.pairs.answering import Answers, compare_answers
 from weightspace.analysis.pairs.averaging import BESIDE, Between, place_between
 from weightspace.analysis.pairs.changes import ROWS, Twins, compare_tensors
 from weightspace.analysis.pairs.corresponding import Correspondence, correspond
+from weightspace.analysis.pairs.judging import decide
 from weightspace.analysis.pairs.symmetric import bring_together
 from weightspace.analysis.pairs.traces import Traces, trace
-from weightspace.analysis.pairs.verdicts import LIMITS, MATCHED, Kind, Limits, Relation, Verdict, decide
+from weightspace.analysis.pairs.verdicts import LIMITS, MATCHED, Kind, Limits, Relation, Verdict
 from weightspace.corpus.asking import cannot_run
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
@@ -219,6 +220,7 @@ def diff_networks(
         InputError: no such network, or a folder of several.
     """
     config = config or DiffConfig()
+    other = fit_stored(open_either(config.other_parent), given) if config.other_parent else None
     if _same_files(first, second):
         verdict = Verdict("equal", "equal bytes", "{first} and {second} are equal byte for byte")
         return Diff(first, second, Seen(verdict, Correspondence({}, [], [], [])))
@@ -228,10 +230,13 @@ def diff_networks(
     if known is not None and seen.correspondence.complete and seen.verdict.kind in STRANGE:
         seen = diff_symmetric(one, two, known, seen)
     between = None
-    if config.other_parent:
-        between = place_between(one, fit_stored(open_either(config.other_parent), given), two)
-        if between is not None and between.averaged and seen.verdict.relation != "equal":
-            seen = seen._replace(verdict=_averaged(between, config.other_parent))
+    if other is not None:
+        between = place_between(one, other, two)
+        swapped = place_between(two, other, one)
+        if seen.verdict.relation != "equal":
+            made = _averaged(between, "first", config.other_parent)
+            made = made or _averaged(swapped, "second", config.other_parent)
+            seen = seen._replace(verdict=made or seen.verdict)
     answers, notes = _asked(one, two, known, config, ask)
     return Diff(first, second, seen, between, answers, notes)
 
@@ -243,17 +248,23 @@ def require_verdict(expected: str) -> None:
         raise InputError(f"expected a verdict among {', '.join(dict.fromkeys(words))}, found '{expected}'")
 
 
-def _averaged(between: Between, other: str) -> Verdict:
-    share = f"{between.share:.0%}"
-    if between.high - between.low > BESIDE:
-        share = f"{between.low:.0%} to {between.high:.0%}, by tensor,"
+def _averaged(between: Between | None, parent: Literal["first", "second"], other: str) -> Verdict | None:
+    """The verdict where one is made of its parent and another; None where it is not."""
+    if between is None or not (between.averaged or between.mixed):
+        return None
+    child = {"first": "second", "second": "first"}[parent]
+    low, high = min(between.shares), max(between.shares)
+    share = f"{between.share:.0%}" if high - low < BESIDE else f"{low:.0%} to {high:.0%}, by tensor,"
+    made = f"an average: {share} of {_plain(other)}, the rest of {{{parent}}}"
+    if between.mixed:
+        made = f"made of tensors of {{{parent}}} and of {_plain(other)}"
     return Verdict(
         "derived",
         "averaged",
-        f"{{second}} is an average: {share} of {_plain(other)}, the rest of {{first}}",
+        f"{{{child}}} is {made}",
         (f"{between.beside:.2g} of the change is beside the line between them",),
         "it was trained from one towards the other, in a straight line",
-        "first",
+        parent,
     )
 
 
@@ -283,17 +294,23 @@ def diff_symmetric(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], architecture: Architecture, direct: Seen
 ) -> Seen:
     """What two networks are to each other once the symmetry of their architecture is accounted for; else `direct`."""
-    derived: Seen | None = None
+    derived: list[Seen] = []
     for brought in bring_together(first, second, symmetry_of(architecture), architecture):
         seen = diff_weights(brought.first, brought.second, limits=MATCHED)
         if all(entry.change.relative <= brought.rounding for entry in seen.traces):
             sentence = f"{{second}} is {{first}} up to a symmetry: the same with {brought.how}"
             evidence = "all numbers are then equal" + (", up to rounding" if brought.rounding else "")
             return seen._replace(verdict=Verdict("equal", "equal up to symmetry", sentence, (evidence,)))
-        if derived is None and seen.verdict.relation == "derived" and direct.verdict.relation != "derived":
+        if seen.verdict.relation == "derived" and direct.verdict.relation != "derived":
             sentence = f"{seen.verdict.sentence}, with {brought.how}"
-            derived = seen._replace(verdict=seen.verdict._replace(sentence=sentence))
-    return derived or direct
+            derived.append(seen._replace(verdict=seen.verdict._replace(sentence=sentence)))
+    return min(derived, key=_moved, default=direct)
+
+
+def _moved(seen: Seen) -> float:
+    """How far weights moved, relative to their size."""
+    before, change, _ = (sum(entry.change.squares[part] for entry in seen.traces) for part in range(3))
+    return change / before if before else 0.0
 
 
 def _known(

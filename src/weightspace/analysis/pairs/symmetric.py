@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from weightspace.errors import InputError
@@ -52,7 +53,8 @@ def bring_together(
         one, two = settle(one, rescalings), settle(two, rescalings)
         two = match(two, one, symmetry) if symmetry.groups else two
         kinds = " and ".join(f"{rescaling.kind}s" for rescaling in rescalings)
-        yield Brought(one, two, f"the {kinds} of units settled, and their order", ROUNDING)
+        kept = max(torch.finfo(own.dtype).eps for own in (*first.values(), *second.values()) if own.is_floating_point())
+        yield Brought(one, two, f"the {kinds} of units settled, and their order", max(ROUNDING, kept))
 
 
 def match(weights: Weights, reference: Weights, symmetry: Symmetry) -> Weights:

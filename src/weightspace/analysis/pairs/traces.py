@@ -21,6 +21,8 @@ SMALL_LEVELS = 16
 OFF_GRID, TELLING = 0.02, 0.25
 # A gap of so many times what rounding makes is one between levels.
 SURE = 30
+# Of groups this share lies on grids, which the first few tell of most tensors; at least so many numbers of each tell.
+MOST, TRIED, TELLERS = 0.9, 4, 8
 # A run has at least so many numbers more than levels.
 NARROWEST = 4
 BITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
@@ -125,6 +127,7 @@ def compare_places(first: Float[Tensor, "rows run"], second: Float[Tensor, "rows
     Networks that were trained apart have their units in any order: the null hypothesis is that any other pairing of
     rows would be as good.
     """
+    first, second = (values / values.square().mean().sqrt().clamp_min(1e-300) for values in (first, second))
     if len(first) == 1:
         one, other = (values.flatten() - values.mean() for values in (first, second))
         size = float(one.norm() * other.norm())
@@ -191,7 +194,7 @@ def levels_of(values: Float[Tensor, "rows run"]) -> int:
     if any(_few_in_each(groups) for groups in grouped):
         return SMALL_LEVELS
     few = 4 * LEVELS
-    if len(whole) >= few and len(whole[:few].unique()) <= LEVELS and len(whole.unique()) <= LEVELS:
+    if int((whole != 0).sum()) >= few and len(whole[:few].unique()) <= LEVELS and len(whole.unique()) <= LEVELS:
         return LEVELS
     on_grids = any(groups.shape[1] >= SMALL_LEVELS and _on_grids(groups, bits) for groups in grouped)
     return LEVELS if on_grids or (_on_grid(whole[:few], bits) and _on_grid(whole, bits)) else 0
@@ -201,7 +204,14 @@ def _few_in_each(groups: Float[Tensor, "groups width"]) -> bool:
     """Whether no group of numbers has more than 16 different ones; most tensors are told by their first."""
     if groups.shape[1] < NARROWEST + SMALL_LEVELS:
         return False
-    return len(groups[0].unique()) <= SMALL_LEVELS and all(len(group.unique()) <= SMALL_LEVELS for group in groups)
+    return _few_in(groups[0]) and all(map(_few_in, groups))
+
+
+def _few_in(group: Float[Tensor, "width"]) -> bool:
+    """Whether numbers repeat as few levels make them; zeros apart, of which pruned rows have many."""
+    numbers = group[group != 0]
+    distinct = len(numbers.unique())
+    return distinct <= SMALL_LEVELS and len(numbers) >= distinct + NARROWEST
 
 
 def bits_of(values: Tensor) -> int:
@@ -213,14 +223,19 @@ def bits_of(values: Tensor) -> int:
 
 
 def _on_grids(groups: Float[Tensor, "groups width"], bits: int) -> bool:
-    """Whether the numbers of every group are multiples of one step, at most 255 from end to end."""
-    return _on_grid(groups[0], bits) and all(_on_grid(group, bits) for group in groups)
+    """Whether the numbers of nearly every group are multiples of one step, at most 255 from end to end."""
+    first = [_on_grid(group, bits) for group in groups[:TRIED]]
+    if sum(first) < MOST * len(first):
+        return False
+    return sum(first) + sum(_on_grid(group, bits) for group in groups[TRIED:]) >= MOST * len(groups)
 
 
 def _on_grid(group: Float[Tensor, "width"], bits: int) -> bool:
     """Whether numbers are multiples of one step, from zero or from the lowest on, as far as rounding lets that show."""
     distinct = group.unique()
-    return len(distinct) < 2 or any(_fits_grid(distinct, float(base), bits) for base in (0.0, distinct[0]))
+    return len(distinct) < 2 or (
+        len(distinct) >= TELLERS and any(_fits_grid(distinct, float(base), bits) for base in (0.0, distinct[0]))
+    )
 
 
 def _fits_grid(distinct: Float[Tensor, "count"], base: float, bits: int) -> bool:
@@ -239,6 +254,6 @@ def _fits_grid(distinct: Float[Tensor, "count"], base: float, bits: int) -> bool
         telling = allowed < TELLING
         off = (heights / step - (heights / step).round()).abs()
         few = float(distinct[-1] - distinct[0]) <= LEVELS * step
-        if few and int(telling.sum()) >= min(SMALL_LEVELS, len(distinct)) and bool((off <= allowed)[telling].all()):
+        if few and int(telling.sum()) >= TELLERS and bool((off <= allowed)[telling].all()):
             return True
     return False
