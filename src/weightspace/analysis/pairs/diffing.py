@@ -220,7 +220,7 @@ def diff_networks(
         InputError: no such network, or a folder of several.
     """
     config = config or DiffConfig()
-    other = fit_stored(open_either(config.other_parent), given) if config.other_parent else None
+    third = fit_stored(open_either(config.other_parent), given) if config.other_parent else None
     if _same_files(first, second):
         verdict = Verdict("equal", "equal bytes", "{first} and {second} are equal byte for byte")
         return Diff(first, second, Seen(verdict, Correspondence({}, [], [], [])))
@@ -230,13 +230,13 @@ def diff_networks(
     if known is not None and seen.correspondence.complete and seen.verdict.kind in STRANGE:
         seen = diff_symmetric(one, two, known, seen)
     between = None
-    if other is not None:
-        between = place_between(one, other, two)
-        swapped = place_between(two, other, one)
+    if third is not None:
+        between = place_between(one, third, two)
+        swapped = place_between(two, third, one)
         if seen.verdict.relation != "equal":
-            made = _averaged(between, "first", config.other_parent)
-            made = made or _averaged(swapped, "second", config.other_parent)
-            seen = seen._replace(verdict=made or seen.verdict)
+            average = _averaged(between, "first", config.other_parent)
+            average = average or _averaged(swapped, "second", config.other_parent)
+            seen = seen._replace(verdict=average or seen.verdict)
     answers, notes = _asked(one, two, known, config, ask)
     return Diff(first, second, seen, between, answers, notes)
 
@@ -248,20 +248,20 @@ def require_verdict(expected: str) -> None:
         raise InputError(f"expected a verdict among {', '.join(dict.fromkeys(words))}, found '{expected}'")
 
 
-def _averaged(between: Between | None, parent: Literal["first", "second"], other: str) -> Verdict | None:
+def _averaged(between: Between | None, parent: Literal["first", "second"], third: str) -> Verdict | None:
     """The verdict where one is made of its parent and another; None where it is not."""
     if between is None or not (between.averaged or between.mixed):
         return None
     child = {"first": "second", "second": "first"}[parent]
     low, high = min(between.shares), max(between.shares)
     share = f"{between.share:.0%}" if high - low < BESIDE else f"{low:.0%} to {high:.0%}, by tensor,"
-    made = f"an average: {share} of {_plain(other)}, the rest of {{{parent}}}"
+    how = f"an average: {share} of {_plain(third)}, the rest of {{{parent}}}"
     if between.mixed:
-        made = f"made of tensors of {{{parent}}} and of {_plain(other)}"
+        how = f"made of tensors of {{{parent}}} and of {_plain(third)}"
     return Verdict(
         "derived",
         "averaged",
-        f"{{{child}}} is {made}",
+        f"{{{child}}} is {how}",
         (f"{between.beside:.2g} of the change is beside the line between them",),
         "it was trained from one towards the other, in a straight line",
         parent,
