@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -237,7 +238,7 @@ def test_strangers_stay_strangers_whatever_they_share_that_is_small() -> None:
 def test_pruned_and_changed_after_that(base: Weights) -> None:
     dense = {name: own.clone() for name, own in base.items()}
     for share in (0.5, 0.9):
-        thin = changed(dense, lambda tensor, share=share: pruned(tensor, share), matrices=True)
+        thin = changed(dense, partial(pruned, share=share), matrices=True)
         for second in (
             changed(thin, lambda t: t.bfloat16().float()),
             changed(thin, lambda t: t * (1 + 0.1 * drawn(t))),
