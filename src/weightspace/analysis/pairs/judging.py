@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from weightspace.analysis.pairs.corresponding import Correspondence
 from weightspace.analysis.pairs.traces import Traces
@@ -218,66 +218,60 @@ def _head_replaced(case: _Case) -> Verdict | None:
     )
 
 
+class _Way(NamedTuple):
+    """Which one would have been made of which: the place of the child, and what the parent is called."""
+
+    child: int
+    parent: Literal["first", "second"]
+
+    def made(self, kind: Kind, how: str, evidence: str, wrong_if: str) -> Verdict:
+        """The child is the parent, `how`."""
+        sentence = f"{{{('first', 'second')[self.child]}}} is {{{self.parent}}} {how}"
+        return Verdict("derived", kind, sentence, (evidence,), wrong_if, self.parent)
+
+
+WAYS = (_Way(1, "first"), _Way(0, "second"))
+
+
 def _exact(case: _Case) -> Verdict | None:
     """Rounded to another type, or pruned: both leave no other trace."""
     if not case.changed or not case.correspondence.complete:
         return None
     changes = [entry.change for entry in case.changed]
-    for back, parent, words in ((False, "first", ("{second}", "{first}")), (True, "second", ("{first}", "{second}"))):
-        if all(change.rounded and change.rounded_back == back for change in changes):
-            types = sorted({change.rounded for change in changes})
-            return Verdict(
-                "derived",
-                "rounded",
-                f"{words[0]} is {words[1]} rounded to {' and '.join(types)}",
-                ("every number is the other's rounded to the nearest of that type",),
-                "",
-                parent,  # type: ignore[arg-type] # one of two words
-            )
-        if all(change.pruned == (-1 if back else 1) for change in changes):
-            zeros = [change.zeros[0 if back else 1] for change in changes]
-            return Verdict(
-                "derived",
-                "pruned",
-                f"{words[0]} is {words[1]} pruned: {max(zeros):.0%} of the numbers of its sparsest tensor are zero",
-                (f"all numbers that differ, in {len(changes)} tensors, are zero in one and not in the other",),
-                "zeros were filled in",
-                parent,  # type: ignore[arg-type] # one of two words
-            )
+    for way in WAYS:
+        if all(change.rounded and change.rounded_back == (way.child == 0) for change in changes):
+            types = " and ".join(sorted({change.rounded for change in changes}))
+            seen = "every number is the other's rounded to the nearest of that type"
+            return way.made("rounded", f"rounded to {types}", seen, "")
+        if all(change.pruned == (1 if way.child else -1) for change in changes):
+            zeros = max(change.zeros[way.child] for change in changes)
+            how = f"pruned: {zeros:.0%} of the numbers of its sparsest tensor are zero"
+            seen = f"all numbers that differ, in {len(changes)} tensors, are zero in one and not in the other"
+            return way.made("pruned", how, seen, "zeros were filled in")
     return None
 
 
 def _quantized(case: _Case) -> Verdict | None:
     """Most matrices of one lie on few levels, those of the other do not."""
-    for which, parent, words in ((1, "first", ("{second}", "{first}")), (0, "second", ("{first}", "{second}"))):
-        on_levels = [entry for entry in case.matrices if entry.levels[which] and not entry.levels[1 - which]]
+    for way in WAYS:
+        on_levels = [own for own in case.matrices if own.levels[way.child] and not own.levels[1 - way.child]]
         if on_levels and case.share(on_levels) > MOSTLY:
-            levels = sorted({entry.levels[which] for entry in on_levels})
-            return Verdict(
-                "derived",
-                "quantized",
-                f"{words[0]} is {words[1]} quantized to {' and '.join(map(str, levels))} levels",
-                (f"{len(on_levels)} of {len(case.matrices)} matrices that changed lie on so few levels",),
-                "it was trained further, less than a step of those levels",
-                parent,  # type: ignore[arg-type] # one of two words
-            )
+            levels = " and ".join(map(str, sorted({entry.levels[way.child] for entry in on_levels})))
+            seen = f"{len(on_levels)} of {len(case.matrices)} matrices that changed lie on so few levels"
+            wrong_if = "it was trained further, less than a step of those levels"
+            return way.made("quantized", f"quantized to {levels} levels", seen, wrong_if)
     return None
 
 
 def _thinned(case: _Case) -> Verdict | None:
     """Most matrices of one have zeros where the other has none, and more changed: pruned, then rounded or trained."""
-    for which, parent, words in ((1, "first", ("{second}", "{first}")), (0, "second", ("{first}", "{second}"))):
-        zeros = [(entry, entry.change.zeros[which], entry.change.zeros[1 - which]) for entry in case.matrices]
+    for way in WAYS:
+        zeros = [(entry, entry.change.zeros[way.child], entry.change.zeros[1 - way.child]) for entry in case.matrices]
         thin = [entry for entry, there, here in zeros if there > MANY_ZEROS and here < FEW_ZEROS]
         if thin and case.share(thin) > MOSTLY:
-            return Verdict(
-                "derived",
-                "pruned",
-                f"{words[0]} is {words[1]} pruned, and rounded or trained further",
-                (f"{len(thin)} of {len(case.matrices)} matrices that changed have zeros, and had none",),
-                "zeros came of something else than pruning",
-                parent,  # type: ignore[arg-type] # one of two words
-            )
+            seen = f"{len(thin)} of {len(case.matrices)} matrices that changed have zeros, and had none"
+            how, wrong_if = "pruned, and rounded or trained further", "zeros came of something else than pruning"
+            return way.made("pruned", how, seen, wrong_if)
     return None
 
 
