@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "device.py"
 def run(out: Path, *options: str) -> dict[str, dict[str, object]]:
     # The command line, which other tests call in this process, keeps a script's folder from being importable.
     free = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    words = [sys.executable, str(SCRIPT), "--dry", "--out", str(out), *options]
+    words = [sys.executable, str(SCRIPT), "--dry", "--minutes", "90", "--out", str(out), *options]
     done = subprocess.run(words, env=free, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())["stages"]
