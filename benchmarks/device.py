@@ -105,7 +105,7 @@ class Setting:
 
 
 class Stage(NamedTuple):
-    """What is measured, and how many seconds it may take on an accelerator; also with `--dry`, on a CPU that is busy."""
+    """What is measured, and how many seconds it may take; all of it with `--dry`, as a CPU may be busy."""
 
     run: Callable[[Setting], Result]
     seconds: int

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weightspace.analysis.pairs.aligning import symmetry_of
 from weightspace.analysis.pairs.diffing import Seen, diff_symmetric, diff_weights
 from weightspace.analysis.pairs.symmetric import bring_together
 from weightspace.analysis.pairs.verdicts import LIMITS, MATCHED, Limits, Verdict
+from weightspace.corpus.frame import symmetry_of
 from weightspace.images import Images, open_images
 from weightspace.outputs import to_json
 from weightspace.symmetry.axes import permute, random_permutations

@@ -23,6 +23,7 @@ FLOORS = [
     {"archives"},
     {"weights", "images", "graphs", "machine"},
     {"supervised", "batch_norms"},
+    {"linear_paths"},
     {"symmetry", "tokens", "zoo", "responses"},
     {"corpus"},
     {"autoencoder"},

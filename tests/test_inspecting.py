@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from tools import refused, run
 from weightspace.analysis.inspecting.asking import _Asked, _view
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection, inspect_folder
-from weightspace.analysis.representations.responses import agreement
 from weightspace.errors import InputError
 from weightspace.report.plots import draw_zoo
-from weightspace.responses.asking import Responses
+from weightspace.responses.asking import Responses, agreement
 from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.files import write_weights

@@ -12,16 +12,17 @@ from weightspace.cli.app import COMMANDS, make_app
 PACKAGE = Path(__file__).parent.parent / "src" / "weightspace"
 OPTION = re.compile(r"--[a-z][a-z-]+")
 NAMES = [command.__name__.rstrip("_") for commands in COMMANDS.values() for command in commands]
-NETWORKS = ("align", "diff", "embed", "import", "inspect", "layers", "predict", "similar")
-BUILT = ("align", "card", "diff", "distill", "evaluate", "generate", "inspect", "pretrain")
+NETWORKS = ("align", "diff", "embed", "import", "inspect", "layers", "merge", "predict", "similar")
+BUILT = ("align", "card", "diff", "distill", "evaluate", "generate", "inspect", "merge", "pretrain")
 TRAINED = ("distill", "pretrain")
 RESUMED = (*TRAINED, "grow", "import")
-WRITTEN = (*TRAINED, "demo", "embed", "generate", "grow", "import", "layers", "publish", "align", "report")
-ASKED = ("card", "diff", "embed", "forecast", "inspect", "predict", "pretrain", "probe", "similar")
+WRITTEN = (*TRAINED, "demo", "embed", "generate", "grow", "import", "layers", "publish", "align", "merge", "report")
+ASKED = ("align", "card", "diff", "embed", "forecast", "inspect", "merge", "predict", "pretrain", "probe", "similar")
 # Where sentences with options are made, by module and function, and the commands that can say them. A new sentence
 # needs a line here.
 SAID: dict[str, tuple[str, ...]] = {
-    "analysis/pairs/aligning.py:symmetry_of": ("align",),
+    "corpus/frame.py:symmetry_of": ("align", "merge"),
+    "analysis/pairs/aligning.py:_asker_of": ("align",),
     "analysis/pairs/diffing.py:_asked": ("diff",),
     "analysis/pairs/diffing.py:diff_weights": ("diff", "inspect"),
     "analysis/pairs/judging.py:_independent": ("diff",),
@@ -40,6 +41,10 @@ SAID: dict[str, tuple[str, ...]] = {
     "corpus/asking.py:require_runnable": ASKED,
     "generation/anchors.py:describe_choice": ("generate",),
     "generation/generating.py:generate_zoo": ("generate",),
+    "generation/config.py:__post_init__": ("merge",),
+    "generation/merging.py:_notes": ("merge",),
+    "generation/merging.py:_unseen": ("merge",),
+    "generation/merging.py:describe": ("merge",),
     "generation/selecting.py:select_networks": ("generate",),
     "generation/widths.py:novelty_of": ("generate",),
     "outputs.py:_kept": RESUMED,
@@ -69,7 +74,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "zoo/recorded_images.py:doubt_images": ("card", "distill", "generate", "pretrain"),
 }
 # What is said of another command than the one that says it, whose name the sentence holds.
-OF_ANOTHER = {"analysis/pairs/aligning.py:_read_symmetry"}
+OF_ANOTHER = {"corpus/frame.py:_read_symmetry"}
 
 
 def sentences() -> Iterator[tuple[str, str]]:

@@ -112,8 +112,13 @@ class AlignConfig:
     test_images: int = 2_000
     """Use the first so many test images."""
 
-    restarts: int = 0
-    """Match again from so many random starts, and keep the best."""
+    by: Literal["weights", "activations"] = "weights"
+    """What says which units belong together: their weights, or what they answer to the inputs that networks are asked
+    with."""
+
+    restarts: int | None = None
+    """Match weights again from so many random starts, and keep the best; by default ten for networks of at most 100,000
+    numbers, and none for larger ones."""
 
     seed: int = 0
     """Of the matching's order and restarts."""
@@ -121,4 +126,4 @@ class AlignConfig:
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("points", self.points, 3)
-        require_between("restarts", self.restarts, 0)
+        require_between("restarts", self.restarts or 0, 0)

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "Make and look": (zoos.grow, zoos.import_, zoos.zoo, zoos.publish),
     "Learn": (sane.pretrain, sane.distill, sane.card),
     "Read": (sane.embed, reading.probe, reading.predict, reading.forecast, reading.layers, reading.similar),
-    "Folders and pairs of checkpoints": (zoos.inspect, pairs.diff, pairs.align, pairs.symmetry),
+    "Folders and pairs of checkpoints": (zoos.inspect, pairs.diff, pairs.align, pairs.merge, pairs.symmetry),
     "Write": (writing.generate, writing.evaluate, reports.report),
 }
 

@@ -24,6 +24,7 @@ from weightspace.cli.shared import (
     require_plot,
     say,
 )
+from weightspace.generation.config import MergeConfig
 from weightspace.responses.config import AskConfig
 
 
@@ -83,6 +84,7 @@ def align(
     *,
     out: Out,
     config: Annotated[AlignConfig, options("Comparing")] = AlignConfig(),
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
     module: Given = GivenModule(),
     symmetry: Path | None = None,
     plot: Path | None = None,
@@ -116,13 +118,55 @@ def align(
     reference, model = module.addresses([reference, model])
     given = next(iter(module.describe()), None)
     with new_files(out, *([figure] if config.data else []), existing=existing(force)) as paths:
-        alignment = align_networks(reference, model, config, given=given, symmetry=symmetry)
+        alignment = align_networks(reference, model, config, ask=ask, given=given, symmetry=symmetry)
         write_weights(paths[0], alignment.weights)
         if alignment.lines:
             save_lines(alignment.lines, paths[1])
     hint = "; no loss barrier without --data" + ("" if alignment.buildable else " and --architecture")
     drawn = f"; {alignment.describe_barriers()}, drawn in {figure}" if alignment.lines else hint
     print_result(out, alignment.describe() + drawn, alignment.to_json(), as_json)
+
+
+def merge(
+    *networks: str,
+    out: Out,
+    config: Annotated[MergeConfig, options("Merging")] = MergeConfig(),
+    ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
+    module: Given = GivenModule(),
+    symmetry: Path | None = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Average networks: say whether that is worth it, and write the average if it is as good as its best part.
+
+    Ends with exit status 1, and writes nothing, if it is not.
+
+    Parameters
+    ----------
+    networks
+        Files or folders of weights, FILE:KEY, or ZOO:MEMBER, two or more of one architecture.
+    symmetry
+        A symmetry by hand, as `weightspace symmetry --json` prints it; without --architecture it is not proved.
+    """
+    prepare_torch()
+    from weightspace.generation.merging import merge_networks
+    from weightspace.outputs import new_files, require_apart
+    from weightspace.report.pairs import merge_tables
+    from weightspace.report.tables import print_table
+    from weightspace.weights.files import write_weights
+
+    require_apart(out, [Path(name) for name in networks])
+    given = next(iter(module.describe()), None)
+    with new_files(out, existing=existing(force)) as paths:
+        merged = merge_networks(module.addresses(networks), config, ask=ask, given=given, symmetry=symmetry)
+        kept = config.anyway or not merged.worse
+        if kept:
+            write_weights(paths[0], merged.weights)
+    for table in [] if as_json else merge_tables(merged):
+        print_table(table)
+    said = merged.describe() + ("" if kept else "; nothing was written: --anyway writes it")
+    print_result(out, said, {"written": kept, **merged.to_json()}, as_json, merged.notes)
+    sys.exit(0 if kept else 1)
 
 
 def symmetry(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.standardizing import Statistics, no_statistics
 from weightspace.errors import InputError
+from weightspace.inputs import read_object
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, leaves, permute, shape_of
 from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.matching import match_weights
@@ -269,6 +270,30 @@ def describe_module(factory: str, examples: str | Sequence[str], integers: int |
         return replace(described, symmetry=trace_symmetry(module, *inputs.positional, **inputs.named).to_json())
     except (InputError, SymmetryDisproved) as refusal:
         return replace(described, note=f"no symmetry: {refusal}")
+
+
+def symmetry_of(known: Architecture | None, file: Path | None = None) -> Symmetry:
+    """A symmetry by hand, or that of the architecture, derived and proved where it may be built."""
+    if file is not None:
+        return _read_symmetry(file)
+    if known is None:
+        raise InputError(
+            "expected --architecture my_nets:Net --example SHAPE, --symmetry FILE, or ZOO:MEMBER, found files alone, "
+            "which do not say how the network is built"
+        )
+    if known.symmetry is None:
+        inputs = known.inputs()
+        return trace_symmetry(known.build(), *inputs.positional, **inputs.named)
+    return Symmetry.from_json(known.symmetry)
+
+
+def _read_symmetry(path: Path) -> Symmetry:
+    try:
+        return Symmetry.from_json(read_object(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected a symmetry as `weightspace symmetry --json` prints it in {path}, found none ({error})"
+        ) from error
 
 
 def frame_key(architecture: Architecture, frame: Frame | None) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from weightspace.responses.asking import Asker, Responses
-from weightspace.responses.observing import Place
+from weightspace.responses.observing import PRODUCTS, Place
 from weightspace.responses.summarizing import OUTPUT_STATISTICS, UNIT_STATISTICS
 from weightspace.tokens.layout import TensorTokens, TokenLayout
 from weightspace.tokens.patterns import locate_tokens
@@ -27,8 +27,6 @@ ROW_NUMBERS = OF_UNITS + KINDS * len(OUTPUT_STATISTICS)
 # Operations of recurrent layers: so many rows of gates for every unit, and the parameters of a single layer.
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 OF_ONE_LAYER = 4
-# Products that do not say which axis of a matrix their units are along.
-PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum")
 # Numbers that are asinh of something may lie far from everyone's: in spreads.
 FARTHEST = 4.0
 SMALLEST_SPREAD = 1e-3

@@ -153,3 +153,49 @@ class GenerateConfig:
             raise InputError(
                 f"expected a property to choose by that is no loss and not of test images, found '{self.by}'"
             )
+
+
+By = Literal["auto", "names", "weights", "activations"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """How networks are averaged, and by what the average is judged.
+
+    Examples:
+        >>> MergeConfig(by="weights").per
+        'network'
+    """
+
+    by: By = "auto"
+    """What says which units belong together: their names (places), weights, or activations on the inputs that networks
+    are asked with; auto tries all three and keeps what is best on validation images, or by agreement without images."""
+
+    per: Literal["network", "layer"] = "network"
+    """Average whole networks; or start at the best one and average layer by layer, where validation images gain."""
+
+    data: str = ""
+    """Images, as for grow: the validation part judges and chooses, the training part sets batch norms anew, the test
+    part is reported. Without them networks are asked with noise, which can tell agreement but not what is better."""
+
+    images: int = 2_000
+    """Judge by so many validation images, and report so many test images."""
+
+    recalibrate: int = 1_000
+    """Set batch norms anew with so many training images, or with the noise; 0: average their statistics."""
+
+    repair: bool = True
+    """Also try the average with the variance that its units lost given back (REPAIR)."""
+
+    anyway: bool = False
+    """Write the average also if it is worse than the best part, or if nobody can tell."""
+
+    seed: int = 0
+    """Of what is drawn from the training images, and of restarts."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` naming the first field that is out of range."""
+        require_between("the number of images", self.images, 1, MOST)
+        require_between("recalibrate", self.recalibrate, 0, MOST)
+        if self.per == "layer" and not self.data:
+            raise InputError("expected images (--data) to choose layers by, found none")

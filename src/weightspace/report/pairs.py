@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from weightspace.analysis.pairs.diffing import Diff
 from weightspace.analysis.pairs.traces import Traces
+from weightspace.generation.merging import Merge, Row
 from weightspace.outputs import called_as, installed_versions
 from weightspace.plain_text import LONGEST_NAME, figure_text
 from weightspace.report.figures import COLORS, STYLE, Drawn, to_svg
@@ -63,6 +64,35 @@ def _row(entry: Traces) -> list[str]:
         _zeros(entry),
         "; ".join(_remarks(entry)),
     ]
+
+
+def merge_tables(merged: Merge) -> list[Table]:
+    """Parts, ensemble, averages, soup: how good each is; the one that was chosen is marked. None of what nobody ran."""
+    if not merged.judged_by:
+        return []
+    columns = ["", "network"]
+    if merged.judged:
+        columns += ["validation accuracy", "loss", "barrier", "test accuracy"]
+        note = (
+            f"Chosen by {merged.judged_by}, accuracy first. Barrier: how far the loss (nats) lies above the mean of "
+            "the parts' losses."
+        )
+    else:
+        columns += ["agreement", "barrier on agreement"]
+        note = (
+            f"Share of {merged.judged_by} answered as the parts answer them, the mean over parts; barrier on "
+            "agreement: how much less than their ensemble does. Agreement is not accuracy."
+        )
+    rows = [["->" if row is merged.chosen else "", row.what, *_scores(row)] for row in merged.rows]
+    return [Table("May they be averaged?", note, columns, rows, ("network",))]
+
+
+def _scores(row: Row) -> list[str]:
+    score, barrier = row.score, row.barrier
+    if score.accuracy is not None:
+        shown = "" if barrier is None else f"{barrier:+.3f}"
+        return [f"{score.accuracy:.1%}", f"{score.loss:.3f}", shown, f"{score.test_accuracy:.1%}"]
+    return [f"{score.agreement:.1%}", "" if barrier is None else f"{barrier:+.1%}"]
 
 
 def _zeros(entry: Traces) -> str:

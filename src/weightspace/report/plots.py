@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from weightspace.analysis.inspecting.kinship import Kinship, rooted
 from weightspace.analysis.layers import FEATURES, Layer, fit_line, layer_similarity, mean_feature
-from weightspace.analysis.pairs.aligning import ALIGNED, Line
+from weightspace.analysis.pairs.aligning import ALIGNED
+from weightspace.linear_paths import Line
 from weightspace.plain_text import LONGEST_NAME, figure_text
 from weightspace.report.figures import COLORS, INK, PRINTED, STYLE
 from weightspace.zoo.zoo import Zoo

@@ -1,8 +1,8 @@
 """Ask networks of one architecture: run them on synthetic inputs and observe every unit and every output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -11,13 +11,17 @@ from torch.utils import _pytree as pytree
 
 from weightspace.errors import InputError
 from weightspace.graphs import Graph, copy_module, shapes_of_node, trace_graph
-from weightspace.responses.observing import Place, find_places, output_nodes, places_behind
+from weightspace.responses.observing import Place, arguments_of, find_places, output_nodes, places_behind
 from weightspace.responses.questions import Questions
 from weightspace.responses.summarizing import UnitSums, sum_units, summarize_outputs, summarize_units
 
 # Inputs are asked in parts, so that no value of the network has more numbers than this.
 MOST_NUMBERS = 2**25
 PARTS = 3
+# Outputs that vary by less are constant.
+CONSTANT = 1e-4
+# What is done at every place: with the place, what it writes, and the number of inputs; returns what goes on.
+Visit: TypeAlias = Callable[[Place, Any, int], Any]
 VIEWS = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 
 
@@ -87,7 +91,7 @@ class Asker:
         self._module = copy_module(module).to(self.device)
         self._graph, self.at_once = self._trace()
         batch = 2 * len(questions.kinds) * self.at_once
-        self.places: list[Place] = find_places(self._graph, batch)
+        self.places: list[Place] = _with_own_names(find_places(self._graph, batch))
         self._returned = output_nodes(self._graph, batch)
         if not self.places or not self._returned:
             raise InputError(
@@ -125,16 +129,15 @@ class Asker:
         sums: dict[str, UnitSums] = {}
         outputs: list[list[Tensor]] = [[] for _ in self._returned]
         kinds = len(self.questions.kinds)
-        given = {node: self._placed(weights[name]) for node, name in self._graph.names.items()}
-        for start in range(0, self.questions.each, self.at_once):
-            part = self.questions.some(start, start + self.at_once).map(self._placed)
-            run = _Run(self._graph, self.places, self._returned, kinds)
-            with torch.no_grad():
-                run.ask(given, pytree.tree_leaves((part.positional, part.named)))
-            for name, own in run.sums.items():
-                sums[name] = sums[name].joined(own) if name in sums else own
-            for number, node in enumerate(self._returned):
-                outputs[number].append(run.returned[node].unflatten(0, (2, kinds, -1)))
+
+        def add(place: Place, value: Any, count: int) -> Any:
+            part = sum_units(place.units_of(value, count), kinds)
+            sums[place.name] = sums[place.name].joined(part) if place.name in sums else part
+            return value
+
+        for returned in self.run(weights, add):
+            for number, value in enumerate(returned):
+                outputs[number].append(value.unflatten(0, (2, kinds, -1)))
         finite = torch.stack([own.finite for own in sums.values()]).sum(0) if sums else torch.ones(2)
         whole = [torch.cat(parts, dim=2).flatten(0, 2) for parts in outputs]
         summaries = [
@@ -152,20 +155,46 @@ class Asker:
         """What units write at every place, of the first `count` inputs of each kind, at most 64 positions of each.
 
         Raises:
-            InputError: more inputs than are asked at once.
+            InputError: more inputs than it asks.
         """
-        if count > self.at_once:
-            raise InputError(f"expected at most {self.at_once} inputs of each kind to watch, found {count}")
+        kinds, parts = len(self.questions.kinds), dict[str, list[Tensor]]()
+        if count > self.questions.each:
+            raise InputError(f"expected at most {self.questions.each} inputs of each kind to watch, found {count}")
+
+        def keep(place: Place, value: Any, inputs: int) -> Any:
+            units = place.units_of(value, inputs).unflatten(0, (2, kinds, -1))[0]
+            parts.setdefault(place.name, []).append(units.cpu())
+            return value
+
+        for _ in self.run(weights, keep, count):
+            pass
+        return {name: torch.cat(values, dim=1)[:, :count].flatten(0, 1) for name, values in parts.items()}
+
+    def run(self, weights: Mapping[str, Tensor], visit: Visit, count: int | None = None) -> Iterator[list[Tensor]]:
+        """What the network returns, part by part of the inputs; every place is visited on the way.
+
+        Args:
+            weights: under the module's own names.
+            visit: sees, and may change, what every place writes.
+            count: parts are run until so many inputs of each kind were asked; all without it.
+        """
         given = {node: self._placed(weights[name]) for node, name in self._graph.names.items()}
-        part = self.questions.some(0, self.at_once).map(self._placed)
-        run = _Run(self._graph, self.places, self._returned, len(self.questions.kinds), keep=True)
-        with torch.no_grad():
-            run.ask(given, pytree.tree_leaves((part.positional, part.named)))
-        kinds = len(self.questions.kinds)
-        return {
-            name: values.unflatten(0, (2, kinds, -1))[0, :, :count].flatten(0, 1).cpu()
-            for name, values in run.kept.items()
-        }
+        for start in range(0, count or self.questions.each, self.at_once):
+            part = self.questions.some(start, start + self.at_once).map(self._placed)
+            one = _Run(self._graph, self.places, self._returned, visit)
+            with torch.no_grad():
+                one.ask(given, pytree.tree_leaves((part.positional, part.named)))
+            yield [one.returned[node] for node in self._returned]
+
+    def written_by(self, place: Place) -> tuple[str | None, str | None]:
+        """The parameters that an operation scales and shifts a place's units by, its weight and its bias, where they
+        are used nowhere else.
+        """
+        nodes = arguments_of(place.node)
+        once = {node for node in self._graph.names if len(node.users) == 1}
+        weight, bias = (nodes.get(name) for name in ("weight", "bias"))
+        names = self._graph.names
+        return names[weight] if weight in once else None, names[bias] if bias in once else None
 
     def _placed(self, tensor: Tensor) -> Tensor:
         """Where it runs; images and kernels with their channels last, in which pooling is several times as fast.
@@ -178,19 +207,27 @@ class Asker:
         return tensor.to(self.device, memory_format=layout)
 
 
-class _Run(fx.Interpreter):
-    """One run of a graph, which notes what units write."""
+def agreement(first: Responses, second: Responses) -> float:
+    """The share of inputs that two networks answer alike: of class scores with the same winner, else the share of their
+    outputs' variation that they have in common.
+    """
+    (mine, *_), (theirs, *_) = first.returned, second.returned
+    if mine.shape != theirs.shape:
+        return 0.0
+    if first.scores:
+        return float((mine.argmax(-1) == theirs.argmax(-1)).float().mean())
+    variation = sum(float((values - values.mean(0)).square().sum()) for values in (mine, theirs))
+    return max(0.0, 1 - float((mine - theirs).square().sum()) / max(variation, CONSTANT))
 
-    def __init__(
-        self, graph: Graph, places: list[Place], returned: list[fx.Node], kinds: int, *, keep: bool = False
-    ) -> None:
+
+class _Run(fx.Interpreter):
+    """One run of a graph, in which places are visited."""
+
+    def __init__(self, graph: Graph, places: list[Place], returned: list[fx.Node], visit: Visit) -> None:
         super().__init__(graph.module, graph=graph.nodes)
-        self._known, self._places, self._kinds = graph, {place.node: place for place in places}, kinds
+        self._known, self._places, self._visit = graph, {place.node: place for place in places}, visit
         self._wanted = set(returned)
-        self.sums: dict[str, UnitSums] = {}
         self.returned: dict[fx.Node, Tensor] = {}
-        self.kept: dict[str, Tensor] = {}
-        self._keep = keep
 
     def ask(self, given: Mapping[fx.Node, Tensor], inputs: list[Any]) -> None:
         leaves = iter(inputs)
@@ -209,15 +246,19 @@ class _Run(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n in self._places:
-            place = self._places[n]
-            name = place.name if place.name not in self.sums else f"{place.name}:{n.name}"
-            units = place.units_of(value, self._inputs)
-            self.sums[name] = sum_units(units, self._kinds)
-            if self._keep:
-                self.kept[name] = units
+            value = self._visit(self._places[n], value, self._inputs)
         if n in self._wanted:
             self.returned[n] = value
         return value
+
+
+def _with_own_names(places: list[Place]) -> list[Place]:
+    """Places of which no two have one name, as those of a module that is called twice have."""
+    named: dict[str, Place] = {}
+    for place in places:
+        name = place.name if place.name not in named else f"{place.name}:{place.node.name}"
+        named[name] = place._replace(name=name)
+    return list(named.values())
 
 
 def _largest(graph: Graph) -> int:

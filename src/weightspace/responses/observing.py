@@ -12,6 +12,8 @@ from weightspace.graphs import Graph, shapes_of_node
 CHANNELS_FIRST = ("conv", "batch_norm", "instance_norm", "group_norm", "prelu")
 # What takes a parameter beside what it reads without writing units of its own.
 JOINING = ("cat", "concat", "stack", "where", "expand", "copy", "slice_scatter", "index_put", "masked_fill")
+# Products that do not say which axis of a matrix their units are along.
+PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum")
 # What may follow a writer so that its units are observed after it: a norm, a scale or a shift of theirs.
 RIDING = ("add", "mul", "sub", "div")
 MOST_POSITIONS = 64
@@ -152,6 +154,13 @@ def _name(node: fx.Node) -> str:
     target = node.target
     packet = getattr(target, "overloadpacket", target)
     return str(getattr(packet, "__name__", packet)).rpartition(".")[2].rstrip("_")
+
+
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """An operation's arguments by the names that its schema gives them."""
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else []
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 def output_nodes(graph: Graph, count: int) -> list[fx.Node]:

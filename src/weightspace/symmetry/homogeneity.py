@@ -15,8 +15,7 @@ from torch import fx, nn
 
 from weightspace.graphs import Graph, copy_module, one_by_one, shapes_of_node, trace_graph
 from weightspace.symmetry.axes import groups_of
-from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel
-from weightspace.symmetry.naming import axis_of, name_groups, reasons_of
+from weightspace.symmetry.labels import AxisLabel, Labels, ValueLabel, axis_of, name_groups, reasons_of
 from weightspace.symmetry.proving import prove_unchanged
 from weightspace.symmetry.rescaling import Kind, Place, Rescaling, random_factors, rescale
 from weightspace.symmetry.rules import arithmetic, convolving, shaping

@@ -28,6 +28,8 @@ from weightspace.weights.values import WeightsMismatch
 MAX_SWEEPS = 100
 SMALLEST_GAIN = 2e-6
 SMALL, LARGE = 1e-6, 1e6
+# Small networks are matched from several starts: each takes milliseconds, and one may end far from the best.
+RESTARTS, FEW_NUMBERS = 10, 100_000
 
 Stacked = dict[str, Int[Tensor, "networks _"]]
 
@@ -37,7 +39,7 @@ def match_weights(
     reference: Mapping[str, Tensor],
     symmetry: Symmetry,
     *,
-    restarts: int = 0,
+    restarts: int | None = 0,
     seed: int = 0,
 ) -> Permutations:
     """The permutations that bring one network as close as possible to a reference (a local optimum).
@@ -45,7 +47,8 @@ def match_weights(
     Args:
         weights, reference: two networks of one architecture.
         symmetry: of that architecture.
-        restarts: so many further starts from random permutations; the best end is kept.
+        restarts: so many further starts from random permutations; the best end is kept. None: ten for networks of up to
+            100,000 numbers, none for larger ones.
         seed: decides these.
 
     Raises:
@@ -54,6 +57,8 @@ def match_weights(
     """
     _require_fit({name: tensor[None] for name, tensor in weights.items()}, reference, symmetry)
     stack = {name: weights[name][None] for name in symmetry.moved}
+    if restarts is None:
+        restarts = RESTARTS if sum(tensor.numel() for tensor in stack.values()) <= FEW_NUMBERS else 0
     found = match_stack(stack, reference, symmetry, restarts=restarts, seed=seed)
     return {group: permutation[0] for group, permutation in found.items()}
 

@@ -14,8 +14,7 @@ from torch import Tensor, fx, nn
 from weightspace.errors import InputError
 from weightspace.graphs import Graph, copy_module, one_by_one, shapes_of_node, trace_graph
 from weightspace.symmetry.axes import Symmetry
-from weightspace.symmetry.labels import Labels, ValueLabel
-from weightspace.symmetry.naming import axis_of, name_groups, reasons_of
+from weightspace.symmetry.labels import Labels, ValueLabel, axis_of, name_groups, reasons_of
 from weightspace.symmetry.proving import SymmetryDisproved, find_unproved
 from weightspace.symmetry.rules.operation import Known, Use, values_of
 from weightspace.symmetry.rules.table import apply_rule

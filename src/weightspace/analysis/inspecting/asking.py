@@ -7,10 +7,10 @@ from typing import NamedTuple
 from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.kinship import Relations
 from weightspace.analysis.inspecting.relating_folders import is_whole, opened
-from weightspace.analysis.representations.responses import CONSTANT, agreement, answer
+from weightspace.analysis.representations.responses import answer
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.responses.asking import Asker, Responses
+from weightspace.responses.asking import CONSTANT, Asker, Responses, agreement
 from weightspace.responses.config import AskConfig
 from weightspace.weights.files import meta_of
 from weightspace.zoo.architecture import Architecture

@@ -4,28 +4,28 @@ Two networks trained apart usually have a wall of high loss between them; after 
 (Entezari et al., 2022; Ainsworth et al., 2023).
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.analysis.config import AlignConfig
 from weightspace.autoencoder.reconstructing import conditioning_images
-from weightspace.batch_norms import batch_norms, recalibrate_batch_norm
+from weightspace.batch_norms import batch_norms
+from weightspace.corpus.asking import make_asker
+from weightspace.corpus.frame import symmetry_of
+from weightspace.corpus.matching_units import match_units
 from weightspace.errors import InputError, require_between
-from weightspace.images import Images, ImageSet, open_images
-from weightspace.inputs import read_object
-from weightspace.progress import progress_bar
-from weightspace.supervised import score
+from weightspace.images import ImageSet, open_images
+from weightspace.linear_paths import Line, walk_line
+from weightspace.responses.asking import Asker
+from weightspace.responses.config import AskConfig
 from weightspace.symmetry.axes import Permutations, Symmetry, permute
 from weightspace.symmetry.matching import match_weights
-from weightspace.symmetry.tracing import NO_EFFECT, NOT_USED, trace_symmetry
+from weightspace.symmetry.tracing import NO_EFFECT, NOT_USED
 from weightspace.weights.values import Weights, require_shapes, shapes_of, some_of
 from weightspace.zoo.addressing import open_network
 from weightspace.zoo.architecture import Architecture
@@ -35,71 +35,6 @@ from weightspace.zoo.recorded_images import require_shape
 AS_GIVEN, ALIGNED = "as given", "aligned"
 MOST_RECALIBRATED = 4_000
 RECALIBRATED = ", batch norm recalibrated"
-
-
-class Line(NamedTuple):
-    """Loss and accuracy from the first network (share 0) to the second (share 1)."""
-
-    shares: list[float]
-    losses: list[float]
-    accuracies: list[float]
-
-    @property
-    def barrier(self) -> float:
-        """How far the loss rises above the straight line between its ends, at most."""
-        first, last = self.losses[0], self.losses[-1]
-        pairs = zip(self.shares, self.losses, strict=True)
-        return max(loss - (1 - share) * first - share * last for share, loss in pairs)
-
-
-def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float) -> Weights:
-    """`(1 - share) * first + share * second`, in 32 bits at the least; what is no floating-point number is taken from
-    the first.
-    """
-    return {name: _blend(tensor, second[name], share) for name, tensor in first.items()}
-
-
-def _blend(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """In 32 bits at the least: one of two networks may be in half precision."""
-    if not first.is_floating_point():
-        return first
-    kind = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-    return torch.lerp(first.to(kind), second.to(kind), share)
-
-
-def walk_line(
-    module: nn.Module,
-    first: Mapping[str, Tensor],
-    second: Mapping[str, Tensor],
-    images: Images,
-    *,
-    points: int = 25,
-    recalibrate_on: Float[Tensor, "n ..."] | None = None,
-) -> Line:
-    """Score the networks between two of one architecture.
-
-    Args:
-        module: of that architecture; it is copied.
-        first, second: the ends.
-        images: what to score on.
-        points: how many networks, the ends included.
-        recalibrate_on: set batch-norm statistics anew with these images at every point. Averaged statistics do not
-            belong to averaged weights; without this a wall may be theirs alone (Jordan et al., 2023).
-    """
-    module = copy.deepcopy(module).eval()
-    line = Line([], [], [])
-    with progress_bar("interpolating", points) as advance:
-        for number in range(points):
-            share = number / (points - 1)
-            module.load_state_dict(interpolate(first, second, share))
-            if recalibrate_on is not None:
-                recalibrate_batch_norm(module, recalibrate_on)
-            scores = score(module, images)
-            line.shares.append(share)
-            line.losses.append(float(scores.loss[0]))
-            line.accuracies.append(float(scores.accuracy[0]))
-            advance()
-    return line
 
 
 @dataclass(frozen=True)
@@ -158,20 +93,30 @@ def align(
     reference: Mapping[str, Tensor],
     symmetry: Symmetry,
     *,
-    restarts: int = 0,
+    asker: Asker | None = None,
+    restarts: int | None = None,
     seed: int = 0,
 ) -> Alignment:
-    """Permute a network to match a reference (see `match`).
+    """Permute a network to match a reference.
+
+    Args:
+        weights, reference: two networks of one architecture; the first is permuted.
+        symmetry: of that architecture.
+        asker: of it: units are matched by what they do (see `match_units`); without it by their weights.
+        restarts, seed: of matching by weights; see `match_weights`.
 
     Raises:
         WeightsMismatch: the two differ in names or shapes.
         InputError: the symmetry moves nothing, or weights are not finite.
     """
     require_shapes(weights, shapes_of(reference))
-    require_between("restarts", restarts, 0)
+    require_between("restarts", restarts or 0, 0)
     if not symmetry.groups:
         raise InputError(f"expected a symmetry with groups to align by, found none ({symmetry.report()})")
-    permutations = match_weights(weights, reference, symmetry, restarts=restarts, seed=seed)
+    if asker is not None:
+        permutations = match_units(asker, weights, reference, symmetry)
+    else:
+        permutations = match_weights(weights, reference, symmetry, restarts=restarts, seed=seed)
     aligned = permute(weights, symmetry, permutations)
     units = sum(symmetry.groups.values())
     stayed = sum(int((order == order.sort().values).sum()) for order in permutations.values())
@@ -216,6 +161,7 @@ def align_networks(
     model: str,
     config: AlignConfig,
     *,
+    ask: AskConfig | None = None,
     given: Architecture | None = None,
     symmetry: Path | None = None,
 ) -> Alignment:
@@ -226,7 +172,8 @@ def align_networks(
     Args:
         reference: what the other is permuted to match.
         model: the network that is permuted.
-        config: images, and how hard to try.
+        config: images, and by what units are matched.
+        ask: what networks are asked with, where units are matched by activations.
         given: an architecture that the caller vouches for; else that of a zoo's member.
         symmetry: a JSON file with a symmetry by hand.
 
@@ -237,7 +184,8 @@ def align_networks(
     known = given or first.architecture or second.architecture
     axes = symmetry_of(known, symmetry)
     fixed, moved = (_fitted(network.weights, known) for network in (first, second))
-    alignment = align(moved, fixed, axes, restarts=config.restarts, seed=config.seed)
+    asker = _asker_of(known, ask or AskConfig()) if config.by == "activations" else None
+    alignment = align(moved, fixed, axes, asker=asker, restarts=config.restarts, seed=config.seed)
     alignment = replace(alignment, buildable=known is not None)
     if config.data and known is not None:
         module = known.build()
@@ -251,30 +199,12 @@ def align_networks(
     return alignment
 
 
+def _asker_of(known: Architecture | None, ask: AskConfig) -> Asker:
+    if known is None:
+        raise InputError("expected --architecture my_nets:Net --example SHAPE to match activations, found files alone")
+    return make_asker(known, ask)
+
+
 def _fitted(weights: Weights, known: Architecture | None) -> Weights:
     """Weights as their architecture has them, where that is known."""
     return fit_weights(weights, known).weights if known is not None else weights
-
-
-def symmetry_of(known: Architecture | None, file: Path | None = None) -> Symmetry:
-    """A symmetry by hand, or that of the architecture, derived and proved where it may be built."""
-    if file is not None:
-        return _read_symmetry(file)
-    if known is None:
-        raise InputError(
-            "expected --architecture my_nets:Net --example SHAPE, --symmetry FILE, or ZOO:MEMBER, found files alone, "
-            "which do not say how the network is built"
-        )
-    if known.symmetry is None:
-        inputs = known.inputs()
-        return trace_symmetry(known.build(), *inputs.positional, **inputs.named)
-    return Symmetry.from_json(known.symmetry)
-
-
-def _read_symmetry(path: Path) -> Symmetry:
-    try:
-        return Symmetry.from_json(read_object(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected a symmetry as `weightspace symmetry --json` prints it in {path}, found none ({error})"
-        ) from error

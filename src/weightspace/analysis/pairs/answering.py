@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from weightspace.analysis.representations.responses import agreement
 from weightspace.corpus.asking import make_asker
 from weightspace.images import open_images
+from weightspace.responses.asking import agreement
 from weightspace.responses.config import AskConfig
 from weightspace.supervised import score
 from weightspace.weights.files import StoredWeights

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 
 from weightspace.analysis.config import DiffConfig
-from weightspace.analysis.pairs.aligning import symmetry_of
 from weightspace.analysis.pairs.answering import Answers, compare_answers
 from weightspace.analysis.pairs.averaging import BESIDE, Between, place_between
 from weightspace.analysis.pairs.changes import ROWS, Twins, compare_tensors
@@ -19,6 +18,7 @@ from weightspace.analysis.pairs.symmetric import bring_together
 from weightspace.analysis.pairs.traces import Traces, trace
 from weightspace.analysis.pairs.verdicts import LIMITS, MATCHED, Kind, Limits, Relation, Verdict
 from weightspace.corpus.asking import cannot_run
+from weightspace.corpus.frame import symmetry_of
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.responses.config import AskConfig

@@ -14,8 +14,6 @@ from weightspace.symmetry.rescaling import Rescaling, canonical_factors, rescale
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 
-# Small networks are matched from several starts: each takes milliseconds, and one may end far from the best.
-RESTARTS, SMALL = 10, 100_000
 # Units that were scaled there and back differ by rounding.
 ROUNDING = 1e-5
 
@@ -59,8 +57,7 @@ def bring_together(
 
 def match(weights: Weights, reference: Weights, symmetry: Symmetry) -> Weights:
     """Weights permuted to match others; small ones from several starts."""
-    small = sum(tensor.numel() for tensor in weights.values()) <= SMALL
-    return permute(weights, symmetry, match_weights(weights, reference, symmetry, restarts=RESTARTS if small else 0))
+    return permute(weights, symmetry, match_weights(weights, reference, symmetry, restarts=None))
 
 
 def rescalings_of(architecture: Architecture) -> list[Rescaling]:

@@ -25,9 +25,6 @@ from weightspace.zoo.zoo import Zoo
 
 RESPONSES = Representation("r(W)")
 
-# Outputs that vary by less are constant.
-CONSTANT = 1e-4
-
 
 class AskedParts(NamedTuple):
     """r(W) of the parts of a zoo, and whether all networks are equally deep, so that their vectors are whole."""
@@ -130,19 +127,6 @@ def answer(
     if architecture.id not in askers:
         askers[architecture.id] = make_asker(architecture, config or AskConfig())
     return askers[architecture.id].ask(fitted, keep=keep)
-
-
-def agreement(first: Responses, second: Responses) -> float:
-    """The share of inputs that two networks answer alike: of class scores with the same winner, else the share of their
-    outputs' variation that they have in common.
-    """
-    (mine, *_), (theirs, *_) = first.returned, second.returned
-    if mine.shape != theirs.shape:
-        return 0.0
-    if first.scores:
-        return float((mine.argmax(-1) == theirs.argmax(-1)).float().mean())
-    variation = sum(float((values - values.mean(0)).square().sum()) for values in (mine, theirs))
-    return max(0.0, 1 - float((mine - theirs).square().sum()) / max(variation, CONSTANT))
 
 
 def vector_of(responses: Responses, alike: bool) -> Tensor:
