@@ -8,6 +8,7 @@ written, before the activation function. Groups of which nothing is observed are
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,13 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from weightspace.responses.asking import Asker
+from weightspace.responses.asking import Asker, Visit
 from weightspace.responses.observing import PRODUCTS, Place
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, groups_of, permute, shape_of
 from weightspace.symmetry.matching import match_weights
 
-# So many inputs of each kind are followed through both networks.
-WATCHED = 64
-SMALLEST = 1e-12
+# Of the mean square, what is left of a constant by rounding.
+ROUNDING = 1e-9
 
 
 def match_units(
@@ -60,17 +60,29 @@ def _costs(
     asker: Asker, weights: Mapping[str, Tensor], reference: Mapping[str, Tensor], symmetry: Symmetry
 ) -> dict[str, np.ndarray]:
     """For every observed group how alike units of the reference (rows) and of the network (columns) answer."""
-    count = min(WATCHED, asker.questions.each)
-    moving, fixed = asker.watch(weights, count), asker.watch(reference, count)
+    axes = {place.name: axis for place in asker.places if (axis := _axis_of(place, symmetry)) is not None}
+    # Where two groups move one axis, as heads and what is in them do, neither is settled alone.
+    axes = {name: axis for name, axis in axes.items() if sum(factor.group is not None for factor in axis) == 1}
+    axes = {name: axis for name, axis in axes.items() if len(groups_of((axis,))) == 1}
+    sums = {name: _Products() for name in axes}
+    values: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+
+    def keep(kept: dict[str, Tensor]) -> Visit:
+        def visit(place: Place, value: Any, count: int) -> Any:
+            if place.name in axes:
+                kept[place.name] = place.units_of(value, count)[: count // 2]
+            return value
+
+        return visit
+
+    runs = (asker.run(network, keep(kept)) for network, kept in zip((reference, weights), values, strict=True))
+    for _ in zip(*runs, strict=True):
+        for name in axes:
+            sums[name].add(*(kept[name] for kept in values))
     costs: dict[str, np.ndarray] = {}
-    for place in asker.places:
-        axis = _axis_of(place, symmetry)
-        groups = groups_of((axis,)) if axis is not None else []
-        # Where two groups move one axis, as heads and what is in them do, neither is settled alone.
-        if axis is None or len(groups) != 1 or any(factor.parts for factor in axis):
-            continue
-        likeness = _correlations(fixed[place.name], moving[place.name])
-        costs[groups[0]] = costs.get(groups[0], 0.0) + _of_the_group(likeness, axis)
+    for name, axis in axes.items():
+        (group,) = groups_of((axis,))
+        costs[group] = costs.get(group, 0.0) + _of_the_group(sums[name].correlations(), axis)
     return costs
 
 
@@ -88,19 +100,33 @@ def _axis_of(place: Place, symmetry: Symmetry) -> Axis | None:
     return fitting[0][0] if rows_first and fitting and fitting[0] else None
 
 
-def _correlations(
-    first: Float[Tensor, "inputs units positions"], second: Float[Tensor, "inputs units positions"]
-) -> Float[Tensor, "units units"]:
-    one, two = (_standardized(values) for values in (first, second))
-    return one @ two.T / one.shape[1]
+class _Products:
+    """Sums of what units of two networks write, and of its products, over inputs and positions."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: list[Tensor] = []
+
+    def add(
+        self, first: Float[Tensor, "inputs units positions"], second: Float[Tensor, "inputs units positions"]
+    ) -> None:
+        """More of both; what is not finite says nothing."""
+        one, two = (values.movedim(1, 0).flatten(1).double().nan_to_num(0.0, 0.0, 0.0) for values in (first, second))
+        parts = [one.sum(1), two.sum(1), one.square().sum(1), two.square().sum(1), one @ two.T]
+        self.count += one.shape[1]
+        self.sums = [total + part for total, part in zip(self.sums, parts, strict=True)] if self.sums else parts
+
+    def correlations(self) -> Float[Tensor, "units units"]:
+        """Of all pairs of units; 0 for those that are constant."""
+        one, two, squares_one, squares_two, products = (total.cpu() / self.count for total in self.sums)
+        spread_one, spread_two = _spread(squares_one, one), _spread(squares_two, two)
+        return (products - one[:, None] * two) / spread_one[:, None] / spread_two
 
 
-def _standardized(values: Float[Tensor, "inputs units positions"]) -> Float[Tensor, "units samples"]:
-    """Mean 0 and variance 1 for every unit; one that is constant stays 0, and what is not finite says nothing."""
-    samples = values.movedim(1, 0).flatten(1).double().nan_to_num(0.0, 0.0, 0.0)
-    centered = samples - samples.mean(1, keepdim=True)
-    spread = centered.square().mean(1, keepdim=True).sqrt()
-    return centered / spread.clamp_min(SMALLEST) * (spread > SMALLEST)
+def _spread(squares: Float[Tensor, "units"], mean: Float[Tensor, "units"]) -> Float[Tensor, "units"]:
+    """Standard deviations; infinite where a unit is constant up to rounding."""
+    variance = squares - mean.square()
+    return torch.where(variance > ROUNDING * squares, variance.clamp_min(0).sqrt(), torch.inf)
 
 
 def _of_the_group(likeness: Float[Tensor, "units units"], axis: Axis) -> np.ndarray:

@@ -184,6 +184,10 @@ class MergeConfig:
     recalibrate: int = 1_000
     """Set batch norms anew with so many training images, or with the noise; 0: average their statistics."""
 
+    match_on: int = 512
+    """Match activations on so many training images, and give units back their variance on them; without images, on the
+    noise that networks are asked with."""
+
     repair: bool = True
     """Also try the average with the variance that its units lost given back (REPAIR)."""
 
@@ -196,6 +200,7 @@ class MergeConfig:
     def __post_init__(self) -> None:
         """Raise `InputError` naming the first field that is out of range."""
         require_between("the number of images", self.images, 1, MOST)
+        require_between("the number of images to match on", self.match_on, 4, MOST)
         require_between("recalibrate", self.recalibrate, 0, MOST)
         if self.per == "layer" and not self.data:
             raise InputError("expected images (--data) to choose layers by, found none")

@@ -341,7 +341,8 @@ def merge_networks(
     images = _images_for(known, config) if config.data else None
     asking = ask or AskConfig()
     if images is not None and asking.ask_with == NOISE:
-        asker = Asker(known.build(), given_questions((images.train.inputs[: asking.inputs],), seed=asking.ask_seed))
+        inputs = conditioning_images(images.train, config.match_on, config.seed)
+        asker = Asker(known.build(), given_questions((inputs,), seed=asking.ask_seed))
     else:
         asker = make_asker(known, asking)
     return merge(parts, known.build(), symmetry_of(known, symmetry), asker, images, config)
