@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tools import run
 from weightspace.analysis.inspecting.checkpoints import inspect_folder
 from weightspace.analysis.inspecting.kinship import aligned_distance, learned_names, relate, relative_distances, rooted
 from weightspace.analysis.inspecting.looking import look_at_folder
@@ -211,3 +212,26 @@ def test_a_frozen_body_is_kinship() -> None:
         network["5.weight"] = torch.randn(9, 64)
     assert "2.weight" in learned_names(networks) and "0.weight" in learned_names(networks)
     assert relative_distances(networks).max() < 0.7
+
+
+def test_families_reach_across_architectures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A body with a head for other classes is its parent's child; a stranger with that head is not."""
+
+    def net(classes: int, seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        layers = (nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, classes))
+        return nn.Sequential(*layers).state_dict()
+
+    parent, child = net(10, 0), net(7, 1)
+    child |= {name: tensor.clone() for name, tensor in parent.items() if not name.startswith("4.")}
+    tuned = {name: tensor + 0.02 * tensor.std() * torch.randn_like(tensor) for name, tensor in child.items()}
+    for name, weights in {"a": parent, "b": child, "c": tuned, "d": net(7, 9)}.items():
+        save_file(weights, tmp_path / f"{name}.safetensors")
+    status, text, _ = run(capsys, "inspect", tmp_path, "--json")
+    (edge,) = json.loads(text)["across"]
+    assert status == 0 and (edge["first"], edge["second"]) == ("a.safetensors", "b.safetensors")
+    assert edge["kind"] == "head replaced" and edge["distance"] == 0
+    text = run(capsys, "inspect", tmp_path)[1]
+    assert "1 family" in text and "d.safetensors" not in text.partition("Related checkpoints")[2]
+    page = tmp_path / "page.html"
+    assert run(capsys, "inspect", tmp_path, "--out", page)[0] == 0 and "one network with another" in page.read_text()

@@ -95,7 +95,7 @@ def read_run_file(path: Path) -> Mapping[str, Any]:
 
 def render_inspection(study: FolderStudy) -> str:
     """What is in a folder of checkpoints, as one self-contained page of at most 1,000 rows a table."""
-    trees = [tree for relations in study.related.values() for tree in relations.trees]
+    trees = study.families()
     figures = []
     if trees:
         sentence = "Each checkpoint beside the one it is nearest to; dashed where the two had to be aligned first."

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from weightspace.analysis.inspecting.kinship import rooted
+from weightspace.analysis.inspecting.kinship import Kinship, Relations, rooted
 from weightspace.analysis.inspecting.studying import FolderStudy
 from weightspace.plain_text import one_line
 from weightspace.symmetry.axes import Symmetry
@@ -137,22 +137,22 @@ def folder_tables(study: FolderStudy, limit: int) -> list[Table]:
     """What is in a folder of checkpoints: all tables, each of at most so many rows."""
     remarks = {checkpoint.path: checkpoint.remarks() for checkpoint in study.inspection.checkpoints}
     tables = inspection_tables(study.inspection.to_json(), remarks, limit)
-    tables += relation_tables(study.related, limit)
+    tables += relation_tables(study.related, study.families(), limit)
     tables += [seen_table(study.seen, limit)] if study.seen else []
     return [*tables, asked_table(study.asked, limit)] if study.asked else tables
 
 
-def relation_tables(related: Mapping[str, Any], limit: int) -> list[Table]:
+def relation_tables(related: Mapping[str, Relations], trees: Sequence[Sequence[Kinship]], limit: int) -> list[Table]:
     """Checkpoints with the same numbers in another order, and families as indented trees."""
     reordered, families = [], []
     for architecture, relations in related.items():
         for group in relations.reordered:
             reordered.append([architecture, "yes" if group.confirmed else "not confirmed", ", ".join(group.paths)])
-        for tree in relations.trees:
-            for depth, path, edge in rooted(tree):
-                distance = "" if edge is None else f"{edge.distance:.3g}{' aligned' if edge.aligned else ''}"
-                told = "" if edge is None else f"{edge.told}{' (a guess which came first)' if edge.guessed else ''}"
-                families.append([f"{NARROW * depth}└ {path}" if depth else path, distance, told])
+    for tree in trees:
+        for depth, path, edge in rooted(tree):
+            distance = "" if edge is None else f"{edge.distance:.3g}{' aligned' if edge.aligned else ''}"
+            told = "" if edge is None else f"{edge.told}{' (a guess which came first)' if edge.guessed else ''}"
+            families.append([f"{NARROW * depth}└ {path}" if depth else path, distance, told])
     note = "The same numbers in another order; it computes the same if an alignment makes it equal."
     near = (
         "Each below the one it is nearest to, with the distance relative to their norms: 0 is equal, 1.4 has nothing "

@@ -141,7 +141,7 @@ def relate(
         for number, edge in enumerate(edges):
             edges[number] = tell(edge, networks)
             advance()
-    trees = _families(edges)
+    trees = families_of(edges)
     related = {path for tree in trees for edge in tree for path in (edge.first, edge.second)}
     strangers = [path for path in strangers if path not in related]
     counts = Counter(fingerprints.values())
@@ -298,7 +298,7 @@ def _attached(
     return edges, strangers
 
 
-def _families(edges: Sequence[Kinship]) -> list[list[Kinship]]:
+def families_of(edges: Sequence[Kinship]) -> list[list[Kinship]]:
     """Edges that hang together, nearest first; the largest family first."""
     family: dict[str, str] = {}
 

@@ -1,12 +1,18 @@
 """A folder of checkpoints as a whole: one by one, between each other, and in the eyes of a SANE."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from weightspace.analysis.inspecting.checkpoints import Inspection, inspect_folder
-from weightspace.analysis.inspecting.kinship import Relations
-from weightspace.analysis.inspecting.relating_folders import SaneView, given_symmetries, relate_folder
+from weightspace.analysis.inspecting.kinship import Kinship, Relations, families_of
+from weightspace.analysis.inspecting.relating_folders import (
+    SaneView,
+    given_symmetries,
+    relate_across,
+    relate_folder,
+)
 from weightspace.errors import InputError
 from weightspace.responses.config import AskConfig
 from weightspace.weights.values import some_of
@@ -37,6 +43,7 @@ class FolderStudy(NamedTuple):
     seen: Sequence[SaneView]
     given: Sequence[str] = ()
     asked: "Sequence[BehaviorView]" = ()
+    across: Sequence[Kinship] = ()
 
     def summary(self) -> str:
         """One line with all counts."""
@@ -44,7 +51,7 @@ class FolderStudy(NamedTuple):
         remarked = sum(1 for checkpoint in inspection.checkpoints if checkpoint.remarks())
         twice = sum(map(len, (inspection.equal_files, inspection.equal_tensors, inspection.equal_numbers)))
         reordered = sum(len(relations.reordered) for relations in self.related.values())
-        families = sum(len(relations.trees) for relations in self.related.values())
+        families = len(self.families())
         counts = [
             _counted(len(inspection.checkpoints), "checkpoint"),
             f"{remarked:,} with remarks",
@@ -55,6 +62,11 @@ class FolderStudy(NamedTuple):
         if inspection.left_out:
             counts.append(f"{len(inspection.left_out):,} other files left out")
         return ", ".join(counts)
+
+    def families(self) -> list[list[Kinship]]:
+        """Checkpoints that are related, also across architectures: of each family its tree."""
+        within = [edge for relations in self.related.values() for tree in relations.trees for edge in tree]
+        return families_of([*within, *self.across])
 
     def faults(self) -> dict[str, int]:
         """How many checkpoints have what a check may fail on, by its name."""
@@ -81,7 +93,9 @@ class FolderStudy(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything."""
         related = {name: relations.to_json() for name, relations in self.related.items()}
-        return {**self.inspection.to_json(), "related": related, "seen": _rows(self.seen), "asked": _rows(self.asked)}
+        views = {"seen": _rows(self.seen), "asked": _rows(self.asked)}
+        across = [asdict(edge) for edge in self.across]
+        return {**self.inspection.to_json(), "related": related, "across": across, **views}
 
 
 def _rows(views: Sequence[Any]) -> list[dict[str, Any]]:
@@ -113,6 +127,7 @@ def study_folder(
         ask: ask checkpoints of given architectures what they do; None asks none.
     """
     study = _study(folder, sane, given, key, device)
+    study = study._replace(across=relate_across(folder, study.inspection, study.related, given))
     if ask is None:
         return study
     from weightspace.analysis.inspecting.asking import ask_folder
