@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pairs import OURS, Family, train
 from safetensors.torch import load_file
@@ -231,6 +232,88 @@ def published(weights: Path, cifar: Path) -> Iterator[dict[str, Any]]:
             yield measure(Pair(f"fine-tunes of one, {steps} steps at {rate:g}", *both), architecture, images, 500)
 
 
+def architecture_of(family: str) -> str:
+    """Zoos are of one architecture; what was fitted on one of them has seen it."""
+    return "cnn-s" if family.endswith("cnn-s") else family
+
+
+def lost(pair: dict[str, Any]) -> float:
+    """Accuracy that the average aligned by weights loses, batch norms set anew, to the mean of its parts."""
+    ways = ("average, aligned by weights, batch norms set anew", "average, aligned by weights")
+    average = next(pair["averages"][way] for way in ways if way in pair["averages"])
+    return float(np.mean(pair["parts"]) - average)
+
+
+def features(pair: dict[str, Any], kinds: Sequence[str]) -> list[float]:
+    """What is known of a pair without images."""
+    known = {
+        "size": [math.log10(pair["parameters"]), math.log2(pair["narrowest"])],
+        "weights": [pair["cosines"]["as they are"], pair["cosines"]["weights"]],
+        "responses": [pair["agreement"], pair["agreement_barriers"]["average, aligned by weights"]],
+    }
+    return [value for kind in kinds for value in known[kind]]
+
+
+PREDICTORS = {
+    "the mean of all": (),
+    "size and weights": ("size", "weights"),
+    "responses": ("responses",),
+    "size, weights and responses": ("size", "weights", "responses"),
+}
+
+
+def tell_unseen(pairs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Accuracy lost, told for each architecture by those fitted on the others, with intervals of 90 %.
+
+    The width of an interval is the 90 % quantile of errors that the same fit makes on architectures left out in turn
+    among those that it was fitted on (conformal prediction, Vovk et al., 2005, by group).
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for family, measured in pairs.items():
+        groups.setdefault(architecture_of(family), []).extend(measured)
+    told: dict[str, Any] = {}
+    for name, kinds in PREDICTORS.items():
+        tables = {
+            group: (np.array([[1.0, *features(pair, kinds)] for pair in own]), np.array([lost(pair) for pair in own]))
+            for group, own in groups.items()
+        }
+        outcomes = {group: _told(tables, group) for group in groups}
+        errors = np.concatenate([outcome[0] for outcome in outcomes.values()])
+        targets = np.concatenate([tables[group][1] for group in outcomes])
+        told[name] = {
+            "r2": 1 - float(np.square(errors).sum() / np.square(targets - targets.mean()).sum()),
+            "mean_error": float(np.abs(errors).mean()),
+            "width": float(np.mean([outcome[1] for outcome in outcomes.values()])),
+            "held": float(np.mean(np.concatenate([np.abs(outcome[0]) <= outcome[1] for outcome in outcomes.values()]))),
+            "held_by": {group: float(np.mean(np.abs(errors) <= width)) for group, (errors, width) in outcomes.items()},
+        }
+    return told
+
+
+def _told(tables: dict[str, tuple[np.ndarray, np.ndarray]], left_out: str) -> tuple[np.ndarray, float]:
+    """Errors on an architecture, and half the width of intervals, both from the others."""
+    rest = [group for group in tables if group != left_out]
+    calibration = np.concatenate([_errors(tables, [one for one in rest if one != group], group) for group in rest])
+    rank = math.ceil(0.9 * (len(calibration) + 1)) - 1
+    width = float(np.sort(np.abs(calibration))[min(rank, len(calibration) - 1)])
+    return _errors(tables, rest, left_out), width
+
+
+def _errors(tables: dict[str, tuple[np.ndarray, np.ndarray]], fitted: Sequence[str], group: str) -> np.ndarray:
+    """Errors on a group of a ridge regression on others, each of which counts alike."""
+    inputs, targets = (np.concatenate([tables[one][part] for one in fitted]) for part in (0, 1))
+    counts = np.concatenate([np.full(len(tables[one][1]), 1 / len(tables[one][1])) for one in fitted])
+    scale = inputs.std(0)
+    scale[scale == 0] = 1
+    center = inputs.mean(0)
+    center[0] = 0
+    design = (inputs - center) / scale
+    penalty = np.diag([0.0, *[0.1] * (inputs.shape[1] - 1)])
+    weighted = design * counts[:, None]
+    solution = np.linalg.solve(design.T @ weighted + penalty, weighted.T @ targets)
+    return tables[group][1] - ((tables[group][0] - center) / scale) @ solution
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", default=",".join([*PLANS, *ZOOS, PUBLISHED]))
@@ -239,14 +322,27 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, default=Path.home() / ".cache/weightspace/zoos/images/cifar10.npz")
     parser.add_argument("--weights", type=Path, default=Path("../shared/weights/akamaster_cifar10"))
     parser.add_argument("--out", type=Path, default=Path("docs/tables/averaging.json"))
+    parser.add_argument(
+        "--join", type=Path, nargs="*", default=[], help="files of other runs, whose families are added"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     result = json.loads(options.out.read_text()) if options.out.is_file() else {"families": {}}
+    for file in options.join:
+        result["families"] |= json.loads(file.read_text())["families"]
     names = [name for name in options.families.split(",") if name not in result["families"]]
     for name, pairs in families(names, options.zoos, options.data, options.cifar, options.weights):
         result["families"][name] = pairs
-        result["made"] = date.today().isoformat()
-        options.out.write_text(to_json(result, indent=1) + "\n", encoding="utf-8")
+        write(result, options.out)
+    if len({architecture_of(name) for name in result["families"]}) > 2:
+        result["told"] = tell_unseen(result["families"])
+    write(result, options.out)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """The result, with the day on which it was made."""
+    result["made"] = date.today().isoformat()
+    path.write_text(to_json(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGE, SCHEMA = ROOT / "docs" / "pages" / "json.md", ROOT / "docs" / "pages" / "json-schema.json"
-WRITES = ("grow", "import", "publish", "pretrain", "distill", "card", "embed", "layers", "align", "generate")
+WRITES = ("grow", "import", "publish", "pretrain", "distill", "card", "embed", "layers", "align", "merge", "generate")
 # Their keys are names: of networks, properties, types, packages.
 OPEN = (
     "layers",

@@ -33,6 +33,7 @@ from weightspace.responses.repairing import repair
 from weightspace.symmetry.axes import Symmetry, permute
 from weightspace.symmetry.matching import match_weights
 from weightspace.weights.values import Weights
+from weightspace.zoo.addressing import short_names
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.recorded_images import require_images, square_size
 
@@ -334,7 +335,8 @@ def merge_networks(
     Raises:
         InputError: no such networks, two architectures, or nobody says how they are built (unless `config.anyway`).
     """
-    parts, known = open_parts(names, given)
+    opened, known = open_parts(names, given)
+    parts = {short: opened[name] for name, short in short_names(opened).items()}
     if known is None:
         return _unseen(parts, config, symmetry)
     require_runnable(known)
