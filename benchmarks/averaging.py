@@ -62,7 +62,7 @@ def _mlp(width: int, *, long: bool = False) -> Plan:
 
 
 def _resnet(width: int, pairs: int) -> Plan:
-    return Plan(Family(f"{OURS}:resnet18", {"channels": 1, "width": width}, 200), pairs, 500, (0, 20))
+    return Plan(Family(f"{OURS}:resnet18", {"channels": 1, "width": width}, 200), pairs, 500, (0, 20), size=16)
 
 
 PLANS = {

@@ -39,7 +39,7 @@ def mean(values: Iterable[float]) -> float:
 
 def lost(pairs: list[Pair], way: str, *, repaired: bool = False) -> str:
     """Percentage points of accuracy that the average loses to the mean of its parts."""
-    losses = [np.mean(pair["parts"]) - value(pair, "averages", way, repaired=repaired) for pair in pairs]
+    losses = [mean(pair["parts"]) - value(pair, "averages", way, repaired=repaired) for pair in pairs]
     return f"{100 * mean(losses):+.1f}"
 
 
@@ -56,7 +56,7 @@ def table_of_averaging(families: dict[str, list[Pair]]) -> str:
     rows = []
     for family, pairs in families.items():
         for kinship, alike in by_kinship(pairs).items():
-            parts = mean(np.mean(pair["parts"]) for pair in alike)
+            parts = mean(mean(pair["parts"]) for pair in alike)
             ensemble = mean(pair["ensemble"] for pair in alike) - parts
             shown = [f"{parts:.1%}", f"{-100 * ensemble:+.1f}", *(lost(alike, way) for way in WAYS)]
             shown += [lost(alike, "by weights", repaired=True)]
@@ -109,6 +109,7 @@ def guide_table(families: dict[str, list[Pair]]) -> str:
 
 
 def main() -> None:
+    """Rewrite all blocks."""
     measured = json.loads((ROOT / "tables" / "averaging.json").read_text())
     families = measured["families"]
     page = PAGE.read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ OPEN = (
     "versions",
 )
 # What is empty in the tests' small run.
-MAYBE = {"embed": ("assumed/[]", "left_out/NAME")}
+MAYBE = {"embed": ("assumed/[]", "left_out/NAME"), "merge": ("notes/[]",)}
 TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "NoneType": "null"}
 HEAD = """# What `--json` prints
 

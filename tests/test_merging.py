@@ -316,6 +316,5 @@ def test_networks_by_name_are_merged_as_the_command_does(zoo: Zoo) -> None:
     kind = sorted({name.rpartition("-")[2] for name in zoo.architectures})[0]
     names = members(zoo, kind, 2)
     result = merge_networks(names, MergeConfig(data="digits", images=100))
-    assert result.judged_by == "100 validation images" and [row.what for row in result.rows[:2]] == [
-        Path(name).name for name in names
-    ]
+    parts = [row.what for row in result.rows[:2]]
+    assert result.judged_by == "100 validation images" and parts == [Path(name).name for name in names]
