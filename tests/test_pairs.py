@@ -101,6 +101,11 @@ def pruned(tensor: Tensor, share: float) -> Tensor:
     return torch.where(tensor.abs() <= tensor.abs().flatten().quantile(share), 0, tensor)
 
 
+def cut_off(tensor: Tensor) -> Tensor:
+    """The first two bytes of every number, as some converters make bfloat16."""
+    return (tensor.contiguous().view(torch.int32) & -(2**16)).view(torch.float32)
+
+
 EXACT: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     "a copy": ("equal values", lambda own: {name: tensor.clone() for name, tensor in own.items()}),
     "behind a prefix": ("equal values", lambda own: {f"model.net.{name}": tensor for name, tensor in own.items()}),
@@ -108,6 +113,7 @@ EXACT: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
     "in double precision": ("equal values", lambda own: changed(own, torch.Tensor.double)),
     "stored in half": ("rounded", lambda own: changed(own, torch.Tensor.half)),
     "rounded and back": ("rounded", lambda own: changed(own, lambda tensor: tensor.bfloat16().float())),
+    "cut off": ("rounded", lambda own: changed(own, cut_off)),
     "to eight bits": ("rounded", lambda own: changed(own, lambda tensor: tensor.to(torch.float8_e4m3fn).float())),
     "pruned by a tenth": ("pruned", lambda own: changed(own, lambda tensor: pruned(tensor, 0.1))),
     "pruned by nine tenths": ("pruned", lambda own: changed(own, lambda tensor: pruned(tensor, 0.9), matrices=True)),

@@ -24,6 +24,7 @@ from weightspace.cli.shared import (
     require_plot,
     say,
 )
+from weightspace.errors import require_between
 from weightspace.generation.config import MergeConfig
 from weightspace.responses.config import AskConfig
 
@@ -64,6 +65,7 @@ def diff(
     from weightspace.report.tables import print_table
 
     require_verdict(expect)
+    require_between("rows", rows, 1)
     with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
         first, second = module.addresses([first, second])
         seen = diff_networks(first, second, config, ask=ask, given=module.describe())

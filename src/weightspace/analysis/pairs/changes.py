@@ -21,6 +21,8 @@ PIECE, BLOCK = 2**21, 2**17
 ROWS, RUN = 128, 256
 # Types that numbers may have been rounded to and stored in a larger one again.
 COARSE = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
+# The first half of a number's bytes, which is how some converters make bfloat16.
+CUT = "bfloat16, cut off"
 FEW = 64
 SMALLEST = 1e-30
 
@@ -149,7 +151,8 @@ class _Sums:
         self.squares, self.largest, self.numbers = [0.0, 0.0, 0.0], 0.0, 0
         self.changed, self.flips, self.zeros, self.broken = 0, 0, [0, 0], [0, 0]
         self.kept = [0, 0]  # entries that changed and are not zero, in each
-        self.types = [list(COARSE), list(COARSE)]  # that either may have been rounded to
+        kinds: list[torch.dtype | str] = [*COARSE, CUT]  # that either may have been rounded to
+        self.types = [kinds, kinds]
 
     def add_equal(self, block: Tensor) -> None:
         """A block that both share: it says something of lengths and zeros, and of types alone."""
@@ -207,8 +210,7 @@ class _Sums:
         for which, (fine, coarse) in enumerate(((first, second), (second, first))):
             for count in (FEW, len(fine)):
                 few, rounded = fine[:count], coarse[:count]
-                smaller = [kind for kind in self.types[which] if kind.itemsize < few.dtype.itemsize]
-                self.types[which] = [kind for kind in smaller if torch.equal(few.to(kind).to(few), rounded)]
+                self.types[which] = [kind for kind in self.types[which] if _rounds(few, rounded, kind)]
 
     def settle(self, twins: Twins) -> Change:
         """Shares of all entries."""
@@ -229,6 +231,15 @@ class _Sums:
             rounded=str(rounded).removeprefix("torch.") if rounded else "",
             rounded_back=rounded is not None and not self.types[0],
         )
+
+
+def _rounds(fine: Tensor, coarse: Tensor, kind: torch.dtype | str) -> bool:
+    """Whether rounding to a smaller type makes one the other."""
+    if isinstance(kind, torch.dtype):
+        return kind.itemsize < fine.dtype.itemsize and torch.equal(fine.to(kind).to(fine), coarse)
+    if fine.dtype != torch.float32:
+        return False
+    return torch.equal((fine.view(torch.int32) & -(2**16)).view(torch.float32), coarse)
 
 
 def _same_bytes(first: Tensor, second: Tensor) -> bool:

@@ -241,7 +241,7 @@ def _exact(case: _Case) -> Verdict | None:
     for way in WAYS:
         if all(change.rounded and change.rounded_back == (way.child == 0) for change in changes):
             types = " and ".join(sorted({change.rounded for change in changes}))
-            seen = "every number is the other's rounded to the nearest of that type"
+            seen = "every number is the other's, rounded to that type"
             return way.made("rounded", f"rounded to {types}", seen, "")
         if all(change.pruned == (1 if way.child else -1) for change in changes):
             zeros = max(change.zeros[way.child] for change in changes)
