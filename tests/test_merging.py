@@ -14,9 +14,10 @@ from tools import refused, run
 from weightspace.corpus.matching_units import match_units
 from weightspace.errors import InputError
 from weightspace.generation.config import MergeConfig
-from weightspace.generation.merging import APART, Merge, layers_of, merge, merge_networks
-from weightspace.images import Images, ImageSet
-from weightspace.linear_paths import average
+from weightspace.generation.judging import APART, Judge, Merge
+from weightspace.generation.merging import layers_of, merge, merge_networks
+from weightspace.images import Images, ImageSet, open_images
+from weightspace.linear_paths import average, interpolate
 from weightspace.responses.asking import Asker
 from weightspace.responses.questions import draw_questions, given_questions
 from weightspace.responses.repairing import repair, unit_moments
@@ -25,6 +26,10 @@ from weightspace.symmetry.axes import Symmetry, permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.files import open_weights, write_weights
 from weightspace.weights.values import Weights
+from weightspace.zoo.architecture import build_module
+from weightspace.zoo.growing.config import GrowConfig
+from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.recorded_images import images_for_networks
 from weightspace.zoo.zoo import Zoo
 
 # Whose units are not told apart by what they do: shuffled channels, and positions that are mixed as channels are.
@@ -105,6 +110,34 @@ def test_repaired_units_have_the_mean_and_the_variance_of_the_parts(digits: Imag
     assert output != hidden
     last = [name for name in mean if name.startswith(output)]
     assert all(torch.equal(repair(asker, mean, parts).weights[name], mean[name]) for name in last)
+
+
+@pytest.mark.parametrize("name", GARDEN)
+def test_what_is_repaired_has_the_moments_that_it_should(name: str) -> None:
+    """Slopes, embeddings and norms over several axes scale no unit by a row, whatever their shapes."""
+    module, example, _ = planted(name)
+    one, generator = module.state_dict(), torch.Generator().manual_seed(3)
+    two = {
+        key: own + 0.3 * own.std(correction=0) * torch.randn(own.shape, generator=generator)
+        if own.is_floating_point() and not key.endswith("running_var")
+        else own
+        for key, own in one.items()
+    }
+    asker = Asker(module, questions_for(example))
+    mean = average([one, two])
+    repaired = repair(asker, mean, [one, two]).weights
+    changed = {key for key, own in repaired.items() if not torch.equal(own, mean[key])}
+    wanted, after = [unit_moments(asker, part) for part in (one, two)], unit_moments(asker, repaired)
+    for place in asker.places:
+        weight, bias = asker.written_by(place)
+        if weight not in changed:
+            continue
+        spread = torch.stack([part[place.name].spread for part in wanted]).mean(0)
+        alive = after[place.name].spread > 0
+        torch.testing.assert_close(after[place.name].spread[alive], spread[alive], rtol=2e-2, atol=1e-3)
+        if bias is not None:
+            center = torch.stack([part[place.name].mean for part in wanted]).mean(0)
+            torch.testing.assert_close(after[place.name].mean[alive], center[alive], rtol=2e-2, atol=1e-2)
 
 
 def test_dead_units_stay_dead_and_tied_weights_as_they_are() -> None:
@@ -193,7 +226,7 @@ def test_layers_are_averaged_only_where_images_gain(
     result = merged({"good": good, "spoiled": spoiled}, symmetry, digits, by="names", per="layer", data="digits")
     layers = next(row for row in result.rows if row.kind == "layers")
     assert (layers.score.accuracy or 0) >= (result.part.score.accuracy or 0)
-    assert layers_of(good) == [["1.weight", "1.bias"], ["3.weight", "3.bias"]]
+    assert layers_of(good, {}) == [["1.weight", "1.bias"], ["3.weight", "3.bias"]]
 
 
 def test_batch_norms_are_set_anew_with_images_and_said_to_be_averaged_without(digits: ImageSet) -> None:
@@ -231,6 +264,191 @@ def test_refusals(three: dict[str, Weights], symmetry: Symmetry, digits: ImageSe
     unmoved = merged(three, still, digits)
     assert next(row.what for row in unmoved.rows if row.kind == "average") == "average, as they are"
     assert any("nothing is known to be permutable" in note for note in unmoved.notes)
+
+
+def test_complex_numbers_are_averaged_too() -> None:
+    one, two = ({"w": torch.full((3,), value, dtype=torch.complex64)} for value in (1 + 2j, 3 - 4j))
+    assert average([one, two])["w"].tolist() == [2 - 1j] * 3
+    assert interpolate(one, two, 0.25)["w"].tolist() == [1.5 + 0.5j] * 3
+
+
+def test_parts_that_answer_all_alike_tell_nothing(three: dict[str, Weights], symmetry: Symmetry) -> None:
+    always = [{**own, "3.weight": 0 * three["seed 0"]["3.weight"]} for own in three.values()][:2]
+    for own, shift in zip(always, (5.0, 9.0), strict=True):
+        own["3.bias"] = torch.eye(10)[4] * shift
+    said = merged({"one": always[0], "two": always[1]}, symmetry, None)
+    assert not said.tells and said.worse and "which tells nothing" in said.describe()
+    # What overflows is like nothing, though the first of nothing but NaN is a winner of a kind.
+    huge = {name: own * 1e30 for name, own in three["seed 0"].items()}
+    mad = merged({"one": three["seed 1"], "huge": huge}, symmetry, None, by="names", repair=False)
+    assert mad.worse and mad.rows[1].score.agreement == 0
+
+
+def test_a_part_agrees_with_the_others_and_not_with_itself(three: dict[str, Weights], symmetry: Symmetry) -> None:
+    pair = {name: three[name] for name in ("seed 0", "seed 1")}
+    asker, rows = asker_for(), merged(pair, symmetry, None).rows
+    answers = [asker.ask(own, keep=True).returned[0].argmax(-1) for own in pair.values()]
+    alike = float((answers[0] == answers[1]).float().mean())
+    assert rows[0].score.agreement == rows[1].score.agreement == pytest.approx(alike)
+    assert alike < 1
+
+
+def test_images_are_drawn_from_all_of_a_sorted_file(digits: ImageSet, three: dict[str, Weights]) -> None:
+    def ordered(images: Images) -> Images:
+        order = images.labels.argsort(stable=True)
+        return Images(images.inputs[order], images.labels[order])
+
+    by_class = digits._replace(validation=ordered(digits.validation), test=ordered(digits.test))
+    judge = Judge(net(), asker_for(), list(three.values()), by_class, 40)
+    # A network that always says 0 would be right for all of the first images.
+    blind = judge.score({name: own * 0 for name, own in three["seed 0"].items()})
+    assert max(blind.accuracy or 0, blind.test_accuracy or 0) < 0.5
+    assert all((judge.score(own).accuracy or 0) > 0.7 for own in three.values())
+
+
+def test_the_barrier_of_a_soup_is_over_what_is_in_it(
+    digits: ImageSet, three: dict[str, Weights], symmetry: Symmetry
+) -> None:
+    good = three["seed 0"]
+    near = {name: own + 0.0002 * torch.randn_like(own) for name, own in good.items()}
+    broken = {name: 40 * torch.randn_like(own) for name, own in good.items()}
+    rows = merged({"good": good, "near": near, "broken": broken}, symmetry, digits, by="names").rows
+    (soup,) = [row for row in rows if row.kind == "soup"]
+    assert soup.what.startswith("soup of 2") and abs(soup.barrier or 0) < 0.05
+    flipped = {name: -own for name, own in broken.items()}
+    alone = merged({"good": good, "broken": broken, "worse": flipped}, symmetry, digits, by="names").rows
+    assert [row.barrier for row in alone if row.kind == "soup"] == [None]
+
+
+class Tied(nn.Module):
+    """Two layers of one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.b.weight = self.a.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of 8 x 8 images."""
+        return self.c(self.b(self.a(images.flatten(1)).relu()).relu())
+
+
+def test_tied_tensors_stay_tied_layer_by_layer(digits: ImageSet) -> None:
+    module, parts = Tied(), {}
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        own = Tied()
+        for _ in fit_one(own, digits.train, FitConfig(epochs=1), learning_rate=1e-3, weight_decay=0.0, seed=seed):
+            pass
+        parts[str(seed)] = {name: tensor.detach().clone() for name, tensor in own.state_dict().items()}
+    axes = trace_symmetry(module.eval(), torch.zeros(2, 1, 8, 8))
+    asker = Asker(module, draw_questions([(1, 1, 8, 8)]))
+    config = MergeConfig(by="names", per="layer", data="digits", repair=False)
+    result = merge(parts, module, axes, asker, digits, config)
+    assert torch.equal(result.weights["a.weight"], result.weights["b.weight"])
+    assert layers_of(parts["1"], {"b.weight": "a.weight"})[0] == ["a.weight", "a.bias", "b.weight"]
+
+
+def test_members_are_judged_by_what_their_zoo_kept_for_it(tmp_path: Path) -> None:
+    few = open_images("digits", limits=(300, None))
+    config = GrowConfig(members=2, epochs=1, plan="stacked", workers=1)
+    zoo = grow("mlp:4", few, config, tmp_path / "zoo")
+    names = [f"{zoo.folder}:{member}" for member in zoo.members]
+    architecture = next(iter(zoo.architectures.values()))
+    images = images_for_networks(names, "digits", architecture)
+    assert torch.equal(images.validation.inputs, few.validation.inputs)
+    assert len(images_for_networks([], "digits", architecture).validation.labels) > len(few.validation.labels)
+    other = grow("mlp:4", open_images("digits", limits=(400, None)), config, tmp_path / "other")
+    with pytest.raises(InputError, match="members of zoos that divide digits alike, found"):
+        images_for_networks([names[0], f"{other.folder}:{other.members[0]}"], "digits", architecture)
+
+
+def test_what_returns_no_scores_of_classes_is_refused_for_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_nets.py").write_text(
+        "from torch import nn\n"
+        "def few():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.a = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n        y = self.a(x.flatten(1))\n        return y, y\n"
+        "def maps():\n    return nn.Conv2d(1, 10, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name, said in (("few", "at most 3 classes"), ("Pair", "found a tuple"), ("maps", "found [2, 10, 6, 6]")):
+        module = build_module(f"{tmp_path / 'odd_nets.py'}:{name}")
+        for number in range(2):
+            moved = {key: own + 0.1 * number for key, own in module.state_dict().items()}
+            write_weights(tmp_path / f"{name}{number}.safetensors", moved)
+        words = (
+            "merge",
+            f"{name}0.safetensors",
+            f"{name}1.safetensors",
+            "--architecture",
+            f"odd_nets.py:{name}",
+            "--data",
+            "digits",
+        )
+        assert said in refused(capsys, *words, "--example", "2,1,8,8", "--out", tmp_path / "out.pt")
+
+
+def test_inputs_are_never_written_over(
+    capsys: pytest.CaptureFixture[str], three: dict[str, Weights], tmp_path: Path
+) -> None:
+    several, folder = tmp_path / "several.pt", tmp_path / "model"
+    torch.save({"model": three["seed 0"], "ema": three["seed 1"]}, several)
+    folder.mkdir()
+    write_weights(folder / "model.safetensors", three["seed 0"])
+    write_weights(tmp_path / "plain.safetensors", three["seed 1"])
+    anyway = ("--anyway", "--force")
+    before = several.read_bytes()
+    said = refused(capsys, "merge", f"{several}:model", f"{several}:ema", "--out", several, *anyway)
+    assert "apart from the inputs" in said and several.read_bytes() == before
+    within = folder / "new.safetensors"
+    assert "which is in" in refused(capsys, "merge", folder, tmp_path / "plain.safetensors", "--out", within, *anyway)
+    both = ("merge", f"{several}:model", f"{several}:ema", "--anyway", "--out", tmp_path / "mean.safetensors")
+    assert run(capsys, *both)[0] == 0
+    for again in (f"{several}:model", f"{tmp_path}/./several.pt:model"):
+        said = refused(capsys, "merge", f"{several}:model", again, f"{several}:ema", "--out", tmp_path / "x.pt")
+        assert "expected different networks to merge" in said
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".ckpt", ""])
+def test_files_are_what_their_endings_say(
+    capsys: pytest.CaptureFixture[str], three: dict[str, Weights], tmp_path: Path, ending: str
+) -> None:
+    files = [tmp_path / f"{number}.pt" for number in range(2)]
+    for file, network in zip(files, three.values(), strict=False):
+        write_weights(file, network)
+        assert set(torch.load(file, weights_only=True)) == set(network)
+    out = tmp_path / f"mean{ending}"
+    assert run(capsys, "merge", *files, "--anyway", "--out", out)[0] == 0
+    assert torch.equal(open_weights(out).read()["1.bias"], average(list(three.values())[:2])["1.bias"])
+    if ending in ("", ".pt"):
+        net().load_state_dict(torch.load(out, weights_only=True))
+    said = refused(capsys, "merge", *files, "--anyway", "--out", tmp_path / "mean.npz")
+    assert "expected an --out that ends in .safetensors" in said
+
+
+def test_what_reading_left_aside_is_said(
+    capsys: pytest.CaptureFixture[str], three: dict[str, Weights], tmp_path: Path
+) -> None:
+    for step, (name, network) in enumerate(
+        {"a": three["seed 0"], "b": {key: own.half() for key, own in three["seed 1"].items()}}.items()
+    ):
+        write_weights(tmp_path / f"{name}.safetensors", {**network, "step": torch.tensor([step])})
+    words = ("merge", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--anyway", "--out")
+    text = run(capsys, *words, tmp_path / "m.safetensors")[1]
+    assert "whole numbers are the first network's where they differ: step" in text
+    assert "in the precision of the first network: float32" in text and text.count("it was not run") == 1
+    refusal = refused(capsys, *words, tmp_path / "n.safetensors", "--by", "weights")
+    assert "to match weights, found files alone" in refusal
+    assert "to match activations" in refused(capsys, *words, tmp_path / "n.safetensors", "--by", "activations")
+    assert "at least 2 images" in refused(capsys, *words, tmp_path / "n.safetensors", "--recalibrate", 1)
+    hand = tmp_path / "symmetry.json"
+    hand.write_text(json.dumps(trace_symmetry(net(5).eval(), torch.zeros(2, 1, 8, 8)).to_json()))
+    said = refused(capsys, *words, tmp_path / "n.safetensors", "--symmetry", hand)
+    assert "expected a symmetry of these networks in" in said
 
 
 def members(zoo: Zoo, activation: str, count: int) -> list[str]:

@@ -225,13 +225,19 @@ def test_families_reach_across_architectures(capsys: pytest.CaptureFixture[str],
     parent, child = net(10, 0), net(7, 1)
     child |= {name: tensor.clone() for name, tensor in parent.items() if not name.startswith("4.")}
     tuned = {name: tensor + 0.02 * tensor.std() * torch.randn_like(tensor) for name, tensor in child.items()}
-    for name, weights in {"a": parent, "b": child, "c": tuned, "d": net(7, 9)}.items():
+    third = net(5, 2) | {name: tensor for name, tensor in parent.items() if not name.startswith("4.")}
+    for name, weights in {"a": parent, "b": child, "c": tuned, "d": net(7, 9), "e": third}.items():
         save_file(weights, tmp_path / f"{name}.safetensors")
     status, text, _ = run(capsys, "inspect", tmp_path, "--json")
-    (edge,) = json.loads(text)["across"]
+    edge = next(edge for edge in json.loads(text)["across"] if "b.safetensors" in (edge["first"], edge["second"]))
     assert status == 0 and (edge["first"], edge["second"]) == ("a.safetensors", "b.safetensors")
     assert edge["kind"] == "head replaced" and edge["distance"] == 0
     text = run(capsys, "inspect", tmp_path)[1]
-    assert "1 family" in text and "d.safetensors" not in text.partition("Related checkpoints")[2]
+    tree = [line.partition("│")[0] for line in text.partition("Related checkpoints")[2].splitlines()]
+    # A family is a tree: each of its files has one line.
+    assert sorted(line.strip("└ \xa0") for line in tree if "safetensors" in line) == [
+        f"{name}.safetensors" for name in "abce"
+    ]
+    assert "1 family" in text
     page = tmp_path / "page.html"
     assert run(capsys, "inspect", tmp_path, "--out", page)[0] == 0 and "one network with another" in page.read_text()

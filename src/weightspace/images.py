@@ -35,6 +35,11 @@ class Images(NamedTuple):
         """The same on a device, where networks that take them then run."""
         return Images(self.inputs.to(device), self.labels.to(device))
 
+    def some(self, count: int, seed: int) -> "Images":
+        """At most so many of them, drawn at random and in random order: files are often sorted by class."""
+        order = torch.randperm(len(self.labels), generator=derive_generator(seed, "some images"))[:count]
+        return Images(self.inputs[order], self.labels[order])
+
 
 class ImageSet(NamedTuple):
     """Train, validation and test images, normalised alike.

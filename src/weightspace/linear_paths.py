@@ -35,8 +35,7 @@ class Line(NamedTuple):
 
 
 def average(networks: Sequence[Mapping[str, Tensor]]) -> Weights:
-    """The mean of networks of one architecture, in the precision of the first; what is no floating-point number is the
-    first's.
+    """The mean of networks of one architecture, in the precision of the first; whole numbers are the first's.
 
     Raises:
         InputError: no network.
@@ -51,24 +50,25 @@ def average(networks: Sequence[Mapping[str, Tensor]]) -> Weights:
     first = networks[0]
     for network in networks[1:]:
         require_shapes(network, shapes_of(first))
-    return {
-        name: torch.stack([network[name].double() for network in networks]).mean(0).to(tensor.dtype)
-        if tensor.is_floating_point()
-        else tensor.clone()
-        for name, tensor in first.items()
-    }
+    return {name: _mean([network[name] for network in networks]) for name in first}
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if not (first.is_floating_point() or first.is_complex()):
+        return first.clone()
+    wide = torch.complex128 if first.is_complex() else torch.float64
+    return torch.stack([tensor.to(wide) for tensor in tensors]).mean(0).to(first.dtype)
 
 
 def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float) -> Weights:
-    """`(1 - share) * first + share * second`, in 32 bits at the least; what is no floating-point number is taken from
-    the first.
-    """
+    """`(1 - share) * first + share * second`, in 32 bits at the least; whole numbers are taken from the first."""
     return {name: _blend(tensor, second[name], share) for name, tensor in first.items()}
 
 
 def _blend(first: Tensor, second: Tensor, share: float) -> Tensor:
     """In 32 bits at the least: one of two networks may be in half precision."""
-    if not first.is_floating_point():
+    if not (first.is_floating_point() or first.is_complex()):
         return first
     kind = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     return torch.lerp(first.to(kind), second.to(kind), share)

@@ -110,13 +110,14 @@ def align(
     """
     prepare_torch()
     from weightspace.analysis.pairs.aligning import align_networks
-    from weightspace.outputs import new_files, require_apart
+    from weightspace.outputs import new_files
     from weightspace.report.plots import save_lines
     from weightspace.weights.files import write_weights
+    from weightspace.zoo.addressing import require_network_output
 
     figure = plot or out.with_suffix(".svg")
     require_plot(figure)
-    require_apart(out, [Path(name) for name in (reference, model)])
+    require_network_output(out, (reference, model))
     reference, model = module.addresses([reference, model])
     given = next(iter(module.describe()), None)
     with new_files(out, *([figure] if config.data else []), existing=existing(force)) as paths:
@@ -152,12 +153,13 @@ def merge(
     """
     prepare_torch()
     from weightspace.generation.merging import merge_networks
-    from weightspace.outputs import new_files, require_apart
+    from weightspace.outputs import new_files
     from weightspace.report.pairs import merge_tables
     from weightspace.report.tables import print_table
     from weightspace.weights.files import write_weights
+    from weightspace.zoo.addressing import require_network_output
 
-    require_apart(out, [Path(name) for name in networks])
+    require_network_output(out, networks)
     given = next(iter(module.describe()), None)
     with new_files(out, existing=existing(force)) as paths:
         merged = merge_networks(module.addresses(networks), config, ask=ask, given=given, symmetry=symmetry)

@@ -16,7 +16,15 @@ from weightspace.corpus.config import PreparationConfig
 from weightspace.corpus.standardizing import Statistics, no_statistics
 from weightspace.errors import InputError
 from weightspace.inputs import read_object
-from weightspace.symmetry.axes import Axis, Permutations, Symmetry, leaves, permute, shape_of
+from weightspace.symmetry.axes import (
+    Axis,
+    Permutations,
+    Symmetry,
+    identity_permutations,
+    leaves,
+    permute,
+    shape_of,
+)
 from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.matching import match_weights
 from weightspace.symmetry.proving import SymmetryDisproved
@@ -272,10 +280,22 @@ def describe_module(factory: str, examples: str | Sequence[str], integers: int |
         return replace(described, note=f"no symmetry: {refusal}")
 
 
-def symmetry_of(known: Architecture | None, file: Path | None = None) -> Symmetry:
-    """A symmetry by hand, or that of the architecture, derived and proved where it may be built."""
+def symmetry_of(
+    known: Architecture | None, file: Path | None = None, weights: Mapping[str, Tensor] | None = None
+) -> Symmetry:
+    """A symmetry by hand, or that of the architecture, derived and proved where it may be built.
+
+    Raises:
+        InputError: none can be read or derived, or one by hand that is not of these weights.
+    """
     if file is not None:
-        return _read_symmetry(file)
+        symmetry = _read_symmetry(file)
+        try:
+            if weights is not None:
+                permute(weights, symmetry, identity_permutations(symmetry))
+        except WeightsMismatch as refusal:
+            raise InputError(f"expected a symmetry of these networks in {file}, found another: {refusal}") from refusal
+        return symmetry
     if known is None:
         raise InputError(
             "expected --architecture my_nets:Net --example SHAPE, --symmetry FILE, or ZOO:MEMBER, found files alone, "

@@ -182,11 +182,11 @@ class MergeConfig:
     """Judge by so many validation images, and report so many test images."""
 
     recalibrate: int = 1_000
-    """Set batch norms anew with so many training images, or with the noise; 0: average their statistics."""
+    """Set batch norms anew with so many training images; 0: average their statistics, as without images."""
 
     match_on: int = 512
-    """Match activations on so many training images, and give units back their variance on them; without images, on the
-    noise that networks are asked with."""
+    """Match activations on so many training images (a power of two of them), and give units back their variance on as
+    many of these as fit at once; without images, on the noise that networks are asked with."""
 
     repair: bool = True
     """Also try the average with the variance that its units lost given back (REPAIR)."""
@@ -202,5 +202,7 @@ class MergeConfig:
         require_between("the number of images", self.images, 1, MOST)
         require_between("the number of images to match on", self.match_on, 4, MOST)
         require_between("recalibrate", self.recalibrate, 0, MOST)
+        if self.recalibrate == 1:
+            raise InputError("expected at least 2 images to set batch norms anew with (--recalibrate), or 0, found 1")
         if self.per == "layer" and not self.data:
             raise InputError("expected images (--data) to choose layers by, found none")

@@ -7,10 +7,11 @@ averaging took from them (REPAIR, the same paper). Of several networks a greedy 
 from the best on, each is kept only if validation images do not lose by it. Choices are made on validation images alone.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,9 +22,9 @@ from weightspace.corpus.frame import symmetry_of
 from weightspace.corpus.matching_units import match_units
 from weightspace.errors import InputError
 from weightspace.generation.config import By, MergeConfig
-from weightspace.generation.judging import Judge, Score
+from weightspace.generation.judging import Judge, Kind, Merge, Row, Score
 from weightspace.generation.parts import open_parts
-from weightspace.images import ImageSet, open_images
+from weightspace.images import ImageSet
 from weightspace.linear_paths import average
 from weightspace.progress import progress_bar
 from weightspace.responses.asking import Asker
@@ -32,87 +33,11 @@ from weightspace.responses.questions import given_questions
 from weightspace.responses.repairing import repair
 from weightspace.symmetry.axes import Symmetry, permute
 from weightspace.symmetry.matching import match_weights
-from weightspace.weights.values import Weights
-from weightspace.zoo.addressing import short_names
+from weightspace.weights.values import Weights, find_aliases
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.recorded_images import require_images, square_size
+from weightspace.zoo.recorded_images import images_for_networks
 
-# Without images: an average that answers so much less as its parts do than their ensemble does is taken for worse.
-APART = 0.05
 ALIGNED = {"names": "as they are", "weights": "aligned by weights", "activations": "aligned by activations"}
-Kind = Literal["part", "ensemble", "average", "soup", "layers"]
-
-
-class Row(NamedTuple):
-    """One network of the table.
-
-    Attributes:
-        what: it is, in words; kind: in a word.
-        score: of it.
-        barrier: how far its loss lies above the mean of its parts' losses; without images, how much less it answers as
-            its parts do than their ensemble does. None for parts.
-    """
-
-    what: str
-    kind: Kind
-    score: Score
-    barrier: float | None = None
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Networks merged.
-
-    Attributes:
-        weights: of the best average, soup, or mixture of layers.
-        rows: all that were compared; chosen: the one that `weights` are of; part: the best of the parts.
-        judged_by: in words; judged: whether by labelled images.
-        notes: what else is to be known.
-    """
-
-    weights: Weights
-    rows: tuple[Row, ...]
-    chosen: Row
-    part: Row
-    judged_by: str
-    judged: bool
-    notes: tuple[str, ...] = ()
-
-    @property
-    def worse(self) -> bool:
-        """Whether the best part is better; without images, whether it answers too unlike its parts."""
-        if self.judged:
-            return (self.chosen.score.accuracy or 0.0) < (self.part.score.accuracy or 0.0)
-        return (self.chosen.barrier or 0.0) > APART
-
-    def describe(self) -> str:
-        """The answer, in a sentence."""
-        score, best = self.chosen.score, self.part.score
-        if not self.judged_by:
-            return f"{self.chosen.what}: {', '.join(self.notes)}"
-        if self.judged:
-            verdict = "worse than" if self.worse else "as good as" if score.accuracy == best.accuracy else "better than"
-            return (
-                f"{self.chosen.what}: {score.accuracy:.1%} of {self.judged_by}, {verdict} the best part, "
-                f"{self.part.what} ({best.accuracy:.1%}); on test images {score.test_accuracy:.1%} and "
-                f"{best.test_accuracy:.1%}"
-            )
-        verdict = "too unlike its parts to be trusted" if self.worse else "about as its parts do"
-        return (
-            f"{self.chosen.what}: answers {score.agreement:.1%} of {self.judged_by} as its parts do, "
-            f"{self.chosen.barrier:.1%} less than their ensemble: {verdict}; which is better, only images tell (--data)"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object with all but the weights."""
-        rows = [{**row._asdict(), "score": row.score._asdict()} for row in self.rows]
-        return {
-            "chosen": self.chosen.what,
-            "worse": self.worse,
-            "judged_by": self.judged_by,
-            "rows": rows,
-            "notes": list(self.notes),
-        }
 
 
 def merge(
@@ -149,6 +74,15 @@ def merge(
     return work.finish()
 
 
+class _Made(NamedTuple):
+    """A network that was made: its row, its weights, and of which aligned parts it is an average, repaired or not."""
+
+    row: Row
+    weights: Weights
+    aligned: list[Weights]
+    repaired: bool
+
+
 class _Work:
     """The table of a merge as it grows."""
 
@@ -164,17 +98,17 @@ class _Work:
         self.names, self.networks = list(parts), list(parts.values())
         self.module, self.symmetry, self.asker = module, symmetry, asker
         self.images, self.config = images, config
-        self.judge = Judge(module, asker, self.networks, images, config.images)
+        self.judge = Judge(module, asker, self.networks, images, config.images, config.seed)
         self.normed = bool(batch_norms(module))
         self.rows: list[Row] = []
-        self.merged: list[tuple[Row, Weights, list[Weights], bool]] = []
+        self.made: list[_Made] = []
 
     def score_parts(self) -> None:
         """The parts, and their ensemble."""
-        for name, network in zip(self.names, self.networks, strict=True):
-            self.rows.append(Row(name, "part", self.judge.score(network)))
-        score = self.judge.score_ensemble(self.networks)
-        self.rows.append(Row("ensemble", "ensemble", score, self._barrier(score)))
+        for number, (name, network) in enumerate(zip(self.names, self.networks, strict=True)):
+            self.rows.append(Row(name, "part", self.judge.score_part(network, number)))
+        self.together = self.judge.score_ensemble(self.networks)
+        self.rows.append(Row("ensemble", "ensemble", self.together, self._barrier(self.together)))
 
     def average_all(self) -> None:
         """The average of all parts, aligned in every way, as it is and mended."""
@@ -182,35 +116,33 @@ class _Work:
         with progress_bar("averaging", len(ways)) as advance:
             for way in ways:
                 aligned = self._aligned(way)
-                what = f"average, {ALIGNED[way]}"
                 for weights, mended, repaired in self._mended(aligned):
-                    self._add(what + mended, "average", weights, aligned, repaired)
+                    self._add(f"average, {ALIGNED[way]}{mended}", "average", weights, aligned, repaired)
                 advance()
 
     def cook_soup(self) -> None:
         """From the best part on, every part that validation images do not lose by, mended as the best average is."""
-        _, _, aligned, repaired = self._best()
-        order = sorted(range(len(aligned)), key=lambda number: self.rows[number].score.rank, reverse=True)
-        chosen = order[:1]
-        weights, score = aligned[chosen[0]], self.rows[chosen[0]].score
-        for number in order[1:]:
-            trial = self._whole([aligned[other] for other in (*chosen, number)], repaired)
+        aligned, repaired = self._best().aligned, self._best().repaired
+        first, *rest = sorted(range(len(aligned)), key=lambda number: self.rows[number].score.rank, reverse=True)
+        chosen, weights, score = [first], aligned[first], self.rows[first].score
+        for number in rest:
+            trial = self._whole([aligned[one] for one in (*chosen, number)], repaired)
             tried = self.judge.score(trial)
             if tried.rank[0] >= score.rank[0]:
                 chosen, weights, score = [*chosen, number], trial, tried
         if len(chosen) == 1:
-            self.rows.append(Row(f"soup: {self.names[chosen[0]]} alone", "soup", score, self._barrier(score)))
+            self.rows.append(Row(f"soup: {self.names[first]} alone", "soup", score))
             return
         what = f"soup of {len(chosen)}: {', '.join(self.names[number] for number in chosen)}"
-        self._add(what, "soup", weights, aligned, repaired)
+        self._add(what, "soup", weights, aligned, repaired, chosen)
 
     def mix_layers(self) -> None:
         """The best part, with the average's layers wherever validation images gain by them."""
-        _, _, aligned, _ = self._best()
+        aligned = self._best().aligned
         first = max(range(len(aligned)), key=lambda number: self.rows[number].score.rank)
         weights, score = aligned[first], self.rows[first].score
         mean, taken = average(aligned), 0
-        layers = layers_of(mean)
+        layers = layers_of(mean, find_aliases(self.module.state_dict()))
         for names in layers:
             trial = self._with_new_norms({**weights, **{name: mean[name] for name in names}})
             tried = self.judge.score(trial)
@@ -218,25 +150,33 @@ class _Work:
                 weights, score, taken = trial, tried, taken + 1
         what = f"layer by layer: {taken} of {len(layers)} averaged"
         if taken:
-            self._add(what, "layers", weights, aligned, False)
+            self._add(what, "layers", weights, aligned, repaired=False)
         else:
-            self.rows.append(Row(what, "layers", score, self._barrier(score)))
+            self.rows.append(Row(what, "layers", score))
 
     def finish(self) -> Merge:
         """The best of what was merged."""
-        row, weights, _, _ = self._best()
-        part = max(self.rows[: len(self.networks)], key=lambda own: own.score.rank)
-        by = f"{min(self.config.images, len(self.images.validation.labels)):,} validation images" if self.images else ""
+        best = self._best()
         return Merge(
-            weights, tuple(self.rows), row, part, by or str(self.asker.questions), bool(self.images), self._notes()
+            weights=best.weights,
+            rows=tuple(self.rows),
+            chosen=best.row,
+            part=max(self.rows[: len(self.networks)], key=lambda row: row.score.rank),
+            judged_by=self.judge.judged_by,
+            judged=self.images is not None,
+            tells=self.judge.tells,
+            notes=self._notes(),
         )
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
         if not self.symmetry.groups:
             notes.append("nothing is known to be permutable: networks were averaged as they are")
-        if self.normed and (self.images is None or not self.config.recalibrate):
-            notes.append("batch norms keep the average of their statistics, which averaged weights do not fit (--data)")
+        if self.normed and not self._sets_norms:
+            hint = "--data" if self.images is None else "--recalibrate"
+            notes.append(
+                f"batch norms keep the average of their statistics, which averaged weights do not fit ({hint})"
+            )
         return tuple(notes)
 
     def _ways(self) -> Iterator[By]:
@@ -250,14 +190,11 @@ class _Work:
             return self.networks
         if not self.symmetry.groups:
             raise InputError(f"expected units that may change places, found none ({self.symmetry.report()})")
-        moved = [first]
-        for network in rest:
-            if way == "weights":
-                orders = match_weights(network, first, self.symmetry, restarts=None, seed=self.config.seed)
-            else:
-                orders = match_units(self.asker, network, first, self.symmetry)
-            moved.append(permute(network, self.symmetry, orders))
-        return moved
+        if way == "weights":
+            return align_by_weights(self.networks, self.symmetry, self.config.seed)
+        orders = [match_units(self.asker, network, first, self.symmetry) for network in rest]
+        moved = [permute(network, self.symmetry, order) for network, order in zip(rest, orders, strict=True)]
+        return [first, *moved]
 
     def _mended(self, aligned: Sequence[Weights]) -> Iterator[tuple[Weights, str, bool]]:
         """The average as it is, with new batch norms, and repaired, with what was done in words."""
@@ -288,28 +225,43 @@ class _Work:
         recalibrate_batch_norm(self.module, inputs)
         return {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
 
-    def _add(self, what: str, kind: Kind, weights: Weights, aligned: list[Weights], repaired: bool) -> None:
+    def _add(
+        self,
+        what: str,
+        kind: Kind,
+        weights: Weights,
+        aligned: list[Weights],
+        repaired: bool,
+        of: Sequence[int] | None = None,
+    ) -> None:
+        """A row, and what it is of; `of` are the parts that are in it, all without."""
         score = self.judge.score(weights)
-        row = Row(what, kind, score, self._barrier(score))
+        row = Row(what, kind, score, self._barrier(score, of))
         self.rows.append(row)
-        self.merged.append((row, weights, aligned, repaired))
+        self.made.append(_Made(row, weights, aligned, repaired))
 
-    def _best(self) -> tuple[Row, Weights, list[Weights], bool]:
-        return max(self.merged, key=lambda one: one[0].score.rank)
+    def _best(self) -> _Made:
+        return max(self.made, key=lambda made: made.row.score.rank)
 
-    def _barrier(self, score: Score) -> float | None:
-        parts = [row.score for row in self.rows if row.kind == "part"]
-        if score.loss is not None:
-            return score.loss - sum(part.loss or 0.0 for part in parts) / len(parts)
-        ensemble = next((row.score.agreement for row in self.rows if row.kind == "ensemble"), score.agreement)
-        return (ensemble or 0.0) - (score.agreement or 0.0)
+    def _barrier(self, score: Score, of: Sequence[int] | None = None) -> float:
+        if score.loss is None:
+            return (self.together.agreement or 0.0) - (score.agreement or 0.0)
+        losses = [self.rows[number].score.loss or 0.0 for number in of or range(len(self.networks))]
+        return score.loss - sum(losses) / len(losses)
 
 
-def layers_of(weights: Mapping[str, Tensor]) -> list[list[str]]:
-    """Names of tensors, those of one module together, in order."""
+def align_by_weights(networks: Sequence[Weights], symmetry: Symmetry, seed: int = 0) -> list[Weights]:
+    """Networks with their units in the order of the first, matched by weights."""
+    first, *rest = networks
+    orders = [match_weights(network, first, symmetry, restarts=None, seed=seed) for network in rest]
+    return [first, *(permute(network, symmetry, order) for network, order in zip(rest, orders, strict=True))]
+
+
+def layers_of(weights: Mapping[str, Tensor], aliases: Mapping[str, str]) -> list[list[str]]:
+    """Names of tensors, those of one module together, in order; tensors that are tied are in one layer."""
     layers: dict[str, list[str]] = {}
     for name in weights:
-        layers.setdefault(name.rpartition(".")[0], []).append(name)
+        layers.setdefault(aliases.get(name, name).rpartition(".")[0], []).append(name)
     return list(layers.values())
 
 
@@ -335,41 +287,40 @@ def merge_networks(
     Raises:
         InputError: no such networks, two architectures, or nobody says how they are built (unless `config.anyway`).
     """
-    opened, known = open_parts(names, given)
-    parts = {short: opened[name] for name, short in short_names(opened).items()}
+    parts, known, notes = open_parts(names, given)
     if known is None:
-        return _unseen(parts, config, symmetry)
-    require_runnable(known)
-    images = _images_for(known, config) if config.data else None
-    asking = ask or AskConfig()
-    if images is not None and asking.ask_with == NOISE:
-        inputs = conditioning_images(images.train, config.match_on, config.seed)
-        asker = Asker(known.build(), given_questions((inputs,), seed=asking.ask_seed))
+        merged = _unseen(parts, config, symmetry)
     else:
-        asker = make_asker(known, asking)
-    return merge(parts, known.build(), symmetry_of(known, symmetry), asker, images, config)
+        require_runnable(known)
+        axes = symmetry_of(known, symmetry, next(iter(parts.values())))
+        images = images_for_networks(names, config.data, known) if config.data else None
+        merged = merge(parts, known.build(), axes, _asker_of(known, images, config, ask), images, config)
+    return replace(merged, notes=(*merged.notes, *notes))
+
+
+def _asker_of(known: Architecture, images: ImageSet | None, config: MergeConfig, ask: AskConfig | None) -> Asker:
+    """What asks with training images, where there are any and nothing else was named, or with noise."""
+    asking = ask or AskConfig()
+    if images is None or asking.ask_with != NOISE:
+        return make_asker(known, asking)
+    # Of a power of two as many as fit into memory divide it.
+    count = 2 ** int(math.log2(min(config.match_on, len(images.train.labels))))
+    inputs = images.train.some(count, config.seed).inputs
+    return Asker(known.build(), given_questions((inputs,), seed=asking.ask_seed))
 
 
 def _unseen(parts: dict[str, Weights], config: MergeConfig, symmetry: Path | None) -> Merge:
     """The average of networks that nobody can run: what it is worth, nobody knows."""
+    lacking = "expected --architecture my_nets:Net --example SHAPE, or ZOO:MEMBER,"
+    if config.data or config.by == "activations":
+        what = "judge by images" if config.data else "match activations"
+        raise InputError(f"{lacking} to {what}, found files alone")
     if not config.anyway:
-        raise InputError(
-            "expected --architecture my_nets:Net --example SHAPE, or ZOO:MEMBER, to run the average, found files "
-            "alone, which --anyway averages unseen"
-        )
-    if config.data:
-        raise InputError("expected --architecture my_nets:Net --example SHAPE to judge by images, found files alone")
-    networks = list(parts.values())
-    if symmetry is not None:
-        axes = symmetry_of(None, symmetry)
-        first, *rest = networks
-        networks = [first, *(permute(own, axes, match_weights(own, first, axes, restarts=None)) for own in rest)]
-    row = Row("average, " + ALIGNED["weights" if symmetry is not None else "names"], "average", Score())
-    return Merge(average(networks), (row,), row, row, "", False, ("it was not run: nobody said how it is built",))
-
-
-def _images_for(architecture: Architecture, config: MergeConfig) -> ImageSet:
-    shape = architecture.example_shape or ()
-    images = open_images(config.data, size=square_size(shape[1:]) if len(shape) == 4 else None)
-    require_images(architecture, images)
-    return images
+        raise InputError(f"{lacking} to run the average, found files alone, which --anyway averages unseen")
+    if config.by == "weights" and symmetry is None:
+        raise InputError(f"{lacking} or --symmetry FILE to match weights, found files alone")
+    networks, by = list(parts.values()), "names"
+    if symmetry is not None and config.by != "names":
+        networks, by = align_by_weights(networks, symmetry_of(None, symmetry, networks[0]), config.seed), "weights"
+    row = Row(f"average, {ALIGNED[by]}", "average", Score())
+    return Merge(average(networks), (row,), row, row, judged_by="", judged=False)

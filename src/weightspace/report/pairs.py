@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from weightspace.analysis.pairs.diffing import Diff
 from weightspace.analysis.pairs.traces import Traces
-from weightspace.generation.merging import Merge, Row
+from weightspace.generation.judging import Merge, Row
 from weightspace.outputs import called_as, installed_versions
 from weightspace.plain_text import LONGEST_NAME, figure_text
 from weightspace.report.figures import COLORS, STYLE, Drawn, to_svg
@@ -80,8 +80,9 @@ def merge_tables(merged: Merge) -> list[Table]:
     else:
         columns += ["agreement", "barrier on agreement"]
         note = (
-            f"Share of {merged.judged_by} answered as the parts answer them, the mean over parts; barrier on "
-            "agreement: how much less than their ensemble does. Agreement is not accuracy."
+            f"Share of {merged.judged_by} answered as the parts answer them (a part: as the others do), the mean over "
+            "parts; of scores of classes the winner counts. Barrier on agreement: how much less than their ensemble "
+            "does. Agreement is not accuracy."
         )
     rows = [["->" if row is merged.chosen else "", row.what, *_scores(row)] for row in merged.rows]
     return [Table("May they be averaged?", note, columns, rows, ("network",))]
@@ -90,9 +91,18 @@ def merge_tables(merged: Merge) -> list[Table]:
 def _scores(row: Row) -> list[str]:
     score, barrier = row.score, row.barrier
     if score.accuracy is not None:
-        shown = "" if barrier is None else f"{barrier:+.3f}"
-        return [f"{score.accuracy:.1%}", f"{score.loss:.3f}", shown, f"{score.test_accuracy:.1%}"]
-    return [f"{score.agreement:.1%}", "" if barrier is None else f"{barrier:+.1%}"]
+        return [
+            f"{score.accuracy:.1%}",
+            _finite(score.loss, ".3f"),
+            _finite(barrier, "+.3f"),
+            f"{score.test_accuracy:.1%}",
+        ]
+    return [_finite(score.agreement, ".1%"), _finite(barrier, "+.1%")]
+
+
+def _finite(value: float | None, form: str) -> str:
+    """A number in a form, or what to say in its stead."""
+    return "" if value is None else format(value, form) if math.isfinite(value) else "not finite"
 
 
 def _zeros(entry: Traces) -> str:

@@ -209,13 +209,16 @@ class Asker:
 
 def agreement(first: Responses, second: Responses) -> float:
     """The share of inputs that two networks answer alike: of class scores with the same winner, else the share of their
-    outputs' variation that they have in common.
+    outputs' variation that they have in common. What is not finite is like nothing.
     """
     (mine, *_), (theirs, *_) = first.returned, second.returned
     if mine.shape != theirs.shape:
         return 0.0
+    finite = mine.isfinite() & theirs.isfinite()
     if first.scores:
-        return float((mine.argmax(-1) == theirs.argmax(-1)).float().mean())
+        return float(((mine.argmax(-1) == theirs.argmax(-1)) & finite.all(-1)).float().mean())
+    if not finite.all():
+        return 0.0
     variation = sum(float((values - values.mean(0)).square().sum()) for values in (mine, theirs))
     return max(0.0, 1 - float((mine - theirs).square().sum()) / max(variation, CONSTANT))
 
@@ -236,7 +239,7 @@ class _Run(fx.Interpreter):
             if node.op == "placeholder":
                 known = given.get(node, self._known.constants.get(node))
                 arguments.append(known if known is not None else next(leaves))
-        self._inputs = sum(value.shape[0] for value in inputs[:1] if isinstance(value, Tensor))
+        self._inputs = next(value.shape[0] for value in inputs if isinstance(value, Tensor))
         self.run(*arguments)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -270,5 +273,6 @@ def _largest(graph: Graph) -> int:
 def _are_scores(node: fx.Node, questions: Questions) -> bool:
     """Whether an output is taken for class scores: a row for each input, or for each token of one."""
     shape = shapes_of_node(node)[0]
-    whole = any(not value.is_floating_point() for value in pytree.tree_leaves(questions.positional))
+    tensors = [leaf for leaf in pytree.tree_leaves(questions.positional) if isinstance(leaf, Tensor)]
+    whole = any(not value.is_floating_point() for value in tensors)
     return (len(shape) == 2 or (len(shape) == 3 and whole)) and shape[-1] > 1

@@ -19,6 +19,9 @@ from weightspace.weights.values import Weights
 
 # Units that vary by less than this share of what they should are dead, and stay so.
 DEAD = 1e-3
+# Operations whose units are scaled by the rows of their weight, or by its entries.
+WITH_ROWS = ("linear", "conv1d", "conv2d", "conv3d")
+NORMS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
 
 
 class Moments(NamedTuple):
@@ -38,12 +41,12 @@ class Repaired(NamedTuple):
 def repair(asker: Asker, weights: Mapping[str, Tensor], parts: Sequence[Mapping[str, Tensor]]) -> Repaired:
     """A network whose units have, on average over inputs, mean and variance that those of its parts have.
 
-    Units are set in the order in which they are computed, in one run. What writes them has to have a weight for each,
-    and its own: operations without one, and weights that are used twice, are left as they are. Without a bias the
-    spread alone is set.
+    Units are set in the order in which they are computed, in one run. What writes them has to scale each of them by a
+    weight of its own, as linear layers, convolutions and norms do: other operations, and weights that are used twice,
+    are left as they are. Without a bias the spread alone is set.
 
     Args:
-        asker: of their architecture; what it asks first of every kind, as many inputs as it asks at once, is observed.
+        asker: of their architecture; observed are as many inputs as it asks at once (`Asker.at_once` of each kind).
         weights: an average.
         parts: what it is an average of, with their units in the same order.
     """
@@ -58,7 +61,7 @@ def repair(asker: Asker, weights: Mapping[str, Tensor], parts: Sequence[Mapping[
     def set_units(place: Place, value: Any, count: int) -> Any:
         nonlocal repaired
         weight, bias = asker.written_by(place)
-        if place in outputs or weight is None or not _has_rows(place, changed[weight]):
+        if place in outputs or weight is None or not _scales(place, changed[weight]):
             return value
         scale, shift = _correction(_moments(place, value, count), wanted[place.name], shifts=bias is not None)
         repaired += 1
@@ -87,9 +90,10 @@ def unit_moments(asker: Asker, weights: Mapping[str, Tensor]) -> dict[str, Momen
     return moments
 
 
-def _has_rows(place: Place, weight: Tensor) -> bool:
-    """Whether every unit has a row of the weight."""
-    return weight.shape[0] == place.units and "transpose" not in place.operation
+def _scales(place: Place, weight: Tensor) -> bool:
+    """Whether every unit is scaled by a row, or an entry, of the weight."""
+    rows = place.operation in WITH_ROWS or (place.operation in NORMS and weight.ndim == 1)
+    return rows and weight.shape[0] == place.units
 
 
 def _moments(place: Place, value: Any, count: int) -> Moments:

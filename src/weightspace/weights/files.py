@@ -275,8 +275,16 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a `.safetensors` file; tied tensors are stored once and their aliases recorded in its metadata."""
+    """Write a `.safetensors` file, or by its ending one of torch's (`.pt`, `.pth`, `.bin`, `.ckpt`).
+
+    Tied tensors are stored once; safetensors has their aliases, and `metadata`, in its own.
+    """
     aliases = find_aliases(weights)
+    if Path(path).suffix in TORCH_SUFFIXES:
+        whole = {name: tensor.detach().clone() for name, tensor in weights.items() if name not in aliases}
+        with Path(path).open("wb") as file:  # torch names its archive after the path, which may begin with a dot
+            torch.save({name: whole[aliases.get(name, name)] for name in weights}, file)
+        return
     stored = {
         name: tensor.resolve_conj().resolve_neg().contiguous()
         for name, tensor in weights.items()

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.inputs import read_object
-from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, StoredWeights, is_index, open_weights
+from weightspace.outputs import require_apart
+from weightspace.weights.files import (
+    SINGLE_FILES,
+    TORCH_SUFFIXES,
+    WEIGHT_SUFFIXES,
+    StoredWeights,
+    is_index,
+    open_weights,
+)
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.checking import ZOO_FILE
@@ -86,6 +94,31 @@ def is_file(name: str) -> bool:
     place = Path(name.rpartition(":")[0])
     several = ":" in name and place.exists() and not (place / ZOO_FILE).is_file()
     return Path(name).exists() or several
+
+
+def zoo_of(name: str) -> Path | None:
+    """The folder of the zoo that `ZOO:MEMBER` is in; None for networks elsewhere."""
+    folder = Path(name.rpartition(":")[0])
+    return folder if ":" in name and not is_file(name) and (folder / ZOO_FILE).is_file() else None
+
+
+def path_of(name: str) -> Path:
+    """The file or folder that a network is in: without the key, or the member."""
+    place = Path(name.rpartition(":")[0])
+    return place if ":" in name and not Path(name).exists() and place.exists() else Path(name)
+
+
+def require_network_output(target: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` for an output whose ending is none of weights, or that would replace a network, the file of
+    several that it is in, or a part of a folder that it is.
+    """
+    if target.suffix not in (WEIGHT_SUFFIXES[0], *TORCH_SUFFIXES):
+        endings = ", ".join(ending for ending in (WEIGHT_SUFFIXES[0], *TORCH_SUFFIXES) if ending)
+        raise InputError(f"expected an --out that ends in {endings}, found {target.name}")
+    for place in map(path_of, names):
+        require_apart(target, [place])
+        if place.is_dir() and target.resolve().is_relative_to(place.resolve()):
+            raise InputError(f"expected an --out apart from the inputs, found {target}, which is in {place}")
 
 
 def open_file(name: str) -> StoredWeights:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.images import ImageSet, open_images, split_source
+from weightspace.zoo.addressing import zoo_of
 from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
 from weightspace.zoo.zoo import Zoo
 
@@ -56,6 +57,28 @@ def images_for(zoo: Zoo, source: str) -> ImageSet:
     return open_images(source, size=size, seed=seed, limits=(first, second), normalization=normalization)
 
 
+def images_for_networks(names: Sequence[str], source: str, architecture: Architecture) -> ImageSet:
+    """Images for networks by name (see `open_network`).
+
+    Those of members are divided and normalised as their zoos were grown with, so that nothing that they were trained on
+    becomes a validation or a test image.
+
+    Raises:
+        InputError: no such source, images that the networks do not take, or zoos that divide them differently.
+    """
+    folders = dict.fromkeys(folder for name in names if (folder := zoo_of(name)) is not None)
+    divided = {folder: images_for(Zoo.open(folder), source) for folder in folders}
+    kinds = {(one.seed, one.limits, one.mean, one.std): folder for folder, one in divided.items()}
+    if len(kinds) > 1:
+        first, second, *_ = kinds.values()
+        raise InputError(f"expected members of zoos that divide {source} alike, found {first} and {second}")
+    shape = architecture.example_shape or ()
+    size = square_size(shape[1:]) if len(shape) == 4 else None
+    images = next(iter(divided.values())) if divided else open_images(source, size=size)
+    require_images(architecture, images)
+    return images
+
+
 def _floats(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
@@ -88,12 +111,22 @@ def require_shape(architecture: Architecture, inputs: Float[Tensor, "n ..."]) ->
 
 
 def require_images(architecture: Architecture, images: ImageSet) -> None:
-    """Raise `InputError` unless networks of an architecture take such images and have an output for every class."""
+    """Raise `InputError` unless networks of an architecture take such images and have an output for every class.
+
+    Where they may be built here: factories of ours, and those that the caller vouches for.
+    """
     require_shape(architecture, images.train.inputs)
-    if architecture.factory in OUR_FACTORIES and architecture.example_shape is not None:
-        with torch.no_grad():
-            outputs = architecture.build().eval()(architecture.example()).shape[-1]
-        if images.classes > outputs:
-            raise InputError(
-                f"expected images of at most {outputs} classes for {architecture.id}, found {images.classes}"
-            )
+    if not (architecture.factory in OUR_FACTORIES or (architecture.trusted and architecture.factory)):
+        return
+    with torch.no_grad():
+        outputs = architecture.build().eval()(images.train.inputs[:2])
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not outputs.is_floating_point():
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise InputError(
+            f"expected {architecture.id} to return a score for each class of every image, [images, classes], "
+            f"found {found}"
+        )
+    if images.classes > outputs.shape[-1]:
+        raise InputError(
+            f"expected images of at most {outputs.shape[-1]} classes for {architecture.id}, found {images.classes}"
+        )

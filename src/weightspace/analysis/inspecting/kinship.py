@@ -299,7 +299,10 @@ def _attached(
 
 
 def families_of(edges: Sequence[Kinship]) -> list[list[Kinship]]:
-    """Edges that hang together, nearest first; the largest family first."""
+    """Edges that hang together, nearest first; the largest family first.
+
+    What joins two that hang together already, by edges before it, is left out: families are trees.
+    """
     family: dict[str, str] = {}
 
     def head(path: str) -> str:
@@ -308,10 +311,13 @@ def families_of(edges: Sequence[Kinship]) -> list[list[Kinship]]:
             path = family[path]
         return path
 
+    joining = []
     for edge in edges:
-        family[head(edge.first)] = head(edge.second)
+        if head(edge.first) != head(edge.second):
+            family[head(edge.first)] = head(edge.second)
+            joining.append(edge)
     trees: dict[str, list[Kinship]] = {}
-    for edge in edges:
+    for edge in joining:
         trees.setdefault(head(edge.first), []).append(edge)
     return sorted((sorted(tree, key=lambda edge: edge.distance) for tree in trees.values()), key=len, reverse=True)
 

@@ -66,7 +66,7 @@ class FolderStudy(NamedTuple):
     def families(self) -> list[list[Kinship]]:
         """Checkpoints that are related, also across architectures: of each family its tree."""
         within = [edge for relations in self.related.values() for tree in relations.trees for edge in tree]
-        return families_of([*within, *self.across])
+        return families_of([*within, *sorted(self.across, key=lambda edge: edge.distance)])
 
     def faults(self) -> dict[str, int]:
         """How many checkpoints have what a check may fail on, by its name."""

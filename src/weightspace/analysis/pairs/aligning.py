@@ -19,7 +19,7 @@ from weightspace.corpus.asking import make_asker
 from weightspace.corpus.frame import symmetry_of
 from weightspace.corpus.matching_units import match_units
 from weightspace.errors import InputError, require_between
-from weightspace.images import ImageSet, open_images
+from weightspace.images import Images, ImageSet
 from weightspace.linear_paths import Line, walk_line
 from weightspace.responses.asking import Asker
 from weightspace.responses.config import AskConfig
@@ -30,7 +30,7 @@ from weightspace.weights.values import Weights, require_shapes, shapes_of, some_
 from weightspace.zoo.addressing import open_network
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
-from weightspace.zoo.recorded_images import require_shape
+from weightspace.zoo.recorded_images import images_for_networks
 
 AS_GIVEN, ALIGNED = "as given", "aligned"
 MOST_RECALIBRATED = 4_000
@@ -182,18 +182,16 @@ def align_networks(
     """
     first, second = open_network(reference), open_network(model)
     known = given or first.architecture or second.architecture
-    axes = symmetry_of(known, symmetry)
     fixed, moved = (_fitted(network.weights, known) for network in (first, second))
+    axes = symmetry_of(known, symmetry, fixed)
     asker = _asker_of(known, ask or AskConfig()) if config.by == "activations" else None
     alignment = align(moved, fixed, axes, asker=asker, restarts=config.restarts, seed=config.seed)
     alignment = replace(alignment, buildable=known is not None)
     if config.data and known is not None:
         module = known.build()
-        shape = known.example_shape or ()
-        images = open_images(
-            config.data, size=shape[-1] if len(shape) == 4 else None, limits=(None, config.test_images)
-        )
-        require_shape(known, images.test.inputs)
+        images = images_for_networks([reference, model], config.data, known)
+        few = Images(images.test.inputs[: config.test_images], images.test.labels[: config.test_images])
+        images = images._replace(test=few)
         lines = walk_lines(module, alignment, moved, fixed, images, points=config.points)
         alignment = replace(alignment, lines=lines)
     return alignment

@@ -1,12 +1,12 @@
 """Do two networks answer alike, and where in them do they part?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from weightspace.corpus.asking import make_asker
-from weightspace.images import open_images
+from weightspace.images import Images
 from weightspace.responses.asking import agreement
 from weightspace.responses.config import AskConfig
 from weightspace.supervised import score
@@ -14,7 +14,7 @@ from weightspace.weights.files import StoredWeights
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
-from weightspace.zoo.recorded_images import require_shape
+from weightspace.zoo.recorded_images import images_for_networks
 
 # So many inputs of each kind are followed through both networks.
 WATCHED = 16
@@ -62,6 +62,7 @@ def compare_answers(
     ask: AskConfig | None = None,
     data: str = "",
     test_images: int = 2_000,
+    names: Sequence[str] = (),
 ) -> Answers:
     """Ask two networks the same.
 
@@ -71,6 +72,7 @@ def compare_answers(
         ask: what they are asked with; noise without it.
         data: images whose test part both are scored on.
         test_images: the first so many of them.
+        names: of the networks: images are divided as the zoos of members were grown with.
 
     Raises:
         InputError: networks that cannot be run, or images of another shape.
@@ -81,7 +83,7 @@ def compare_answers(
     count = min(WATCHED, asker.at_once)
     here, there = (asker.watch(weights, count) for weights in (one, two))
     partings = [Parting(place, _distance(values, there[place])) for place, values in here.items()]
-    accuracies = _accuracies((one, two), architecture, data, test_images) if data else None
+    accuracies = _accuracies((one, two), architecture, data, test_images, names) if data else None
     return Answers(str(asker.questions), agreement(*responses), partings, accuracies)
 
 
@@ -98,16 +100,13 @@ def _distance(first: Tensor, second: Tensor) -> float:
 
 
 def _accuracies(
-    networks: tuple[Weights, Weights], architecture: Architecture, data: str, count: int
+    networks: tuple[Weights, Weights], architecture: Architecture, data: str, count: int, names: Sequence[str]
 ) -> tuple[float, float]:
-    shape = architecture.example_shape or ()
-    size = shape[-1] if len(shape) == 4 else None
-    images = open_images(data, size=size, limits=(None, count)).test
-    require_shape(architecture, images.inputs)
+    images = images_for_networks(names, data, architecture).test
     module = architecture.build().eval()
 
     def accuracy(weights: Weights) -> float:
         module.load_state_dict(weights)
-        return float(score(module, images).accuracy[0])
+        return float(score(module, Images(images.inputs[:count], images.labels[:count])).accuracy[0])
 
     return accuracy(networks[0]), accuracy(networks[1])

@@ -237,7 +237,7 @@ def diff_networks(
             average = _averaged(between, "first", config.other_parent)
             average = average or _averaged(swapped, "second", config.other_parent)
             seen = seen._replace(verdict=average or seen.verdict)
-    answers, notes = _asked(one, two, known, config, ask)
+    answers, notes = _asked((one, two), (first, second), known, config, ask)
     return Diff(first, second, seen, between, answers, notes)
 
 
@@ -274,8 +274,8 @@ def _plain(name: str) -> str:
 
 
 def _asked(
-    first: Mapping[str, Tensor],
-    second: Mapping[str, Tensor],
+    networks: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+    names: tuple[str, str],
     known: Architecture | None,
     config: DiffConfig,
     ask: AskConfig | None,
@@ -284,7 +284,7 @@ def _asked(
     reason = cannot_run([known]) if known is not None else "what they answer nobody knows without --architecture"
     if not reason and known is not None:
         count = config.test_images
-        return compare_answers(first, second, known, ask=ask, data=config.data, test_images=count), ()
+        return compare_answers(*networks, known, ask=ask, data=config.data, test_images=count, names=names), ()
     if config.data:
         raise InputError(f"expected networks that can be run for --data: {reason}")
     return None, (reason,)
