@@ -290,6 +290,35 @@ def tell_unseen(pairs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return told
 
 
+def tell_by_kinship(pairs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What averages lose whose parts have a common past, and others; and whether the bound under which 90 % of those of
+    the other architectures are holds for an architecture that is left out.
+
+    The truth of how pairs came about stands for what `weightspace diff` says of them (`benchmarks/pairs.py`).
+    """
+    told = {}
+    for name, strange in (("a common past", False), ("strangers", True)):
+        groups: dict[str, list[float]] = {}
+        for family, measured in pairs.items():
+            losses = [lost(pair) for pair in measured if pair["kinship"].startswith("independent") == strange]
+            groups.setdefault(architecture_of(family), []).extend(losses)
+        groups = {group: losses for group, losses in groups.items() if losses}
+        every = np.concatenate(list(groups.values()))
+        held = []
+        for group in groups:
+            others = np.sort(np.concatenate([own for one, own in groups.items() if one != group]))
+            bound = others[min(math.ceil(0.9 * (len(others) + 1)), len(others)) - 1]
+            held += [loss <= bound for loss in groups[group]]
+        told[name] = {
+            "pairs": len(every),
+            "mean": float(every.mean()),
+            "largest": float(every.max()),
+            "below_for_95": float(np.quantile(every, 0.95)),
+            "held": float(np.mean(held)),
+        }
+    return told
+
+
 def _told(tables: dict[str, tuple[np.ndarray, np.ndarray]], left_out: str) -> tuple[np.ndarray, float]:
     """Errors on an architecture, and half the width of intervals, both from the others."""
     rest = [group for group in tables if group != left_out]
@@ -330,19 +359,28 @@ def main() -> None:
     result = json.loads(options.out.read_text()) if options.out.is_file() else {"families": {}}
     for file in options.join:
         result["families"] |= json.loads(file.read_text())["families"]
-    names = [name for name in options.families.split(",") if name not in result["families"]]
+    names = [name for name in options.families.split(",") if name and name not in result["families"]]
     for name, pairs in families(names, options.zoos, options.data, options.cifar, options.weights):
         result["families"][name] = pairs
         write(result, options.out)
     if len({architecture_of(name) for name in result["families"]}) > 2:
         result["told"] = tell_unseen(result["families"])
+        result["by_kinship"] = tell_by_kinship(result["families"])
     write(result, options.out)
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """The result, with the day on which it was made."""
+    """The result, with the day on which it was made; numbers of five digits."""
     result["made"] = date.today().isoformat()
-    path.write_text(to_json(result, indent=1) + "\n", encoding="utf-8")
+    path.write_text(to_json(_short(result), indent=1) + "\n", encoding="utf-8")
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -97,6 +97,24 @@ def table_of_predictors(told: dict[str, Any]) -> str:
     return markdown(["told from", "R²", "mean error", "interval of 90 %", "holds for", "below 80 %"], rows)
 
 
+def table_of_kinship(told: dict[str, Any]) -> str:
+    """What averages lose, with and without a common past."""
+    rows = [
+        [
+            name,
+            str(one["pairs"]),
+            f"{100 * one['mean']:+.1f}",
+            f"{100 * one['below_for_95']:+.1f}",
+            f"{100 * one['largest']:+.1f}",
+            f"{one['held']:.0%}",
+        ]
+        for name, one in told.items()
+    ]
+    return markdown(
+        ["the two have", "pairs", "lost, mean", "95 % lose less than", "most", "bound of 90 % holds for"], rows
+    )
+
+
 def guide_table(families: dict[str, list[Pair]]) -> str:
     """What to expect of two networks from other seeds, by width."""
     rows = []
@@ -116,6 +134,7 @@ def main() -> None:
     blocks = {
         "averaging": table_of_averaging(families),
         "widths": table_of_widths(families),
+        "kinship": table_of_kinship(measured["by_kinship"]),
         "told": table_of_predictors(measured["told"]),
     }
     for name, text in blocks.items():
