@@ -75,9 +75,8 @@ def table_of_widths(families: dict[str, list[Pair]]) -> str:
         barriers = [f"{mean(value(pair, 'barriers', way) for pair in alike):.2f}" for way in WAYS]
         barriers += [f"{mean(value(pair, 'barriers', 'by weights', repaired=True) for pair in alike):.2f}"]
         ratio = mean(pair["objectives"]["activations"] / pair["objectives"]["weights"] for pair in alike)
-        cosine = mean(pair["cosines"]["weights"] for pair in alike)
-        rows.append([family, str(len(alike)), *barriers, f"{cosine:.2f}", f"{ratio:.2f}"])
-    columns = ["network", "pairs", *WAYS, "by weights, repaired", "cosine aligned", "objective, activations / weights"]
+        rows.append([family, str(len(alike)), *barriers, f"{ratio:.2f}"])
+    columns = ["network", "pairs", *WAYS, "by weights, repaired", "objective, activations / weights"]
     return markdown(columns, rows)
 
 
