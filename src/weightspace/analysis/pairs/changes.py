@@ -123,8 +123,9 @@ def compare_tensors(
         twins: which tensors.
         rows: how many of their rows are looked at closely.
     """
-    sums = _Sums()
-    for one, two in _pieces(first, second, twins):
+    sums, taken = _Sums(), _Taken(_places(twins, rows))
+    for start, one, two in _pieces(first, second, twins):
+        taken.add(start, one, two)
         if _same_bytes(one, two):
             sums.add_equal(one)
             continue
@@ -133,15 +134,16 @@ def compare_tensors(
     change = sums.settle(twins)
     if any(change.broken) or not twins.floating:
         return change
-    sample = _head(first, twins) if change.equal else _sample(first, second, twins, rows)
-    return change._replace(sample=sample)
+    return change._replace(sample=_head(first, twins) if change.equal else taken.sample())
 
 
-def _pieces(first: Mapping[str, Tensor], second: Mapping[str, Tensor], twins: Twins) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both tensors piece by piece."""
+def _pieces(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], twins: Twins
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Both tensors piece by piece, and where each piece starts."""
     for start in range(0, twins.numbers, PIECE):
         stop = min(start + PIECE, twins.numbers)
-        yield numbers_of(first, twins.name, start, stop), numbers_of(second, twins.counterpart, start, stop)
+        yield start, numbers_of(first, twins.name, start, stop), numbers_of(second, twins.counterpart, start, stop)
 
 
 class _Sums:
@@ -273,18 +275,40 @@ def _head(weights: Mapping[str, Tensor], twins: Twins) -> Sample:
     return Sample(head, head)
 
 
-def _sample(first: Mapping[str, Tensor], second: Mapping[str, Tensor], twins: Twins, rows: int) -> Sample:
+def _places(twins: Twins, rows: int) -> list[tuple[int, int]]:
     """Rows drawn by the tensor's name, and of each a run of entries at one place; all of what has a single axis."""
     if len(twins.shape) < 2:
-        stop = min(twins.numbers, ROWS * RUN)
-        places = [(0, stop)]
-    else:
-        count, width = twins.shape[0], twins.numbers // twins.shape[0]
-        generator = derive_generator(0, "rows", twins.name)
-        chosen = torch.randperm(count, generator=generator)[:rows].sort().values.tolist()
-        # From a multiple of the run, where groups of a quantised row begin.
-        begin = RUN * int(torch.randint(max(1, width // RUN), (), generator=generator))
-        stop = min(width, begin + RUN)
-        places = [(row * width + begin, row * width + stop) for row in chosen]
-    sides = ((first, twins.name), (second, twins.counterpart))
-    return Sample(*(torch.stack([numbers_of(*side, *place).double() for place in places]) for side in sides))
+        return [(0, min(twins.numbers, ROWS * RUN))]
+    count, width = twins.shape[0], twins.numbers // max(1, twins.shape[0])
+    generator = derive_generator(0, "rows", twins.name)
+    chosen = torch.randperm(count, generator=generator)[:rows].sort().values.tolist()
+    # From a multiple of the run, where groups of a quantised row begin.
+    begin = RUN * int(torch.randint(max(1, width // RUN), (), generator=generator))
+    stop = min(width, begin + RUN)
+    return [(row * width + begin, row * width + stop) for row in chosen]
+
+
+class _Taken:
+    """The entries of both at some places, in order, taken as pieces of them pass."""
+
+    def __init__(self, places: list[tuple[int, int]]) -> None:
+        self.places, self.next = places, 0
+        shape = len(places), places[0][1] - places[0][0] if places else 0
+        self.both = [torch.zeros(shape, dtype=torch.float64) for _ in range(2)]
+
+    def add(self, start: int, first: Tensor, second: Tensor) -> None:
+        """What lies at the places of pieces that begin at `start`."""
+        end = start + len(first)
+        while self.next < len(self.places) and self.places[self.next][0] < end:
+            low, high = self.places[self.next]
+            own = slice(max(low, start), min(high, end))
+            for taken, piece in zip(self.both, (first, second), strict=True):
+                if own.start < own.stop and not piece.is_complex():
+                    taken[self.next, own.start - low : own.stop - low] = piece[own.start - start : own.stop - start]
+            if high > end:
+                break
+            self.next += 1
+
+    def sample(self) -> Sample:
+        """Rows of both."""
+        return Sample(*self.both)

@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -232,27 +233,28 @@ def _on_grids(groups: Float[Tensor, "groups width"], bits: int) -> bool:
 
 def _on_grid(group: Float[Tensor, "width"], bits: int) -> bool:
     """Whether numbers are multiples of one step, from zero or from the lowest on, as far as rounding lets that show."""
-    distinct = group.unique()
+    distinct = np.unique(group.numpy())  # of so few numbers faster than torch
     return len(distinct) < 2 or (
         len(distinct) >= TELLERS and any(_fits_grid(distinct, float(base), bits) for base in (0.0, distinct[0]))
     )
 
 
-def _fits_grid(distinct: Float[Tensor, "count"], base: float, bits: int) -> bool:
-    heights, rounding = distinct - base, (distinct.abs() + abs(base)) * 2.0**-bits
-    gaps = distinct.diff()
-    gaps = gaps[gaps > SURE * torch.maximum(rounding[1:], rounding[:-1])]
-    if not len(gaps):
+def _fits_grid(distinct: Float[np.ndarray, "count"], base: float, bits: int) -> bool:
+    heights, rounding = distinct - base, (np.abs(distinct) + abs(base)) * 2.0**-bits
+    gaps = np.diff(distinct)
+    gaps = gaps[gaps > SURE * np.maximum(rounding[1:], rounding[:-1])]
+    # Steps are at most the smallest gap, half as much again for what fitting them to the others may add.
+    if not len(gaps) or distinct[-1] - distinct[0] > 1.5 * LEVELS * gaps.min():
         return False
     for part in (1, 2, 3):  # two neighbors may both be missing
         step = float(gaps.min()) / part
         for reach in (8, 64, LEVELS):  # the further numbers are, the better they tell the step
-            near = heights[heights.abs() <= reach * step]
-            counts = (near / step).round()
+            near = heights[np.abs(heights) <= reach * step]
+            counts = np.round(near / step)
             step = float((counts @ near) / (counts @ counts)) if counts.any() else step
         allowed = OFF_GRID + rounding / step
         telling = allowed < TELLING
-        off = (heights / step - (heights / step).round()).abs()
+        off = np.abs(heights / step - np.round(heights / step))
         few = float(distinct[-1] - distinct[0]) <= LEVELS * step
         if few and int(telling.sum()) >= TELLERS and bool((off <= allowed)[telling].all()):
             return True
