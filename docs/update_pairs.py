@@ -54,7 +54,7 @@ def costs(measured: dict[str, Any]) -> str:
         f"`inspect` of {inspected['checkpoints']:,} checkpoints of {inspected['numbers_each']:,} numbers, in families "
         f"of ten: {inspected['seconds']:.0f} s, {inspected['MiB']:,.0f} MiB."
     )
-    count = f"Two files of {measured['diff']['numbers']:,} numbers in single precision, one thread:"
+    count = f"Two files of {measured['diff']['numbers']:,} numbers in single precision, two tensors at a time:"
     return "\n\n".join([count, markdown(columns, rows), told])
 
 
