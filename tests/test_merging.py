@@ -70,26 +70,50 @@ def merged(parts: Mapping[str, Weights], symmetry: Symmetry, digits: ImageSet | 
 
 
 @pytest.mark.parametrize("name", GARDEN)
-def test_units_are_found_again_by_what_they_do(name: str) -> None:
+def test_networks_of_the_garden_are_matched_and_repaired(name: str) -> None:
+    """Units are found again by what they do; what nothing was taken from stays; what is set has the moments it should.
+
+    Slopes, embeddings and norms over several axes scale no unit by a row, whatever their shapes.
+    """
     module, example, traced = planted(name)
-    asker, weights = Asker(module, questions_for(example)), module.state_dict()
-    moved = permute(weights, traced.symmetry, random_permutations(traced.symmetry, torch.Generator().manual_seed(0)))
-    orders = match_units(asker, moved, weights, traced.symmetry)
-    assert {group: sorted(order.tolist()) for group, order in orders.items()} == {
-        group: list(range(size)) for group, size in traced.symmetry.groups.items()
-    }
-    back = permute(moved, traced.symmetry, orders)
+    asker, weights, symmetry = Asker(module, questions_for(example)), module.state_dict(), traced.symmetry
+    moved = permute(weights, symmetry, random_permutations(symmetry, torch.Generator().manual_seed(0)))
+    orders = match_units(asker, moved, weights, symmetry)
+    sizes = {group: list(range(size)) for group, size in symmetry.groups.items()}
+    assert {group: sorted(order.tolist()) for group, order in orders.items()} == sizes
+    back = permute(moved, symmetry, orders)
     assert name in UNSEEN or all(torch.equal(back[key], tensor) for key, tensor in weights.items())
 
-
-@pytest.mark.parametrize("name", GARDEN)
-def test_repairing_what_nothing_was_taken_from_changes_nothing(name: str) -> None:
-    module, example, _ = planted(name)
-    weights = module.state_dict()
-    repaired = repair(Asker(module, questions_for(example)), weights, [weights, weights]).weights
-    assert repaired.keys() == weights.keys()
+    same = repair(asker, weights, [weights, weights]).weights
     for key, tensor in weights.items():
-        torch.testing.assert_close(repaired[key], tensor, rtol=1e-5, atol=1e-6, equal_nan=True)
+        torch.testing.assert_close(same[key], tensor, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+    parts = [weights, disturbed(weights)]
+    mean = average(parts)
+    repaired = repair(asker, mean, parts).weights
+    changed = {key for key, tensor in repaired.items() if not torch.equal(tensor, mean[key])}
+    wanted, after = [unit_moments(asker, part) for part in parts], unit_moments(asker, repaired)
+    for place in asker.places:
+        weight, bias = asker.written_by(place)
+        if weight not in changed:
+            continue
+        spread = torch.stack([part[place.name].spread for part in wanted]).mean(0)
+        alive = after[place.name].spread > 0
+        torch.testing.assert_close(after[place.name].spread[alive], spread[alive], rtol=2e-2, atol=1e-3)
+        if bias is not None:
+            center = torch.stack([part[place.name].mean for part in wanted]).mean(0)
+            torch.testing.assert_close(after[place.name].mean[alive], center[alive], rtol=2e-2, atol=1e-2)
+
+
+def disturbed(weights: Weights) -> Weights:
+    """Another network, not far away."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        key: own + 0.3 * own.std(correction=0) * torch.randn(own.shape, generator=generator)
+        if own.is_floating_point() and not key.endswith("running_var")
+        else own
+        for key, own in weights.items()
+    }
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -110,34 +134,6 @@ def test_repaired_units_have_the_mean_and_the_variance_of_the_parts(digits: Imag
     assert output != hidden
     last = [name for name in mean if name.startswith(output)]
     assert all(torch.equal(repair(asker, mean, parts).weights[name], mean[name]) for name in last)
-
-
-@pytest.mark.parametrize("name", GARDEN)
-def test_what_is_repaired_has_the_moments_that_it_should(name: str) -> None:
-    """Slopes, embeddings and norms over several axes scale no unit by a row, whatever their shapes."""
-    module, example, _ = planted(name)
-    one, generator = module.state_dict(), torch.Generator().manual_seed(3)
-    two = {
-        key: own + 0.3 * own.std(correction=0) * torch.randn(own.shape, generator=generator)
-        if own.is_floating_point() and not key.endswith("running_var")
-        else own
-        for key, own in one.items()
-    }
-    asker = Asker(module, questions_for(example))
-    mean = average([one, two])
-    repaired = repair(asker, mean, [one, two]).weights
-    changed = {key for key, own in repaired.items() if not torch.equal(own, mean[key])}
-    wanted, after = [unit_moments(asker, part) for part in (one, two)], unit_moments(asker, repaired)
-    for place in asker.places:
-        weight, bias = asker.written_by(place)
-        if weight not in changed:
-            continue
-        spread = torch.stack([part[place.name].spread for part in wanted]).mean(0)
-        alive = after[place.name].spread > 0
-        torch.testing.assert_close(after[place.name].spread[alive], spread[alive], rtol=2e-2, atol=1e-3)
-        if bias is not None:
-            center = torch.stack([part[place.name].mean for part in wanted]).mean(0)
-            torch.testing.assert_close(after[place.name].mean[alive], center[alive], rtol=2e-2, atol=1e-2)
 
 
 def test_dead_units_stay_dead_and_tied_weights_as_they_are() -> None:

@@ -80,6 +80,7 @@ def words(zoo: Path, sane: Path, out: Path) -> dict[str, list[Any]]:
         "inspect": ["nets"],
         "diff": [member, f"{zoo}:member-0002"],
         "align": [member, f"{zoo}:member-0002", "--out", out / "aligned.safetensors"],
+        "merge": [member, f"{zoo}:member-0002", "--anyway", "--out", out / "merged.safetensors"],
         "symmetry": ["weightspace.zoo.growing.networks:cnn_s", "--example", "1,1,28,28"],
         "generate": [sane, "--anchors", zoo, "--best", 2, "--count", 1, "--out", out / "generated"],
         "evaluate": [out / "nowhere"],
