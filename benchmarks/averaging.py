@@ -4,7 +4,7 @@ Pairs whose kinship is known, of MLPs 64 to 1,024 wide, the paper's CNNs, ResNet
 fine-tunes of a published ResNet-20: from other seeds, parted after k steps, fine-tunes of one parent, on the same
 images or on others. For each: the barrier of every average that `weightspace merge` tries, on test images (nothing is
 chosen by them), and what is known of the pair without images. Then how well the barrier of an unseen architecture is
-told from that. Families that FILE has already are not measured again. Writes `docs/tables/averaging.json`.
+told from that. Families that FILE has already are not measured again. Means go to `docs/tables/averaging.json`.
 """
 
 import argparse
@@ -350,7 +350,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cifar", type=Path, default=Path.home() / ".cache/weightspace/zoos/images/cifar10.npz")
     parser.add_argument("--weights", type=Path, default=Path("../shared/weights/akamaster_cifar10"))
-    parser.add_argument("--out", type=Path, default=Path("docs/tables/averaging.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/averaging.json"), help="every pair")
+    parser.add_argument("--table", type=Path, default=Path("docs/tables/averaging.json"), help="means over pairs")
     parser.add_argument(
         "--join", type=Path, nargs="*", default=[], help="files of other runs, whose families are added"
     )
@@ -367,11 +368,36 @@ def main() -> None:
         result["told"] = tell_unseen(result["families"])
         result["by_kinship"] = tell_by_kinship(result["families"])
     write(result, options.out)
+    told = {name: result[name] for name in ("told", "by_kinship") if name in result}
+    write({"families": {name: summarize(pairs) for name, pairs in result["families"].items()}, **told}, options.table)
+
+
+def summarize(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The means over pairs of each kinship, for the documentation."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for pair in pairs:
+        groups.setdefault(pair["kinship"], []).append(pair)
+    return [
+        {
+            "kinship": kinship,
+            "pairs": len(alike),
+            "parts": [float(np.mean([pair["parts"] for pair in alike]))],
+            "ensemble": float(np.mean([pair["ensemble"] for pair in alike])),
+            "objectives": float(np.mean([p["objectives"]["activations"] / p["objectives"]["weights"] for p in alike])),
+            **{table: _means([pair[table] for pair in alike]) for table in ("averages", "barriers")},
+        }
+        for kinship, alike in groups.items()
+    ]
+
+
+def _means(tables: list[dict[str, float]]) -> dict[str, float]:
+    return {way: float(np.mean([table[way] for table in tables])) for way in tables[0]}
 
 
 def write(result: dict[str, Any], path: Path) -> None:
     """The result, with the day on which it was made; numbers of five digits."""
     result["made"] = date.today().isoformat()
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(_short(result), indent=1) + "\n", encoding="utf-8")
 
 

@@ -60,7 +60,7 @@ def table_of_averaging(families: dict[str, list[Pair]]) -> str:
             ensemble = mean(pair["ensemble"] for pair in alike) - parts
             shown = [f"{parts:.1%}", f"{-100 * ensemble:+.1f}", *(lost(alike, way) for way in WAYS)]
             shown += [lost(alike, "by weights", repaired=True)]
-            rows.append([family, kinship, str(len(alike)), *shown])
+            rows.append([family, kinship, str(sum(pair["pairs"] for pair in alike)), *shown])
     columns = ["network", "kinship", "pairs", "parts", "ensemble", *WAYS, "by weights, repaired"]
     return markdown(columns, rows)
 
@@ -74,8 +74,8 @@ def table_of_widths(families: dict[str, list[Pair]]) -> str:
             continue
         barriers = [f"{mean(value(pair, 'barriers', way) for pair in alike):.2f}" for way in WAYS]
         barriers += [f"{mean(value(pair, 'barriers', 'by weights', repaired=True) for pair in alike):.2f}"]
-        ratio = mean(pair["objectives"]["activations"] / pair["objectives"]["weights"] for pair in alike)
-        rows.append([family, str(len(alike)), *barriers, f"{ratio:.2f}"])
+        ratio = mean(pair["objectives"] for pair in alike)
+        rows.append([family, str(sum(pair["pairs"] for pair in alike)), *barriers, f"{ratio:.2f}"])
     columns = ["network", "pairs", *WAYS, "by weights, repaired", "objective, activations / weights"]
     return markdown(columns, rows)
 
