@@ -67,9 +67,15 @@ def test_plans_change_a_cnn_by_little(tmp_path: Path) -> None:
     config = {"members": 2, "epochs": 1, "keep": (1,), "activation": "tanh", "workers": 1}
     zoos = [
         grow("cnn-s", images, GrowConfig(**config, plan=plan), tmp_path / plan)  # type: ignore[arg-type]
-        for plan in ("alone", "channels-last", "stacked")
+        for plan in ("alone", "channels-last", "side-by-side", "stacked")
     ]
     assert all(largest_difference(zoos[0], other) < 1e-3 for other in zoos[1:])
+
+
+def test_side_by_side_is_refused_where_channels_mix(tmp_path: Path) -> None:
+    images = open_images("digits", limits=(200, 40))
+    with pytest.raises(InputError, match="expected a network whose channels can stand side by side"):
+        grow("test_side_by_side:Mixing", images, GrowConfig(members=2, plan="side-by-side"), tmp_path / "no")
 
 
 def test_auto_takes_what_it_measured_to_be_fastest(
@@ -90,6 +96,7 @@ def test_long_work_gets_a_worker_for_each_core_and_stacks_for_each_worker(monkey
     assert planning._choose_together(200, "stacked", 100, 4, 1.0, False) == 25
     assert planning._choose_together(200, "stacked", 1_000, 4, 1.0, False) == 200
     assert planning._choose_together(200, "alone", 100, 4, 1.0, False) == 1
+    assert planning._choose_together(200, "side-by-side", 100, 4, 1.0, False) == planning.BESIDE_EACH_OTHER
     assert planning._choose_together(200, "channels-last", 100, 4, 1.0, True) == 10
 
 
@@ -195,7 +202,8 @@ def test_a_resnet_grows_with_its_batch_norms(tmp_path: Path) -> None:
     assert int(weights["bn1.num_batches_tracked"]) == 5 and zoo.weights(0)["bn1.num_batches_tracked"] == 0
     module = zoo.architectures["resnet18-1-2-10"].build()
     module.load_state_dict(weights)
-    assert planning._ways(zoo.architectures["resnet18-1-2-10"], images.train, []) == ("alone", "stacked")
+    ways = planning._ways(zoo.architectures["resnet18-1-2-10"], images.train, [], "cpu")
+    assert ways == ("alone", "side-by-side", "stacked")
     with pytest.raises(InputError, match="expected at least 8 channels into the strided 1 x 1 convolution layer2.0"):
         grow("resnet18:2", images, replace(config, plan="channels-last"), tmp_path / "crash")
     assert len(grow("resnet18:8", images, replace(config, plan="channels-last"), tmp_path / "wide")) == 2
@@ -237,6 +245,7 @@ def test_choices_have_short_names() -> None:
         ({"optimizer": "adagrad"}, "expected an optimizer among"),
         ({"dropout": "1.5"}, "expected the dropout rate to be between"),
         ({"dropout": "much"}, "expected numbers for dropout"),
+        ({"plan": "side-by-side", "precision": "bf16"}, "expected --plan alone or channels-last with --precision bf16"),
     ],
 )
 def test_bad_plans_are_refused(changes: dict[str, object], message: str, digits: ImageSet, tmp_path: Path) -> None:

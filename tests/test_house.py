@@ -23,7 +23,7 @@ FLOORS = [
     {"archives"},
     {"weights", "images", "graphs", "machine"},
     {"supervised", "batch_norms"},
-    {"linear_paths"},
+    {"linear_paths", "side_by_side"},
     {"symmetry", "tokens", "zoo", "responses"},
     {"corpus"},
     {"autoencoder"},

@@ -15,7 +15,6 @@ from garden import GARDEN, GROUPS, ROUNDED_INSIDE, planted
 from garden.small import ResidualNet
 from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
-from weightspace.symmetry.averaging import iterated_mean
 from weightspace.symmetry.axes import (
     Factor,
     Permutations,
@@ -27,7 +26,7 @@ from weightspace.symmetry.axes import (
     random_permutations,
 )
 from weightspace.symmetry.homogeneity import trace_rescaling
-from weightspace.symmetry.matching import match_stack, match_weights, objective
+from weightspace.symmetry.matching import iterated_mean, match_stack, match_weights, objective
 from weightspace.symmetry.proving import SymmetryDisproved, prove_symmetry, prove_unchanged
 from weightspace.symmetry.rescaling import Rescaling, canonical_factors, random_factors, rescale
 from weightspace.symmetry.tracing import trace, trace_symmetry

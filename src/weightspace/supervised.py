@@ -87,15 +87,15 @@ def fit_stack(
     The optimiser runs at learning rate 1 and every network then moves the share `learning_rate` of the step:
     for optimisers whose step is linear in the learning rate, as SGD and Adam are, that is its own rate.
     """
-    steps = _steps(images, config)
+    steps = count_steps(images, config)
     device = images.labels.device
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     aliases = find_aliases(module.state_dict())
     held = {name: tensor.to(device, copy=True) for name, tensor in stack.items() if name not in aliases}
     parameters = {name: tensor for name, tensor in held.items() if name in trained}
     buffers = {name: tensor for name, tensor in held.items() if name not in trained}
-    # At rate 1; `_move` then takes each network's own share of the step.
-    optimizer = _make_optimizer(list(parameters.values()), config, 1.0, 0.0)
+    # At rate 1; `move` then takes each network's own share of the step.
+    optimizer = make_optimizer(list(parameters.values()), config, 1.0, 0.0)
     gradient = vmap(grad(_loss_of(module)), in_dims=0, randomness="different")
     generators = [derive_generator(seed, "order") for seed in seeds]
     learning_rates, weight_decays = learning_rates.to(device), weight_decays.to(device)
@@ -108,8 +108,8 @@ def fit_stack(
             batch = orders[:, step * config.batch_size : (step + 1) * config.batch_size]
             with own_randomness(derive_seed(seeds[0], "dropout", epoch, step), device):
                 gradients = gradient(parameters, buffers, _take(images.inputs, batch), images.labels[batch])
-            share = _schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
-            _move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
+            share = schedule(config, (epoch - 1) * steps + step, config.epochs * steps)
+            move(parameters, gradients, optimizer, learning_rates * share, weight_decays)
         yield epoch, _with_aliases({**parameters, **buffers}, aliases)
 
 
@@ -140,12 +140,12 @@ def fit_one(
     Raises:
         InputError: a batch size that is none, or channels-last memory where torch cannot bear it.
     """
-    steps = _steps(images, config)
+    steps = count_steps(images, config)
     if channels_last:
         require_channels_last(module)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = _channels_last(images)
-    optimizer = _make_optimizer(list(module.parameters()), config, learning_rate, weight_decay)
+    optimizer = make_optimizer(list(module.parameters()), config, learning_rate, weight_decay)
     generator = derive_generator(seed, "order")
     yield 0
     for epoch in range(1, config.epochs + 1):
@@ -154,7 +154,7 @@ def fit_one(
         with own_randomness(derive_seed(seed, "dropout", epoch), images.labels.device):
             for step in range(steps):
                 batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-                optimizer.param_groups[0]["lr"] = learning_rate * _schedule(
+                optimizer.param_groups[0]["lr"] = learning_rate * schedule(
                     config, (epoch - 1) * steps + step, config.epochs * steps
                 )
                 optimizer.zero_grad()
@@ -293,7 +293,7 @@ def _take(inputs: Float[Tensor, "n ..."], batch: Int[Tensor, "networks size"]) -
     return inputs.index_select(0, batch.flatten()).view(*batch.shape, *inputs.shape[1:])
 
 
-def _steps(images: Images, config: FitConfig) -> int:
+def count_steps(images: Images, config: FitConfig) -> int:
     """Steps of an epoch."""
     require_one_device("images and labels", images)
     steps = len(images.labels) // max(1, config.batch_size)
@@ -343,15 +343,16 @@ def _channels_last(images: Images) -> Images:
     return Images(images.inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), images.labels)
 
 
-def _make_optimizer(
+def make_optimizer(
     parameters: list[Tensor], config: FitConfig, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
+    """Adam or SGD over parameters, in one fused step; weight decay is the L2 kind."""
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, momentum=0.9, fused=True)
 
 
-def _schedule(config: FitConfig, step: int, steps: int) -> float:
+def schedule(config: FitConfig, step: int, steps: int) -> float:
     """The share of the peak learning rate at `step`."""
     if config.schedule == "constant":
         return 1.0
@@ -360,7 +361,7 @@ def _schedule(config: FitConfig, step: int, steps: int) -> float:
     return 0.5 * (1 - float(torch.cos(torch.tensor(progress * torch.pi))))
 
 
-def _move(
+def move(
     parameters: Weights,
     gradients: Weights,
     optimizer: torch.optim.Optimizer,

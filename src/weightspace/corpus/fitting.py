@@ -20,7 +20,7 @@ from weightspace.corpus.standardizing import (
     tensor_statistics,
 )
 from weightspace.errors import InputError
-from weightspace.symmetry.averaging import iterated_mean
+from weightspace.symmetry.matching import iterated_mean
 from weightspace.tokens.layout import plan_layout
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.zoo import Zoo

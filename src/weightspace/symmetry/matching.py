@@ -12,7 +12,7 @@ solved for.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,13 +23,14 @@ from weightspace.errors import InputError
 from weightspace.randomness import derive_generator
 from weightspace.symmetry.axes import Axis, Permutations, Symmetry, axis_index, groups_of, shape_of
 from weightspace.symmetry.strided import Strided, strided_of
-from weightspace.weights.values import WeightsMismatch
+from weightspace.weights.values import Weights, WeightsMismatch
 
 MAX_SWEEPS = 100
 SMALLEST_GAIN = 2e-6
 SMALL, LARGE = 1e-6, 1e6
 # Small networks are matched from several starts: each takes milliseconds, and one may end far from the best.
 RESTARTS, FEW_NUMBERS = 10, 100_000
+MEAN_ROUNDS, SMALLEST_MEAN_GAIN = 10, 1e-3
 
 Stacked = dict[str, Int[Tensor, "networks _"]]
 
@@ -119,6 +120,46 @@ def permute_stack_tensor(
         if groups_of((axis,)):
             stack = _take(stack, number + 1, axis_index(axis, permutations))
     return stack
+
+
+def iterated_mean(
+    stacks: Callable[[], Iterable[Mapping[str, Tensor]]], start: Mapping[str, Tensor], symmetry: Symmetry
+) -> Weights:
+    """Align all networks to a reference, average them, align to the average, and so on.
+
+    The squared length of the mean says how well the aligned networks agree; it rises from round to round, and the
+    search ends when it rises by less than a thousandth, or after ten rounds.
+
+    Args:
+        stacks: gives the networks, stack by stack `[networks, *shape]`, every time it is called.
+        start: the weights of one network, the first reference.
+        symmetry: of all of them.
+
+    Returns:
+        The mean; no network in itself, but one can be aligned to it.
+    """
+    reference, reached = dict(start), 0.0
+    for _ in range(MEAN_ROUNDS):
+        mean = _aligned_mean(stacks(), reference, symmetry)
+        length = sum(float(mean[name].double().square().sum()) for name in mean if name not in symmetry.buffers)
+        if length <= reached * (1 + SMALLEST_MEAN_GAIN):
+            break
+        reference, reached = mean, length
+    return reference
+
+
+def _aligned_mean(
+    stacks: Iterable[Mapping[str, Tensor]], reference: Mapping[str, Tensor], symmetry: Symmetry
+) -> Weights:
+    total: Weights = {}
+    count = 0
+    for stack in stacks:
+        found = match_stack(stack, reference, symmetry)
+        for name in reference:
+            aligned = permute_stack_tensor(stack[name], symmetry.axes[name], found)
+            total[name] = aligned.double().sum(0) + total.get(name, 0)
+        count += len(next(iter(stack.values())))
+    return {name: (tensor / count).to(reference[name].dtype) for name, tensor in total.items()}
 
 
 class _Term:

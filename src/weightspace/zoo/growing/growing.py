@@ -17,6 +17,7 @@ from weightspace.inputs import read_object
 from weightspace.outputs import Existing, new_folder, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator, derive_seed
+from weightspace.side_by_side import SideBySide, fit_side_by_side, score_side_by_side
 from weightspace.spreading import Tick, Where, spread
 from weightspace.supervised import FitConfig, Scores, Stack, fit_one, fit_stack, score, score_stack, stack_weights
 from weightspace.zoo.architecture import Architecture
@@ -104,7 +105,7 @@ def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
     device = torch.device(shared.plan.device)
     images = {part: Images(*map(torch.from_numpy, shared.images[part])).to(device) for part in PARTS}
     architecture = shared.recipe.architecture(task.members[0].activation, task.members[0].dropout)
-    train = _train_stacked if shared.plan.way == "stacked" else _train_alone
+    train = TRAINING.get(shared.plan.way, _train_alone)
     pieces = []
     for group, epoch, stack, score_part in train(architecture, shared, task, images, tick):
         if epoch in shared.kept:
@@ -114,8 +115,8 @@ def grow_task(shared: Shared, task: GrowTask, tick: Tick) -> Part:
                 accuracy, loss = score_part(images[part])
                 table[f"{part}_accuracy"], table[f"{part}_loss"] = accuracy.cpu().numpy(), loss.cpu().numpy()
             table["generalization_gap"] = table["train_accuracy"] - table["test_accuracy"]
-            kept = {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes}
-            pieces.append((table, kept))
+            weights = {name: stack[name].to("cpu", copy=True).contiguous() for name in architecture.shapes}
+            pieces.append((table, weights))
     return _join(architecture, pieces)
 
 
@@ -126,19 +127,33 @@ def _train_stacked(
     modules = [_initial(architecture, shared, member) for member in task.members]
     stack = stack_weights([one.state_dict() for one in modules])
     module = modules[0].to(device)
-    fitting = fit_stack(
-        module,
-        stack,
-        images["train"],
-        _fit_config(shared.config, task.members[0]),
-        learning_rates=torch.tensor([member.learning_rate for member in task.members]),
-        weight_decays=torch.tensor([member.weight_decay for member in task.members]),
-        seeds=[derive_seed(shared.config.seed, member.name, "training") for member in task.members],
-    )
-    for epoch, stack in fitting:
-        yield task.members, epoch, stack, partial(score_stack, module, stack)
+    config = _fit_config(shared.config, task.members[0])
+    for epoch, fitted in fit_stack(module, stack, images["train"], config, **_training(shared, task)):
+        yield task.members, epoch, fitted, partial(score_stack, module, fitted)
         if epoch:
             tick(len(task.members))
+
+
+def _train_side_by_side(
+    architecture: Architecture, shared: Shared, task: GrowTask, images: dict[str, Images], tick: Tick
+) -> Iterator[Trained]:
+    device = images["train"].labels.device
+    modules = [_initial(architecture, shared, member).to(device) for member in task.members]
+    networks = SideBySide(modules[0], stack_weights([one.state_dict() for one in modules]))
+    config = _fit_config(shared.config, task.members[0])
+    for epoch in fit_side_by_side(networks, images["train"], config, **_training(shared, task)):
+        yield task.members, epoch, networks.stack, partial(score_side_by_side, networks)
+        if epoch:
+            tick(len(task.members))
+
+
+def _training(shared: Shared, task: GrowTask) -> dict[str, Any]:
+    """What differs between members that are trained together."""
+    return {
+        "learning_rates": torch.tensor([member.learning_rate for member in task.members]),
+        "weight_decays": torch.tensor([member.weight_decay for member in task.members]),
+        "seeds": [derive_seed(shared.config.seed, member.name, "training") for member in task.members],
+    }
 
 
 def _train_alone(
@@ -160,6 +175,9 @@ def _train_alone(
             yield [member], epoch, stack, partial(score, module)
             if epoch:
                 tick(1)
+
+
+TRAINING = {"stacked": _train_stacked, "side-by-side": _train_side_by_side}
 
 
 def _join(architecture: Architecture, pieces: list[tuple[pd.DataFrame, Stack]]) -> Part:

@@ -12,6 +12,7 @@ import torch
 from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
+from weightspace.side_by_side import SideBySide, can_stand_side_by_side, fit_side_by_side
 from weightspace.spreading import count_cpus
 from weightspace.supervised import (
     FitConfig,
@@ -26,12 +27,14 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.members import Member
 
-Way = Literal["stacked", "alone", "channels-last"]
+Way = Literal["stacked", "alone", "channels-last", "side-by-side"]
 PROBE_SECONDS = 2.0
 # Images that show how a module behaves.
 FEW = 4
 # Stacks of convolutional networks are slow on CPUs; so many are enough to see it.
 PROBED_TOGETHER = 16
+# Side by side, more networks than this fill the lanes of a CPU no better and its cache worse (two to eight tried).
+BESIDE_EACH_OTHER = 4
 # Processes take a few seconds to start, so shorter work than this stays in one.
 WORTH_WORKERS = 20.0
 # A stack's weights, gradients, moments of the optimiser and kept checkpoints stay below this.
@@ -45,7 +48,7 @@ class Plan:
     """How members are trained; written to `zoo.json`, and used again when growing is resumed.
 
     Attributes:
-        way: a stack at once; or one after the other, plainly or with channels-last memory.
+        way: a stack at once; a few side by side; or one after the other, plainly or with channels-last memory.
         together: members of a task: the size of a stack, or how many are trained one after the other.
         workers: processes.
         device: where tensors are.
@@ -88,20 +91,23 @@ def make_plan(
     """Choose what `config` leaves open; `auto` trains each way for a moment on the first architecture.
 
     Raises:
-        InputError: no such device, or limits below 1.
+        InputError: no such device, limits below 1, or networks that cannot be trained side by side as asked.
     """
     require_between("together", config.together, 1)
     require_between("workers", config.workers, 0)
-    if config.precision == "bf16" and config.plan in ("auto", "stacked"):
+    if config.precision == "bf16" and config.plan in ("auto", "stacked", "side-by-side"):
         raise InputError(f"expected --plan alone or channels-last with --precision bf16, found {config.plan}")
     device = str(choose_device(config.device, lambda: _operations(architectures, members, images, config)))
     measured: dict[Way, float] = {}
     first = next(iter(architectures.values()))
+    if config.plan == "side-by-side" and not can_stand_side_by_side(first.build(allow), images.train.inputs[:FEW]):
+        raise InputError(f"expected a network whose channels can stand side by side, found {first.id}: use --plan auto")
     limit = min(config.together, len(members), _fitting(first, len(config.keep) or config.epochs + 1))
     if config.plan == "auto" or config.workers == 0 or on_ray:
-        ways = _ways(first, images.train, allow) if config.plan == "auto" else (config.plan,)
+        ways = _ways(first, images.train, allow, device) if config.plan == "auto" else (config.plan,)
         stack = limit if device != "cpu" or not _convolves(first) else min(PROBED_TOGETHER, limit)
-        measured = _measure(first, ways, stack, images.train, config, device, allow)
+        sizes: dict[Way, int] = {"stacked": stack, "side-by-side": min(BESIDE_EACH_OTHER, limit)}
+        measured = _measure(first, {way: sizes.get(way, 1) for way in ways}, images.train, config, device, allow)
     way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan
     steps = len(images.train.labels) // config.batch_size * config.epochs
     each = measured.get(way, 0.0) * steps / 1_000
@@ -143,8 +149,9 @@ def _choose_workers(seconds: float, device: str) -> int:
 
 def _choose_together(limit: int, way: Way, members: int, workers: int, each: float, on_ray: bool) -> int:
     """Stacks as large as allowed, but one for each worker; alone, one member a task, or ten seconds' worth on Ray."""
-    if way == "stacked":
-        return max(1, min(limit, math.ceil(members / workers)))
+    if way in ("stacked", "side-by-side"):
+        most = limit if way == "stacked" else min(BESIDE_EACH_OTHER, limit)
+        return max(1, min(most, math.ceil(members / workers)))
     return max(1, min(limit, math.ceil(SECONDS_ON_RAY / max(each, 1e-3)))) if on_ray else 1
 
 
@@ -153,7 +160,7 @@ def _fitting(architecture: Architecture, kept: int) -> int:
     return max(1, STACK_BYTES // (4 * architecture.parameters * (kept + 4)))
 
 
-def _ways(architecture: Architecture, images: Images, allow: Sequence[str]) -> tuple[Way, ...]:
+def _ways(architecture: Architecture, images: Images, allow: Sequence[str], device: str) -> tuple[Way, ...]:
     """The ways worth measuring.
 
     Networks that draw at random in training are trained alone: stacked, they would draw together, and which way is
@@ -163,8 +170,12 @@ def _ways(architecture: Architecture, images: Images, allow: Sequence[str]) -> t
     alone: tuple[Way, ...] = ("alone",)
     if _convolves(architecture) and bears_channels_last(module):
         alone = ("channels-last", "alone")
-    stacked = not draws_at_random(module, few) and can_be_stacked(module, few)
-    return (*alone, "stacked") if stacked else alone
+    if draws_at_random(module, few):
+        return alone
+    # On other devices a convolution of many groups is not what they are fast at.
+    if device == "cpu" and _convolves(architecture) and can_stand_side_by_side(module, few):
+        alone = (*alone, "side-by-side")
+    return (*alone, "stacked") if can_be_stacked(module, few) else alone
 
 
 def _convolves(architecture: Architecture) -> bool:
@@ -173,17 +184,16 @@ def _convolves(architecture: Architecture) -> bool:
 
 def _measure(
     architecture: Architecture,
-    ways: Sequence[Way],
-    together: int,
+    together: Mapping[Way, int],
     images: Images,
     config: GrowConfig,
     device: str,
     allow: Sequence[str],
 ) -> dict[Way, float]:
-    """Milliseconds of one step of one member, for each way."""
+    """Milliseconds of one step of one member, for each way and the members that it trains at once."""
     batch = min(config.batch_size, len(images.labels))
     few = Images(images.inputs[:batch].to(device), images.labels[:batch].to(device))
-    seconds = PROBE_SECONDS / len(ways)
+    seconds = PROBE_SECONDS / len(together)
 
     def step_alone(way: Way) -> Callable[[], object]:
         module = architecture.build(allow).to(device)
@@ -191,20 +201,21 @@ def _measure(
         steps = fit_one(module, few, _endless(batch), learning_rate=1e-4, seed=0, channels_last=last)
         return lambda: next(steps)
 
-    def step_stack() -> Callable[[], object]:
-        module = architecture.build(allow).to(device)
-        stack = stack_weights([module.state_dict()] * together)
-        rates = torch.full((together,), 1e-4, device=device)
-        seeds = range(together)
-        steps = fit_stack(
-            module, stack, few, _endless(batch), learning_rates=rates, weight_decays=rates * 0, seeds=seeds
-        )
+    def step_together(way: Way) -> Callable[[], object]:
+        module, count = architecture.build(allow).to(device), together[way]
+        stack = stack_weights([module.state_dict()] * count)
+        rates = torch.full((count,), 1e-4, device=device)
+        fitting: dict[str, Any] = {"learning_rates": rates, "weight_decays": rates * 0, "seeds": range(count)}
+        if way == "side-by-side":
+            beside = fit_side_by_side(SideBySide(module, stack), few, _endless(batch), **fitting)
+            return lambda: next(beside)
+        steps = fit_stack(module, stack, few, _endless(batch), **fitting)
         return lambda: next(steps)
 
     measured: dict[Way, float] = {}
-    for way in ways:
-        step = step_stack() if way == "stacked" else step_alone(way)
-        measured[way] = 1_000 * _time(step, seconds, device) / (together if way == "stacked" else 1)
+    for way, count in together.items():
+        step = step_together(way) if way in ("stacked", "side-by-side") else step_alone(way)
+        measured[way] = 1_000 * _time(step, seconds, device) / count
     return measured
 
 
