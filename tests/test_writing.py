@@ -320,7 +320,7 @@ def test_ensembles_and_overlaps_are_what_they_say(zoo: Zoo, digits: ImageSet) ->
     assert np.isnan(alone.overlap)
 
 
-def test_residual_networks_are_fine_tuned_alone_as_in_a_stack(
+def test_residual_networks_are_fine_tuned_alike_side_by_side_alone_and_in_a_stack(
     residual: tuple[SANE, Zoo], digits: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zoo = residual[1].last()
@@ -328,12 +328,16 @@ def test_residual_networks_are_fine_tuned_alone_as_in_a_stack(
     population = Population("p", "p", architecture, [zoo.weights(row) for row in range(3)])
     images = digits._replace(train=Images(*(own[:256] for own in digits.train)))
     config = EvaluateConfig(epochs=(0, 1))
+    module = "weightspace.evaluation.fine_tuning"
+    beside = fine_tune([population], images, config)
+    monkeypatch.setattr(f"{module}.can_stand_side_by_side", lambda module, inputs: False)
     alone = fine_tune([population], images, config)
-    monkeypatch.setattr("weightspace.evaluation.fine_tuning.faster_alone", lambda module, device: False)
+    monkeypatch.setattr(f"{module}.faster_alone", lambda module, device: False)
     stacked = fine_tune([population], images, config)
     assert [outcome.epochs for outcome in alone] == [0, 1]
-    np.testing.assert_allclose(alone[0].each, stacked[0].each, atol=1e-6)
-    np.testing.assert_allclose(alone[1].each, stacked[1].each, atol=0.05)
+    for others in (beside, stacked):
+        np.testing.assert_allclose(alone[0].each, others[0].each, atol=1e-6)
+        np.testing.assert_allclose(alone[1].each, others[1].each, atol=0.05)
     assert not np.allclose(alone[1].each, alone[0].each)
 
 

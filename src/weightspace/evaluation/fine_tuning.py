@@ -13,10 +13,18 @@ from weightspace.evaluation.config import EvaluateConfig
 from weightspace.images import ImageSet
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_seed
+from weightspace.side_by_side import (
+    BESIDE_EACH_OTHER,
+    SideBySide,
+    can_stand_side_by_side,
+    fit_side_by_side,
+    predict_side_by_side,
+)
 from weightspace.supervised import (
     FitConfig,
     bears_channels_last,
     can_be_stacked,
+    draws_at_random,
     faster_alone,
     fit_one,
     fit_stack,
@@ -111,8 +119,7 @@ def _answers_of(
     module, labels = group[0].architecture.build().to(device), images.test.labels.cpu()
     names = [(p.method, number_within) for p in group for number_within in range(len(p.networks))]
     seeds = [derive_seed(config.seed, *name, *([number] if number else [])) for name in names]
-    stacked = not faster_alone(module, device) and can_be_stacked(module, images.train.inputs[:2])
-    answer = _answer_stacked if stacked else _answer_alone
+    answer = _fastest(module, images.train.inputs[:2])
     sizes = [len(population.networks) for population in group]
     answered = {}
     for epoch, outputs in answer(module, networks, images, config, seeds, advance).items():
@@ -124,8 +131,17 @@ def _answers_of(
     return answered
 
 
+def _fastest(module: nn.Module, inputs: Float[Tensor, "n ..."]) -> "_Answer":
+    """How networks of a module are trained: as a stack, a few side by side, or one by one."""
+    if not faster_alone(module, inputs.device):
+        return _answer_stacked if can_be_stacked(module, inputs) else _answer_alone
+    beside = not draws_at_random(module, inputs) and can_stand_side_by_side(module, inputs)
+    return _answer_side_by_side if beside else _answer_alone
+
+
 # After every epoch that is scored, what networks answer on the test images.
 _Outputs = dict[int, Float[Tensor, "networks images classes"]]
+_Answer = Callable[[nn.Module, list[Weights], ImageSet, EvaluateConfig, list[int], Callable[..., None]], _Outputs]
 
 
 def _answer_stacked(
@@ -154,6 +170,30 @@ def _answer_stacked(
     return found
 
 
+def _answer_side_by_side(
+    module: nn.Module,
+    networks: list[Weights],
+    images: ImageSet,
+    config: EvaluateConfig,
+    seeds: list[int],
+    advance: Callable[..., None],
+) -> _Outputs:
+    """A few networks at a time, which is fastest for convolutions on a CPU."""
+    found: dict[int, list[Tensor]] = {epoch: [] for epoch in sorted(set(config.epochs))}
+    for first in range(0, len(networks), BESIDE_EACH_OTHER):
+        some = slice(first, first + BESIDE_EACH_OTHER)
+        beside = SideBySide(module, stack_weights(networks[some]))
+        rates = torch.full((beside.count,), config.learning_rate)
+        fitting = fit_side_by_side(
+            beside, images.train, _schedule(config), learning_rates=rates, weight_decays=rates * 0, seeds=seeds[some]
+        )
+        for epoch in fitting:
+            advance(beside.count)
+            if epoch in found:
+                found[epoch].append(predict_side_by_side(beside, images.test.inputs))
+    return {epoch: torch.cat(outputs) for epoch, outputs in found.items()}
+
+
 def _answer_alone(
     module: nn.Module,
     networks: list[Weights],
@@ -162,7 +202,7 @@ def _answer_alone(
     seeds: list[int],
     advance: Callable[..., None],
 ) -> _Outputs:
-    """One network trained after the other, which is twice as fast for convolutions on a CPU."""
+    """One network trained after the other, which is twice as fast as a stack for convolutions on a CPU."""
     found: dict[int, list[Tensor]] = {epoch: [] for epoch in sorted(set(config.epochs))}
     last, rate = bears_channels_last(module), config.learning_rate
     for weights, seed in zip(networks, seeds, strict=True):

@@ -12,7 +12,7 @@ import torch
 from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
-from weightspace.side_by_side import SideBySide, can_stand_side_by_side, fit_side_by_side
+from weightspace.side_by_side import BESIDE_EACH_OTHER, SideBySide, can_stand_side_by_side, fit_side_by_side
 from weightspace.spreading import count_cpus
 from weightspace.supervised import (
     FitConfig,
@@ -33,8 +33,6 @@ PROBE_SECONDS = 2.0
 FEW = 4
 # Stacks of convolutional networks are slow on CPUs; so many are enough to see it.
 PROBED_TOGETHER = 16
-# Side by side, more networks than this fill the lanes of a CPU no better and its cache worse (two to eight tried).
-BESIDE_EACH_OTHER = 4
 # Processes take a few seconds to start, so shorter work than this stays in one.
 WORTH_WORKERS = 20.0
 # A stack's weights, gradients, moments of the optimiser and kept checkpoints stay below this.
