@@ -89,14 +89,8 @@ def by_zoo(table: str, render: Callable[[str, list[Row]], str]) -> str:
 
 def population(zoo: str, rows: list[Row]) -> str:
     """Test accuracy over members, epoch by epoch, and what they were grown with."""
-    body = [
-        [
-            str(row["epoch"]),
-            *(f"{100 * row[name]:.1f}" for name in ("lowest", "quarter", "median", "three_quarters", "highest")),
-        ]
-        + [f"{100 * row['gap']:.1f}"]
-        for row in rows
-    ]
+    shares = ("lowest", "quarter", "median", "three_quarters", "highest", "gap")
+    body = [[str(row["epoch"]), *(f"{100 * row[name]:.1f}" for name in shares)] for row in rows]
     first = rows[0]
     said = (
         f"{first['members']:,} members, {first['architecture']}, {first['parameters']:,} parameters; {first['recipe']}"
