@@ -24,11 +24,10 @@ from sklearn.preprocessing import StandardScaler
 
 from weightspace.analysis.fidelity import measure_fidelity
 from weightspace.analysis.probing import regressions
-from weightspace.analysis.probing.bounding import Bound
 from weightspace.analysis.probing.comparing import Fold, ReadingComparison, compare_representations
 from weightspace.analysis.probing.folding import find_targets, make_folds
 from weightspace.analysis.probing.probe import ProbeResult, pool_folds, probe, r2_difference
-from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, ProbeModel, fit_quietly
+from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, Bound, ProbeModel, fit_quietly
 from weightspace.analysis.representations.baselines import layer_statistics
 from weightspace.analysis.representations.catalog import REPRESENTATIONS, Choice, Represent, represent
 from weightspace.autoencoder.config import SANEConfig

@@ -25,7 +25,6 @@ from weightspace.evaluation.config import EvaluateConfig
 from weightspace.evaluation.fine_tuning import Population, fine_tune
 from weightspace.generation.anchors import Anchors, choose_anchors, encode_anchors
 from weightspace.generation.config import SamplerConfig, SelectConfig
-from weightspace.generation.coverage import Coverage
 from weightspace.generation.generating import generate
 from weightspace.generation.initializing import _prompts, initialize
 from weightspace.generation.novelty import NoveltyReference
@@ -33,7 +32,7 @@ from weightspace.generation.samplers.gaussian import RandomLatents
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
-from weightspace.generation.sampling import Generated, condition, sample_networks
+from weightspace.generation.sampling import Coverage, Generated, condition, sample_networks
 from weightspace.generation.selecting import best_networks, rank, refine, select_networks
 from weightspace.generation.widths import novelty_of, width_for_novelty
 from weightspace.images import Images, ImageSet

@@ -26,9 +26,9 @@ from weightspace.evaluation.comparing import evaluate as evaluate
 from weightspace.evaluation.config import EvaluateConfig as EvaluateConfig
 from weightspace.generation import samplers as samplers
 from weightspace.generation.config import SelectConfig as SelectConfig
-from weightspace.generation.coverage import Coverage as Coverage
 from weightspace.generation.generating import generate as generate
 from weightspace.generation.initializing import initialize as initialize
+from weightspace.generation.sampling import Coverage as Coverage
 from weightspace.images import open_images as open_images
 from weightspace.symmetry.axes import permute as permute
 from weightspace.symmetry.axes import random_permutations as random_permutations

@@ -45,8 +45,8 @@ def generate(
         A zoo; its members that the model was trained on are candidates, all of them if it has none.
     """
     prepare_torch()
-    from weightspace.generation.coverage import describe_counts
     from weightspace.generation.generating import WRITTEN, generate_zoo
+    from weightspace.generation.sampling import describe_counts
     from weightspace.zoo.zoo import Zoo
 
     config, module = _of_the_zoo(config, module)

@@ -14,9 +14,8 @@ from weightspace.evaluation.controls import CONTROLS, Contest, controls_of
 from weightspace.evaluation.fine_tuning import Outcome, Population, fine_tune
 from weightspace.generation.anchors import training_members
 from weightspace.generation.config import SelectConfig
-from weightspace.generation.coverage import Coverage
 from weightspace.generation.novelty import Novelty, NoveltyReference
-from weightspace.generation.sampling import Generated, by_architecture
+from weightspace.generation.sampling import Coverage, Generated, by_architecture
 from weightspace.images import ImageSet
 from weightspace.outputs import hash_input
 from weightspace.weights.values import Weights

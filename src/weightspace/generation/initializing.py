@@ -13,9 +13,9 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.batch_norms import batch_norms, norm_statistics, recalibrate_batch_norm, with_positive_variances
 from weightspace.corpus.preparation import Preparation
 from weightspace.errors import InputError
-from weightspace.generation.coverage import Coverage
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.samplers.sampler import Sampler
+from weightspace.generation.sampling import Coverage
 from weightspace.graphs import bare_module
 from weightspace.randomness import derive_generator, derive_seed
 from weightspace.tokens.patterns import positions_of

@@ -1,6 +1,8 @@
-"""Networks from sampled latents: a sampler by name, latents drawn around anchors, whole weights decoded."""
+"""Networks from sampled latents: a sampler by name, latents drawn around anchors, whole weights decoded, and where
+every number of a network comes from.
+"""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +15,6 @@ from weightspace.batch_norms import norm_statistics, with_positive_variances
 from weightspace.errors import InputError
 from weightspace.generation.anchors import Anchors
 from weightspace.generation.config import SamplerConfig
-from weightspace.generation.coverage import Coverage
 from weightspace.generation.samplers.gaussian import Gaussian, Mixture, RandomLatents
 from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity, published_sampler
@@ -21,6 +22,57 @@ from weightspace.generation.samplers.sampler import Sampler
 from weightspace.randomness import derive_generator
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import OUR_FACTORIES, Architecture
+
+SOURCES = {
+    "generated": "generated",
+    "copied": "copied from generated rows",
+    "conditioned": "averaged over images",
+    "reinitialized": "as the module was initialised",
+    "carried": "carried over from an anchor",
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Where every tensor of a network comes from.
+
+    Attributes:
+        tensors: name -> `generated`; `copied`: rows drawn from the generated rows of a head of another size;
+            `conditioned`: batch-norm statistics averaged over images; `reinitialized`: left as the module was
+            initialised; `carried`: no 16- or 32-bit float, taken from an anchor.
+        sizes: name -> how many numbers it has.
+
+    Examples:
+        >>> print(Coverage({"weight": "generated", "count": "carried"}, {"weight": 6, "count": 1}))
+        6 numbers generated, 1 numbers carried over from an anchor
+    """
+
+    tensors: Mapping[str, str]
+    sizes: Mapping[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers by where they come from."""
+        counts = dict.fromkeys(SOURCES, 0)
+        for name, source in self.tensors.items():
+            counts[source] += self.sizes[name]
+        return counts
+
+    def share(self, source: str) -> float:
+        """The share of all numbers that come from one source, in [0, 1]."""
+        return self.counts[source] / max(1, sum(self.sizes.values()))
+
+    def with_source(self, source: str, names: Iterable[str]) -> "Coverage":
+        """The same, but for some of its tensors."""
+        return replace(self, tensors={**self.tensors, **{name: source for name in names if name in self.tensors}})
+
+    def __str__(self) -> str:
+        return describe_counts(self.counts)
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Numbers by where they come from, in words; what there is none of is left out."""
+    return ", ".join(f"{counts[name]:,} numbers {words}" for name, words in SOURCES.items() if counts.get(name))
 
 
 @dataclass(frozen=True, eq=False)

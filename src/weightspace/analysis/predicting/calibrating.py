@@ -20,8 +20,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 
 from weightspace.analysis.config import TARGETS, usual_targets
 from weightspace.analysis.predicting.predictor import Neighborhood, Predictor, PropertyModel
-from weightspace.analysis.probing.bounding import bounded, middle_of
-from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, fit_quietly
+from weightspace.analysis.probing.regressions import RIDGE_STRENGTHS, bounded, fit_quietly, middle_of
 from weightspace.analysis.representations.catalog import side_by_side
 from weightspace.analysis.representations.responses import ask_parts
 from weightspace.autoencoder.sane import SANE

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from weightspace.analysis.probing.bounding import bounded
+from weightspace.analysis.probing.regressions import bounded
 from weightspace.analysis.representations.responses import answer, vector_of
 from weightspace.autoencoder.sane import SANE, model_folder
 from weightspace.corpus.asking import NOISE

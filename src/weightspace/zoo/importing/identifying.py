@@ -14,7 +14,6 @@ from weightspace.weights.values import Weights, infinite_masks, natural_key, sha
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.checking import TABLE_FILE, ZOO_FILE
 from weightspace.zoo.fitting import fit_weights
-from weightspace.zoo.importing.accelerate_states import AccelerateReader
 from weightspace.zoo.importing.baselines import BaselinesReader
 from weightspace.zoo.importing.lightning import LightningReader
 from weightspace.zoo.importing.mlflow_runs import MlflowReader
@@ -25,7 +24,7 @@ from weightspace.zoo.importing.reader import FileReader, Kind, Reader, Recognizi
 from weightspace.zoo.importing.skorch import SkorchReader
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
-from weightspace.zoo.importing.trainer import TrainerReader
+from weightspace.zoo.importing.trainer import AccelerateReader, TrainerReader
 
 NO_FACTORY = "nobody said how to build it: --architecture my_nets:Net --example SHAPE does"
 

@@ -1,0 +1,290 @@
+"""What an adapter does to its base, tensor by tensor, the canonical form of a change, and the merged network."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.weights.files import StoredWeights, meta_of
+from weightspace.weights.values import Shapes, some_of
+
+# What it takes to know a change: the file alone, the base's tensor too, or what no file holds.
+Known = Literal["from the file", "needs the base", "cannot be known"]
+WORDS: dict[Known, str] = {
+    "from the file": "known from the file",
+    "needs the base": "needs the base",
+    "cannot be known": "cannot be known",
+}
+# Singular values below this share of the largest, times the longer side, are rounding.
+ROUNDING = {torch.float64: 2e-15, torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# What kohya's scripts put before a module's name, whose dots they replace.
+_KOHYA = re.compile(r"^lora_(unet|te\d?|transformer|prior)_")
+
+
+class Factors(NamedTuple):
+    """A change as a product `left @ right`, its scale included; of a kernel all axes but the first are one."""
+
+    left: Float[Tensor, "out rank"]
+    right: Float[Tensor, "rank in"]
+
+    @property
+    def product(self) -> Float[Tensor, "out in"]:
+        """The change itself."""
+        return self.left @ self.right
+
+
+class Canonical(NamedTuple):
+    """The thin singular value decomposition of a change: `left * values @ right`.
+
+    Which factors a change was stored as leaves no trace in it: neither their rank nor any basis of it. Signs are such
+    that the largest entry of every left vector is positive. Where singular values are equal their vectors are not
+    determined.
+
+    Attributes:
+        left, right: orthonormal columns and rows, in float64.
+        values: the singular values, largest first; those that are rounding are left out.
+    """
+
+    left: Float[Tensor, "out rank"]
+    values: Float[Tensor, "rank"]
+    right: Float[Tensor, "rank in"]
+
+    @property
+    def rank(self) -> int:
+        """Of the change, not of its factors."""
+        return len(self.values)
+
+    @property
+    def norm(self) -> float:
+        """Frobenius norm of the change."""
+        return float(self.values.square().sum().sqrt())
+
+    @property
+    def pairs(self) -> Factors:
+        """Scaled singular pairs: each side has the root of the singular value."""
+        root = self.values.sqrt()
+        return Factors(self.left * root, root[:, None] * self.right)
+
+
+def canonical_form(factors: Factors) -> Canonical:
+    """The canonical form of a product, which itself is never formed: by QR of the factors, in float64.
+
+    Args:
+        factors: of any rank; the precision they are in decides what counts as rounding.
+
+    Examples:
+        >>> left, right = torch.randn(6, 2), torch.randn(2, 5)
+        >>> mixed = torch.tensor([[2.0, 1.0], [0.0, 1.0]])
+        >>> one = canonical_form(Factors(left, right))
+        >>> other = canonical_form(Factors(left @ mixed, mixed.inverse() @ right))
+        >>> torch.allclose(one.values, other.values) and torch.allclose(one.left, other.left, atol=1e-5)
+        True
+    """
+    rounding = ROUNDING.get(factors.left.dtype, ROUNDING[torch.float32])
+    outer, upper = torch.linalg.qr(factors.left.double())
+    inner, lower = torch.linalg.qr(factors.right.double().T)
+    left, values, right = torch.linalg.svd(upper @ lower.T, full_matrices=False)
+    # What two factors that cancel leave is rounding of them, not of their small product.
+    largest = float(upper.norm() * lower.norm())
+    kept = values > rounding * max(largest, 0.0)
+    left, right = outer @ left[:, kept], right[kept] @ inner.T
+    signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign() if left.numel() else left[:1]
+    return Canonical(left * signs, values[kept], right * signs.T)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter does to one tensor of its base.
+
+    Attributes:
+        method: such as `LoRA` or `DoRA`.
+        known: see `Known`; why: what is missing, where it is not known from the file.
+        stored_rank: of the factors in the file; 0 where it stores none.
+        factors: the change as a product, of a change that the file alone tells.
+        apply: the new tensor for a tensor of the base, where that is known.
+        optional: of a tensor that not every base has, such as a bias.
+        index: of a tensor that stacks the weights of experts, which of them.
+    """
+
+    method: str
+    known: Known = "from the file"
+    why: str = ""
+    stored_rank: int = 0
+    factors: Callable[[], Factors] | None = None
+    apply: Callable[[Tensor], Tensor] | None = None
+    optional: bool = False
+    index: int | None = None
+
+    def product(self) -> Factors:
+        """The change as a product.
+
+        Raises:
+            InputError: a change that the file alone does not tell.
+        """
+        if self.factors is None:
+            raise InputError(
+                f"expected a change that its file tells, found {self.method}, which {self.known} ({self.why})"
+            )
+        return self.factors()
+
+    def canonical(self) -> Canonical:
+        """The canonical form of `product`."""
+        return canonical_form(self.product())
+
+    def applied(self, base: Tensor, *, transposed: bool = False) -> Tensor:
+        """The tensor of the merged network, in the precision of the base.
+
+        Args:
+            base: the tensor of the base; it stays as it is.
+            transposed: the base stores inputs first, as GPT-2's layers do, and it does not show in its shape.
+
+        Raises:
+            InputError: a change that is not known even with the base, or a tensor of another shape.
+        """
+        if self.apply is not None:
+            return self.apply(base.float()).to(base.dtype)
+        if self.factors is None:
+            raise InputError(f"expected a change that can be merged, found {self.method}: {self.why}")
+        return add_product(base, self.factors(), transposed=transposed)
+
+
+def add_product(base: Tensor, factors: Factors, *, transposed: bool = False) -> Tensor:
+    """The base plus a product, computed in float32 at least and rounded once.
+
+    Raises:
+        InputError: a product of another shape.
+    """
+    rows, columns = len(factors.left), factors.right.shape[1]
+    wide = torch.promote_types(base.dtype, torch.float32)
+    change = factors.left.to(wide) @ factors.right.to(wide)
+    if base.ndim == 2 and (tuple(base.shape) == (columns, rows) and (transposed or rows != columns)):
+        change = change.T
+    elif base.numel() != change.numel() or base.shape[0] != rows:
+        raise InputError(
+            f"expected a tensor of the base with {rows} rows and {rows * columns:,} numbers to add a change to, "
+            f"found one of shape {list(base.shape)}"
+        )
+    return (base.to(wide) + change.reshape(base.shape)).to(base.dtype)
+
+
+class Replaced(NamedTuple):
+    """A tensor that an adapter holds whole: instead of the base's, or instead of some of its rows."""
+
+    read: Callable[[], Tensor]
+    rows: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter in a file or folder; tensors are read as they are asked for.
+
+    Attributes:
+        path: where it is.
+        method: such as `LoRA`; several are named one after the other.
+        changes: what it does, by the base's tensors as the adapter names them.
+        replaced: what takes the place of the base's tensors, such as saved modules and rows of new tokens.
+        told: tensors of the base that came along with it, which prove or refute a candidate base.
+        config: its configuration; empty where there is none.
+        base: how the configuration names its base, if it does.
+        remarks: what else there is to say, in sentences.
+        stored: every tensor of the file, by its name there.
+    """
+
+    path: Path
+    method: str
+    changes: Mapping[str, Change]
+    replaced: Mapping[str, Replaced]
+    told: Mapping[str, Callable[[], Tensor]]
+    config: Mapping[str, Any]
+    base: str | None
+    remarks: tuple[str, ...]
+    stored: StoredWeights = field(repr=False)
+
+    @property
+    def known(self) -> Known:
+        """What it takes to know all of its changes."""
+        order: tuple[Known, ...] = ("cannot be known", "needs the base", "from the file")
+        return next(
+            (known for known in order if any(change.known == known for change in self.changes.values())), order[-1]
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the file."""
+        return sum(tensor.numel() for tensor in self.stored.meta().values())
+
+
+def base_names(adapter: Adapter, base: Shapes) -> dict[str, str]:
+    """The base's tensor of every change and replacement: by its whole name, else by the only one that ends alike, else
+    with the dots that kohya's names have lost.
+
+    Raises:
+        InputError: tensors that the base does not have, or several that it may be.
+    """
+    flattened: dict[str, list[str]] = {}
+    for name in base:
+        flattened.setdefault(name.replace(".", "_"), []).append(name)
+    names, strange = {}, []
+    for target in (*adapter.changes, *adapter.replaced):
+        plain = re.sub(r"\[\d+\]$", "", target)
+        ends = [name for name in base if name.endswith(f".{plain}") or plain.endswith(f".{name}")]
+        fitting = [plain] if plain in base else ends or flattened.get(_KOHYA.sub("", plain).replace(".", "_"), [])
+        if len(fitting) == 1:
+            names[target] = fitting[0]
+        elif plain in adapter.told:
+            names[target] = plain  # one of two tied tensors, which the base holds under the other's name
+        elif target not in adapter.changes or not adapter.changes[target].optional:
+            strange.append(target)
+    if strange:
+        raise InputError(f"expected tensors of the base that the adapter changes, found no single {some_of(strange)}")
+    return names
+
+
+def merge_adapter(base: Mapping[str, Tensor], adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the merged network, one after the other, as the base names them.
+
+    Tied tensors of which the adapter changes one are tied no longer, so that the merged network answers as the base
+    with the adapter does; PEFT changes both.
+
+    Raises:
+        InputError: a change that cannot be known, or that does not fit the base.
+    """
+    names = base_names(adapter, {name: tuple(tensor.shape) for name, tensor in meta_of(base).items()})
+    transposed = bool(adapter.config.get("fan_in_fan_out"))
+    changed: dict[str, list[str]] = {}
+    for target, name in names.items():
+        changed.setdefault(name, []).append(target)
+    for name in dict.fromkeys((*base, *changed)):
+        tensor = base[name] if name in base else adapter.told[name]()
+        for target in changed.get(name, ()):
+            if target in adapter.replaced:
+                tensor = _replace(tensor, adapter.replaced[target], name)
+            else:
+                tensor = _apply(tensor, adapter.changes[target], transposed=transposed)
+        yield name, tensor
+
+
+def _apply(tensor: Tensor, change: Change, *, transposed: bool) -> Tensor:
+    if change.index is None:
+        return change.applied(tensor, transposed=transposed)
+    tensor = tensor.clone()
+    tensor[change.index] = change.applied(tensor[change.index])
+    return tensor
+
+
+def _replace(tensor: Tensor, replaced: Replaced, name: str) -> Tensor:
+    values = replaced.read().to(tensor.dtype)
+    if replaced.rows is None:
+        if values.shape != tensor.shape:
+            raise InputError(f"expected {list(tensor.shape)} for {name} of the base, found {list(values.shape)}")
+        return values
+    tensor = tensor.clone()
+    tensor[torch.tensor(replaced.rows)] = values
+    return tensor

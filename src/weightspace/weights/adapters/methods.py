@@ -1,0 +1,324 @@
+"""How each method's tensors make a change, by the rules of the libraries that write them."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightspace.errors import InputError
+from weightspace.weights.adapters.changes import Change, Factors, Known, add_product
+
+Leaves = Mapping[str, Callable[[], Tensor]]
+FAST_SVD = "its initial part was taken out of the base by a fast SVD whose random numbers nobody recorded"
+# Methods whose change the file tells, but which are not computed here.
+NOT_HERE = "it is known from the file, but not computed here"
+# PEFT's types that are no product of factors in the file: what it takes to know their change, and why (PEFT 0.21).
+OTHERS: dict[str, tuple[Known, str]] = {
+    "BOFT": ("needs the base", "it multiplies the base by butterfly factors"),
+    "HRA": ("needs the base", "it reflects the base's inputs"),
+    "ROAD": ("needs the base", "it rotates the base's outputs"),
+    "PSOFT": ("needs the base", "it rotates the base's principal part"),
+    "GLORA": ("needs the base", "it scales the base"),
+    "OSF": ("needs the base", "it changes the base's singular values"),
+    "PEANUT": ("needs the base", "it is a function of the base"),
+    "MISS": ("needs the base", "how many inputs a module has is not in the file"),
+    "BONE": ("needs the base", "it multiplies blocks of the base"),
+    "FOURIERFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
+    "WAVEFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
+    "UNILORA": ("cannot be known", "where its numbers go is drawn from a seed"),
+    "XLORA": ("cannot be known", "it mixes several adapters for every input"),
+    "PROMPT_TUNING": ("cannot be known", "it changes inputs, no weights"),
+    "PREFIX_TUNING": ("cannot be known", "it changes inputs, no weights"),
+    "P_TUNING": ("cannot be known", "it changes inputs, no weights"),
+    "MULTITASK_PROMPT_TUNING": ("cannot be known", "it changes inputs, no weights"),
+    "ADAPTION_PROMPT": ("cannot be known", "it changes inputs, no weights"),
+    "CPT": ("cannot be known", "it changes inputs, no weights"),
+}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a product is multiplied by, and what else a configuration says of one module.
+
+    Attributes:
+        alpha: None for the rank.
+        rooted: alpha is divided by the root of the rank (rsLoRA).
+        options: the configuration.
+    """
+
+    alpha: float | None = None
+    rooted: bool = False
+    options: Mapping[str, Any] | None = None
+
+    def over(self, rank: int) -> float:
+        """The factor for a rank."""
+        alpha = rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(rank) if self.rooted else rank)
+
+    def option(self, name: str) -> Any:
+        """An entry of the configuration; None without one."""
+        return (self.options or {}).get(name)
+
+
+def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """LoRA and what is stored as its factors: `scale * B @ A` (Hu et al., 2022), with its variants."""
+    down, up = leaves["A"](), leaves["B"]()
+    rank = len(down)
+    if blocks := _blocks(scaling, module):
+        down, up = _unpacked(down, up, *blocks)
+    if down.ndim > 2 and up.shape[1] != rank:
+        groups = rank // up.shape[1]
+        return Change(
+            _name(scaling),
+            "cannot be known",
+            f"its kernel spans {groups} groups of inputs: no weight of the layer is that",
+            rank,
+        )
+    if down.ndim > 2 and any(side > 1 for side in up.shape[2:]):
+        raise InputError(f"expected a second factor of 1 x 1 for the kernel of {module}, found {list(up.shape)}")
+    if up.flatten(1).shape[1] != len(down):
+        raise InputError(f"expected factors of one rank in {module}, found {list(up.shape)} and {list(down.shape)}")
+    factors = Factors(scaling.over(rank) * up.flatten(1), down.flatten(1))
+    if "diag" in leaves:
+        return _kasa(factors, leaves["diag"](), rank)
+    if "magnitude" in leaves:
+        return _dora(factors, leaves["magnitude"](), rank)
+    return _initialized(factors, scaling, rank)
+
+
+def _name(scaling: Scaling) -> str:
+    return "rsLoRA" if scaling.rooted else "LoRA"
+
+
+def _initialized(factors: Factors, scaling: Scaling, rank: int) -> Change:
+    """LoRA by what it began with: some starts take a part out of the base."""
+    start = str(scaling.option("init_lora_weights") or "").lower()
+    if start == "pissa":
+        return Change(
+            "PiSSA",
+            "needs the base",
+            "it replaces the base's principal part",
+            rank,
+            apply=lambda base: add_product(_without_principal(base, rank), factors),
+        )
+    if start == "olora":
+        scale = scaling.over(rank)
+        return Change(
+            "OLoRA",
+            "needs the base",
+            "it replaces a part of the base's QR decomposition",
+            rank,
+            apply=lambda base: add_product(_without_rows(base, rank, scale), factors),
+        )
+    unknown = {
+        "pissa_niter": ("PiSSA", FAST_SVD),
+        "lora_ga": ("LoRA-GA", "its first step was taken out of a base that is in no file"),
+        "corda": ("CorDA", "a part that depends on data was taken out of the base"),
+    }
+    for prefix, (method, why) in unknown.items():
+        if start.startswith(prefix):
+            return Change(method, "cannot be known", why, rank)
+    return Change(_name(scaling), stored_rank=rank, factors=lambda: factors)
+
+
+def _without_principal(base: Tensor, rank: int) -> Tensor:
+    """The base without its largest singular components."""
+    left, values, right = torch.linalg.svd(base, full_matrices=False)
+    return base - left[:, :rank] * values[:rank] @ right[:rank]
+
+
+def _without_rows(base: Tensor, rank: int, scale: float) -> Tensor:
+    """The base without the first directions of its QR decomposition."""
+    orthogonal, upper = torch.linalg.qr(base)
+    return base - scale * orthogonal[:, :rank] @ upper[:rank]
+
+
+def _kasa(factors: Factors, diagonal: Tensor, rank: int) -> Change:
+    """The base without its smallest singular components, and a product with a diagonal between (Wang et al., 2024)."""
+    product = Factors(factors.left * diagonal, factors.right)
+
+    def apply(base: Tensor) -> Tensor:
+        left, values, right = torch.linalg.svd(base, full_matrices=False)
+        kept = len(values) - rank
+        return add_product(left[:, :kept] * values[:kept] @ right[:kept], product)
+
+    return Change("KaSA", "needs the base", "it drops the base's smallest singular components", rank, apply=apply)
+
+
+def _dora(factors: Factors, magnitude: Tensor, rank: int) -> Change:
+    """Rows of base and product together, each of a length that is stored (Liu et al., 2024)."""
+
+    def apply(base: Tensor) -> Tensor:
+        added = add_product(base, factors)
+        # GPT-2's layers store inputs first: their rows are columns.
+        along = 1 if base.ndim == 2 and len(factors.left) != len(base) else 0
+        axes = [axis for axis in range(base.ndim) if axis != along]
+        lengths = torch.linalg.vector_norm(added, dim=axes, keepdim=True)
+        return added * magnitude.float().reshape(lengths.shape) / lengths
+
+    return Change("DoRA", "needs the base", "rows of base and product together have stored lengths", rank, apply=apply)
+
+
+def _blocks(scaling: Scaling, module: str) -> tuple[str, int] | None:
+    """Which factor of a module is block-diagonal, and in how many blocks (BD-LoRA)."""
+    options = scaling.option("use_bdlora")
+    if not isinstance(options, Mapping):
+        return None
+    for side in "ab":
+        if any(str(pattern) in module for pattern in options.get(f"target_modules_bd_{side}") or ()):
+            return side, int(options.get("nblocks") or 1)
+    return None
+
+
+def _unpacked(down: Tensor, up: Tensor, side: str, blocks: int) -> tuple[Tensor, Tensor]:
+    """Factors with the blocks of one of them, which are stored beside each other, on its diagonal."""
+    if side == "a":
+        return torch.block_diag(*down.chunk(blocks)), up
+    return down, torch.block_diag(*up.chunk(blocks))
+
+
+def experts(leaves: Leaves, scaling: Scaling, rank: int) -> list[Change]:
+    """LoRA on stacked experts: one change for each, from factors that lie expert by expert in A, rank by rank in B."""
+    down, up = leaves["A"](), leaves["B"]()
+    count = len(down) // rank
+    if rank < 1 or len(down) % rank or up.shape[1] != len(down):
+        raise InputError(
+            f"expected factors of whole experts of rank {rank}, found {list(up.shape)} and {list(down.shape)}"
+        )
+    scale = scaling.over(rank)
+    pairs = [Factors(scale * up[:, place::count], down[place * rank : (place + 1) * rank]) for place in range(count)]
+    return [
+        Change(_name(scaling), stored_rank=rank, factors=partial(_given, pair), index=place)
+        for place, pair in enumerate(pairs)
+    ]
+
+
+def _given(factors: Factors) -> Factors:
+    return factors
+
+
+def bias(leaves: Leaves, scaling: Scaling, rank: int) -> Change:
+    """The bias of LoRA's second factor, which is added to that of the layer."""
+    values = leaves["values"]()
+    factors = Factors(scaling.over(rank) * values[:, None], values.new_ones(1, 1))
+    return Change(_name(scaling), stored_rank=1, factors=lambda: factors)
+
+
+def hadamard(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """LoHa: the elementwise product of two products (Hyeon-Woo et al., 2022), itself one of rank r²."""
+    if "t1" in leaves:
+        return Change("LoHa", "cannot be known", NOT_HERE)
+    first, second = (Factors(leaves[f"w{n}_a"](), leaves[f"w{n}_b"]()) for n in (1, 2))
+    rank = len(first.right)
+
+    def factors() -> Factors:
+        left = torch.einsum("or,os->ors", first.left, second.left).flatten(1)
+        right = torch.einsum("ri,si->rsi", first.right, second.right).flatten(0, 1)
+        return Factors(scaling.over(rank) * left, right)
+
+    return Change("LoHa", stored_rank=rank, factors=factors)
+
+
+def kronecker(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """LoKr: a Kronecker product of two matrices, each of which may be a product (Edalati et al., 2022; LyCORIS)."""
+    if "t2" in leaves:
+        return Change("LoKr", "cannot be known", NOT_HERE)
+    small, large = _side(leaves, "w1"), _side(leaves, "w2")
+    ranks = [len(leaves[name]()) for name in ("w1_b", "w2_b") if name in leaves]
+    whole = not ranks
+    rank = ranks[0] if ranks else int(scaling.option("r") or 0)
+    # LyCORIS scales whole factors by 1, PEFT by alpha / r all the same.
+    scale = 1.0 if whole and (scaling.option("peft_type") is None or not rank) else scaling.over(rank)
+
+    def factors() -> Factors:
+        # kron(a b, c d) = kron(a, c) kron(b, d)
+        left, right = torch.kron(small.left, large.left), torch.kron(small.right, large.right)
+        return Factors(scale * left, right)
+
+    return Change("LoKr", stored_rank=rank, factors=factors)
+
+
+def _side(leaves: Leaves, name: str) -> Factors:
+    """One of the two matrices, as a product: with the identity on its shorter side, where it is stored whole."""
+    if name not in leaves:
+        return Factors(leaves[f"{name}_a"](), leaves[f"{name}_b"]().flatten(1))
+    whole = leaves[name]().flatten(1)
+    eye = torch.eye(min(whole.shape), dtype=whole.dtype)
+    return Factors(eye, whole) if len(whole) <= whole.shape[1] else Factors(whole, eye)
+
+
+def vectors(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """VeRA: two vectors between random matrices that all modules share (Kopiczko et al., 2024)."""
+    if "shared_A" not in leaves:
+        return Change("VeRA", "cannot be known", "its shared matrices are drawn from a seed and were not saved")
+    over_rank, over_outputs = leaves["lambda_d"](), leaves["lambda_b"]()
+    left = over_outputs[:, None] * leaves["shared_B"]()[: len(over_outputs)]
+    right = over_rank[:, None] * leaves["shared_A"]()
+
+    def apply(base: Tensor) -> Tensor:
+        return add_product(base, Factors(left, right[:, : base.flatten(1).shape[1]]))
+
+    why = "as wide as the widest module: how many inputs this one has is not in the file"
+    return Change("VeRA", why=why, stored_rank=len(over_rank), factors=lambda: Factors(left, right), apply=apply)
+
+
+def scaled(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """IA3: rows or columns of the base, multiplied (Liu et al., 2022)."""
+    vector = leaves["l"]()  # a column over outputs, or a row over inputs
+    return Change(
+        "IA3",
+        "needs the base",
+        "it multiplies the base",
+        apply=lambda base: base * vector.float().reshape([*vector.shape, *[1] * (base.ndim - vector.ndim)]),
+    )
+
+
+def hadamard_with_base(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """HiRA: the base times one plus a product, entry by entry (Huang et al., 2025)."""
+    factors = Factors(leaves["B"](), leaves["A"]())
+    return Change(
+        "HiRA",
+        "needs the base",
+        "it multiplies the base",
+        len(factors.right),
+        apply=lambda base: base * (1 + factors.product.float().reshape(base.shape)),
+    )
+
+
+def rotated(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """OFT: inputs turned block by block (Qiu et al., 2023); by default by a series that is nearly a rotation."""
+    stored = leaves["R"]()
+    terms = (
+        int(scaling.option("num_cayley_neumann_terms") or 5) if scaling.option("use_cayley_neumann") is not False else 0
+    )
+    if scaling.option("coft") or scaling.option("block_share"):
+        return Change("OFT", "needs the base", "it turns the base's inputs, in a variant that is not computed here")
+
+    def apply(base: Tensor) -> Tensor:
+        turn = torch.block_diag(*cayley(stored.float(), terms))
+        return (base.flatten(1) @ turn.T).reshape(base.shape)
+
+    return Change("OFT", "needs the base", "it turns the base's inputs", apply=apply)
+
+
+def cayley(entries: Tensor, terms: int) -> Tensor:
+    """Rotations `(I + Q)⁻¹ (I - Q)` of skew-symmetric matrices from the entries above their diagonals; of so many terms
+    of its series, if any, the last of them once and those before it twice, as PEFT has them.
+    """
+    size = round((1 + math.sqrt(1 + 8 * entries.shape[1])) / 2)
+    skew = entries.new_zeros(len(entries), size, size)
+    rows, columns = torch.triu_indices(size, size, 1)
+    skew[:, rows, columns] = entries
+    skew = skew - skew.transpose(1, 2)
+    eye = torch.eye(size).expand_as(skew)
+    if not terms:
+        return torch.linalg.solve(eye + skew, eye - skew, left=False)
+    total, power = eye.clone(), eye
+    for number in range(1, terms):
+        power = power @ skew
+        total += power if number == terms - 1 and number > 1 else 2 * power
+    return total
