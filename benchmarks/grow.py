@@ -6,6 +6,7 @@ measuring the plan, starting processes, scoring and writing are in its time, and
 loop's. The last line is one JSON object.
 
     python benchmarks/grow.py [--quick] [--device cuda]
+    python benchmarks/grow.py --where        where the time of one cnn-s goes, one by one and side by side
 """
 
 import argparse
@@ -19,6 +20,8 @@ import torch
 
 from weightspace.images import Images, ImageSet
 from weightspace.randomness import derive_generator, derive_seed
+from weightspace.side_by_side import BESIDE_EACH_OTHER, SideBySide, fit_side_by_side, score_side_by_side
+from weightspace.supervised import FitConfig, fit_one, score, stack_weights
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.growing.members import Member, draw_members
@@ -125,13 +128,65 @@ def measure(name: str, *, quick: bool, device: str) -> dict[str, object]:
     return result
 
 
+# What an epoch's time goes into, by the names of torch's operations.
+KINDS = {
+    "convolutions": ("convolution",),
+    "pooling": ("max_pool2d",),
+    "activations": ("tanh",),
+    "optimiser": ("adam", "Adam", "lerp", "Optimizer"),
+    "taking batches": ("index", "randperm"),
+}
+
+
+def where_time_goes(name: str) -> dict[str, dict[str, float]]:
+    """Milliseconds of one step of one member by kind of operation, and of scoring it on a thousand images."""
+    network, shape, _, _, count = CASES[name]
+    images = make_images(shape, count // 4)
+    recipe = find_recipe(network, images)
+    modules = [recipe.architecture("tanh", 0.0).build(seed=seed) for seed in range(BESIDE_EACH_OTHER)]
+    config, steps = FitConfig(epochs=3, batch_size=BATCH), count // 4 // BATCH
+    alone = fit_one(modules[0], images.train, config, learning_rate=1e-3, seed=0, channels_last=True)
+    networks = SideBySide(modules[1], stack_weights([module.state_dict() for module in modules]))
+    rates = torch.full((len(modules),), 1e-3)
+    beside = fit_side_by_side(
+        networks, images.train, config, learning_rates=rates, weight_decays=rates * 0, seeds=range(len(modules))
+    )
+    found = {}
+    for way, fitting, members, scoring in (
+        ("one by one", alone, 1, lambda: score(modules[0], images.train)),
+        ("side by side", beside, len(modules), lambda: score_side_by_side(networks, images.train)),
+    ):
+        next(fitting), next(fitting)
+        start = time.perf_counter()
+        next(fitting)
+        whole = 1_000 * (time.perf_counter() - start) / steps / members
+        start = time.perf_counter()
+        scoring()
+        scored = 1e6 * (time.perf_counter() - start) / len(images.train.labels) / members
+        with torch.profiler.profile() as profile:
+            next(fitting)
+        parts = dict.fromkeys(KINDS, 0.0)
+        for event in profile.key_averages():
+            kind = next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), None)
+            if kind is not None:
+                parts[kind] += event.self_cpu_time_total / 1_000 / steps / members
+        rest = whole - sum(parts.values())
+        found[way] = {"step": whole, **parts, "dispatch and all else": rest, "scoring 1,000 images": scored}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller run, for trying out")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--where", action="store_true", help="where the time goes, and nothing else")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # its first use imports for seconds
+    if given.where:
+        for way, parts in where_time_goes("cnn-s").items():
+            print(f"{way}: " + ", ".join(f"{kind} {value:.2f} ms" for kind, value in parts.items()))
+        return
     results = {name: measure(name, quick=given.quick, device=given.device) for name in CASES}
     print(json.dumps({"benchmark": "grow", "torch": torch.__version__, "device": given.device, "results": results}))
 
