@@ -35,9 +35,9 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.autoencoder.training.pretraining import pretrain
 from weightspace.outputs import hash_input, partial_path, to_json
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.embeddings import Embeddings, Representation
 from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.splitting import concatenate
 from weightspace.zoo.zoo import Zoo
 
 SMALL = ("mnist-cnn-s", "usps-cnn-s", "scene_digits-cnn-s", "cifar10-cnn-s")

@@ -23,9 +23,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tools import run
 from weightspace.errors import InputError
 from weightspace.weights.adapters.changes import Adapter, Factors, base_names, canonical_form, merge_adapter
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
+from weightspace.weights.files import open_weights
+from weightspace.weights.safetensors_files import write_in_turn
 
 LORA, ALL = peft.LoraConfig, ["q_proj", "v_proj", "conv"]
 LINEAR = ALL[:2]
@@ -331,6 +334,57 @@ def test_a_base_that_is_not_the_adapters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected an adapter in"):
         torch.save(base, tmp_path / "base.pt")
         open_adapter(tmp_path / "base.pt")
+
+
+def test_the_command_merges_a_base_and_its_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the precision of the base, rounded once, as PEFT does unless it is asked for a safe merge."""
+    build = lambda: llama().bfloat16()  # noqa: E731 # as the other builders
+    base, model = saved(build, LORA(r=4, target_modules=["q_proj"]), tmp_path / "one")
+    saved(build, LORA(r=2, target_modules=["q_proj", "v_proj"]), tmp_path / "two")
+    save_file({name: tensor.clone() for name, tensor in base.items()}, tmp_path / "base.safetensors")
+    names = [str(tmp_path / name) for name in ("base.safetensors", "one", "two")]
+    _, said, _ = run(capsys, "merge", *names[:2], "--out", tmp_path / "merged.safetensors")
+    assert "2 of 21 tensors" in said and "q_proj" in said
+    merged, expected = load_file(tmp_path / "merged.safetensors"), merged_by_peft(model)
+    assert list(merged) == sorted(base) and all(torch.equal(merged[name], expected[name]) for name in expected)
+    _, said, _ = run(capsys, "merge", *names, "--out", tmp_path / "both.safetensors", "--json")
+    both = json.loads(said)
+    assert len(both["rows"]) == 4 and {row["rank"] for row in both["rows"]} == {4, 2}
+    name = "model.layers.0.self_attn.q_proj.weight"
+    changes = [open_adapter(folder).changes[name].product().product.float() for folder in names[1:]]
+    reached = load_file(tmp_path / "both.safetensors")[name]
+    assert torch.equal(reached, (base[name].float() + changes[0] + changes[1]).bfloat16())
+
+
+def test_what_cannot_be_merged_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, _ = saved(Net, LORA(r=4, target_modules=LINEAR), tmp_path / "lora")
+    saved(Net, LORA(r=4, use_dora=True, target_modules=LINEAR), tmp_path / "dora")
+    save_file(base, tmp_path / "base.safetensors")
+    network, lora, dora = (str(tmp_path / name) for name in ("base.safetensors", "lora", "dora"))
+    for names, out, message in (
+        ([lora, dora], "m.safetensors", "expected one base network to add"),
+        ([network, lora, dora], "m.safetensors", "found dora (DoRA), which has to be merged alone"),
+        ([network, lora], "m.pt", "expected a .safetensors file"),
+    ):
+        status, _, refusal = run(capsys, "merge", *names, "--out", tmp_path / out)
+        assert status == 2 and message in refusal and not (tmp_path / out).exists()
+
+
+def test_tensors_written_in_turn_are_read_back(tmp_path: Path) -> None:
+    """By the library, metadata and all: whole numbers, none, one, half precision, another order than the text's."""
+    tensors = {
+        "z": torch.randn(3, 4).bfloat16(),
+        "a": torch.tensor(7),
+        "turned": torch.randn(4, 5).T,
+        "empty": torch.zeros(0, 3),
+    }
+    path = tmp_path / "file.safetensors"
+    write_in_turn(
+        path, {name: tensor.to("meta") for name, tensor in tensors.items()}, iter(tensors.items()), {"k": "v"}
+    )
+    read = load_file(path)
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    assert list(open_weights(path)) == list(tensors) and open_weights(path).metadata == {"k": "v"}
 
 
 @given(

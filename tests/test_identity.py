@@ -18,9 +18,9 @@ from weightspace.errors import InputError
 from weightspace.generation.anchors import training_members
 from weightspace.images import ImageSet
 from weightspace.zoo.cards import CardText
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.splitting import concatenate
 from weightspace.zoo.writing import publish
 from weightspace.zoo.zoo import DIGEST, Zoo
 

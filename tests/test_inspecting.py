@@ -22,8 +22,8 @@ from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.tracing import trace_symmetry
 from weightspace.weights.files import write_weights
 from weightspace.zoo.cards import CardText
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.networks import mlp
+from weightspace.zoo.splitting import concatenate
 from weightspace.zoo.writing import publish
 from weightspace.zoo.zoo import Zoo
 

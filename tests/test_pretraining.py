@@ -40,10 +40,10 @@ from weightspace.outputs import called_as, partial_path
 from weightspace.report.card import write_card
 from weightspace.tokens.patterns import positions_of
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.recorded_images import recorded_images
+from weightspace.zoo.splitting import concatenate
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 

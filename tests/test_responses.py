@@ -29,9 +29,9 @@ from weightspace.symmetry.axes import permute, random_permutations
 from weightspace.symmetry.homogeneity import trace_rescaling
 from weightspace.symmetry.rescaling import random_factors, rescale
 from weightspace.symmetry.tracing import trace_symmetry
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
+from weightspace.zoo.splitting import concatenate
 from weightspace.zoo.zoo import Zoo
 
 # Sorting compares units as sets; what does not depend on a unit's scale keeps its place in the list.

@@ -35,11 +35,11 @@ from weightspace.symmetry.axes import random_permutations as random_permutations
 from weightspace.symmetry.tracing import trace_symmetry as trace_symmetry
 from weightspace.weights.files import open_weights as open_weights
 from weightspace.zoo.architecture import Architecture as Architecture
-from weightspace.zoo.concatenating import concatenate as concatenate
 from weightspace.zoo.embeddings import Embeddings as Embeddings
 from weightspace.zoo.growing.config import GrowConfig as GrowConfig
 from weightspace.zoo.growing.growing import grow as grow
 from weightspace.zoo.importing.importing import import_zoo as import_zoo
+from weightspace.zoo.splitting import concatenate as concatenate
 from weightspace.zoo.writing import publish as publish
 from weightspace.zoo.zoo import Zoo as Zoo
 

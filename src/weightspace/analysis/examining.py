@@ -25,9 +25,8 @@ from weightspace.errors import InputError
 from weightspace.images import Images, ImageSet, open_images
 from weightspace.responses.config import AskConfig
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.recorded_images import recorded_images
-from weightspace.zoo.splitting import split_any
+from weightspace.zoo.splitting import concatenate, split_any
 from weightspace.zoo.zoo import Zoo, require_finite_zoo
 
 SHARES = (0.1, 0.25, 0.5, 1.0)

@@ -1,8 +1,9 @@
 """Commands about pairs of networks, and what may be permuted in them."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -27,6 +28,9 @@ from weightspace.cli.shared import (
 from weightspace.errors import require_between
 from weightspace.generation.config import MergeConfig
 from weightspace.responses.config import AskConfig
+
+if TYPE_CHECKING:
+    from weightspace.report.tables import Table
 
 
 def diff(
@@ -140,37 +144,59 @@ def merge(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Average networks: say whether that is worth it, and write the average if it is as good as its best part.
+    """Average networks, if that is worth it; or add adapters, such as LoRA's, to their base.
 
-    Ends with exit status 1, and writes nothing, if it is not.
+    Says how good the average is, and writes it if it is as good as its best part: ends with exit status 1, and writes
+    nothing, if it is not. What adapters change is written whatever it is worth.
 
     Parameters
     ----------
     networks
-        Files or folders of weights, FILE:KEY, or ZOO:MEMBER, two or more of one architecture.
+        Files or folders of weights, FILE:KEY, or ZOO:MEMBER, two or more of one architecture; or a base and adapters of
+        it (PEFT's folders, files of lora_A and lora_B).
     symmetry
         A symmetry by hand, as `weightspace symmetry --json` prints it; without --architecture it is not proved.
     """
     prepare_torch()
+    from weightspace.generation.adding import adapters_among
     from weightspace.generation.merging import merge_networks
     from weightspace.outputs import new_files
     from weightspace.report.pairs import merge_tables
-    from weightspace.report.tables import print_table
     from weightspace.weights.files import write_weights
     from weightspace.zoo.addressing import require_network_output
 
     require_network_output(out, networks)
+    if adapters := adapters_among(networks):
+        return _add(networks, adapters, out, force=force, as_json=as_json)
     given = next(iter(module.describe()), None)
     with new_files(out, existing=existing(force)) as paths:
         merged = merge_networks(module.addresses(networks), config, ask=ask, given=given, symmetry=symmetry)
-        kept = config.anyway or not merged.worse
-        if kept:
+        if kept := config.anyway or not merged.worse:
             write_weights(paths[0], merged.weights)
-    for table in [] if as_json else merge_tables(merged):
-        print_table(table)
     said = merged.describe() + ("" if kept else "; nothing was written: --anyway writes it")
+    _show([] if as_json else merge_tables(merged))
     print_result(out, said, {"written": kept, **merged.to_json()}, as_json, merged.notes)
     sys.exit(0 if kept else 1)
+
+
+def _show(tables: "Sequence[Table]") -> None:
+    from weightspace.report.tables import print_table
+
+    for table in tables:
+        print_table(table)
+
+
+def _add(networks: Sequence[str], adapters: Sequence[str], out: Path, *, force: bool, as_json: bool) -> None:
+    """Adapters added to their base."""
+    from weightspace.generation.adding import add_adapters
+    from weightspace.outputs import new_files
+    from weightspace.report.pairs import added_table
+
+    (base,) = (name for name in networks if name not in adapters)
+    with new_files(out, existing=existing(force)) as paths:
+        added = add_adapters(base, adapters, paths[0])
+    _show([] if as_json else [added_table(added)])
+    print_result(out, added.describe(), added.to_json(), as_json, added.notes)
 
 
 def symmetry(

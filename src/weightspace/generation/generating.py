@@ -22,9 +22,8 @@ from weightspace.images import ImageSet
 from weightspace.outputs import Existing, hash_input, new_folder, require_apart, write_manifest
 from weightspace.supervised import stack_weights
 from weightspace.weights.values import require_finite
-from weightspace.zoo.concatenating import concatenate
 from weightspace.zoo.recorded_images import images_for, recorded_images
-from weightspace.zoo.splitting import split_any
+from weightspace.zoo.splitting import concatenate, split_any
 from weightspace.zoo.writing import ZooWriter
 from weightspace.zoo.zoo import Zoo
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from weightspace.analysis.pairs.diffing import Diff
 from weightspace.analysis.pairs.traces import Traces
+from weightspace.generation.adding import Added
 from weightspace.generation.judging import Merge, Row
 from weightspace.outputs import called_as, installed_versions
 from weightspace.plain_text import LONGEST_NAME, figure_text
@@ -16,7 +17,7 @@ from weightspace.report.figures import COLORS, STYLE, Drawn, to_svg
 from weightspace.report.page import render_page
 from weightspace.report.tables import Table, cut
 
-MOST_ROWS, MOST_NAMED = 1_000, 60
+MOST_ROWS, MOST_NAMED, MOST_ADDED = 1_000, 60, 40
 NOTHING_LEFT = 0.3
 LOWEST = 1e-8
 
@@ -64,6 +65,16 @@ def _row(entry: Traces) -> list[str]:
         _zeros(entry),
         "; ".join(_remarks(entry)),
     ]
+
+
+def added_table(added: Added) -> Table:
+    """What adapters changed in their base, tensor by tensor, the largest change first."""
+    ordered = sorted(added.rows, key=lambda row: -row.relative)
+    rows = [[row.tensor, row.methods, str(row.rank or ""), f"{row.relative:.2%}"] for row in ordered]
+    note = "Change: its length over that of the base's tensor."
+    return cut(
+        Table("What adapters changed", note, ["tensor", "method", "rank", "change"], rows, ("tensor",)), MOST_ADDED
+    )
 
 
 def merge_tables(merged: Merge) -> list[Table]:

@@ -4,9 +4,10 @@ The library maps files, so that one that is cut or written anew while it is read
 read plainly is refused in a sentence.
 """
 
+import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,3 +180,30 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     file = SafetensorsFile(path)
     return {name: file.read(name) for name in file.tensors}
+
+
+def write_in_turn(
+    path: Path, kinds: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors one after the other, none of which stays in memory.
+
+    Args:
+        path: of the file.
+        kinds: tensors of the types and shapes to come, by name (on the `meta` device, say), in their order.
+        tensors: the same names in the same order, with the values.
+        metadata: texts beside them.
+    """
+    words = {dtype: word for word, dtype in KINDS.items()}
+    header: dict[str, Any] = {METADATA: {"format": "pt", **metadata}}
+    end = 0
+    for name, kind in kinds.items():
+        start, end = end, end + kind.numel() * kind.element_size()
+        header[name] = {"dtype": words[kind.dtype], "shape": list(kind.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for (name, tensor), (expected, kind) in zip(tensors, kinds.items(), strict=True):
+            if name != expected or tensor.dtype != kind.dtype or tensor.shape != kind.shape:
+                raise ValueError(f"{name} {tensor.dtype} {list(tensor.shape)} was to be {expected} {kind.dtype}")
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")

@@ -1,7 +1,7 @@
 """What an adapter does to its base, tensor by tensor, the canonical form of a change, and the merged network."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -256,19 +256,40 @@ def merge_adapter(base: Mapping[str, Tensor], adapter: Adapter) -> Iterator[tupl
     Raises:
         InputError: a change that cannot be known, or that does not fit the base.
     """
-    names = base_names(adapter, {name: tuple(tensor.shape) for name, tensor in meta_of(base).items()})
-    transposed = bool(adapter.config.get("fan_in_fan_out"))
     changed: dict[str, list[str]] = {}
-    for target, name in names.items():
+    for target, name in base_names(
+        adapter, {name: tuple(tensor.shape) for name, tensor in meta_of(base).items()}
+    ).items():
         changed.setdefault(name, []).append(target)
     for name in dict.fromkeys((*base, *changed)):
         tensor = base[name] if name in base else adapter.told[name]()
-        for target in changed.get(name, ()):
-            if target in adapter.replaced:
-                tensor = _replace(tensor, adapter.replaced[target], name)
-            else:
-                tensor = _apply(tensor, adapter.changes[target], transposed=transposed)
-        yield name, tensor
+        yield name, merge_tensor(tensor, adapter, changed.get(name, ()), name)
+
+
+def merge_tensor(tensor: Tensor, adapter: Adapter, targets: Sequence[str], name: str) -> Tensor:
+    """One tensor of the base after the changes and replacements of these targets."""
+    transposed = bool(adapter.config.get("fan_in_fan_out"))
+    for target in targets:
+        if target in adapter.replaced:
+            tensor = _replace(tensor, adapter.replaced[target], name)
+        else:
+            tensor = _apply(tensor, adapter.changes[target], transposed=transposed)
+    return tensor
+
+
+def merged_kinds(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+    """Types and shapes of the merged network's tensors: the base's, and tied ones that an adapter changes alone.
+
+    Raises:
+        InputError: see `base_names`.
+    """
+    kinds = dict(meta_of(base))
+    shapes = {name: tuple(tensor.shape) for name, tensor in kinds.items()}
+    for adapter in adapters:
+        for name in base_names(adapter, shapes).values():
+            if name not in kinds:
+                kinds[name] = torch.empty_like(adapter.told[name](), device="meta")
+    return kinds
 
 
 def _apply(tensor: Tensor, change: Change, *, transposed: bool) -> Tensor:
