@@ -370,6 +370,76 @@ def test_what_cannot_be_merged_is_refused_in_a_sentence(tmp_path: Path, capsys: 
         assert status == 2 and message in refusal and not (tmp_path / out).exists()
 
 
+def rewritten(source: Path, target: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> None:
+    """A copy of an adapter whose tensors and configuration were changed."""
+    tensors = load_file(source / "adapter_model.safetensors")
+    config = json.loads((source / "adapter_config.json").read_text())
+    change(tensors, config)
+    target.mkdir()
+    save_file(tensors, target / "adapter_model.safetensors")
+    (target / "adapter_config.json").write_text(json.dumps(config))
+
+
+def widened(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """The same change with factors of twice the rank, and in another basis."""
+    for name in list(tensors):
+        if "lora_A" in name:
+            down, up = tensors[name], tensors[name.replace("lora_A", "lora_B")]
+            mixed = torch.eye(len(down)) + 0.1 * torch.randn(len(down), len(down))
+            down = torch.cat([mixed @ down, torch.zeros_like(down)])
+            tensors[name.replace("lora_A", "lora_B")] = torch.cat([up @ mixed.inverse(), torch.randn_like(up)], 1)
+            tensors[name] = down
+    config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]}
+
+
+def untrained(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name] = torch.zeros_like(tensors[name])
+
+
+def test_inspect_compares_the_changes_of_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "adapters"
+    saved(Net, LORA(r=4, lora_alpha=16, target_modules=LINEAR), folder / "one")
+    rewritten(folder / "one", folder / "wider", widened)
+    rewritten(folder / "one", folder / "stronger", lambda tensors, config: config.update(lora_alpha=64))
+    rewritten(folder / "one", folder / "untrained", untrained)
+    rewritten(folder / "one", folder / "elsewhere", lambda tensors, config: config.update(base_model_name_or_path="b"))
+    _, said, _ = run(capsys, "inspect", folder, "--json")
+    found = json.loads(said)
+    views = {view["path"].partition("/")[0]: view for view in found["adapters"]["seen"]}
+    assert {view["method"] for view in views.values()} == {"LoRA"} and views["elsewhere"]["base"] == "b"
+    assert (views["one"]["rank"], views["one"]["used"]) == (4, 4)
+    assert (views["wider"]["rank"], views["wider"]["used"]) == (8, 4)
+    assert views["untrained"]["used"] == 0 and views["untrained"]["note"] == "this one changes nothing"
+    assert views["stronger"]["size"] == pytest.approx(4 * views["one"]["size"], rel=1e-4)
+    told = {
+        tuple(sorted(pair[side].partition("/")[0] for side in ("first", "second"))): pair["told"]
+        for pair in found["adapters"]["alike"]
+    }
+    assert told["one", "wider"] == told["elsewhere", "one"] == "the same change"
+    assert "times as large" in told["one", "stronger"] and len(told) == 6
+    # Equal tensors are equal adapters only if they count as much.
+    assert found["equal_tensors"] == [[f"{name}/adapter_model.safetensors" for name in ("elsewhere", "one")]]
+    assert not found["related"] and all(checkpoint["adapter"] == "LoRA" for checkpoint in found["checkpoints"])
+    _, said, _ = run(capsys, "inspect", folder)
+    assert "Adapters alike" in said and "of them 5 adapters" in said
+
+
+def redrawn(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        tensors[name] = torch.randn_like(tensor)
+
+
+def test_changes_that_have_nothing_in_common_are_strangers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(Net, LORA(r=4, target_modules=LINEAR), tmp_path / "source")
+    (tmp_path / "adapters").mkdir()
+    for number in range(3):
+        rewritten(tmp_path / "source", tmp_path / "adapters" / str(number), redrawn)
+    _, said, _ = run(capsys, "inspect", tmp_path / "adapters", "--json")
+    assert json.loads(said)["adapters"]["alike"] == []
+
+
 def test_tensors_written_in_turn_are_read_back(tmp_path: Path) -> None:
     """By the library, metadata and all: whole numbers, none, one, half precision, another order than the text's."""
     tensors = {

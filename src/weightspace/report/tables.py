@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from weightspace.analysis.inspecting.adapters import AdapterStudy
 from weightspace.analysis.inspecting.kinship import Kinship, Relations, rooted
 from weightspace.analysis.inspecting.studying import FolderStudy
 from weightspace.plain_text import one_line
@@ -138,6 +139,7 @@ def folder_tables(study: FolderStudy, limit: int) -> list[Table]:
     remarks = {checkpoint.path: checkpoint.remarks() for checkpoint in study.inspection.checkpoints}
     tables = inspection_tables(study.inspection.to_json(), remarks, limit)
     tables += relation_tables(study.related, study.families(), limit)
+    tables += adapter_tables(study.adapters, limit)
     tables += [seen_table(study.seen, limit)] if study.seen else []
     return [*tables, asked_table(study.asked, limit)] if study.asked else tables
 
@@ -161,6 +163,32 @@ def relation_tables(related: Mapping[str, Relations], trees: Sequence[Sequence[K
     tables = [
         Table("Equal up to an order of units", note, ["architecture", "aligned", "files"], reordered, ("files",)),
         Table("Related checkpoints", near, ["file", "distance", "how"], families, ("how",)),
+    ]
+    return [cut(table, limit) for table in tables if table.rows]
+
+
+def adapter_tables(adapters: AdapterStudy, limit: int) -> list[Table]:
+    """What adapters change, and whose changes are the same or alike."""
+    rows = [
+        [
+            view.path,
+            view.method,
+            view.known,
+            f"{view.rank or '–'} / {view.used or '–'}",
+            "–" if view.size is None else f"{view.size:.3g}",
+            f"{view.changes:,} ({view.modules})",
+            view.base or "–",
+            view.note,
+        ]
+        for view in adapters.seen
+    ]
+    alike = [[pair.first, pair.second, f"{pair.cosine:.3f}", f"{pair.scale:.3g}", pair.told] for pair in adapters.alike]
+    columns = ["file", "method", "change", "rank, stored / used", "size", "tensors", "base", "remarks"]
+    words = "Change: what it takes to know it. Size: its length, of what the file tells."
+    near = "Of changes, whatever factors they are stored as. Cosine: 1 is one direction; size: of the second's change."
+    tables = [
+        Table("Adapters", words, columns, rows, ("tensors", "remarks")),
+        Table("Adapters alike", near, ["adapter", "and", "cosine", "size", ""], alike, ("adapter", "and", "")),
     ]
     return [cut(table, limit) for table in tables if table.rows]
 

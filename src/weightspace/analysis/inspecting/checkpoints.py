@@ -4,6 +4,7 @@ Tensors are read one at a time and nothing is ever executed, so the folder may b
 """
 
 import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.weights.files import is_index, open_weights
+from weightspace.weights.adapters.opening import is_adapter, open_adapter
+from weightspace.weights.files import StoredWeights, is_index, open_weights
 from weightspace.weights.values import is_mask, natural_key, sum_of_hashes
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_stored
@@ -29,6 +31,11 @@ from weightspace.zoo.importing.source import Source
 OUTLYING, LEAST_FACTOR = 6.0, 2.0
 FEWEST_PEERS = 5
 CHUNK = 1 << 20
+# What an adapter's configuration says that changes nothing, or in any order.
+NOT_DECISIVE = (
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "target_modules"),
+    *("target_parameters", "task_type"),
+)
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Inspected:
         fingerprint: the same for networks whose tensors hold the same numbers in any order.
         notes: what there is to say of how the file was read.
         numbers: the same for networks with the same floating-point numbers, whatever tensors they are in.
+        adapter: the method of an adapter, such as `LoRA`; nothing for a network.
     """
 
     path: str
@@ -72,6 +80,7 @@ class Inspected:
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     numbers: str = ""
+    adapter: str = ""
 
     def remarks(self) -> list[str]:
         """What deserves attention, in words."""
@@ -146,8 +155,8 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
                 with reader.source.local(entry.path) as path:
                     checkpoint.format = _format(path)
                     checkpoint.file_hash = _hash_files(path)
-                    files[checkpoint.file_hash].append(entry.path)
                     checkpoint.values_hash, scales = _read(checkpoint, path, entry.kind, given, key)
+                    files[checkpoint.file_hash].append(entry.path)
             except (InputError, OSError) as error:  # of this entry of an archive; others go on
                 checkpoint.problem = str(error)
             if checkpoint.values_hash:
@@ -199,6 +208,8 @@ def _read(
                 dtype = str(tensor.dtype).removeprefix("torch.")
                 checkpoint.parameters += tensor.numel()
                 checkpoint.dtypes[dtype] = checkpoint.dtypes.get(dtype, 0) + tensor.numel()
+        if is_adapter(path, stored.meta()):
+            return _read_adapter(checkpoint, path, stored)
         identified = identify(kind, stored.meta(), given)
         checkpoint.architecture = identified.architecture.id
         checkpoint.notes += identified.refusals
@@ -206,6 +217,19 @@ def _read(
     except InputError as error:
         checkpoint.problem = str(error).replace(str(path), "the file")
         return "", {}
+
+
+def _read_adapter(checkpoint: Inspected, path: Path, stored: StoredWeights) -> tuple[str, dict[str, float]]:
+    """Two adapters of the same tensors are the same only with the same configuration: it says how much they count."""
+    adapter = open_adapter(path)
+    checkpoint.adapter, checkpoint.architecture = adapter.method, f"adapter ({adapter.method})"
+    checkpoint.notes += adapter.remarks
+    digest, sizes = _read_tensors(checkpoint, stored, stored.aliases)
+    decisive = {name: value for name, value in adapter.config.items() if name not in NOT_DECISIVE}
+    said = json.dumps(decisive, sort_keys=True).encode()
+    checkpoint.file_hash = hashlib.sha256(checkpoint.file_hash.encode() + said).hexdigest()
+    checkpoint.zero_units.clear()  # a factor that is zero is a fresh one
+    return hashlib.sha256(digest.encode() + said).hexdigest(), sizes
 
 
 def _read_tensors(

@@ -166,8 +166,8 @@ def given_symmetries(given: Sequence[Architecture]) -> list[KnownSymmetry]:
 
 
 def is_whole(checkpoint: Inspected) -> bool:
-    """Whether a checkpoint could be read and has no broken numbers."""
-    return not checkpoint.problem and not checkpoint.broken
+    """Whether a checkpoint is a network that could be read and has no broken numbers."""
+    return not checkpoint.problem and not checkpoint.broken and not checkpoint.adapter
 
 
 def _symmetry_of(weights: Mapping[str, Tensor], known: Sequence[KnownSymmetry]) -> Symmetry | None:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from weightspace.analysis.inspecting.adapters import AdapterStudy, study_adapters
 from weightspace.analysis.inspecting.checkpoints import Inspection, inspect_folder
 from weightspace.analysis.inspecting.kinship import Kinship, Relations, families_of
 from weightspace.analysis.inspecting.relating_folders import (
@@ -44,6 +45,7 @@ class FolderStudy(NamedTuple):
     given: Sequence[str] = ()
     asked: "Sequence[BehaviorView]" = ()
     across: Sequence[Kinship] = ()
+    adapters: AdapterStudy = AdapterStudy()
 
     def summary(self) -> str:
         """One line with all counts."""
@@ -59,6 +61,8 @@ class FolderStudy(NamedTuple):
             f"{_counted(reordered, 'group')} equal up to order",
             _counted(families, "family", "families"),
         ]
+        if self.adapters.seen:
+            counts.insert(1, f"of them {_counted(len(self.adapters.seen), 'adapter')}")
         if inspection.left_out:
             counts.append(f"{len(inspection.left_out):,} other files left out")
         return ", ".join(counts)
@@ -95,7 +99,8 @@ class FolderStudy(NamedTuple):
         related = {name: relations.to_json() for name, relations in self.related.items()}
         views = {"seen": _rows(self.seen), "asked": _rows(self.asked)}
         across = [asdict(edge) for edge in self.across]
-        return {**self.inspection.to_json(), "related": related, "across": across, **views}
+        adapters = self.adapters.to_json()
+        return {**self.inspection.to_json(), "related": related, "across": across, "adapters": adapters, **views}
 
 
 def _rows(views: Sequence[Any]) -> list[dict[str, Any]]:
@@ -127,7 +132,10 @@ def study_folder(
         ask: ask checkpoints of given architectures what they do; None asks none.
     """
     study = _study(folder, sane, given, key, device)
-    study = study._replace(across=relate_across(folder, study.inspection, study.related, given))
+    study = study._replace(
+        across=relate_across(folder, study.inspection, study.related, given),
+        adapters=study_adapters(folder, study.inspection),
+    )
     if ask is None:
         return study
     from weightspace.analysis.inspecting.asking import ask_folder

@@ -69,9 +69,9 @@ def open_adapter(path: str | Path) -> Adapter:
     """Open an adapter lazily.
 
     Args:
-        path: a folder of PEFT's (`adapter_config.json` beside `adapter_model.safetensors` or `.bin`), or a file of an
-            adapter's tensors. Without a configuration alpha is a tensor of the file, or else the rank, as diffusers and
-            kohya's scripts take it.
+        path: a folder of PEFT's (`adapter_config.json` beside `adapter_model.safetensors` or `.bin`), the second of
+            these, or a file of an adapter's tensors. Without a configuration alpha is a tensor of the file, or else the
+            rank, as diffusers and kohya's scripts take it.
 
     Raises:
         InputError: nothing there, no adapter, or a configuration that is none.
@@ -82,7 +82,8 @@ def open_adapter(path: str | Path) -> Adapter:
         8
     """
     path = Path(path)
-    config = read_object(path / CONFIG) if path.is_dir() and (path / CONFIG).is_file() else {}
+    folder = path.parent if path.name in FILES else path
+    config = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     file = next((path / name for name in FILES if (path / name).is_file()), path) if path.is_dir() else path
     stored = open_weights(file)
     config = config or _config_in(stored)

@@ -1,0 +1,172 @@
+"""The adapters of a folder: what each changes, and which of them stand for the same change, or for changes alike.
+
+Changes are compared, never tensors: other factors, another rank or another writer's names leave no trace in a change.
+Inner products of changes are those of their factors, so that no change is ever formed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from weightspace.analysis.inspecting.checkpoints import Inspection
+from weightspace.errors import InputError
+from weightspace.progress import progress_bar
+from weightspace.weights.adapters.changes import Adapter, Factors
+from weightspace.weights.adapters.opening import open_adapter
+from weightspace.zoo.importing.source import Source
+
+# Changes that differ by less than this share are one change, in 16 bits too; smaller ones than that of it are none.
+SAME, NOTHING = 1e-2, 1e-7
+# The cosine of changes trained apart on other data is 0 up to a few hundredths.
+ALIKE = 0.2
+
+
+class AdapterView(NamedTuple):
+    """What one adapter is.
+
+    Attributes:
+        path: of the file below the folder.
+        method, known, base: see `Adapter`.
+        changes: how many tensors it changes; modules: the last words of their names.
+        rank: the highest of its factors; used: the highest of its changes; 0 where no product is stored.
+        size: Frobenius norm of all changes that the file tells; None if it tells none.
+        note: what else there is to say.
+    """
+
+    path: str
+    method: str
+    known: str
+    base: str
+    changes: int
+    modules: str
+    rank: int
+    used: int
+    size: float | None
+    note: str
+
+
+class AdapterKinship(NamedTuple):
+    """How the changes of two adapters are related.
+
+    Attributes:
+        cosine: of the angle between all their changes; scale: length of the second over that of the first.
+        told: what that says.
+    """
+
+    first: str
+    second: str
+    cosine: float
+    scale: float
+    told: str
+
+
+@dataclass(frozen=True)
+class AdapterStudy:
+    """The adapters of a folder and what they have to do with each other, nearest pairs first."""
+
+    seen: Sequence[AdapterView] = ()
+    alike: Sequence[AdapterKinship] = ()
+    notes: Sequence[str] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything."""
+        return {"seen": [view._asdict() for view in self.seen], "alike": [pair._asdict() for pair in self.alike]}
+
+
+def study_adapters(address: str | Path, inspection: Inspection) -> AdapterStudy:
+    """Look at every adapter that was found in a folder, and compare them.
+
+    Those in archives are looked at, but not compared.
+    """
+    paths = [checkpoint.path for checkpoint in inspection.checkpoints if checkpoint.adapter]
+    source, seen, opened = Source(address), [], {}
+    with progress_bar("looking at adapters", len(paths), shown=bool(paths)) as advance:
+        for path in paths:
+            with source.local(path) as place:
+                adapter = open_adapter(place)
+                try:
+                    seen.append(_view(path, adapter))
+                except InputError as error:
+                    seen.append(_view(path, adapter, str(error)))
+            if source.is_local:
+                opened[path] = adapter
+            advance()
+    return AdapterStudy(seen, _compare({path: one for path, one in opened.items() if one.known == "from the file"}))
+
+
+def _view(path: str, adapter: Adapter, problem: str = "") -> AdapterView:
+    stored, used, squares, told = 0, 0, 0.0, False
+    for change in adapter.changes.values() if not problem else ():
+        stored = max(stored, change.stored_rank)
+        if change.factors is not None:
+            form = change.canonical()
+            used, squares, told = max(used, form.rank), squares + form.norm**2, True
+    size = squares**0.5 if told else None
+    notes = [problem] if problem else list(adapter.remarks)
+    if size is not None and size <= NOTHING and not adapter.replaced:
+        notes.append("this one changes nothing")
+    if adapter.replaced:
+        notes.append(f"{len(adapter.replaced)} tensors are replaced")
+    modules = dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in adapter.changes)
+    return AdapterView(
+        path=path,
+        method=adapter.method,
+        known=adapter.known,
+        base=adapter.base or "",
+        changes=len(adapter.changes),
+        modules=", ".join(modules),
+        rank=stored,
+        used=used,
+        size=size,
+        note="; ".join(notes),
+    )
+
+
+def _compare(adapters: Mapping[str, Adapter]) -> list[AdapterKinship]:
+    """All pairs whose changes are the same, or alike; for each adapter its nearest ones first."""
+    paths = list(adapters)
+    if len(paths) < 2:
+        return []
+    products = _inner_products(list(adapters.values()))
+    sizes = np.sqrt(np.diag(products))
+    related = []
+    for first, second in zip(*np.triu_indices(len(paths), 1), strict=True):
+        if min(sizes[first], sizes[second]) <= NOTHING:
+            continue
+        cosine = float(products[first, second] / (sizes[first] * sizes[second]))
+        scale = float(sizes[second] / sizes[first])
+        if cosine >= ALIKE:
+            related.append(AdapterKinship(paths[first], paths[second], min(cosine, 1.0), scale, _told(cosine, scale)))
+    return sorted(related, key=lambda pair: -pair.cosine)
+
+
+def _told(cosine: float, scale: float) -> str:
+    if 2 * (1 - cosine) <= SAME**2:
+        return "the same change" if abs(scale - 1) <= SAME else f"the same change, {scale:.3g} times as large"
+    return "alike: of one training, or of the same data"
+
+
+def _inner_products(adapters: Sequence[Adapter]) -> np.ndarray:
+    """Of all changes of every two adapters, tensor by tensor."""
+    products = np.zeros((len(adapters), len(adapters)))
+    targets = dict.fromkeys(name for adapter in adapters for name in adapter.changes)
+    for target in targets:
+        here = dict(_changing(adapters, target))
+        for first, one in here.items():
+            for second, another in here.items():
+                if first <= second and one.left.shape[0] == another.left.shape[0]:
+                    value = float(((one.left.T @ another.left) * (one.right @ another.right.T)).sum())
+                    products[first, second] += value
+                    products[second, first] += value if first != second else 0.0
+    return products
+
+
+def _changing(adapters: Sequence[Adapter], target: str) -> Iterator[tuple[int, Factors]]:
+    for number, adapter in enumerate(adapters):
+        change = adapter.changes.get(target)
+        if change is not None and change.factors is not None:
+            factors = change.product()
+            yield number, Factors(factors.left.double(), factors.right.double())
