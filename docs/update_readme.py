@@ -146,22 +146,29 @@ def results() -> str:
         better = int(theirs > ours)
         shown[better] = f"**{shown[better]}**"
         body.append(f"| {what} | {shown[0]} | {shown[1]} | {against} | {where} |")
-    return "\n".join([*body, "", survives()])
+    return "\n".join([*body, "", more_members()])
 
 
-def survives() -> str:
-    """What share of their accuracy networks keep, beside the published recipe; the mean over seeds."""
-    runs = json.loads((TABLES / "learning-mnist-cnn-s-raytune.json").read_text())
-    alike = [run for run in runs if (run["width"], run["latents_per_weight"], run["steps"]) == (256, 0.6, 196)]
-    ours, theirs = (
-        float(np.mean([run["kept"] for run in alike if run["recipe"] == recipe]))
-        for recipe in ("ours", "published, 1e-3")
+def more_members() -> str:
+    """What more training members of one recipe bring, and what they do not."""
+    rows = json.loads((TABLES / "seeds-scaling-mnist-cnn-s-seed.json").read_text())["rows"]
+    rows = [row for row in rows if row["equal"] == "steps"]
+    kept = {row["members"]: row["distilled"] / row["original"] for row in rows if row["what"] == "kept"}
+    few, most = min(kept), max(kept)
+    halfway = {
+        row["space"]: row["accuracy_0.5"]
+        for row in rows
+        if row["what"] == "between" and (row["where"], row["members"]) == ("unseen", most)
+    }
+    return "\n".join(
+        [
+            "![What more members bring](docs/pages/results/scaling.svg)",
+            f"*From {few} to {most} members of one recipe: unseen ones keep {kept[few]:.0%}, then {kept[most]:.0%} of "
+            "their accuracy once decoded;",
+            f"halfway between two of them latents are no better than weights ({halfway['latents']:.0%}, "
+            f"{halfway['weights']:.0%}): [scaling](docs/pages/results/scaling.md).*",
+        ]
     )
-    figure = "![What survives](docs/pages/results/learning.svg)"
-    said = f"*At equal latents (0.6 a weight), steps and size, decoded networks keep {ours:.0%} of their accuracy;"
-    where = "[learning](docs/pages/results/learning.md)"
-    best = f"with the published recipe, at ten times its rate, {theirs:.0%}: {where}.*"
-    return "\n".join([figure, said, best])
 
 
 def draw_front() -> None:
