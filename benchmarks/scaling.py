@@ -43,7 +43,7 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
-COUNTS, MOST = (30, 100, 300, 700), 700
+COUNTS = (30, 100, 300, 700)
 STEPS, DISTILLED, READ, FEWEST = 1_000, 1_000, 300, 10
 PAIRS, SHARES = 40, (0.1, 0.25, 0.5)
 SAMPLES, ANCHORS = 20, 5
@@ -64,10 +64,15 @@ def members(train: Zoo, count: int) -> Zoo:
     return train.where(lambda table: table["member"].isin(chosen))
 
 
+def counts_of(train: Zoo) -> list[int]:
+    """As many of the numbers of members as there are training members for; all of them where they are fewer."""
+    return [count for count in COUNTS if count <= len(train.members)] or [len(train.members)]
+
+
 def scaling(setting: Setting, name: str) -> Iterator[Job]:
     """Reconstruction, accuracy kept, reading, samples and lines between networks, by training members."""
     train = setting.parts(name)[0]
-    counts = [count for count in COUNTS if count < len(train.members)] + [len(train.members)]
+    counts = counts_of(train)
     known: dict[str, list[Embeddings]] = {}
     for equal in ("steps", "passes"):
         for count in counts if equal == "steps" else counts[:-1]:
@@ -219,6 +224,7 @@ def limits(setting: Setting, name: str) -> Iterator[Job]:
 def ensembles(setting: Setting, name: str) -> Iterator[Job]:
     """Twenty networks from five anchors, none of them trained, as one."""
     train = setting.parts(name)[0]
+    train = members(train, counts_of(train)[-1])
     yield {"zoo": name, "anchors": ANCHORS}, lambda: compare_ensembles(setting, name, train)
 
 
