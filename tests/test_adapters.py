@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tools import run
+from tools import refused, run
 from weightspace.errors import InputError
 from weightspace.weights.adapters.changes import Adapter, Factors, base_names, canonical_form, merge_adapter
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
@@ -354,6 +354,22 @@ def test_the_command_merges_a_base_and_its_adapters(tmp_path: Path, capsys: pyte
     changes = [open_adapter(folder).changes[name].product().product.float() for folder in names[1:]]
     reached = load_file(tmp_path / "both.safetensors")[name]
     assert torch.equal(reached, (base[name].float() + changes[0] + changes[1]).bfloat16())
+
+
+def test_diff_says_what_an_adapter_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, model = saved(Net, LORA(r=4, use_dora=True, target_modules=LINEAR), tmp_path / "dora")
+    save_file(base, tmp_path / "base.safetensors")
+    _, said, _ = run(capsys, "diff", tmp_path / "base.safetensors", tmp_path / "dora", "--json")
+    expected = merged_by_peft(model)
+    for row in json.loads(said)["rows"]:
+        before = base[row["tensor"]]
+        moved = float((expected[row["tensor"]] - before).norm() / before.norm())
+        assert row["relative"] == pytest.approx(moved, rel=1e-4) and row["methods"] == "DoRA"
+    _, said, _ = run(capsys, "diff", tmp_path / "base.safetensors", tmp_path / "dora")
+    assert "2 of 8 tensors" in said and "What adapters changed" in said
+    assert "expected no --expect" in refused(
+        capsys, "diff", tmp_path / "base.safetensors", tmp_path / "dora", "--expect", "equal"
+    )
 
 
 def test_what_cannot_be_merged_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from weightspace.cli.shared import (
     require_plot,
     say,
 )
-from weightspace.errors import require_between
+from weightspace.errors import InputError, require_between
 from weightspace.generation.config import MergeConfig
 from weightspace.responses.config import AskConfig
 
@@ -54,7 +54,7 @@ def diff(
     first
         A file or folder of weights, FILE:KEY, or ZOO:MEMBER.
     second
-        Another one.
+        Another one, or an adapter of the first, such as LoRA's: what it changes, and by how much.
     expect
         End with exit status 1 unless the verdict is this relation (equal, derived, independent, unknown) or kind.
     out
@@ -64,23 +64,37 @@ def diff(
     """
     prepare_torch()
     from weightspace.analysis.pairs.diffing import diff_networks, require_verdict
+    from weightspace.generation.adding import adapters_among
     from weightspace.outputs import new_files
     from weightspace.report.pairs import diff_lines, diff_tables, render_diff
-    from weightspace.report.tables import print_table
 
     require_verdict(expect)
     require_between("rows", rows, 1)
+    if adapters := adapters_among([first, second]):
+        _weigh((first, second), adapters, refused=bool(expect or out), as_json=as_json)
+        return
     with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
         first, second = module.addresses([first, second])
         seen = diff_networks(first, second, config, ask=ask, given=module.describe())
         for page in pages:
             page.write_text(render_diff(seen), encoding="utf-8")
-    for table in [] if as_json else diff_tables(seen, rows):
-        print_table(table)
-        print()
+    _show([] if as_json else diff_tables(seen, rows))
     print_json(seen.to_json()) if as_json else say(*diff_lines(seen))
     if expect and not seen.is_expected(expect):
         sys.exit(1)
+
+
+def _weigh(networks: Sequence[str], adapters: Sequence[str], *, refused: bool, as_json: bool) -> None:
+    """What an adapter changes in its base."""
+    from weightspace.generation.adding import weigh_adapters
+    from weightspace.report.pairs import added_table
+
+    if refused:
+        raise InputError("expected no --expect and no --out for an adapter, which is no network of its own")
+    (base,) = (name for name in networks if name not in adapters)
+    added = weigh_adapters(base, adapters)
+    _show([] if as_json else [added_table(added)])
+    print_json(added.to_json()) if as_json else say(*added.notes, added.describe())
 
 
 def align(
@@ -158,7 +172,6 @@ def merge(
         A symmetry by hand, as `weightspace symmetry --json` prints it; without --architecture it is not proved.
     """
     prepare_torch()
-    from weightspace.generation.adding import adapters_among
     from weightspace.generation.merging import merge_networks
     from weightspace.outputs import new_files
     from weightspace.report.pairs import merge_tables
@@ -166,15 +179,15 @@ def merge(
     from weightspace.zoo.addressing import require_network_output
 
     require_network_output(out, networks)
-    if adapters := adapters_among(networks):
-        return _add(networks, adapters, out, force=force, as_json=as_json)
-    given = next(iter(module.describe()), None)
+    if _add(networks, out, force=force, as_json=as_json):
+        return
     with new_files(out, existing=existing(force)) as paths:
+        given = next(iter(module.describe()), None)
         merged = merge_networks(module.addresses(networks), config, ask=ask, given=given, symmetry=symmetry)
         if kept := config.anyway or not merged.worse:
             write_weights(paths[0], merged.weights)
-    said = merged.describe() + ("" if kept else "; nothing was written: --anyway writes it")
     _show([] if as_json else merge_tables(merged))
+    said = merged.describe() + ("" if kept else "; nothing was written: --anyway writes it")
     print_result(out, said, {"written": kept, **merged.to_json()}, as_json, merged.notes)
     sys.exit(0 if kept else 1)
 
@@ -182,21 +195,26 @@ def merge(
 def _show(tables: "Sequence[Table]") -> None:
     from weightspace.report.tables import print_table
 
-    for table in tables:
+    for number, table in enumerate(tables):
+        if number:
+            print()
         print_table(table)
 
 
-def _add(networks: Sequence[str], adapters: Sequence[str], out: Path, *, force: bool, as_json: bool) -> None:
-    """Adapters added to their base."""
-    from weightspace.generation.adding import add_adapters
+def _add(networks: Sequence[str], out: Path, *, force: bool, as_json: bool) -> bool:
+    """Add adapters to their base, if there are any among the networks; returns whether there are."""
+    from weightspace.generation.adding import adapters_among, add_adapters
     from weightspace.outputs import new_files
     from weightspace.report.pairs import added_table
 
-    (base,) = (name for name in networks if name not in adapters)
-    with new_files(out, existing=existing(force)) as paths:
-        added = add_adapters(base, adapters, paths[0])
-    _show([] if as_json else [added_table(added)])
-    print_result(out, added.describe(), added.to_json(), as_json, added.notes)
+    adapters = adapters_among(networks)
+    if adapters:
+        (base,) = (name for name in networks if name not in adapters)
+        with new_files(out, existing=existing(force)) as paths:
+            added = add_adapters(base, adapters, paths[0])
+        _show([] if as_json else [added_table(added)])
+        print_result(out, added.describe(), added.to_json(), as_json, added.notes)
+    return bool(adapters)
 
 
 def symmetry(

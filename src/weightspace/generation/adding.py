@@ -90,6 +90,15 @@ def _is_adapter(path: Path) -> bool:
         return False  # whoever opens it says why
 
 
+def weigh_adapters(base: str, adapters: Sequence[str]) -> Added:
+    """What adapters would change in a base, tensor by tensor, without writing anything.
+
+    Raises:
+        InputError: see `add_adapters`.
+    """
+    return _add(base, adapters, None)
+
+
 def add_adapters(base: str, adapters: Sequence[str], out: Path) -> Added:
     """Write a base network with adapters added to it, in the base's precision and under its names.
 
@@ -106,6 +115,10 @@ def add_adapters(base: str, adapters: Sequence[str], out: Path) -> Added:
     """
     if out.suffix != ".safetensors":
         raise InputError(f"expected a .safetensors file to write merged tensors into one by one, found {out.name}")
+    return _add(base, adapters, out)
+
+
+def _add(base: str, adapters: Sequence[str], out: Path | None) -> Added:
     stored, opened = open_weights(base), [open_adapter(adapter) for adapter in adapters]
     if len(opened) > 1:
         alone = next((one for one in opened if one.known != "from the file" or one.replaced), None)
@@ -118,9 +131,12 @@ def add_adapters(base: str, adapters: Sequence[str], out: Path) -> Added:
     rows: list[AddedRow] = []
     with progress_bar("merging", len(kinds)) as advance:
         tensors = _merged(stored, opened, list(kinds), rows, advance)
-        write_in_turn(
-            out, kinds, tensors, {key: value for key, value in stored.metadata.items() if isinstance(value, str)}
-        )
+        if out is None:
+            for _ in tensors:
+                pass
+        else:
+            texts = {key: value for key, value in stored.metadata.items() if isinstance(value, str)}
+            write_in_turn(out, kinds, tensors, texts)
     notes = [f"{one.path.name}: {remark}" for one in opened for remark in one.remarks]
     return Added(base, [one.path.name for one in opened], rows, len(stored), (*stored.remarks, *notes))
 
