@@ -203,7 +203,7 @@ def test_a_resnet_grows_with_its_batch_norms(tmp_path: Path) -> None:
     module = zoo.architectures["resnet18-1-2-10"].build()
     module.load_state_dict(weights)
     ways = planning._ways(zoo.architectures["resnet18-1-2-10"], images.train, [], "cpu")
-    assert ways == ("alone", "side-by-side", "stacked")
+    assert ways == ("alone", "stacked")
     with pytest.raises(InputError, match="expected at least 8 channels into the strided 1 x 1 convolution layer2.0"):
         grow("resnet18:2", images, replace(config, plan="channels-last"), tmp_path / "crash")
     assert len(grow("resnet18:8", images, replace(config, plan="channels-last"), tmp_path / "wide")) == 2

@@ -21,6 +21,7 @@ from weightspace.supervised import (
     FitConfig,
     Scores,
     Stack,
+    bears_channels_last,
     count_steps,
     make_optimizer,
     move,
@@ -225,8 +226,11 @@ def score_side_by_side(networks: SideBySide, images: Images) -> Scores:
 def can_stand_side_by_side(module: nn.Module, inputs: Float[Tensor, "n channels height width"]) -> bool:
     """Whether networks of a module side by side answer, and learn, as each of them does alone.
 
-    Tried on two with random parameters and buffers in float64, in training and in evaluation mode.
+    Tried on two with random parameters and buffers in float64, in training and in evaluation mode; never where torch
+    cannot bear channels-last memory.
     """
+    if not bears_channels_last(module):
+        return False
     try:
         return _agree(module, inputs.double())
     except Exception:  # noqa: BLE001 # whatever a stranger's module does side by side: it is trained alone then
