@@ -211,22 +211,23 @@ def scaling(zoo: str, rows: list[Row]) -> str:
             (kept,) = rows_of(own, what="kept")
             read = {row["representation"]: row["r2"] for row in rows_of(own, what="read", target="test_accuracy")}
             sampled = {row["method"]: row for row in rows_of(own, what="sampled")}
-            gaps = {(row["where"], row["space"]): row["barrier_accuracy"] for row in rows_of(own, what="between")}
+            lines = {row["space"]: row for row in rows_of(own, what="between", where="unseen")}
             body.append(
                 [
                     str(count),
                     equal,
                     f"{kept['r2']:.3f}",
                     f"{kept['reconstructed'] / kept['original']:.1%} / {kept['distilled'] / kept['original']:.1%}",
-                    " / ".join(number(read[label]) for label in ("SANE (readout)", "s(W)", "r(W)")),
+                    " / ".join(number(read[label]) for label in ("readout", "s(W)", "r(W)")),
                     " / ".join(f"{100 * sampled[method]['accuracy']:.1f}" for method in SAMPLED),
                     " / ".join(f"{sampled[method]['novelty']:.2f}" for method in SAMPLED),
-                    " / ".join(f"{100 * gaps['unseen', space]:.1f}" for space in ("latents", "weights")),
+                    " / ".join(f"{100 * lines[space]['accuracy_0.5']:.1f}" for space in ("latents", "weights")),
+                    " / ".join(f"{100 * lines[space]['barrier_accuracy']:.1f}" for space in ("latents", "weights")),
                 ]
             )
     columns = ["members", "at equal", "R² of weights", "accuracy kept, before / after distilling"]
     columns += ["reads accuracy: readout / s(W) / r(W)", "samples, %: SANE / noise / noise, function / PCA"]
-    columns += ["new in weights: the same", "barrier, points: latents / weights"]
+    columns += ["new in weights: the same", "halfway, %: latents / weights", "below the ends, points"]
     return markdown(columns, body)
 
 
@@ -311,7 +312,7 @@ def panels(figure: Figure, rows: list[Row]) -> None:
         ("R² of weights", 7, "r2", {"what": "kept"}),
     ]
     draw(first, rows, kept, "Unseen members, decoded", "share")
-    reads = (("SANE (readout)", "SANE", 0), ("s(W)", "layer statistics", 1), ("r(W)", "asked with noise", 2))
+    reads = (("readout", "SANE", 0), ("s(W)", "layer statistics", 1), ("r(W)", "asked with noise", 2))
     told: list[Line] = [
         (label, color, "r2", {"what": "read", "target": "test_accuracy", "representation": name})
         for name, label, color in reads
@@ -323,13 +324,13 @@ def panels(figure: Figure, rows: list[Row]) -> None:
     ]
     draw(third, rows, made, "Networks around 10 anchors", "test accuracy")
     gaps: list[Line] = [
-        (f"{space}, {where} members", color, "barrier_accuracy", {"what": "between", "space": space, "where": where})
+        (f"{space}, {where} members", color, "accuracy_0.5", {"what": "between", "space": space, "where": where})
         for color, (space, where) in enumerate(
             (("latents", "unseen"), ("weights", "unseen"), ("latents", "training"), ("weights", "training"))
         )
     ]
-    draw(fourth, rows, gaps, "Halfway between two members", "accuracy lost")
-    fourth.set_ylim(bottom=0)
+    draw(fourth, rows, gaps, "Halfway between two members", "test accuracy")
+    fourth.set_ylim(0, 1)
 
 
 def main() -> None:
