@@ -216,7 +216,7 @@ def test_two_pairs_of_one_tied_matrix_are_one_change(tmp_path: Path) -> None:
     config = LORA(r=4, target_modules=["embed_tokens"], ensure_weight_tying=True)
     base, _ = saved(lambda: llama(tied=True), config, tmp_path)
     adapter = open_adapter(tmp_path)
-    assert len(adapter.changes) == 2
+    assert len(adapter.changes) == 2 and is_adapter(tmp_path / "file", list(adapter.stored))
     merged = dict(merge_adapter(base, adapter))
     torch.testing.assert_close(merged["lm_head.weight"], merged["model.embed_tokens.weight"])
     head = adapter.changes["lm_head.weight"].product().product
@@ -263,6 +263,7 @@ def test_a_state_dict_with_an_adapter_in_it_has_the_base_and_the_change(tmp_path
     base, model = saved(Net, LORA(r=4, target_modules=LINEAR), tmp_path / "peft")
     save_file(model.base_model.model.state_dict(), tmp_path / "whole.safetensors")
     adapter = open_adapter(tmp_path / "whole.safetensors")
+    assert not is_adapter(adapter.path, list(open_weights(adapter.path)))  # it is a network too
     assert set(adapter.changes) == {"q_proj.weight", "v_proj.weight"}
     assert torch.equal(adapter.told["q_proj.weight"](), base["q_proj.weight"])
     model.add_adapter("second", LORA(r=4, target_modules=LINEAR))

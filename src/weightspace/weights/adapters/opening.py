@@ -1,7 +1,7 @@
 """Open an adapter: folders of PEFT's, and files named as PEFT, diffusers, kohya's scripts and LyCORIS name parts."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,12 +57,20 @@ _PREFIX = re.compile(r"^(base_model\.model\.|base_model\.)")
 _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.)")
 
 
-def is_adapter(path: str | Path, names: Mapping[str, Any] | None = None) -> bool:
-    """Whether a folder, or a file with tensors of these names, holds an adapter and no network."""
+def is_adapter(path: str | Path, names: Collection[str] = ()) -> bool:
+    """Whether a folder, or a file with tensors of these names, holds an adapter and no network.
+
+    A network that was saved with an adapter on is one: all that the adapter wraps is there, and what it does not.
+    """
     path = Path(path)
     if path.is_dir():
         return (path / CONFIG).is_file() and any((path / name).is_file() for name in FILES)
-    return names is not None and any(_part(name) is not None for name in names if not name.endswith("alpha"))
+    places = {name: _part(name) for name in names}
+    modules = {place.module for place in places.values() if place is not None and place.kind != "any"}
+    plain = {_PREFIX.sub("", _COMPILED.sub("", name)) for name, place in places.items() if place is None}
+    wrapped = modules and all(f"{module}.base_layer.weight" in plain for module in modules)
+    whole = wrapped and any(".base_layer." not in name for name in plain)
+    return bool(modules) and not whole
 
 
 def open_adapter(path: str | Path) -> Adapter:
