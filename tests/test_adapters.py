@@ -379,7 +379,9 @@ def test_what_cannot_be_merged_is_refused_in_a_sentence(tmp_path: Path, capsys: 
     save_file(base, tmp_path / "base.safetensors")
     network, lora, dora = (str(tmp_path / name) for name in ("base.safetensors", "lora", "dora"))
     for names, out, message in (
-        ([lora, dora], "m.safetensors", "expected one base network to add"),
+        ([lora, lora], "m.safetensors", "expected a folder to write an adapter into, found m.safetensors"),
+        ([lora, dora], "m", "found DoRA, which needs the base"),
+        ([network, network, lora], "m.safetensors", "expected one base network to add"),
         ([network, lora, dora], "m.safetensors", "found dora (DoRA), which has to be merged alone"),
         ([network, lora], "m.pt", "expected a .safetensors file"),
     ):

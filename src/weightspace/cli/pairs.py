@@ -30,6 +30,8 @@ from weightspace.generation.config import MergeConfig
 from weightspace.responses.config import AskConfig
 
 if TYPE_CHECKING:
+    from weightspace.generation.adding import Sorted
+    from weightspace.generation.joining import Joining
     from weightspace.report.tables import Table
 
 
@@ -54,7 +56,8 @@ def diff(
     first
         A file or folder of weights, FILE:KEY, or ZOO:MEMBER.
     second
-        Another one, or an adapter of the first, such as LoRA's: what it changes, and by how much.
+        Another one, or an adapter of the first, such as LoRA's: what it changes, and by how much. Of two adapters:
+        where their changes meet.
     expect
         End with exit status 1 unless the verdict is this relation (equal, derived, independent, unknown) or kind.
     out
@@ -64,14 +67,14 @@ def diff(
     """
     prepare_torch()
     from weightspace.analysis.pairs.diffing import diff_networks, require_verdict
-    from weightspace.generation.adding import adapters_among
+    from weightspace.generation.adding import sort_networks
     from weightspace.outputs import new_files
     from weightspace.report.pairs import diff_lines, diff_tables, render_diff
 
     require_verdict(expect)
     require_between("rows", rows, 1)
-    if adapters := adapters_among([first, second]):
-        _weigh((first, second), adapters, refused=bool(expect or out), as_json=as_json)
+    if (networks := sort_networks([first, second])).adapters:
+        _weigh(networks, refused=bool(expect or out), as_json=as_json)
         return
     with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
         first, second = module.addresses([first, second])
@@ -84,17 +87,22 @@ def diff(
         sys.exit(1)
 
 
-def _weigh(networks: Sequence[str], adapters: Sequence[str], *, refused: bool, as_json: bool) -> None:
-    """What an adapter changes in its base."""
-    from weightspace.generation.adding import weigh_adapters
-    from weightspace.report.pairs import added_table
+def _weigh(networks: "Sorted", *, refused: bool, as_json: bool) -> None:
+    """What an adapter changes in its base, or where two adapters meet."""
+    from weightspace.generation.adding import open_named, weigh_adapters
+    from weightspace.generation.joining import overlap
+    from weightspace.report.pairs import added_table, overlap_table
 
     if refused:
         raise InputError("expected no --expect and no --out for an adapter, which is no network of its own")
-    (base,) = (name for name in networks if name not in adapters)
-    added = weigh_adapters(base, adapters)
-    _show([] if as_json else [added_table(added)])
-    print_json(added.to_json()) if as_json else say(*added.notes, added.describe())
+    if networks.bases:
+        added = weigh_adapters(networks.bases[0], networks.adapters)
+        table, value, lines = added_table(added), added.to_json(), [*added.notes, added.describe()]
+    else:
+        met = overlap(*map(open_named, networks.adapters))
+        table, value, lines = overlap_table(met), met.to_json(), [met.describe()]
+    _show([] if as_json else [table])
+    print_json(value) if as_json else say(*lines)
 
 
 def align(
@@ -158,7 +166,7 @@ def merge(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Average networks, if that is worth it; or add adapters, such as LoRA's, to their base.
+    """Average networks, if that is worth it; or add adapters, such as LoRA's, to their base, or to one another.
 
     Says how good the average is, and writes it if it is as good as its best part: ends with exit status 1, and writes
     nothing, if it is not. What adapters change is written whatever it is worth.
@@ -167,11 +175,12 @@ def merge(
     ----------
     networks
         Files or folders of weights, FILE:KEY, or ZOO:MEMBER, two or more of one architecture; or a base and adapters of
-        it (PEFT's folders, files of lora_A and lora_B).
+        it (PEFT's folders, files of lora_A and lora_B); or adapters alone: their sum, one adapter in a folder.
     symmetry
         A symmetry by hand, as `weightspace symmetry --json` prints it; without --architecture it is not proved.
     """
     prepare_torch()
+    from weightspace.generation.adding import sort_networks
     from weightspace.generation.merging import merge_networks
     from weightspace.outputs import new_files
     from weightspace.report.pairs import merge_tables
@@ -179,7 +188,8 @@ def merge(
     from weightspace.zoo.addressing import require_network_output
 
     require_network_output(out, networks)
-    if _add(networks, out, force=force, as_json=as_json):
+    if (sorted_networks := sort_networks(networks)).adapters:
+        _add(sorted_networks, out, config.adapters, force=force, as_json=as_json)
         return
     with new_files(out, existing=existing(force)) as paths:
         given = next(iter(module.describe()), None)
@@ -201,20 +211,23 @@ def _show(tables: "Sequence[Table]") -> None:
         print_table(table)
 
 
-def _add(networks: Sequence[str], out: Path, *, force: bool, as_json: bool) -> bool:
-    """Add adapters to their base, if there are any among the networks; returns whether there are."""
-    from weightspace.generation.adding import adapters_among, add_adapters
+def _add(networks: "Sorted", out: Path, how: "Joining", *, force: bool, as_json: bool) -> None:
+    """Add adapters to their base, or to one another."""
+    from weightspace.generation.adding import add_adapters, open_named, require_streamed
+    from weightspace.generation.joining import join_adapters
     from weightspace.outputs import new_files
-    from weightspace.report.pairs import added_table
+    from weightspace.report.pairs import added_table, overlap_table
 
-    adapters = adapters_among(networks)
-    if adapters:
-        (base,) = (name for name in networks if name not in adapters)
+    if networks.bases:
+        require_streamed(out)
         with new_files(out, existing=existing(force)) as paths:
-            added = add_adapters(base, adapters, paths[0])
+            added = add_adapters(networks.bases[0], networks.adapters, paths[0])
         _show([] if as_json else [added_table(added)])
         print_result(out, added.describe(), added.to_json(), as_json, added.notes)
-    return bool(adapters)
+        return
+    joined = join_adapters([open_named(name) for name in networks.adapters], how, out, existing=existing(force))
+    _show([] if as_json else [overlap_table(met) for met in joined.overlaps])
+    print_result(out, joined.describe(), joined.to_json(), as_json)
 
 
 def symmetry(

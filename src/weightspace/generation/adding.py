@@ -1,6 +1,6 @@
 """A base network with adapters added to it, tensor by tensor: what each of them changes, and by how much."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.weights.adapters.changes import Adapter, base_names, merge_tensor, merged_kinds
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
+from weightspace.weights.adapters.pairs import OUTPUTS, adapter_of
 from weightspace.weights.files import StoredWeights, open_weights
 from weightspace.weights.safetensors_files import write_in_turn
+from weightspace.zoo.addressing import architecture_of, open_network, zoo_of
 
 SMALLEST = 1e-6
 
@@ -65,29 +67,57 @@ class Added(NamedTuple):
         return {**self._asdict(), "rows": [row._asdict() for row in self.rows]}
 
 
-def adapters_among(names: Sequence[str]) -> list[str]:
+class Sorted(NamedTuple):
+    """Networks by what they are: `bases` are whole ones, `adapters` those that stand for a change of one."""
+
+    bases: list[str]
+    adapters: list[str]
+
+
+def sort_networks(names: Sequence[str]) -> Sorted:
     """Which of some networks are adapters.
 
     Raises:
-        InputError: no network, or several, to add adapters to.
+        InputError: adapters beside several networks, none of which is said to be their base.
     """
-    adapters = [name for name in names if _is_adapter(Path(name))]
+    adapters = [name for name in names if _is_adapter(name)]
     bases = [name for name in names if name not in adapters]
-    if adapters and len(bases) != 1:
-        found = f"{len(bases)} ({', '.join(bases)})" if bases else "adapters alone"
-        raise InputError(f"expected one base network to add {', '.join(adapters)} to, found {found}")
-    return adapters
+    if adapters and len(bases) > 1:
+        raise InputError(
+            f"expected one base network to add {', '.join(adapters)} to, found {len(bases)} ({', '.join(bases)})"
+        )
+    return Sorted(bases, adapters)
 
 
-def _is_adapter(path: Path) -> bool:
+def _is_adapter(name: str) -> bool:
+    path = Path(name)
+    if zoo_of(name) is not None:
+        return _outputs_of(name) is not None
     if path.is_dir():
         return is_adapter(path)
     if not path.is_file():
-        return False  # a member of a zoo, say
+        return False  # whoever opens it says what it is
     try:
         return is_adapter(path, open_weights(path).meta())
     except InputError:
         return False  # whoever opens it says why
+
+
+def _outputs_of(name: str) -> Mapping[str, int] | None:
+    """Of a member of a zoo of adapters, where its pairs are cut; None for a network."""
+    architecture = architecture_of(name)
+    return architecture.arguments.get(OUTPUTS) if architecture is not None else None
+
+
+def open_named(name: str) -> Adapter:
+    """An adapter in a file or folder, or a member of a zoo of adapters.
+
+    Raises:
+        InputError: see `open_adapter`.
+    """
+    if zoo_of(name) is None:
+        return open_adapter(name)
+    return adapter_of(Path(name), open_network(name).weights, _outputs_of(name) or {})
 
 
 def weigh_adapters(base: str, adapters: Sequence[str]) -> Added:
@@ -113,13 +143,18 @@ def add_adapters(base: str, adapters: Sequence[str], out: Path) -> Added:
     Raises:
         InputError: changes that cannot be known, that do not fit the base or one another, or another ending.
     """
-    if out.suffix != ".safetensors":
-        raise InputError(f"expected a .safetensors file to write merged tensors into one by one, found {out.name}")
+    require_streamed(out)
     return _add(base, adapters, out)
 
 
+def require_streamed(out: Path) -> None:
+    """Raise `InputError` for a file that tensors cannot be written into one by one, by its ending."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"expected a .safetensors file to write merged tensors into one by one, found {out.name}")
+
+
 def _add(base: str, adapters: Sequence[str], out: Path | None) -> Added:
-    stored, opened = open_weights(base), [open_adapter(adapter) for adapter in adapters]
+    stored, opened = open_weights(base), [open_named(adapter) for adapter in adapters]
     if len(opened) > 1:
         alone = next((one for one in opened if one.known != "from the file" or one.replaced), None)
         if alone is not None:

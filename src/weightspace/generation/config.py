@@ -191,6 +191,9 @@ class MergeConfig:
     repair: bool = True
     """Also try the average with the variance that its units lost given back (REPAIR)."""
 
+    adapters: Literal["sum", "average"] = "sum"
+    """What becomes of adapters that are named without a base."""
+
     anyway: bool = False
     """Write the average also if it is worse than the best part, or if nobody can tell."""
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from weightspace.analysis.pairs.diffing import Diff
 from weightspace.analysis.pairs.traces import Traces
 from weightspace.generation.adding import Added
+from weightspace.generation.joining import Overlap
 from weightspace.generation.judging import Merge, Row
 from weightspace.outputs import called_as, installed_versions
 from weightspace.plain_text import LONGEST_NAME, figure_text
@@ -75,6 +76,29 @@ def added_table(added: Added) -> Table:
     return cut(
         Table("What adapters changed", note, ["tensor", "method", "rank", "change"], rows, ("tensor",)), MOST_ADDED
     )
+
+
+def overlap_table(met: Overlap) -> Table:
+    """Where the changes of two adapters meet, tensor by tensor, those that meet most first."""
+    rows = [
+        [
+            row.tensor,
+            f"{row.ranks[0]}, {row.ranks[1]}",
+            f"{row.sizes[0]:.3g}, {row.sizes[1]:.3g}",
+            f"{row.cosine:.3f}",
+            f"{row.outputs:.1%}",
+            f"{row.inputs:.1%}",
+            f"{row.both:.1%}",
+            f"{row.by_chance:.1%}",
+        ]
+        for row in met.rows
+    ]
+    note = (
+        "Shares of one change's square sum, the mean of both ways: written into directions that the other writes to, "
+        "read from those that it reads, both at once; and both at once for changes of these ranks drawn at random."
+    )
+    columns = ["tensor", "ranks", "sizes", "cosine", "outputs", "inputs", "both", "by chance"]
+    return cut(Table(f"Where {met.first} and {met.second} meet", note, columns, rows, ("tensor",)), MOST_ADDED)
 
 
 def merge_tables(merged: Merge) -> list[Table]:

@@ -111,6 +111,7 @@ class Change:
         apply: the new tensor for a tensor of the base, where that is known.
         optional: of a tensor that not every base has, such as a bias.
         index: of a tensor that stacks the weights of experts, which of them.
+        inputs: of a kernel, the shape of what one output has, where the file tells it; embedding: of an embedding.
     """
 
     method: str
@@ -121,6 +122,8 @@ class Change:
     apply: Callable[[Tensor], Tensor] | None = None
     optional: bool = False
     index: int | None = None
+    inputs: tuple[int, ...] = ()
+    embedding: bool = False
 
     def product(self) -> Factors:
         """The change as a product.

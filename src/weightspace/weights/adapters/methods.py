@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -87,7 +87,7 @@ def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
         return _kasa(factors, leaves["diag"](), rank)
     if "magnitude" in leaves:
         return _dora(factors, leaves["magnitude"](), rank)
-    return _initialized(factors, scaling, rank)
+    return replace(_initialized(factors, scaling, rank), inputs=tuple(down.shape[1:]))
 
 
 def _name(scaling: Scaling) -> str:

@@ -265,7 +265,7 @@ class _Reading:
         missing = [part for part in ("A", "B") if kind in ("lora", "embedding", "hira") and part not in leaves]
         if missing:
             return Change("LoRA", "cannot be known", f"its factor {missing[0]} is not in the file")
-        return BUILD[kind](leaves, scaling, module)
+        return replace(BUILD[kind](leaves, scaling, module), embedding=kind == "embedding")
 
     def _scaling(self, module: str, leaves: Leaves) -> Scaling:
         """Alpha by the configuration, whose first matching pattern counts, in the order that it is stored in."""

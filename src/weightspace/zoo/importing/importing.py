@@ -18,10 +18,11 @@ from weightspace.supervised import stack_weights
 from weightspace.weights.values import Weights, is_mask
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_weights
+from weightspace.zoo.importing.adapters import as_pairs, common_rank, load_adapter, may_be_adapter
 from weightspace.zoo.importing.config import ImportConfig
 from weightspace.zoo.importing.identifying import Identified, identify, recognize
 from weightspace.zoo.importing.properties import name_of, named, plain, whole
-from weightspace.zoo.importing.reader import Entry, Kind, Listing, Reader, list_checkpoints
+from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, Loaded, Reader, list_checkpoints
 from weightspace.zoo.importing.settling import COPIED, DIGEST, KIND, PATH, SOURCES, settle
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
@@ -50,11 +51,12 @@ class ImportTask(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What every task needs."""
+    """What every task needs; `rank` is how many pairs the changes of adapters have, 0 if there are none."""
 
     reader: Reader
     given: tuple[Architecture, ...]
     largest_weight: float
+    rank: int = 0
 
 
 def import_zoo(
@@ -112,7 +114,8 @@ def import_zoo(
         _settle(folder, listing, settings, reader.source)
         tasks, store = plan_tasks(listing.entries), PartStore(folder)
         open_tasks = [task for task in tasks if not store.has(task.key)]
-        shared = Shared(reader, tuple(architectures), config.largest_weight)
+        rank = common_rank(reader.source, listing.entries) if isinstance(reader, FileReader) and open_tasks else 0
+        shared = Shared(reader, tuple(architectures), config.largest_weight, rank)
         workers = config.workers or (count_cpus() if len(listing.entries) >= WORTH_WORKERS else 1)
         done = len(listing.entries) - sum(task.units for task in open_tasks)
         with progress_bar("importing", total=len(listing.entries), done=done) as advance:
@@ -145,7 +148,7 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
     with shared.reader.loading() as load:
         for entry in task.entries:
             try:
-                loaded = load(entry)
+                loaded = (_load_adapter(shared, entry) if shared.rank else None) or load(entry)
                 reason = _unusable(loaded.weights, shared.largest_weight)
             except InputError as error:
                 # Its path is in the listing beside the reason already.
@@ -155,6 +158,8 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
                 listing.leave_out(entry.path, reason)
                 continue
             architecture, refusals = _identify_once(known, entry.kind, loaded.weights, shared.given)
+            if loaded.outputs is not None:
+                architecture = as_pairs(architecture, loaded.outputs)
             fitted = fit_weights(loaded.weights, architecture)
             weights = dict(fitted.weights)
             for note in (*loaded.notes, *fitted.notes, *refusals):
@@ -164,6 +169,14 @@ def import_task(shared: Shared, task: ImportTask, tick: Tick) -> Part:
             stack.append(weights)
     pieces = [_piece(architecture, rows, stack_weights(stack)) for architecture, rows, stack in kept.values()]
     return Part(pieces, listing.left_out, listing.notes)
+
+
+def _load_adapter(shared: Shared, entry: Entry) -> Loaded | None:
+    """An adapter's changes; None for what is none."""
+    if not may_be_adapter(shared.reader.source, entry):
+        return None
+    with shared.reader.source.local(entry.path) as place:
+        return load_adapter(place, shared.rank)
 
 
 def _piece(architecture: Architecture, rows: list[dict[str, Any]], stack: Weights) -> Checkpoints:

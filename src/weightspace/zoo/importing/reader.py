@@ -54,11 +54,14 @@ class Entry(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Weights as they were stored, with plain values beside them and sentences about how they were understood."""
+    """Weights as they were stored, with plain values beside them and sentences about how they were understood; of the
+    pairs of an adapter also where they are cut.
+    """
 
     weights: Weights
     metadata: dict[str, Any]
     notes: tuple[str, ...] = ()
+    outputs: Mapping[str, int] | None = None
 
 
 @dataclass

@@ -16,6 +16,8 @@ from weightspace.inputs import MOST_PACKED, MOST_SETTINGS, read_settings, requir
 from weightspace.weights.values import natural_key
 
 ARCHIVES = (".zip", *TAR_ENDINGS)
+# What counts for how much in an adapter's file stands in another one beside it.
+ADAPTER, ADAPTER_CONFIG = "adapter_model.", "adapter_config.json"
 MOST_NAME = 200  # bytes; file systems take 255
 # Files that hold one network; `.pth.tar` is no archive.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
@@ -171,7 +173,9 @@ class Source:
         is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             # A folder's own files are enough for a model; names from an archive never lead out of the folder.
-            for name in [path] if is_file else [name for name in self._below(path) if parent_of(name) == path]:
+            beside = inside(parent_of(path), ADAPTER_CONFIG) if path.rpartition("/")[2].startswith(ADAPTER) else path
+            alone = dict.fromkeys(name for name in (path, beside) if name in self._entries)
+            for name in alone if is_file else [name for name in self._below(path) if parent_of(name) == path]:
                 self._copy(name, Path(folder) / _short_name(name))
             yield Path(folder) / _short_name(path) if is_file else Path(folder)
 
