@@ -9,6 +9,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from weightspace.errors import InputError
+from weightspace.remote import Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ BATCH_ROWS, BATCH_ENTRIES, BATCH_BYTES = 65_536, 2**20, 64 * MEBIBYTE
 SUMS_KEY = b"weightspace.sums"
 
 
-def read_settings(path: Path, most: int = MOST_SETTINGS) -> bytes:
+def read_settings(path: Place, most: int = MOST_SETTINGS) -> bytes:
     """A whole file of settings.
 
     Raises:
@@ -65,7 +66,7 @@ def parse_json(text: bytes | str, where: str, objects: Callable[[list[tuple[str,
         raise InputError(f"expected JSON in {where}, found something else ({error})") from error
 
 
-def read_json(path: Path, most: int = MOST_SETTINGS) -> Any:
+def read_json(path: Place, most: int = MOST_SETTINGS) -> Any:
     """The JSON in a file.
 
     Raises:
@@ -74,7 +75,7 @@ def read_json(path: Path, most: int = MOST_SETTINGS) -> Any:
     return parse_json(read_settings(path, most), str(path))
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Place) -> dict[str, Any]:
     """The JSON object in a file; see `read_json`."""
     value = read_json(path)
     if not isinstance(value, dict):

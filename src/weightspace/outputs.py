@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from weightspace.errors import InputError
 from weightspace.inputs import SUMS_KEY, column_sums, read_object
+from weightspace.remote import without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -286,8 +287,8 @@ def write_manifest(
 
 
 def called_as() -> str:
-    """The command line of this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line of this process, without the secrets of addresses."""
+    return without_secrets(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def installed_versions() -> dict[str, str]:

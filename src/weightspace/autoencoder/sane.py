@@ -27,12 +27,13 @@ from weightspace.devices import choose_device
 from weightspace.errors import InputError
 from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
+from weightspace.remote import nearby
 from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights.safetensors_files import SafetensorsFile
 from weightspace.weights.values import Weights, require_shapes, shapes_of
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.checking import ZOO_FILE
+from weightspace.zoo.checking import is_zoo
 from weightspace.zoo.embeddings import Embeddings
 from weightspace.zoo.zoo import Zoo
 
@@ -191,7 +192,7 @@ class SANE:
         """
         if not paths:
             raise InputError("expected a zoo or networks to embed, found none")
-        zoos = [path for path in paths if (path / ZOO_FILE).is_file()]
+        zoos = [path for path in paths if is_zoo(path)]
         if zoos and len(paths) > 1:
             raise InputError(f"expected one zoo, or networks that are in none, found the zoo {zoos[0]} among others")
         if zoos:
@@ -235,7 +236,8 @@ class SANE:
         """Read a trained model, in evaluation mode.
 
         Args:
-            folder: of the model; or the name of one that comes with the package (`boxed_models`), such as `any`.
+            folder: of the model, or an address such as `hf://org/name`, which is fetched first; or the name of one that
+                comes with the package (`boxed_models`), such as `any`.
             device: where it goes; see `choose_device`.
             weights: so many are going to be encoded, by which `auto` chooses.
             given: architectures that the caller vouches for; networks must be of one of these, if there are any.
@@ -287,7 +289,7 @@ def boxed_models() -> list[str]:
 
 def model_folder(model: str | Path) -> Path:
     """The folder of a model that is given by its folder, or by the name of one that comes with the package."""
-    folder = Path(model)
+    folder = nearby(model)
     return BOX / folder if str(model) in boxed_models() and not folder.exists() else folder
 
 

@@ -19,6 +19,7 @@ from weightspace.errors import InputError
 from weightspace.interrupting import ended_by_signals, status_of
 from weightspace.outputs import Finished
 from weightspace.plain_text import one_sentence
+from weightspace.remote import with_revision, without_secrets
 
 # What torch and its allocators say of memory that is not there.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory", "bad_alloc")
@@ -38,7 +39,10 @@ EXAMPLES = """\
 * `weightspace inspect FOLDER`: what is in this folder of checkpoints?
 * `weightspace predict small-cnns FILE`: how good is this network, by its weights alone?
 
-`weightspace COMMAND --help` explains a command; `weightspace --install-completion` lets the shell complete them.
+`weightspace COMMAND --help` explains a command. Wherever a path of weights is taken, an address such as `hf://org/name`
+is too, at a `--revision` if need be.
+
+`weightspace --install-completion` lets the shell complete them.
 """
 
 
@@ -97,6 +101,10 @@ def _run(tokens: Sequence[str]) -> int:
     """The exit status of a command, with a sentence where it is not 0; a bug of ours is raised."""
     full = "--help-all" in tokens
     words = ["--help" if token == "--help-all" else token for token in tokens]
+    try:
+        words = at_revision(words)
+    except InputError as mistake:
+        return _say(str(mistake), 2)
     if not _has_working_folder() and "--help" not in words:
         return _say("expected a working folder, found that it was deleted", 2)
     try:
@@ -119,7 +127,7 @@ def _run(tokens: Sequence[str]) -> int:
 
 
 def _say(sentence: str, status: int) -> int:
-    sys.stderr.write(f"weightspace: {one_sentence(' '.join(sentence.split()))}\n")
+    sys.stderr.write(f"weightspace: {one_sentence(without_secrets(' '.join(sentence.split())))}\n")
     return status
 
 
@@ -164,6 +172,25 @@ def fill_size(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
 
 def _given(arguments: ArgumentCollection) -> set[str]:
     return {argument.name for argument in arguments if argument.tokens}
+
+
+def at_revision(words: Sequence[str]) -> list[str]:
+    """`--revision NAME`, of whatever command, is that of all addresses of the hub that name none themselves.
+
+    Raises:
+        InputError: no revision, or no such address.
+    """
+    if "--revision" not in words:
+        return list(words)
+    place = words.index("--revision")
+    revision = "".join(words[place + 1 : place + 2])
+    rest = [*words[:place], *words[place + 2 :]]
+    named = [with_revision(word, revision) for word in rest]
+    if not revision or revision.startswith("-"):
+        raise InputError("expected a branch, tag or commit after --revision, found none")
+    if named == rest:
+        raise InputError(f"expected an address of the hub without a revision beside --revision {revision}, found none")
+    return named
 
 
 def split_lists(tokens: Sequence[str]) -> list[str]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
+
 from weightspace.cli.shared import (
     Device,
     Force,
@@ -177,6 +179,7 @@ def inspect(
     *,
     sane: Model | None = None,
     by: Literal["weights", "responses"] = "weights",
+    values: Annotated[bool, Parameter(negative="")] = False,
     ask: Annotated[AskConfig, options("Asking")] = AskConfig(),
     module: Given = GivenModule(),
     out: Path | None = None,
@@ -191,11 +194,14 @@ def inspect(
     Parameters
     ----------
     folder
-        A folder of .safetensors, .pt, .pth, .bin or .ckpt files, one such file, a .zip or .tar, or an fsspec URL.
+        A folder of .safetensors, .pt, .pth, .bin or .ckpt files, one such file, a .zip or .tar, or an address such as
+        hf://org/name.
     sane
         A trained SANE: says which checkpoints are nearest in its space, and predicts properties of each.
     by
         responses also runs them, as --architecture says, on noise: which do the same, and which are damaged.
+    values
+        Behind an address: read all numbers, and not the headers of files alone.
     module
         The networks are aligned before they are compared.
     out
@@ -215,7 +221,7 @@ def inspect(
     faults = require_faults(fail_on)
     asking = ask if by == "responses" else None
     with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
-        study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking)
+        study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking, values=values)
         for page in pages:
             page.write_text(render_inspection(study), encoding="utf-8")
     for table in [] if as_json else folder_tables(study, rows):
@@ -236,6 +242,7 @@ def publish(
     license: str = "",
     source: str = "",
     shard_mib: int = 15,
+    to: str = "",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -253,16 +260,23 @@ def publish(
         A sentence for the card: where the networks come from, whom to cite.
     shard_mib
         At most so many MiB in a shard, unless one checkpoint alone is larger.
+    to
+        Upload it there too: hf://datasets/org/name, which is made if there is none; private until you say otherwise.
     """
     from weightspace.outputs import require_apart
+    from weightspace.remote import require_repository, upload
     from weightspace.zoo.cards import CardText
     from weightspace.zoo.writing import publish as publish_zoo
     from weightspace.zoo.zoo import Zoo
 
     require_apart(out, [folder])
+    require_repository(to)
     about = CardText(title=title, license=license, source=source)
     published = publish_zoo(Zoo.open(folder), out, about, shard_mib=shard_mib, existing=existing(force))
     line = f"{published['checkpoints']:,} checkpoints in {published['shards']:,} shards, {published['bytes']:,} bytes"
+    if to:
+        published["to"] = upload(out, to)
+        line += f"; uploaded to {published['to']}"
     print_result(out, line, published, as_json)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
+from weightspace.remote import located
 from weightspace.weights.adapters.changes import Adapter, base_names, merge_tensor, merged_kinds
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
 from weightspace.weights.adapters.pairs import OUTPUTS, adapter_of
@@ -90,7 +91,7 @@ def sort_networks(names: Sequence[str]) -> Sorted:
 
 
 def _is_adapter(name: str) -> bool:
-    path = Path(name)
+    path = located(name)
     if zoo_of(name) is not None:
         return _outputs_of(name) is not None
     if path.is_dir():

@@ -7,7 +7,7 @@ writes is sorted as text, which is no order of layers: such files come in natura
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json, read_object
+from weightspace.remote import Place, RemotePath, located
 from weightspace.weights.safetensors_files import NumbersFile, SafetensorsFile, Stored
 from weightspace.weights.sources import InFile, InMemory, Renamed, Source, require_plain
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
@@ -173,14 +174,15 @@ def on_cpu(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in weights.items()}
 
 
-def open_weights(path: str | Path, inside: str | Sequence[str] = (), *, keep: bool = True) -> StoredWeights:
+def open_weights(path: str | Place, inside: str | Sequence[str] = (), *, keep: bool = True) -> StoredWeights:
     """Open a network's weights lazily.
 
     Args:
         path: a `.safetensors` file, a torch file (`.pt`, `.pth`, `.th`, `.bin`, `.ckpt` or without a suffix) holding
             a dict of tensors (or such a dict under a usual key, as `state_dict`), an archive of numpy (`.npz`), or a
             folder with a sharded or single model in one of the first two formats; or an archive of stable-baselines3,
-            whose policy is read.
+            whose policy is read. Also behind an address such as `hf://org/name`: of safetensors the parts that are
+            asked for are read there; other files are fetched whole, into the hub's own cache.
         inside: the key, or keys one after the other, of one of several networks in a file, such as `netG`, or a prefix
             of its tensors' names; the usual one if empty.
         keep: what was read of a torch file; otherwise it is read again, tensor by tensor, when it is asked for.
@@ -195,17 +197,19 @@ def open_weights(path: str | Path, inside: str | Sequence[str] = (), *, keep: bo
         >>> list(ws.open_weights(folder / "net.pt"))
         ['weight', 'bias']
     """
-    path, inside = Path(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
+    path, inside = located(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
     opened = _open_folder(path, inside, keep) if path.is_dir() else _open_file(path, inside, keep)
     require_plain(opened.meta(), path)
     return opened
 
 
-def _open_file(path: Path, inside: tuple[str, ...], keep: bool) -> StoredWeights:
+def _open_file(path: Place, inside: tuple[str, ...], keep: bool) -> StoredWeights:
     if not path.is_file():
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
         return _open_safetensors(path, inside)
+    if isinstance(path, RemotePath):
+        path = path.fetched()
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
         read = read_torch_file(path, inside, keep=keep)
         return _in_memory(read.network, read.places, path)
@@ -220,7 +224,7 @@ def _open_file(path: Path, inside: tuple[str, ...], keep: bool) -> StoredWeights
     )
 
 
-def _inside_of(tensors: Weights, inside: tuple[str, ...], path: Path) -> Unwrapped:
+def _inside_of(tensors: Weights, inside: tuple[str, ...], path: Place) -> Unwrapped:
     """A flat file of tensors, or those of one of its networks."""
     found = unwrap_named(tensors, inside, path)
     return found if found is not None else Unwrapped(dict(tensors), (), {})
@@ -238,7 +242,7 @@ def _in_memory(found: Unwrapped, places: dict[str, Stored] | None = None, path: 
     return StoredWeights(sources, find_aliases(found.tensors), about)
 
 
-def _open_safetensors(path: Path, inside: tuple[str, ...]) -> StoredWeights:
+def _open_safetensors(path: Place, inside: tuple[str, ...]) -> StoredWeights:
     file = SafetensorsFile(path)
     source = InFile(file)
     shapes = {name: source.meta(name) for name in file.tensors}
@@ -322,8 +326,8 @@ def _read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
     }
 
 
-def _open_folder(folder: Path, inside: tuple[str, ...], keep: bool) -> StoredWeights:
-    present = [entry.name for entry in sorted(folder.iterdir())]
+def _open_folder(folder: Place, inside: tuple[str, ...], keep: bool) -> StoredWeights:
+    present = sorted(entry.name for entry in folder.iterdir())
     usual = [name for name in MODEL_FILES if name in present]
     # Of other names, as diffusers has them: the plain one before its variants, whose names are longer.
     others = sorted(filter(is_index, present), key=len) or sorted(filter(_is_alone, present), key=len)
@@ -346,10 +350,10 @@ def _is_alone(name: str) -> bool:
     return name.endswith((".safetensors", ".bin")) and not name.startswith(("training_args", "optimizer", "scheduler"))
 
 
-def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...], keep: bool) -> StoredWeights:
+def _open_sharded(folder: Place, index_name: str, inside: tuple[str, ...], keep: bool) -> StoredWeights:
     try:
         shard_of: dict[str, str] = dict(read_object(folder / index_name)["weight_map"])
-        files = [folder / _inside(folder, shard) for shard in shard_of.values()]
+        files = [folder / _inside(folder, shard) for shard in dict.fromkeys(shard_of.values())]
     except (OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
@@ -377,7 +381,8 @@ def _open_sharded(folder: Path, index_name: str, inside: tuple[str, ...], keep: 
     return StoredWeights(dict(kept), {alias: name for alias, name in tied.items() if name in kept}, about)
 
 
-def _inside(folder: Path, shard: str) -> str:
-    if not (folder / shard).resolve().is_relative_to(folder.resolve()):
+def _inside(folder: Place, shard: str) -> str:
+    # By its name: in the hub's cache files are links that lead elsewhere.
+    if PurePath(shard).is_absolute() or ".." in PurePath(shard).parts:
         raise InputError(f"expected shards inside {folder}, found a reference to {shard}")
     return shard

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json
+from weightspace.remote import Place
 
 LONGEST_HEADER = 100_000_000  # as the library has it
 BLOCK = 16 * 2**20
@@ -54,7 +55,7 @@ class NumbersFile:
 
     kind = "file of numbers"
 
-    def __init__(self, path: Path, tensors: dict[str, Stored]) -> None:
+    def __init__(self, path: Place, tensors: dict[str, Stored]) -> None:
         self.path, self.tensors = path, tensors
 
     def read(self, name: str) -> Tensor:
@@ -118,7 +119,7 @@ class SafetensorsFile(NumbersFile):
 
     kind = "safetensors file"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         super().__init__(path, {})
         try:
             size = path.stat().st_size

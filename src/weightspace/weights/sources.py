@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from weightspace.errors import InputError
+from weightspace.remote import Place
 from weightspace.weights.safetensors_files import NumbersFile
 from weightspace.weights.values import Weights
 
@@ -79,7 +79,7 @@ class Renamed(Source):
         return self.source.part(self.prefix + name, axis, start, stop)
 
 
-def require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
     """Refuse tensors of numbers that nobody can compute with, and names that are no text.
 
     Raises:

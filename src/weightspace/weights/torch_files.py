@@ -26,6 +26,7 @@ from weightspace.archives import (
     require_ratio,
 )
 from weightspace.errors import InputError
+from weightspace.remote import Place
 from weightspace.weights.safetensors_files import Stored
 from weightspace.weights.state_dicts import Plain, Unwrapped, is_optimizer_state, unwrap
 from weightspace.weights.torch_archives import Records, check_archive, locate, require_read
@@ -143,7 +144,7 @@ def read_arrays(path: Path) -> tuple[dict[str, Tensor], dict[str, Plain]]:
     return tensors, {name: value for name, value in beside.items() if isinstance(value, str | int | float | bool)}
 
 
-def unwrap_named(loaded: object, inside: Sequence[str], path: Path) -> Unwrapped | None:
+def unwrap_named(loaded: object, inside: Sequence[str], path: Place) -> Unwrapped | None:
     """`unwrap`, whose refusals name the file."""
     try:
         return unwrap(loaded, inside)

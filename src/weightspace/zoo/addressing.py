@@ -11,6 +11,7 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.inputs import read_object
 from weightspace.outputs import require_apart
+from weightspace.remote import address_of
 from weightspace.weights.files import (
     SINGLE_FILES,
     TORCH_SUFFIXES,
@@ -68,7 +69,9 @@ def open_networks(
     """
     for name in names:
         library, _, model = name.partition(":")
-        if is_file(name):
+        if address_of(name) is not None:
+            yield name, open_weights(name)
+        elif is_file(name):
             yield from _open_files(network_files(Path(name)), left_out)
         elif library in LIBRARIES and model:
             yield name, _pretrained(library, model)
@@ -90,7 +93,11 @@ def _open_files(files: Sequence[Path], left_out: dict[str, str] | None) -> Itera
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is that of a file or folder, or of one of the networks in files, `FILE:KEY`, that are no zoo."""
+    """Whether a name is that of a file or folder, also behind an address, or of one of the networks in files that are
+    no zoo, `FILE:KEY`.
+    """
+    if address_of(name) is not None:
+        return True
     place = Path(name.rpartition(":")[0])
     several = ":" in name and place.exists() and not (place / ZOO_FILE).is_file()
     return Path(name).exists() or several
@@ -123,6 +130,8 @@ def require_network_output(target: Path, names: Iterable[str]) -> None:
 
 def open_file(name: str) -> StoredWeights:
     """`open_weights` of a file or folder, or of `FILE:KEY`."""
+    if address_of(name) is not None:
+        return open_weights(name)
     path, _, key = name.rpartition(":")
     of_several = not Path(name).exists() and bool(path) and Path(path).exists()
     return open_weights(path, key) if of_several else open_weights(name)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from weightspace.errors import InputError
 from weightspace.inputs import read_object, read_table
+from weightspace.remote import located
 from weightspace.weights.safetensors_files import SafetensorsFile
 from weightspace.zoo.architecture import Architecture
 
@@ -17,6 +18,11 @@ DIGEST = "digest"
 FORMAT = 1
 # What all whole numbers of a table fit into, floats of 64 bits included.
 LARGEST = 2**53
+
+
+def is_zoo(folder: str | Path) -> bool:
+    """Whether a folder, also one behind an address, says that it is a zoo."""
+    return (located(folder) / ZOO_FILE).is_file()
 
 
 def require_zoo(folder: Path) -> None:

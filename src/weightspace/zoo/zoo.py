@@ -17,6 +17,7 @@ import torch
 
 from weightspace.errors import InputError, require_between
 from weightspace.randomness import derive_share
+from weightspace.remote import nearby
 from weightspace.weights.safetensors_files import SafetensorsFile
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
@@ -75,13 +76,13 @@ class Zoo:
         """Open a zoo's folder.
 
         Args:
-            folder: of the zoo.
+            folder: of the zoo, or an address of one, such as `hf://datasets/org/name`, which is fetched first.
             given: architectures that the caller vouches for, of networks that nobody knew how to build (`known_as`).
 
         Raises:
             InputError: no zoo there, a damaged file, rows without weights or weights without a row.
         """
-        folder = Path(folder)
+        folder = nearby(folder, holding=ZOO_FILE)
         require_zoo(folder)
         about, architectures = read_about(folder / ZOO_FILE)
         table = read_zoo_table(folder / TABLE_FILE)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
+from weightspace.remote import Place
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
 from weightspace.weights.files import StoredWeights, is_index, open_weights
 from weightspace.weights.values import is_mask, natural_key, sum_of_hashes
@@ -107,6 +108,7 @@ class Inspection:
             one by one and stacked.
         left_out: other files, with the reason.
         key: of the networks that were read of files that hold several.
+        values: whether numbers were read, or names, shapes and types alone.
     """
 
     checkpoints: list[Inspected]
@@ -115,19 +117,23 @@ class Inspection:
     equal_numbers: list[list[str]]
     left_out: list[dict[str, str]]
     key: str = ""
+    values: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value with everything."""
         return asdict(self)
 
 
-def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key: str = "") -> Inspection:
+def inspect_folder(
+    address: str | Path, given: Sequence[Architecture] = (), key: str = "", *, values: bool = False
+) -> Inspection:
     """Inspect every checkpoint below a folder, or in an archive.
 
     Args:
         address: of the folder.
         given: architectures whose networks are known by their names and shapes; see `fit_weights`.
         key: of one of the networks in files that hold several; the usual one if empty.
+        values: read all numbers of files behind an address too, and not names, shapes and types alone.
 
     Raises:
         InputError: nothing there, or no checkpoints.
@@ -136,7 +142,9 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
         >>> len(inspect_folder(folder / "nets").to_json()["equal_tensors"])
         0
     """
-    reader = recognize(Source(address), key=key)
+    source = Source(address)
+    values = values or not source.is_remote
+    reader = recognize(source, key=key)
     listing = list_checkpoints(reader)
     places = _places(reader.source)
     # A file that holds two networks, such as an average beside what was trained, is one file.
@@ -152,11 +160,14 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
             checkpoint = Inspected(entry.path, "", entry.bytes)
             scales: dict[str, float] = {}
             try:
-                with reader.source.local(entry.path) as path:
-                    checkpoint.format = _format(path)
-                    checkpoint.file_hash = _hash_files(path)
-                    checkpoint.values_hash, scales = _read(checkpoint, path, entry.kind, given, key)
-                    files[checkpoint.file_hash].append(entry.path)
+                if not values:
+                    _read_header(checkpoint, source.there(entry.path), entry.kind, given, key)
+                else:
+                    with source.local(entry.path) as path:
+                        checkpoint.format = _format(path)
+                        checkpoint.file_hash = _hash_files(path)
+                        checkpoint.values_hash, scales = _read(checkpoint, path, entry.kind, given, key)
+                        files[checkpoint.file_hash].append(entry.path)
             except (InputError, OSError) as error:  # of this entry of an archive; others go on
                 checkpoint.problem = str(error)
             if checkpoint.values_hash:
@@ -167,7 +178,9 @@ def inspect_folder(address: str | Path, given: Sequence[Architecture] = (), key:
     _mark_outliers(checkpoints, sizes)
     equal_files = [group for group in files.values() if len(group) > 1]
     equal_tensors = [group for group in contents.values() if len(group) > 1 and group not in equal_files]
-    return Inspection(checkpoints, equal_files, equal_tensors, _equal_numbers(checkpoints), listing.left_out, key)
+    return Inspection(
+        checkpoints, equal_files, equal_tensors, _equal_numbers(checkpoints), listing.left_out, key, values
+    )
 
 
 def _equal_numbers(checkpoints: Sequence[Inspected]) -> list[list[str]]:
@@ -184,9 +197,9 @@ def _places(source: Source) -> set[str]:
     return {*files, *(path.rpartition("/")[0] for path in files)}
 
 
-def _format(place: Path) -> str:
+def _format(place: Place) -> str:
     if place.is_dir():
-        index = next((entry.name for entry in sorted(place.iterdir()) if is_index(entry.name)), "")
+        index = next(filter(is_index, sorted(entry.name for entry in place.iterdir())), "")
         return f"folder, {'sharded ' if index else ''}{'torch' if 'bin' in index else 'safetensors'}"
     return "safetensors" if place.suffix == ".safetensors" else "torch"
 
@@ -197,17 +210,10 @@ def _read(
     """Fill in what the tensors tell; returns a digest of them, and every tensor's root mean square."""
     try:
         stored = open_weights(path, key)
-        checkpoint.wrapping = "/".join((*stored.wrapper, *([stored.dropped] if stored.dropped else [])))
-        checkpoint.wrapping += "".join(f", beside {key}" for key in stored.others)
-        checkpoint.notes = list(stored.remarks)
+        _describe(checkpoint, stored)
         quantized = next((name for name in stored if stored[name].is_quantized), None)
         if quantized is not None:
             raise InputError(f"expected plain numbers, found {stored[quantized].dtype} in {quantized}")
-        for name, tensor in stored.meta().items():
-            if name not in stored.aliases:  # two names of one tensor are its numbers once
-                dtype = str(tensor.dtype).removeprefix("torch.")
-                checkpoint.parameters += tensor.numel()
-                checkpoint.dtypes[dtype] = checkpoint.dtypes.get(dtype, 0) + tensor.numel()
         if is_adapter(path, stored.meta()):
             return _read_adapter(checkpoint, path, stored)
         identified = identify(kind, stored.meta(), given)
@@ -217,6 +223,33 @@ def _read(
     except InputError as error:
         checkpoint.problem = str(error).replace(str(path), "the file")
         return "", {}
+
+
+def _describe(checkpoint: Inspected, stored: StoredWeights) -> None:
+    """Fill in what names, shapes and types tell."""
+    checkpoint.wrapping = "/".join((*stored.wrapper, *([stored.dropped] if stored.dropped else [])))
+    checkpoint.wrapping += "".join(f", beside {key}" for key in stored.others)
+    checkpoint.notes = list(stored.remarks)
+    for name, tensor in stored.meta().items():
+        if name not in stored.aliases:  # two names of one tensor are its numbers once
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            checkpoint.parameters += tensor.numel()
+            checkpoint.dtypes[dtype] = checkpoint.dtypes.get(dtype, 0) + tensor.numel()
+
+
+def _read_header(checkpoint: Inspected, path: Place, kind: Kind, given: Sequence[Architecture], key: str) -> None:
+    """Fill in what a file's header tells; those of torch files lie all over the file."""
+    checkpoint.format = _format(path)
+    if "safetensors" not in checkpoint.format:
+        checkpoint.notes = ["a torch file, which has to be read as a whole: --values does"]
+        return
+    try:
+        stored = open_weights(path, key)
+        _describe(checkpoint, stored)
+        checkpoint.adapter = "adapter" if is_adapter(path, stored.meta()) else ""
+        checkpoint.architecture = checkpoint.adapter or identify(kind, stored.meta(), given).architecture.id
+    except InputError as error:
+        checkpoint.problem = str(error).replace(str(path), "the file")
 
 
 def _read_adapter(checkpoint: Inspected, path: Path, stored: StoredWeights) -> tuple[str, dict[str, float]]:

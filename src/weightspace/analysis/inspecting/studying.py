@@ -63,6 +63,8 @@ class FolderStudy(NamedTuple):
         ]
         if self.adapters.seen:
             counts.insert(1, f"of them {_counted(len(self.adapters.seen), 'adapter')}")
+        if not inspection.values:  # which all else was counted by
+            counts = [counts[0], "by their headers: --values reads their numbers too"]
         if inspection.left_out:
             counts.append(f"{len(inspection.left_out):,} other files left out")
         return ", ".join(counts)
@@ -120,6 +122,7 @@ def study_folder(
     key: str = "",
     device: str = "auto",
     ask: AskConfig | None = None,
+    values: bool = False,
 ) -> FolderStudy:
     """Inspect a folder's checkpoints, relate them, and let a SANE look at them; what `weightspace inspect` does.
 
@@ -130,8 +133,17 @@ def study_folder(
         key: of one of the networks in files that hold several; the usual one if empty.
         device: where the model encodes; see `choose_device`.
         ask: ask checkpoints of given architectures what they do; None asks none.
+        values: see `inspect_folder`. Without them nothing is related, encoded or asked.
+
+    Raises:
+        InputError: see `inspect_folder`; or a model, or questions, without values.
     """
-    study = _study(folder, sane, given, key, device)
+    inspection = inspect_folder(folder, given, key, values=values)
+    if not inspection.values:
+        if sane is not None or ask is not None:
+            raise InputError("expected --values beside --sane or --by responses, which read all numbers, found none")
+        return FolderStudy(folder, inspection, {}, [], tuple(architecture.id for architecture in given))
+    study = _study(folder, inspection, sane, given, device)
     study = study._replace(
         across=relate_across(folder, study.inspection, study.related, given),
         adapters=study_adapters(folder, study.inspection),
@@ -143,8 +155,9 @@ def study_folder(
     return study._replace(asked=ask_folder(folder, study.inspection, study.related, given, ask))
 
 
-def _study(folder: str, sane: Path | None, given: Sequence[Architecture], key: str, device: str) -> FolderStudy:
-    inspection = inspect_folder(folder, given, key)
+def _study(
+    folder: str, inspection: Inspection, sane: Path | None, given: Sequence[Architecture], device: str
+) -> FolderStudy:
     ids = tuple(architecture.id for architecture in given)
     if sane is None:
         related = relate_folder(folder, inspection, given_symmetries(given), given)

@@ -18,7 +18,7 @@ from weightspace.responses.config import AskConfig
 from weightspace.weights.files import StoredWeights, meta_of
 from weightspace.zoo.addressing import naming, network_files, open_file
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.checking import ZOO_FILE
+from weightspace.zoo.checking import is_zoo
 from weightspace.zoo.embeddings import Embeddings, Representation, rows_in_order
 from weightspace.zoo.fitting import fit_weights, which_architecture
 from weightspace.zoo.zoo import Zoo
@@ -66,7 +66,7 @@ def respond(paths: Sequence[Path], given: Sequence[Architecture] = (), config: A
     Raises:
         InputError: nothing, networks that cannot be run, or files and no architecture.
     """
-    if len(paths) == 1 and (paths[0] / ZOO_FILE).is_file():
+    if len(paths) == 1 and is_zoo(paths[0]):
         return network_responses([Zoo.open(paths[0], given)], config)[0]
     if not given or not paths:
         raise InputError(

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.errors import InputError
+from weightspace.remote import Place
 from weightspace.weights.files import StoredWeights, meta_of
 from weightspace.weights.values import Shapes, some_of
 
@@ -200,7 +200,7 @@ class Adapter:
         stored: every tensor of the file, by its name there.
     """
 
-    path: Path
+    path: Place
     method: str
     changes: Mapping[str, Change]
     replaced: Mapping[str, Replaced]

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json, read_object
+from weightspace.remote import Place, located
 from weightspace.weights.adapters import methods
 from weightspace.weights.adapters.changes import Adapter, Change, Replaced
 from weightspace.weights.adapters.methods import Leaves, Scaling
@@ -57,12 +57,12 @@ _PREFIX = re.compile(r"^(base_model\.model\.|base_model\.)")
 _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.)")
 
 
-def is_adapter(path: str | Path, names: Collection[str] = ()) -> bool:
+def is_adapter(path: str | Place, names: Collection[str] = ()) -> bool:
     """Whether a folder, or a file with tensors of these names, holds an adapter and no network.
 
     A network that was saved with an adapter on is one: all that the adapter wraps is there, and what it does not.
     """
-    path = Path(path)
+    path = located(path)
     if path.is_dir():
         return (path / CONFIG).is_file() and any((path / name).is_file() for name in FILES)
     places = {name: _part(name) for name in names}
@@ -73,7 +73,7 @@ def is_adapter(path: str | Path, names: Collection[str] = ()) -> bool:
     return bool(modules) and not whole
 
 
-def open_adapter(path: str | Path) -> Adapter:
+def open_adapter(path: str | Place) -> Adapter:
     """Open an adapter lazily.
 
     Args:
@@ -89,7 +89,7 @@ def open_adapter(path: str | Path) -> Adapter:
         >>> adapter.changes["model.layers.0.self_attn.q_proj.weight"].canonical().rank  # doctest: +SKIP
         8
     """
-    path = Path(path)
+    path = located(path)
     folder = path.parent if path.name in FILES else path
     config = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     file = next((path / name for name in FILES if (path / name).is_file()), path) if path.is_dir() else path
@@ -132,7 +132,7 @@ def _part(name: str) -> _Place | None:
 class _Reading:
     """Sorts the tensors of a file into changes, replacements and what the file tells of its base."""
 
-    def __init__(self, path: Path, stored: StoredWeights, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Place, stored: StoredWeights, config: Mapping[str, Any]) -> None:
         self.path, self.stored, self.config = path, stored, config
         self.type = str(config.get("peft_type") or "").upper()
         self.modules: dict[tuple[str, str], dict[str, Callable[[], Tensor]]] = {}

@@ -13,6 +13,7 @@ from weightspace.errors import InputError, require_between
 from weightspace.inputs import read_object
 from weightspace.outputs import Existing, new_folder, require_apart, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
+from weightspace.remote import address_of
 from weightspace.spreading import Tick, Where, count_cpus, spread
 from weightspace.supervised import stack_weights
 from weightspace.weights.values import Weights, is_mask
@@ -96,7 +97,7 @@ def import_zoo(
     config = config or ImportConfig()
     require_between("the largest weight", min(config.largest_weight, 1e38), 1e-38)
     require_between("workers", config.workers, 0)
-    if "://" not in str(address):
+    if address_of(address) is None:
         require_apart(out, [Path(address)])
     source = Source(address)
     with new_folder(out, existing=existing, resumable=BEGUN, scratch=(PART_FOLDER, PLAN_FILE, UNPACKED)) as folder:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from weightspace.archives import TAR_ENDINGS, Archive, Entry, copy_entry, open_archive, read_entry, require_room
 from weightspace.errors import InputError
 from weightspace.inputs import MOST_PACKED, MOST_SETTINGS, read_settings, require_bytes
+from weightspace.remote import HUB, RemotePath, address_of, answering
 from weightspace.weights.values import natural_key
 
 ARCHIVES = (".zip", *TAR_ENDINGS)
@@ -51,7 +52,7 @@ class Source:
         place = Path(address)
         if paths is None and place.name.endswith(WEIGHTS) and place.is_file():
             address, paths = place.parent, [place.name]
-        self.address, self._only = str(address), paths
+        self.address, self._only = address_of(address) or str(address), paths
 
     def __getstate__(self) -> dict[str, Any]:
         return {"address": self.address, "_only": self._only}
@@ -67,13 +68,8 @@ class Source:
     @cached_property
     def _place(self) -> tuple[Any, str]:
         """A file system of fsspec, and where in it, for all that lies behind an address."""
-        import fsspec
-
-        try:
-            return fsspec.core.url_to_fs(self.address)
-        except Exception as error:  # of whatever kind: a file system of any package's may be behind it
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"expected a readable address at {self.address}, found none ({reason})") from error
+        there = RemotePath(self.address)
+        return there.fs, there.path
 
     @cached_property
     def files(self) -> list[str]:
@@ -139,7 +135,11 @@ class Source:
     def _remote(self) -> Found:
         fs, root = self._place
         base = root.rstrip("/") + "/" if root else ""
-        with _answering(self.address):
+        if (alone := RemotePath(self.address, fs=fs, path=root)).is_file():
+            return Found({alone.name: Entry(alone.stat().st_size, root)}, {})
+        if not alone.exists():
+            raise InputError(f"expected a file or folder at {alone}, found nothing there")
+        with answering(self.address):
             details = fs.find(root, detail=True)
         names = {path: posixpath.normpath(path.removeprefix(base).lstrip("/")) for path in details}
         return Found({names[path]: Entry(int(about.get("size") or 0), path) for path, about in details.items()}, {})
@@ -155,7 +155,7 @@ class Source:
         if self.is_local:
             return read_settings(Path(self._full(path)), most)
         require_bytes(self.size(path), path, most)
-        with _answering(path), self._place[0].open(self._full(path), "rb") as file:
+        with answering(path), self._place[0].open(self._full(path), "rb") as file:
             held = file.read(most + 1)
         require_bytes(len(held), path, most)
         return held
@@ -170,6 +170,9 @@ class Source:
         if self.is_local:
             yield Path(self._full(path))
             return
+        if self.address.startswith(f"{HUB}://"):  # which has a cache
+            yield self.there(path).fetched()
+            return
         is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             # A folder's own files are enough for a model; names from an archive never lead out of the folder.
@@ -178,6 +181,17 @@ class Source:
             for name in alone if is_file else [name for name in self._below(path) if parent_of(name) == path]:
                 self._copy(name, Path(folder) / _short_name(name))
             yield Path(folder) / _short_name(path) if is_file else Path(folder)
+
+    def there(self, path: str) -> RemotePath:
+        """A file or folder where it is, behind the address."""
+        fs, root = self._place
+        address = self.address if self._full(path) == root else f"{self.address.rstrip('/')}/{path}"
+        return RemotePath(address, fs=fs, path=self._full(path))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is behind an address, so that reading it takes its time."""
+        return "://" in self.address
 
     def unpacked(self, paths: Sequence[str], folder: Path) -> "Source":
         """The same files in a folder of this machine; itself if it is there already."""
@@ -196,7 +210,7 @@ class Source:
             copy_entry(self._archive, path, target)
             return
         require_room(self.size(path), target.parent, path)
-        with _answering(path):
+        with answering(path):
             self._place[0].get_file(self._full(path), str(target))
 
     def _full(self, path: str) -> str:
@@ -252,18 +266,6 @@ def _look_at(item: "os.DirEntry[str]") -> tuple[str, int | None]:
     if stat.S_ISDIR(about.st_mode):
         return "", None
     return ("", about.st_size) if stat.S_ISREG(about.st_mode) else ("no regular file", None)
-
-
-@contextlib.contextmanager
-def _answering(what: str) -> Iterator[None]:
-    """Whatever a file system of fsspec raises, as one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # each has errors of its own
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(f"expected {what} to be readable, found that it is not ({reason})") from error
 
 
 def _short_name(path: str) -> str:
