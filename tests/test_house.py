@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"plain_text"},
     {"errors", "randomness", "progress", "interrupting", "exposing"},
+    {"remote"},
     {"inputs"},
     {"outputs", "spreading", "devices", "user_code"},
     {"archives"},

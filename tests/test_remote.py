@@ -120,6 +120,16 @@ def test_zoos_and_models_are_opened_where_they_are(
     assert any("revision/v1" in asked for asked in hub.asked) and str(len(zoo)) in said
     status, _, why = run(capsys, "embed", "hf://org/name/sane", "hf://org/name/zoo", "--out", tmp_path / "e.parquet")
     assert status == 0 and (tmp_path / "e.parquet").is_file(), why
+    save_file(dict(near.weights(0)), hub.folder / "model.safetensors")
+    for words in (
+        ["embed", "hf://org/name/sane", "hf://org/name", "--out", tmp_path / "one.parquet"],
+        ["layers", "hf://org/name/sane", "hf://org/name/model.safetensors", "--out", tmp_path / "layers.png"],
+        ["similar", "hf://org/name/sane", "hf://org/name/zoo", "hf://org/name"],
+        ["diff", f"{zoo_folder}:{near.members[0]}", "hf://org/name/model.safetensors"],
+        ["import", "hf://org/name/model.safetensors", "--out", tmp_path / "imported"],
+    ):
+        status, _, why = run(capsys, *words)
+        assert status == 0, (words, why)
 
 
 def test_a_network_far_away_is_compared_with_one_here(

@@ -240,13 +240,13 @@ def fetch_from_hub(place: RemotePath) -> Path:
     import huggingface_hub
 
     with answering(str(place)):
-        found = place.fs.resolve_path(place.path)
-        where = {"repo_id": found.repo_id, "repo_type": found.repo_type, "revision": found.revision}
+        told = place.fs.resolve_path(place.path)
+        where = {"repo_id": told.repo_id, "repo_type": told.repo_type, "revision": told.revision}
         where |= {"endpoint": place.fs.endpoint, "token": place.fs.token}
         if place.is_file():
-            return Path(huggingface_hub.hf_hub_download(filename=found.path_in_repo, **where))
-        below = f"{found.path_in_repo}/*" if found.path_in_repo else None
-        return Path(huggingface_hub.snapshot_download(allow_patterns=below, **where)) / found.path_in_repo
+            return Path(huggingface_hub.hf_hub_download(filename=told.path_in_repo, **where))
+        below = f"{told.path_in_repo}/*" if told.path_in_repo else None
+        return Path(huggingface_hub.snapshot_download(allow_patterns=below, **where)) / told.path_in_repo
 
 
 def _fetch(place: RemotePath) -> Path:

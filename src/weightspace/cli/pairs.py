@@ -180,16 +180,12 @@ def merge(
         A symmetry by hand, as `weightspace symmetry --json` prints it; without --architecture it is not proved.
     """
     prepare_torch()
-    from weightspace.generation.adding import sort_networks
     from weightspace.generation.merging import merge_networks
     from weightspace.outputs import new_files
     from weightspace.report.pairs import merge_tables
     from weightspace.weights.files import write_weights
-    from weightspace.zoo.addressing import require_network_output
 
-    require_network_output(out, networks)
-    if (sorted_networks := sort_networks(networks)).adapters:
-        _add(sorted_networks, out, config.adapters, force=force, as_json=as_json)
+    if _add(networks, out, config.adapters, force=force, as_json=as_json):
         return
     with new_files(out, existing=existing(force)) as paths:
         given = next(iter(module.describe()), None)
@@ -211,23 +207,27 @@ def _show(tables: "Sequence[Table]") -> None:
         print_table(table)
 
 
-def _add(networks: "Sorted", out: Path, how: "Joining", *, force: bool, as_json: bool) -> None:
-    """Add adapters to their base, or to one another."""
-    from weightspace.generation.adding import add_adapters, open_named, require_streamed
+def _add(names: Sequence[str], out: Path, how: "Joining", *, force: bool, as_json: bool) -> bool:
+    """Add adapters, if there are any, to their base or to one another; returns whether there are."""
+    from weightspace.generation.adding import add_adapters, open_named, require_streamed, sort_networks
     from weightspace.generation.joining import join_adapters
     from weightspace.outputs import new_files
     from weightspace.report.pairs import added_table, overlap_table
+    from weightspace.zoo.addressing import require_network_output
 
-    if networks.bases:
+    require_network_output(out, names)
+    networks = sort_networks(names)
+    if networks.bases and networks.adapters:
         require_streamed(out)
         with new_files(out, existing=existing(force)) as paths:
             added = add_adapters(networks.bases[0], networks.adapters, paths[0])
         _show([] if as_json else [added_table(added)])
         print_result(out, added.describe(), added.to_json(), as_json, added.notes)
-        return
-    joined = join_adapters([open_named(name) for name in networks.adapters], how, out, existing=existing(force))
-    _show([] if as_json else [overlap_table(met) for met in joined.overlaps])
-    print_result(out, joined.describe(), joined.to_json(), as_json)
+    elif networks.adapters:
+        joined = join_adapters([open_named(name) for name in networks.adapters], how, out, existing=existing(force))
+        _show([] if as_json else [overlap_table(met) for met in joined.overlaps])
+        print_result(out, joined.describe(), joined.to_json(), as_json)
+    return bool(networks.adapters)
 
 
 def symmetry(
