@@ -18,6 +18,7 @@ from weightspace.devices import require_one_device
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json, read_object
 from weightspace.remote import Place, RemotePath, located
+from weightspace.weights.quantized import Unquantized, unquantized
 from weightspace.weights.safetensors_files import NumbersFile, SafetensorsFile, Stored
 from weightspace.weights.sources import InFile, InMemory, Renamed, Source, require_plain
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
@@ -40,6 +41,14 @@ PACKED_NAMES = (".pth.tar", ".pt.tar")
 ARRAYS, POLICIES = ".npz", ".zip"
 # The endings of files that may hold a network.
 WEIGHT_SUFFIXES = (".safetensors", *(ending for ending in TORCH_SUFFIXES if ending), *PACKED_NAMES, ARRAYS)
+
+
+# What several processes write together, each its part, as FSDP does.
+DISTRIBUTED = ".distcp"
+SHARDS = (
+    "a distributed checkpoint of torch: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
+    "net.pt` makes one file of it"
+)
 
 
 def is_index(name: str) -> bool:
@@ -199,7 +208,13 @@ def open_weights(path: str | Place, inside: str | Sequence[str] = (), *, keep: b
     """
     path, inside = located(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
     opened = _open_folder(path, inside, keep) if path.is_dir() else _open_file(path, inside, keep)
-    require_plain(opened.meta(), path)
+    meta = opened.meta()
+    require_plain(meta, path)
+    if meta and not any(tensor.numel() for tensor in meta.values()):
+        raise InputError(
+            f"expected weights in {path}, found {len(meta)} tensors without entries, as DeepSpeed leaves them where it "
+            "divides weights among processes: its zero_to_fp32.py, which lies beside them, puts them together"
+        )
     return opened
 
 
@@ -238,11 +253,12 @@ def _in_memory(found: Unwrapped, places: dict[str, Stored] | None = None, path: 
     sources |= dict.fromkeys(places, InFile(NumbersFile(path, places)))
     strange = [name for name in found.left_out if name not in found.beside]
     remarks = [f"{len(strange)} entries that are no tensors were left aside ({some_of(strange)})"] if strange else []
-    about = _About(found.beside, found.path, found.others, (*remarks, *_emptiness(found.tensors)))
-    return StoredWeights(sources, find_aliases(found.tensors), about)
+    read = unquantized(sources)
+    about = _About(found.beside, found.path, found.others, (*remarks, *_emptiness(found.tensors), *read.remarks))
+    return StoredWeights(read.sources, find_aliases(found.tensors), about)
 
 
-def _open_safetensors(path: Place, inside: tuple[str, ...]) -> StoredWeights:
+def _open_safetensors(path: Place, inside: tuple[str, ...] = (), *, whole: bool = True) -> StoredWeights:
     file = SafetensorsFile(path)
     source = InFile(file)
     shapes = {name: source.meta(name) for name in file.tensors}
@@ -256,8 +272,9 @@ def _open_safetensors(path: Place, inside: tuple[str, ...]) -> StoredWeights:
         if alias.startswith(prefix) and name.removeprefix(prefix) in sources
     }
     metadata = {key: value for key, value in file.metadata.items() if key not in (*noted, ALIASES_KEY, "format")}
-    about = _About(metadata, found.path, found.others, tuple(_emptiness(shapes)))
-    return StoredWeights(sources, aliases, about, ordered=_has_order(file))
+    read = unquantized(sources) if whole else Unquantized(sources)
+    about = _About(metadata, found.path, found.others, (*_emptiness(shapes), *read.remarks))
+    return StoredWeights(read.sources, aliases, about, ordered=_has_order(file))
 
 
 def _has_order(file: SafetensorsFile) -> bool:
@@ -332,6 +349,8 @@ def _open_folder(folder: Place, inside: tuple[str, ...], keep: bool) -> StoredWe
     # Of other names, as diffusers has them: the plain one before its variants, whose names are longer.
     others = sorted(filter(is_index, present), key=len) or sorted(filter(_is_alone, present), key=len)
     name = next(iter([*usual, *others]), None)
+    if any(entry.endswith(DISTRIBUTED) for entry in present):
+        raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {SHARDS}")
     if name is None:
         there = some_of(present) or "an empty folder"
         raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {there}")
@@ -361,7 +380,7 @@ def _open_sharded(folder: Place, index_name: str, inside: tuple[str, ...], keep:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise InputError(f"expected the shards that {folder / index_name} lists, found no {some_of(absent)}")
-    shards = {shard: open_weights(folder / shard, keep=keep) for shard in sorted(set(shard_of.values()))}
+    shards = {shard: _open_part(folder / shard, keep) for shard in sorted(set(shard_of.values()))}
     aliases = {alias: name for shard in shards.values() for alias, name in shard.stored_aliases.items()}
     sources = {name: shards[shard].sources.get(name) for name, shard in shard_of.items()}
     missing = [name for name, source in sources.items() if source is None and name not in aliases]
@@ -376,9 +395,19 @@ def _open_sharded(folder: Place, index_name: str, inside: tuple[str, ...], keep:
     if not kept:
         raise InputError(f"expected a network under {'/'.join(inside)} in {folder}, found none")
     tied = {alias.removeprefix(prefix): name.removeprefix(prefix) for alias, name in aliases.items()}
-    remarks = tuple(remark for shard in shards.values() for remark in shard.remarks)
-    about = _About(next(iter(shards.values())).metadata, remarks=remarks)
-    return StoredWeights(dict(kept), {alias: name for alias, name in tied.items() if name in kept}, about)
+    read = unquantized(kept)
+    remarks = list(dict.fromkeys(remark for shard in shards.values() for remark in shard.remarks))
+    about = _About(next(iter(shards.values())).metadata, remarks=(*remarks, *read.remarks))
+    return StoredWeights(read.sources, {alias: name for alias, name in tied.items() if name in kept}, about)
+
+
+def _open_part(path: Place, keep: bool) -> StoredWeights:
+    """One file of several, in which parts of a quantized tensor need not be together."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return open_weights(path, keep=keep)
+    part = _open_safetensors(path, whole=False)
+    require_plain(part.meta(), path)
+    return part
 
 
 def _inside(folder: Place, shard: str) -> str:

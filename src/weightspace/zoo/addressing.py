@@ -24,7 +24,7 @@ from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.importing.identifying import recognize
-from weightspace.zoo.importing.reader import Listing
+from weightspace.zoo.importing.reader import Listing, first_reason
 from weightspace.zoo.importing.source import Source
 from weightspace.zoo.zoo import Zoo
 
@@ -217,7 +217,8 @@ def network_files(path: Path) -> list[Path]:
         listing = Listing()
     files = dict.fromkeys(path / entry.path for entry in listing.entries if (path / entry.path).exists())
     if not files:
-        raise InputError(f"expected weight files ({', '.join(WEIGHT_SUFFIXES)}) in {path}, found none")
+        why = first_reason(listing)
+        raise InputError(f"expected weight files ({', '.join(WEIGHT_SUFFIXES)}) in {path}, found none{why}")
     return sorted(files, key=lambda file: natural_key(str(file)))
 
 

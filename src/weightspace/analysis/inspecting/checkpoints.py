@@ -25,7 +25,7 @@ from weightspace.weights.values import is_mask, natural_key, sum_of_hashes
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.fitting import fit_stored
 from weightspace.zoo.importing.identifying import identify, recognize
-from weightspace.zoo.importing.reader import Kind, list_checkpoints
+from weightspace.zoo.importing.reader import Kind, first_reason, list_checkpoints
 from weightspace.zoo.importing.source import Source
 
 # A layer is outlying if its scale is this many robust standard deviations from its peers', and a factor of two.
@@ -150,7 +150,8 @@ def inspect_folder(
     # A file that holds two networks, such as an average beside what was trained, is one file.
     entries = list({entry.path: entry for entry in listing.entries if entry.path in places}.values())
     if not entries:
-        raise InputError(f"expected files of weights below {address}, found none that inspect reads")
+        why = first_reason(listing)
+        raise InputError(f"expected files of weights below {address}, found none that inspect reads{why}")
     checkpoints: list[Inspected] = []
     files: dict[str, list[str]] = defaultdict(list)
     contents: dict[str, list[str]] = defaultdict(list)

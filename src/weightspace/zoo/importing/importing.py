@@ -23,7 +23,16 @@ from weightspace.zoo.importing.adapters import as_pairs, common_rank, load_adapt
 from weightspace.zoo.importing.config import ImportConfig
 from weightspace.zoo.importing.identifying import Identified, identify, recognize
 from weightspace.zoo.importing.properties import name_of, named, plain, whole
-from weightspace.zoo.importing.reader import Entry, FileReader, Kind, Listing, Loaded, Reader, list_checkpoints
+from weightspace.zoo.importing.reader import (
+    Entry,
+    FileReader,
+    Kind,
+    Listing,
+    Loaded,
+    Reader,
+    first_reason,
+    list_checkpoints,
+)
 from weightspace.zoo.importing.settling import COPIED, DIGEST, KIND, PATH, SOURCES, settle
 from weightspace.zoo.importing.small_cnn_zoo import SmallCnnZooReader
 from weightspace.zoo.importing.source import Source
@@ -105,7 +114,7 @@ def import_zoo(
         listing = list_checkpoints(reader)
         if not listing.entries:
             raise InputError(
-                f"expected checkpoints below {address}, found none that can be used{_first_reason(listing)}"
+                f"expected checkpoints below {address}, found none that can be used{first_reason(listing)}"
             )
         settings = {
             "largest": config.largest_weight,
@@ -268,7 +277,7 @@ def _merge(
         listing.note(note, count)
     if not sum(map(len, settled.tables)):
         store.give_up()
-        raise InputError(f"expected checkpoints that can be used, found none{_first_reason(listing)}")
+        raise InputError(f"expected checkpoints that can be used, found none{first_reason(listing)}")
     about = {
         "imported": {"layout": reader.layout, "notes": listing.notes, "ignored": sorted(listing.ignored)},
         "left_out": listing.left_out,
@@ -285,11 +294,3 @@ def _counted(architecture: Architecture, ids: Sequence[str], notes: Mapping[str,
     said = f"{count} of {len(ids)} checkpoints are of {architecture.id}"
     why = next((note for note in notes if note.startswith(f"expected a network of {architecture.id}, ")), "")
     return said if count or not why else f"{said}: {listing.entries[0].path}: {why}"
-
-
-def _first_reason(listing: Listing) -> str:
-    if not listing.left_out:
-        return ""
-    first = listing.left_out[0]
-    more = f", and {len(listing.left_out) - 1} more" if len(listing.left_out) > 1 else ""
-    return f": {first['what']} ({first['why']}){more}"

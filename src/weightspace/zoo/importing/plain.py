@@ -10,7 +10,7 @@ from typing import Any
 
 from weightspace.errors import InputError
 from weightspace.inputs import read_settings
-from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index
+from weightspace.weights.files import DISTRIBUTED, SHARDS, SINGLE_FILES, WEIGHT_SUFFIXES, is_index
 from weightspace.weights.values import natural_key
 from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
@@ -105,6 +105,8 @@ class PlainReader(FileReader):
             foreign = next((what for suffix, what in FOREIGN.items() if name.endswith(suffix)), None)
             if foreign is not None:
                 listing.leave_out(path, f"{foreign}, which is not read here")
+            if name.endswith(DISTRIBUTED):
+                listing.leave_out(path, f"a part of {SHARDS}")
             if parent_of(path) in models or not name.endswith(WEIGHT_SUFFIXES):
                 continue
             if is_other(self.source, path):

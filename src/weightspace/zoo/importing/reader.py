@@ -123,6 +123,15 @@ def list_checkpoints(reader: Reader) -> Listing:
     return listing
 
 
+def first_reason(listing: Listing) -> str:
+    """Why the first of what was left out was, in parentheses; nothing, if nothing was."""
+    if not listing.left_out:
+        return ""
+    first = listing.left_out[0]
+    more = f", and {len(listing.left_out) - 1} more" if len(listing.left_out) > 1 else ""
+    return f": {first['what']} ({first['why']}){more}"
+
+
 class FileReader:
     """What readers have in common whose checkpoints are files or folders of their own.
 

@@ -1,0 +1,145 @@
+"""Checkpoints as transformers and its kin write them: sharded, tied, compiled, quantized, and what they leave."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import weightspace as ws
+from test_adapters import llama
+from tools import refused, run
+from weightspace.errors import InputError
+
+WIDTH, ROWS = 192, 24
+
+
+def quantized(kind: str) -> tuple[nn.Module, Tensor]:
+    """A linear layer as bitsandbytes quantizes it, and its weight as bitsandbytes reads it again."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    weight = torch.randn(ROWS, WIDTH)
+    if kind == "int8":
+        layer = bitsandbytes.nn.Linear8bitLt(WIDTH, ROWS, bias=False, has_fp16_weights=False)
+        layer.load_state_dict({"weight": weight})
+        layer = layer.to("cpu")
+        return layer, bitsandbytes.functional.int8_vectorwise_dequant(layer.weight.data, layer.weight.SCB)
+    layer = bitsandbytes.nn.Linear4bit(
+        WIDTH, ROWS, bias=False, quant_type=kind[:3], compress_statistics=kind.endswith("nested")
+    )
+    layer.load_state_dict({"weight": weight})
+    layer = layer.to("cpu")
+    return layer, bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4", "nf4-nested", "fp4"])
+def test_what_bitsandbytes_quantized_is_read_as_it_reads_it(kind: str, tmp_path: Path) -> None:
+    layer, expected = quantized(kind)
+    tensors = {f"proj.{name}": tensor for name, tensor in layer.state_dict().items()}
+    save_file({**tensors, "norm.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    torch.save({**tensors, "norm.weight": torch.ones(3)}, tmp_path / "model.pt")
+    for file in ("model.safetensors", "model.pt"):
+        stored = ws.open_weights(tmp_path / file)
+        assert sorted(stored) == ["norm.weight", "proj.weight"]
+        assert stored.meta()["proj.weight"].shape == expected.shape
+        torch.testing.assert_close(stored["proj.weight"], expected.float(), rtol=1e-6, atol=1e-7)
+        assert torch.equal(stored.numbers("proj.weight", 5, 9), stored["proj.weight"].flatten()[5:9])
+        assert any(remark.startswith("1 tensors quantized by bitsandbytes") for remark in stored.remarks)
+
+
+def test_parts_of_a_quantized_tensor_may_be_in_two_shards(tmp_path: Path) -> None:
+    layer, expected = quantized("nf4-nested")
+    tensors = {f"proj.{name}": tensor for name, tensor in layer.state_dict().items()}
+    weight_map = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(tensors)}
+    for shard in sorted(set(weight_map.values())):
+        save_file({name: tensors[name] for name in tensors if weight_map[name] == shard}, tmp_path / shard)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    stored = ws.open_weights(tmp_path)
+    torch.testing.assert_close(stored["proj.weight"], expected.float(), rtol=1e-6, atol=1e-7)
+    (tmp_path / "lacking").mkdir()
+    del tensors["proj.weight.absmax"]
+    save_file(tensors, tmp_path / "lacking" / "model.safetensors")
+    with pytest.raises(InputError, match=r"all parts of the quantized proj.weight, found no proj.weight.absmax"):
+        ws.open_weights(tmp_path / "lacking")
+
+
+@pytest.mark.parametrize("scales", ["tensor", "row", "block"])
+def test_floats_of_eight_bits_are_read_with_their_scales(scales: str, tmp_path: Path) -> None:
+    codes = torch.randn(200, 300).to(torch.float8_e4m3fn)
+    if scales == "block":  # of 128 x 128, the last ones shorter
+        scale = torch.rand(2, 3) + 0.5
+        expected = codes.float() * scale.repeat_interleave(128, 0)[:200].repeat_interleave(128, 1)[:, :300]
+    else:
+        scale = torch.rand(1) if scales == "tensor" else torch.rand(200, 1)
+        expected = codes.float() * scale
+    suffix = "_inv" if scales == "block" else ""
+    save_file({"a.weight": codes, f"a.weight_scale{suffix}": scale}, tmp_path / "model.safetensors")
+    stored = ws.open_weights(tmp_path / "model.safetensors")
+    assert list(stored) == ["a.weight"] and torch.equal(stored["a.weight"], expected)
+    save_file({"a.weight": codes, "a.weight_scale": torch.rand(7)}, tmp_path / "odd.safetensors")
+    with pytest.raises(InputError, match="expected scales that divide"):
+        ws.open_weights(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("library", ["GPTQ", "AWQ", "compressed-tensors"])
+def test_what_is_packed_otherwise_is_named(library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the shapes that their specifications give."""
+    packed = torch.zeros(8, 16, dtype=torch.int32)
+    parts: dict[str, dict[str, Tensor]] = {
+        "GPTQ": {"qweight": packed, "qzeros": packed[:1], "scales": torch.ones(1, 16), "g_idx": packed[:, 0]},
+        "AWQ": {"qweight": packed, "qzeros": packed[:1], "scales": torch.ones(1, 16)},
+        "compressed-tensors": {"weight_packed": packed, "weight_scale": torch.ones(8, 1)},
+    }
+    save_file({f"layer.{n}": t.clone() for n, t in parts[library].items()}, tmp_path / "model.safetensors")
+    _, said, _ = run(capsys, "inspect", tmp_path, "--json")
+    (note,) = json.loads(said)["checkpoints"][0]["notes"]
+    assert note.startswith(f"1 modules are packed by {library} (layer)")
+
+
+def test_one_network_is_one_however_it_was_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """bf16 in shards, in one file, as a state dict, compiled; tied matrices once or twice."""
+    model: Any = llama(tied=True).bfloat16()
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="10KB")
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    torch.save({f"_orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "compiled.pt")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 3
+    for name in ("sharded", "state.pt", "compiled.pt"):
+        _, said, _ = run(capsys, "diff", tmp_path / "one", tmp_path / name, "--json")
+        assert json.loads(said)["verdict"]["relation"] == "equal", (name, said)
+
+
+def test_what_training_in_parts_leaves_is_named_with_what_converts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    weights = nn.Linear(8, 4).state_dict()
+    dcp.save({"model": weights}, checkpoint_id=str(tmp_path / "fsdp" / "pytorch_model_fsdp_0"))
+    for words in (["inspect", tmp_path / "fsdp"], ["diff", tmp_path / "fsdp", tmp_path / "fsdp"]):
+        assert "format_utils dcp_to_torch FOLDER net.pt` makes one file" in refused(capsys, *words)
+    with pytest.raises(InputError, match="dcp_to_torch"):
+        ws.open_weights(tmp_path / "fsdp" / "pytorch_model_fsdp_0")
+    # As DeepSpeed's engine writes the third stage, after its `_get_zero_ckpt_name` and `module_state_dict`.
+    empty = {name: torch.empty(0) for name in weights}
+    step = tmp_path / "deepspeed" / "global_step10"
+    step.mkdir(parents=True)
+    held = {"module": empty, "ds_version": "0.18.2", "param_shapes": [{n: t.shape for n, t in weights.items()}]}
+    torch.save(held, step / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    with pytest.raises(InputError, match=r"found 2 tensors without entries.*zero_to_fp32.py"):
+        ws.open_weights(step / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    torch.save({**held, "module": weights}, step / "mp_rank_00_model_states.pt")
+    assert torch.equal(ws.open_weights(step / "mp_rank_00_model_states.pt")["weight"], weights["weight"])
+
+
+def test_a_file_that_load_file_reads_is_left_as_it_is(tmp_path: Path) -> None:
+    """Names that only look quantized are a network's own."""
+    own = {"a.SCB": torch.ones(3), "b.weight_scale": torch.ones(2), "c.weight": torch.ones(2, 2, dtype=torch.int8)}
+    save_file(own, tmp_path / "model.safetensors")
+    stored = ws.open_weights(tmp_path / "model.safetensors")
+    assert {name: stored[name].tolist() for name in stored} == {
+        name: tensor.tolist() for name, tensor in load_file(tmp_path / "model.safetensors").items()
+    }
