@@ -25,7 +25,8 @@ from transformers import (
 
 from tools import refused, run
 from weightspace.errors import InputError
-from weightspace.weights.adapters.changes import Adapter, Factors, base_names, canonical_form, merge_adapter
+from weightspace.weights.adapters.changes import Adapter, Factors, canonical_form
+from weightspace.weights.adapters.merging import base_names, merge_adapter
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
 from weightspace.weights.files import open_weights
 from weightspace.weights.safetensors_files import write_in_turn

@@ -15,7 +15,7 @@ from test_adapters import LINEAR, LORA, Net, gpt2, llama, merged_by_peft, rewrit
 from tools import refused, run
 from weightspace.errors import InputError
 from weightspace.generation.joining import join_adapters, overlap
-from weightspace.weights.adapters.changes import merge_adapter
+from weightspace.weights.adapters.merging import merge_adapter
 from weightspace.weights.adapters.opening import open_adapter
 from weightspace.weights.adapters.pairs import adapter_of, most_pairs, pairs_of
 

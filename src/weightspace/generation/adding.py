@@ -10,7 +10,8 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.remote import located
-from weightspace.weights.adapters.changes import Adapter, base_names, merge_tensor, merged_kinds
+from weightspace.weights.adapters.changes import Adapter
+from weightspace.weights.adapters.merging import base_names, merge_tensor, merged_kinds, prove_base, unstacked
 from weightspace.weights.adapters.opening import is_adapter, open_adapter
 from weightspace.weights.adapters.pairs import OUTPUTS, adapter_of
 from weightspace.weights.files import StoredWeights, open_weights
@@ -163,6 +164,13 @@ def _add(base: str, adapters: Sequence[str], out: Path | None) -> Added:
                 "expected adapters whose changes can be added to one another, found "
                 f"{alone.path.name} ({alone.method}), which has to be merged alone"
             )
+    opened = [unstacked(one, list(stored)) for one in opened]
+    proofs = [prove_base(one, stored) for one in opened]
+    refuted = next((n for n, proof in enumerate(proofs) if proof.differing), None)
+    if refuted is not None:
+        raise InputError(
+            f"expected the base of {opened[refuted].path.name}, found {base}: {proofs[refuted].describe()}"
+        )
     kinds = merged_kinds(stored, opened)
     rows: list[AddedRow] = []
     with progress_bar("merging", len(kinds)) as advance:
@@ -174,6 +182,9 @@ def _add(base: str, adapters: Sequence[str], out: Path | None) -> Added:
             texts = {key: value for key, value in stored.metadata.items() if isinstance(value, str)}
             write_in_turn(out, kinds, tensors, texts)
     notes = [f"{one.path.name}: {remark}" for one in opened for remark in one.remarks]
+    notes += [
+        f"{one.path.name}: {said}" for one, proof in zip(opened, proofs, strict=True) if (said := proof.describe())
+    ]
     return Added(base, [one.path.name for one in opened], rows, len(stored), (*stored.remarks, *notes))
 
 

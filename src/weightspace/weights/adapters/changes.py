@@ -1,7 +1,6 @@
-"""What an adapter does to its base, tensor by tensor, the canonical form of a change, and the merged network."""
+"""What an adapter does to its base, tensor by tensor, and the canonical form of a change."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -11,8 +10,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.remote import Place
-from weightspace.weights.files import StoredWeights, meta_of
-from weightspace.weights.values import Shapes, some_of
+from weightspace.weights.files import StoredWeights
 
 # What it takes to know a change: the file alone, the base's tensor too, or what no file holds.
 Known = Literal["from the file", "needs the base", "cannot be known"]
@@ -23,9 +21,6 @@ WORDS: dict[Known, str] = {
 }
 # Singular values below this share of the largest, times the longer side, are rounding.
 ROUNDING = {torch.float64: 2e-15, torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-
-# What kohya's scripts put before a module's name, whose dots they replace.
-_KOHYA = re.compile(r"^lora_(unet|te\d?|transformer|prior)_")
 
 
 class Factors(NamedTuple):
@@ -222,93 +217,3 @@ class Adapter:
     def parameters(self) -> int:
         """Numbers in the file."""
         return sum(tensor.numel() for tensor in self.stored.meta().values())
-
-
-def base_names(adapter: Adapter, base: Shapes) -> dict[str, str]:
-    """The base's tensor of every change and replacement: by its whole name, else by the only one that ends alike, else
-    with the dots that kohya's names have lost.
-
-    Raises:
-        InputError: tensors that the base does not have, or several that it may be.
-    """
-    flattened: dict[str, list[str]] = {}
-    for name in base:
-        flattened.setdefault(name.replace(".", "_"), []).append(name)
-    names, strange = {}, []
-    for target in (*adapter.changes, *adapter.replaced):
-        plain = re.sub(r"\[\d+\]$", "", target)
-        ends = [name for name in base if name.endswith(f".{plain}") or plain.endswith(f".{name}")]
-        fitting = [plain] if plain in base else ends or flattened.get(_KOHYA.sub("", plain).replace(".", "_"), [])
-        if len(fitting) == 1:
-            names[target] = fitting[0]
-        elif plain in adapter.told:
-            names[target] = plain  # one of two tied tensors, which the base holds under the other's name
-        elif target not in adapter.changes or not adapter.changes[target].optional:
-            strange.append(target)
-    if strange:
-        raise InputError(f"expected tensors of the base that the adapter changes, found no single {some_of(strange)}")
-    return names
-
-
-def merge_adapter(base: Mapping[str, Tensor], adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the merged network, one after the other, as the base names them.
-
-    Tied tensors of which the adapter changes one are tied no longer, so that the merged network answers as the base
-    with the adapter does; PEFT changes both.
-
-    Raises:
-        InputError: a change that cannot be known, or that does not fit the base.
-    """
-    changed: dict[str, list[str]] = {}
-    for target, name in base_names(
-        adapter, {name: tuple(tensor.shape) for name, tensor in meta_of(base).items()}
-    ).items():
-        changed.setdefault(name, []).append(target)
-    for name in dict.fromkeys((*base, *changed)):
-        tensor = base[name] if name in base else adapter.told[name]()
-        yield name, merge_tensor(tensor, adapter, changed.get(name, ()), name)
-
-
-def merge_tensor(tensor: Tensor, adapter: Adapter, targets: Sequence[str], name: str) -> Tensor:
-    """One tensor of the base after the changes and replacements of these targets."""
-    transposed = bool(adapter.config.get("fan_in_fan_out"))
-    for target in targets:
-        if target in adapter.replaced:
-            tensor = _replace(tensor, adapter.replaced[target], name)
-        else:
-            tensor = _apply(tensor, adapter.changes[target], transposed=transposed)
-    return tensor
-
-
-def merged_kinds(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, Tensor]:
-    """Types and shapes of the merged network's tensors: the base's, and tied ones that an adapter changes alone.
-
-    Raises:
-        InputError: see `base_names`.
-    """
-    kinds = dict(meta_of(base))
-    shapes = {name: tuple(tensor.shape) for name, tensor in kinds.items()}
-    for adapter in adapters:
-        for name in base_names(adapter, shapes).values():
-            if name not in kinds:
-                kinds[name] = torch.empty_like(adapter.told[name](), device="meta")
-    return kinds
-
-
-def _apply(tensor: Tensor, change: Change, *, transposed: bool) -> Tensor:
-    if change.index is None:
-        return change.applied(tensor, transposed=transposed)
-    tensor = tensor.clone()
-    tensor[change.index] = change.applied(tensor[change.index])
-    return tensor
-
-
-def _replace(tensor: Tensor, replaced: Replaced, name: str) -> Tensor:
-    values = replaced.read().to(tensor.dtype)
-    if replaced.rows is None:
-        if values.shape != tensor.shape:
-            raise InputError(f"expected {list(tensor.shape)} for {name} of the base, found {list(values.shape)}")
-        return values
-    tensor = tensor.clone()
-    tensor[torch.tensor(replaced.rows)] = values
-    return tensor

@@ -12,10 +12,29 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.weights.adapters.changes import Change, Factors, Known, add_product
 
-Leaves = Mapping[str, Callable[[], Tensor]]
+
+@dataclass(frozen=True)
+class Leaf:
+    """A stored part of a change, read when it is called."""
+
+    read: Callable[[], Tensor]
+    shape: tuple[int, ...]
+
+    def __call__(self) -> Tensor:
+        """The tensor."""
+        return self.read()
+
+    @property
+    def transposed(self) -> "Leaf":
+        """The same matrix, its axes exchanged."""
+        return Leaf(lambda: self.read().T, self.shape[::-1])
+
+
+Leaves = Mapping[str, Leaf]
 FAST_SVD = "its initial part was taken out of the base by a fast SVD whose random numbers nobody recorded"
 # Methods whose change the file tells, but which are not computed here.
 NOT_HERE = "it is known from the file, but not computed here"
+Product = Callable[[], Factors]
 # PEFT's types that are no product of factors in the file: what it takes to know their change, and why (PEFT 0.21).
 OTHERS: dict[str, tuple[Known, str]] = {
     "BOFT": ("needs the base", "it multiplies the base by butterfly factors"),
@@ -66,35 +85,39 @@ class Scaling:
 
 def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoRA and what is stored as its factors: `scale * B @ A` (Hu et al., 2022), with its variants."""
-    down, up = leaves["A"](), leaves["B"]()
-    rank = len(down)
-    if blocks := _blocks(scaling, module):
-        down, up = _unpacked(down, up, *blocks)
-    if down.ndim > 2 and up.shape[1] != rank:
-        groups = rank // up.shape[1]
+    down, up = leaves["A"].shape, leaves["B"].shape
+    rank, blocks = down[0], _blocks(scaling, module)
+    if len(down) > 2 and up[1] != rank:
+        groups = rank // up[1]
         return Change(
             _name(scaling),
             "cannot be known",
             f"its kernel spans {groups} groups of inputs: no weight of the layer is that",
             rank,
         )
-    if down.ndim > 2 and any(side > 1 for side in up.shape[2:]):
-        raise InputError(f"expected a second factor of 1 x 1 for the kernel of {module}, found {list(up.shape)}")
-    if up.flatten(1).shape[1] != len(down):
-        raise InputError(f"expected factors of one rank in {module}, found {list(up.shape)} and {list(down.shape)}")
-    factors = Factors(scaling.over(rank) * up.flatten(1), down.flatten(1))
+    if len(down) > 2 and any(side > 1 for side in up[2:]):
+        raise InputError(f"expected a second factor of 1 x 1 for the kernel of {module}, found {list(up)}")
+    if not blocks and math.prod(up[1:]) != rank:
+        raise InputError(f"expected factors of one rank in {module}, found {list(up)} and {list(down)}")
+
+    def factors() -> Factors:
+        first, second = leaves["A"](), leaves["B"]()
+        if blocks:
+            first, second = _unpacked(first, second, *blocks)
+        return Factors(scaling.over(rank) * second.flatten(1), first.flatten(1))
+
     if "diag" in leaves:
-        return _kasa(factors, leaves["diag"](), rank)
+        return _kasa(factors, leaves["diag"], rank)
     if "magnitude" in leaves:
-        return _dora(factors, leaves["magnitude"](), rank)
-    return replace(_initialized(factors, scaling, rank), inputs=tuple(down.shape[1:]))
+        return _dora(factors, leaves["magnitude"], rank)
+    return replace(_initialized(factors, scaling, rank), inputs=() if blocks else down[1:])
 
 
 def _name(scaling: Scaling) -> str:
     return "rsLoRA" if scaling.rooted else "LoRA"
 
 
-def _initialized(factors: Factors, scaling: Scaling, rank: int) -> Change:
+def _initialized(factors: Product, scaling: Scaling, rank: int) -> Change:
     """LoRA by what it began with: some starts take a part out of the base."""
     start = str(scaling.option("init_lora_weights") or "").lower()
     if start == "pissa":
@@ -103,7 +126,7 @@ def _initialized(factors: Factors, scaling: Scaling, rank: int) -> Change:
             "needs the base",
             "it replaces the base's principal part",
             rank,
-            apply=lambda base: add_product(_without_principal(base, rank), factors),
+            apply=lambda base: add_product(_without_principal(base, rank), factors()),
         )
     if start == "olora":
         scale = scaling.over(rank)
@@ -112,7 +135,7 @@ def _initialized(factors: Factors, scaling: Scaling, rank: int) -> Change:
             "needs the base",
             "it replaces a part of the base's QR decomposition",
             rank,
-            apply=lambda base: add_product(_without_rows(base, rank, scale), factors),
+            apply=lambda base: add_product(_without_rows(base, rank, scale), factors()),
         )
     unknown = {
         "pissa_niter": ("PiSSA", FAST_SVD),
@@ -122,7 +145,7 @@ def _initialized(factors: Factors, scaling: Scaling, rank: int) -> Change:
     for prefix, (method, why) in unknown.items():
         if start.startswith(prefix):
             return Change(method, "cannot be known", why, rank)
-    return Change(_name(scaling), stored_rank=rank, factors=lambda: factors)
+    return Change(_name(scaling), stored_rank=rank, factors=factors)
 
 
 def _without_principal(base: Tensor, rank: int) -> Tensor:
@@ -137,28 +160,29 @@ def _without_rows(base: Tensor, rank: int, scale: float) -> Tensor:
     return base - scale * orthogonal[:, :rank] @ upper[:rank]
 
 
-def _kasa(factors: Factors, diagonal: Tensor, rank: int) -> Change:
+def _kasa(factors: Product, diagonal: Leaf, rank: int) -> Change:
     """The base without its smallest singular components, and a product with a diagonal between (Wang et al., 2024)."""
-    product = Factors(factors.left * diagonal, factors.right)
 
     def apply(base: Tensor) -> Tensor:
+        outer, inner = factors()
         left, values, right = torch.linalg.svd(base, full_matrices=False)
         kept = len(values) - rank
-        return add_product(left[:, :kept] * values[:kept] @ right[:kept], product)
+        return add_product(left[:, :kept] * values[:kept] @ right[:kept], Factors(outer * diagonal(), inner))
 
     return Change("KaSA", "needs the base", "it drops the base's smallest singular components", rank, apply=apply)
 
 
-def _dora(factors: Factors, magnitude: Tensor, rank: int) -> Change:
+def _dora(factors: Product, magnitude: Leaf, rank: int) -> Change:
     """Rows of base and product together, each of a length that is stored (Liu et al., 2024)."""
 
     def apply(base: Tensor) -> Tensor:
-        added = add_product(base, factors)
+        product = factors()
+        added = add_product(base, product)
         # GPT-2's layers store inputs first: their rows are columns.
-        along = 1 if base.ndim == 2 and len(factors.left) != len(base) else 0
+        along = 1 if base.ndim == 2 and len(product.left) != len(base) else 0
         axes = [axis for axis in range(base.ndim) if axis != along]
         lengths = torch.linalg.vector_norm(added, dim=axes, keepdim=True)
-        return added * magnitude.float().reshape(lengths.shape) / lengths
+        return added * magnitude().float().reshape(lengths.shape) / lengths
 
     return Change("DoRA", "needs the base", "rows of base and product together have stored lengths", rank, apply=apply)
 
@@ -183,39 +207,37 @@ def _unpacked(down: Tensor, up: Tensor, side: str, blocks: int) -> tuple[Tensor,
 
 def experts(leaves: Leaves, scaling: Scaling, rank: int) -> list[Change]:
     """LoRA on stacked experts: one change for each, from factors that lie expert by expert in A, rank by rank in B."""
-    down, up = leaves["A"](), leaves["B"]()
-    count = len(down) // rank
-    if rank < 1 or len(down) % rank or up.shape[1] != len(down):
-        raise InputError(
-            f"expected factors of whole experts of rank {rank}, found {list(up.shape)} and {list(down.shape)}"
-        )
-    scale = scaling.over(rank)
-    pairs = [Factors(scale * up[:, place::count], down[place * rank : (place + 1) * rank]) for place in range(count)]
+    down, up = leaves["A"].shape, leaves["B"].shape
+    if rank < 1 or down[0] % rank or up[1] != down[0]:
+        raise InputError(f"expected factors of whole experts of rank {rank}, found {list(up)} and {list(down)}")
+    count, scale = down[0] // rank, scaling.over(rank)
+
+    def factors(place: int) -> Factors:
+        return Factors(scale * leaves["B"]()[:, place::count], leaves["A"]()[place * rank : (place + 1) * rank])
+
     return [
-        Change(_name(scaling), stored_rank=rank, factors=partial(_given, pair), index=place)
-        for place, pair in enumerate(pairs)
+        Change(_name(scaling), stored_rank=rank, factors=partial(factors, place), index=place) for place in range(count)
     ]
-
-
-def _given(factors: Factors) -> Factors:
-    return factors
 
 
 def bias(leaves: Leaves, scaling: Scaling, rank: int) -> Change:
     """The bias of LoRA's second factor, which is added to that of the layer."""
-    values = leaves["values"]()
-    factors = Factors(scaling.over(rank) * values[:, None], values.new_ones(1, 1))
-    return Change(_name(scaling), stored_rank=1, factors=lambda: factors)
+
+    def factors() -> Factors:
+        values = leaves["values"]()
+        return Factors(scaling.over(rank) * values[:, None], values.new_ones(1, 1))
+
+    return Change(_name(scaling), stored_rank=1, factors=factors)
 
 
 def hadamard(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoHa: the elementwise product of two products (Hyeon-Woo et al., 2022), itself one of rank r²."""
     if "t1" in leaves:
         return Change("LoHa", "cannot be known", NOT_HERE)
-    first, second = (Factors(leaves[f"w{n}_a"](), leaves[f"w{n}_b"]()) for n in (1, 2))
-    rank = len(first.right)
+    rank = leaves["w1_b"].shape[0]
 
     def factors() -> Factors:
+        first, second = (Factors(leaves[f"w{n}_a"](), leaves[f"w{n}_b"]()) for n in (1, 2))
         left = torch.einsum("or,os->ors", first.left, second.left).flatten(1)
         right = torch.einsum("ri,si->rsi", first.right, second.right).flatten(0, 1)
         return Factors(scaling.over(rank) * left, right)
@@ -227,14 +249,14 @@ def kronecker(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoKr: a Kronecker product of two matrices, each of which may be a product (Edalati et al., 2022; LyCORIS)."""
     if "t2" in leaves:
         return Change("LoKr", "cannot be known", NOT_HERE)
-    small, large = _side(leaves, "w1"), _side(leaves, "w2")
-    ranks = [len(leaves[name]()) for name in ("w1_b", "w2_b") if name in leaves]
+    ranks = [leaves[name].shape[0] for name in ("w1_b", "w2_b") if name in leaves]
     whole = not ranks
     rank = ranks[0] if ranks else int(scaling.option("r") or 0)
     # LyCORIS scales whole factors by 1, PEFT by alpha / r all the same.
     scale = 1.0 if whole and (scaling.option("peft_type") is None or not rank) else scaling.over(rank)
 
     def factors() -> Factors:
+        small, large = _side(leaves, "w1"), _side(leaves, "w2")
         # kron(a b, c d) = kron(a, c) kron(b, d)
         left, right = torch.kron(small.left, large.left), torch.kron(small.right, large.right)
         return Factors(scale * left, right)
@@ -255,43 +277,41 @@ def vectors(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """VeRA: two vectors between random matrices that all modules share (Kopiczko et al., 2024)."""
     if "shared_A" not in leaves:
         return Change("VeRA", "cannot be known", "its shared matrices are drawn from a seed and were not saved")
-    over_rank, over_outputs = leaves["lambda_d"](), leaves["lambda_b"]()
-    left = over_outputs[:, None] * leaves["shared_B"]()[: len(over_outputs)]
-    right = over_rank[:, None] * leaves["shared_A"]()
+
+    def factors() -> Factors:
+        over_rank, over_outputs = leaves["lambda_d"](), leaves["lambda_b"]()
+        left = over_outputs[:, None] * leaves["shared_B"]()[: len(over_outputs)]
+        return Factors(left, over_rank[:, None] * leaves["shared_A"]())
 
     def apply(base: Tensor) -> Tensor:
+        left, right = factors()
         return add_product(base, Factors(left, right[:, : base.flatten(1).shape[1]]))
 
     why = "as wide as the widest module: how many inputs this one has is not in the file"
-    return Change("VeRA", why=why, stored_rank=len(over_rank), factors=lambda: Factors(left, right), apply=apply)
+    return Change("VeRA", why=why, stored_rank=leaves["lambda_d"].shape[0], factors=factors, apply=apply)
 
 
 def scaled(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """IA3: rows or columns of the base, multiplied (Liu et al., 2022)."""
-    vector = leaves["l"]()  # a column over outputs, or a row over inputs
-    return Change(
-        "IA3",
-        "needs the base",
-        "it multiplies the base",
-        apply=lambda base: base * vector.float().reshape([*vector.shape, *[1] * (base.ndim - vector.ndim)]),
-    )
+
+    def apply(base: Tensor) -> Tensor:
+        vector = leaves["l"]().float()  # a column over outputs, or a row over inputs
+        return base * vector.reshape([*vector.shape, *[1] * (base.ndim - vector.ndim)])
+
+    return Change("IA3", "needs the base", "it multiplies the base", apply=apply)
 
 
 def hadamard_with_base(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """HiRA: the base times one plus a product, entry by entry (Huang et al., 2025)."""
-    factors = Factors(leaves["B"](), leaves["A"]())
-    return Change(
-        "HiRA",
-        "needs the base",
-        "it multiplies the base",
-        len(factors.right),
-        apply=lambda base: base * (1 + factors.product.float().reshape(base.shape)),
-    )
+
+    def apply(base: Tensor) -> Tensor:
+        return base * (1 + Factors(leaves["B"](), leaves["A"]()).product.float().reshape(base.shape))
+
+    return Change("HiRA", "needs the base", "it multiplies the base", leaves["A"].shape[0], apply=apply)
 
 
 def rotated(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """OFT: inputs turned block by block (Qiu et al., 2023); by default by a series that is nearly a rotation."""
-    stored = leaves["R"]()
     terms = (
         int(scaling.option("num_cayley_neumann_terms") or 5) if scaling.option("use_cayley_neumann") is not False else 0
     )
@@ -299,7 +319,7 @@ def rotated(leaves: Leaves, scaling: Scaling, module: str) -> Change:
         return Change("OFT", "needs the base", "it turns the base's inputs, in a variant that is not computed here")
 
     def apply(base: Tensor) -> Tensor:
-        turn = torch.block_diag(*cayley(stored.float(), terms))
+        turn = torch.block_diag(*cayley(leaves["R"]().float(), terms))
         return (base.flatten(1) @ turn.T).reshape(base.shape)
 
     return Change("OFT", "needs the base", "it turns the base's inputs", apply=apply)

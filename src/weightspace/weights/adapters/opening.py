@@ -13,7 +13,7 @@ from weightspace.inputs import parse_json, read_object
 from weightspace.remote import Place, located
 from weightspace.weights.adapters import methods
 from weightspace.weights.adapters.changes import Adapter, Change, Replaced
-from weightspace.weights.adapters.methods import Leaves, Scaling
+from weightspace.weights.adapters.methods import Leaf, Leaves, Scaling
 from weightspace.weights.files import StoredWeights, open_weights
 from weightspace.weights.values import natural_key, some_of
 
@@ -135,17 +135,17 @@ class _Reading:
     def __init__(self, path: Place, stored: StoredWeights, config: Mapping[str, Any]) -> None:
         self.path, self.stored, self.config = path, stored, config
         self.type = str(config.get("peft_type") or "").upper()
-        self.modules: dict[tuple[str, str], dict[str, Callable[[], Tensor]]] = {}
-        self.whole: dict[str, Callable[[], Tensor]] = {}
-        self.shared: dict[str, Callable[[], Tensor]] = {}
+        self.modules: dict[tuple[str, str], dict[str, Leaf]] = {}
+        self.whole: dict[str, Leaf] = {}
+        self.shared: dict[str, Leaf] = {}
         self.named: set[str] = set()
-        for name in stored:
-            self._sort(name, partial(stored.__getitem__, name))
+        for name, tensor in stored.meta().items():
+            self._sort(name, Leaf(partial(stored.__getitem__, name), tuple(tensor.shape)))
         if len(self.named) > 1:
             raise InputError(f"expected one adapter in {path}, found several: {some_of(sorted(self.named))}")
         self._attach_alphas()
 
-    def _sort(self, name: str, read: Callable[[], Tensor]) -> None:
+    def _sort(self, name: str, read: Leaf) -> None:
         place = _part(name)
         if place is not None:
             self.modules.setdefault((place.module, place.kind), {})[place.part] = read
@@ -232,9 +232,9 @@ class _Reading:
         else:
             change = self._build(module, kind, leaves)
             yield f"{module}.weight", change
-            if kind == "ia3" and leaves["l"]().shape[-1] == 1:
-                vector = leaves["l"]().float().flatten()
-                yield f"{module}.bias", replace(change, apply=lambda base: base * vector, optional=True)
+            if kind == "ia3" and leaves["l"].shape[-1] == 1:
+                scale = partial(_scaled, leaves["l"])
+                yield f"{module}.bias", replace(change, apply=scale, optional=True)
 
     def _stacked(self, module: str) -> str | None:
         """The parameter behind a pair of a module of stacked experts, which the key of the pair does not name.
@@ -260,8 +260,7 @@ class _Reading:
         scaling = self._scaling(module, leaves)
         if kind == "embedding":
             # Stored as (rank, tokens) and (width, rank): the change is the transpose of their product.
-            first, second = leaves["A"], leaves["B"]
-            leaves = {**leaves, "A": lambda: second().T, "B": lambda: first().T}
+            leaves = {**leaves, "A": leaves["B"].transposed, "B": leaves["A"].transposed}
         missing = [part for part in ("A", "B") if kind in ("lora", "embedding", "hira") and part not in leaves]
         if missing:
             return Change("LoRA", "cannot be known", f"its factor {missing[0]} is not in the file")
@@ -297,6 +296,10 @@ class _Reading:
         if strange:
             why = changes[strange[0]].why
             yield f"{len(strange)} of {len(changes)} changes cannot be known: {why}"
+
+
+def _scaled(vector: Leaf, base: Tensor) -> Tensor:
+    return base * vector().float().flatten()
 
 
 def first_match(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
