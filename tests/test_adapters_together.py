@@ -147,3 +147,27 @@ def test_a_folder_of_adapters_becomes_a_zoo(tmp_path: Path, capsys: pytest.Captu
     run(capsys, "import", tmp_path / "packed.zip", "--out", tmp_path / "unpacked")
     packed = ws.Zoo.open(tmp_path / "unpacked")
     assert sorted(packed.table["alpha"].dropna()) == [8, 16, 32]
+
+
+def test_inspect_finds_networks_with_an_adapter_merged_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of changes that need the base, and rounded to 16 bits; not of another adapter, nor of another network."""
+    folder = tmp_path / "folder"
+    base, _ = saved(Net, LORA(r=4, lora_alpha=16, target_modules=LINEAR), folder / "lora")
+    saved(Net, LORA(r=4, use_dora=True, target_modules=LINEAR), folder / "dora")
+    rewritten(folder / "lora", folder / "stronger", lambda tensors, config: config.update(lora_alpha=64))
+    save_file(base, folder / "base.safetensors")
+    for name in ("lora", "dora"):
+        merged = dict(merge_adapter(base, open_adapter(folder / name)))
+        save_file(merged, folder / f"merged-{name}.safetensors")
+    rounded = {n: t.bfloat16().float() for n, t in load_file(folder / "merged-lora.safetensors").items()}
+    save_file(rounded, folder / "rounded.safetensors")
+    save_file({n: torch.randn_like(t) for n, t in base.items()}, folder / "stranger.safetensors")
+    _, said, _ = run(capsys, "inspect", folder, "--json")
+    found = {(twin["network"], twin["base"], twin["adapter"]) for twin in json.loads(said)["adapters"]["merged"]}
+    files = {"lora": "lora/adapter_model.safetensors", "dora": "dora/adapter_model.safetensors"}
+    assert found == {
+        ("merged-lora.safetensors", "base.safetensors", files["lora"]),
+        ("rounded.safetensors", "base.safetensors", files["lora"]),
+        ("merged-dora.safetensors", "base.safetensors", files["dora"]),
+    }
+    assert "Merged adapters" in run(capsys, "inspect", folder)[1]

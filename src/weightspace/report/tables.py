@@ -183,12 +183,15 @@ def adapter_tables(adapters: AdapterStudy, limit: int) -> list[Table]:
         for view in adapters.seen
     ]
     alike = [[pair.first, pair.second, f"{pair.cosine:.3f}", f"{pair.scale:.3g}", pair.told] for pair in adapters.alike]
+    merged = [[twin.network, twin.base, twin.adapter, f"{twin.off:.1%}"] for twin in adapters.merged]
     columns = ["file", "method", "change", "rank, stored / used", "size", "tensors", "base", "remarks"]
     words = "Change: what it takes to know it. Size: its length, of what the file tells."
+    off = "Off: what is between the network and its base with the adapter, over the adapter's change."
     near = "Of changes, whatever factors they are stored as. Cosine: 1 is one direction; size: of the second's change."
     tables = [
         Table("Adapters", words, columns, rows, ("tensors", "remarks")),
         Table("Adapters alike", near, ["adapter", "and", "cosine", "size", ""], alike, ("adapter", "and", "")),
+        Table("Merged adapters", off, ["network", "is", "with", "off"], merged, ("network", "is", "with")),
     ]
     return [cut(table, limit) for table in tables if table.rows]
 

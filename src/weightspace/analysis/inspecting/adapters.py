@@ -5,13 +5,14 @@ Inner products of changes are those of their factors, so that no change is ever 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from weightspace.analysis.inspecting.checkpoints import Inspection
+from weightspace.analysis.inspecting.twins import MergedTwin, merged_twins
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
 from weightspace.weights.adapters.changes import Adapter, Factors
@@ -65,15 +66,16 @@ class AdapterKinship(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterStudy:
-    """The adapters of a folder and what they have to do with each other, nearest pairs first."""
+    """The adapters of a folder and what they have to do with each other, nearest pairs first; and with its networks."""
 
     seen: Sequence[AdapterView] = ()
     alike: Sequence[AdapterKinship] = ()
-    notes: Sequence[str] = field(default=())
+    merged: Sequence[MergedTwin] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything."""
-        return {"seen": [view._asdict() for view in self.seen], "alike": [pair._asdict() for pair in self.alike]}
+        rows: dict[str, Sequence[Any]] = {"seen": self.seen, "alike": self.alike, "merged": self.merged}
+        return {name: [row._asdict() for row in part] for name, part in rows.items()}
 
 
 def study_adapters(address: str | Path, inspection: Inspection) -> AdapterStudy:
@@ -94,7 +96,8 @@ def study_adapters(address: str | Path, inspection: Inspection) -> AdapterStudy:
             if source.is_local:
                 opened[path] = adapter
             advance()
-    return AdapterStudy(seen, _compare({path: one for path, one in opened.items() if one.known == "from the file"}))
+    alike = _compare({path: one for path, one in opened.items() if one.known == "from the file"})
+    return AdapterStudy(seen, alike, merged_twins(address, inspection, opened))
 
 
 def _view(path: str, adapter: Adapter, problem: str = "") -> AdapterView:
