@@ -59,7 +59,9 @@ def hub_of(folder: Path) -> Iterator[Hub]:
             files = sorted(path for path in hub.folder.rglob("*") if path.is_file())
             names = [str(path.relative_to(hub.folder)) for path in files]
             if rest[:1] == ["tree"]:
-                return self.send_json([entry(hub.folder, name) for name in names])
+                place = hub.folder.joinpath(*rest[2:])
+                found = place.rglob("*") if "recursive=true" in self.path.lower() else place.glob("*")
+                return self.send_json([entry(hub.folder, str(p.relative_to(hub.folder))) for p in sorted(found)])
             if rest[:1] == ["paths-info"]:
                 wanted = parse_qs(sent).get("paths") or json.loads(sent or "{}").get("paths", [])
                 return self.send_json([entry(hub.folder, name) for name in wanted if (hub.folder / name).exists()])

@@ -3,12 +3,15 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import weightspace as ws
 from test_adapters import LINEAR, LORA, Net, gpt2, llama, merged_by_peft, rewritten, saved, widened
@@ -171,3 +174,34 @@ def test_inspect_finds_networks_with_an_adapter_merged_in(tmp_path: Path, capsys
         ("merged-dora.safetensors", "base.safetensors", files["dora"]),
     }
     assert "Merged adapters" in run(capsys, "inspect", folder)[1]
+
+
+def noised(seed: int) -> Callable[[dict[str, Tensor], dict[str, Any]], None]:
+    def change(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, tensor in tensors.items():
+            tensors[name] = tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+
+    return change
+
+
+def test_sane_trains_on_adapters_and_writes_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a folder of adapters to a network with a generated one merged in, by commands alone."""
+    base, _ = saved(Net, LORA(r=4, lora_alpha=16, target_modules=LINEAR), tmp_path / "source")
+    save_file(base, tmp_path / "base.safetensors")
+    (tmp_path / "adapters").mkdir()
+    for number in range(8):
+        rewritten(tmp_path / "source", tmp_path / "adapters" / f"a{number}", noised(number))
+    run(capsys, "import", tmp_path / "adapters", "--out", tmp_path / "zoo")
+    options = ["--steps", 20, "--layers", 1, "--hidden-width", 16, "--latent-width", 8, "--heads", 2, "--window", 8]
+    status, _, why = run(capsys, "pretrain", tmp_path / "zoo", "--out", tmp_path / "sane", *options)
+    assert status == 0, why
+    made = tmp_path / "generated"
+    words = ["generate", tmp_path / "sane", "--anchors", tmp_path / "zoo", "--count", 2, "--out", made]
+    status, _, why = run(capsys, *words)
+    assert status == 0, why
+    member = ws.Zoo.open(made).members[0]
+    _, said, why = run(
+        capsys, "merge", tmp_path / "base.safetensors", f"{made}:{member}", "--out", tmp_path / "m.safetensors"
+    )
+    assert "2 of 8 tensors" in said, why

@@ -65,6 +65,7 @@ SCRIPTS = {
     "write_networks": "a network nobody trained",
     "start_a_training": "from scratch: test accuracy",
     "add_a_sampler": "numbers generated",
+    "adapters_of_digits": "other-factors.safetensors: the same change",
 }
 
 
