@@ -193,7 +193,7 @@ def test_sane_trains_on_adapters_and_writes_some(tmp_path: Path, capsys: pytest.
     for number in range(8):
         rewritten(tmp_path / "source", tmp_path / "adapters" / f"a{number}", noised(number))
     run(capsys, "import", tmp_path / "adapters", "--out", tmp_path / "zoo")
-    options = ["--steps", 20, "--layers", 1, "--hidden-width", 16, "--latent-width", 8, "--heads", 2, "--window", 8]
+    options = ["--steps", 20, "--layers", 1, "--model-width", 16, "--latent-width", 8, "--heads", 2, "--window", 8]
     status, _, why = run(capsys, "pretrain", tmp_path / "zoo", "--out", tmp_path / "sane", *options)
     assert status == 0, why
     made = tmp_path / "generated"
