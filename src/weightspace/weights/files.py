@@ -16,11 +16,11 @@ from torch import Tensor
 
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
-from weightspace.inputs import parse_json, read_object
+from weightspace.inputs import read_object
 from weightspace.remote import Place, RemotePath, located
 from weightspace.weights.quantized import Unquantized, unquantized
-from weightspace.weights.safetensors_files import NumbersFile, SafetensorsFile, Stored
-from weightspace.weights.sources import InFile, InMemory, Renamed, Source, require_plain
+from weightspace.weights.safetensors_files import ALIASES_KEY, NumbersFile, SafetensorsFile, Stored, read_aliases
+from weightspace.weights.sources import DISTRIBUTED, SHARDS, InFile, InMemory, Renamed, Source, require_plain
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
 from weightspace.weights.torch_files import (
     POLICY,
@@ -31,7 +31,6 @@ from weightspace.weights.torch_files import (
 )
 from weightspace.weights.values import Weights, find_aliases, infinite_masks, natural_key, some_of
 
-ALIASES_KEY = "aliases"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 # What transformers looks for in a folder, in its order: a single file goes before the index of several.
 MODEL_FILES = tuple(name for single in SINGLE_FILES for name in (single, f"{single}.index.json"))
@@ -41,14 +40,6 @@ PACKED_NAMES = (".pth.tar", ".pt.tar")
 ARRAYS, POLICIES = ".npz", ".zip"
 # The endings of files that may hold a network.
 WEIGHT_SUFFIXES = (".safetensors", *(ending for ending in TORCH_SUFFIXES if ending), *PACKED_NAMES, ARRAYS)
-
-
-# What several processes write together, each its part, as FSDP does.
-DISTRIBUTED = ".distcp"
-SHARDS = (
-    "a distributed checkpoint of torch: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
-    "net.pt` makes one file of it"
-)
 
 
 def is_index(name: str) -> bool:
@@ -208,13 +199,7 @@ def open_weights(path: str | Place, inside: str | Sequence[str] = (), *, keep: b
     """
     path, inside = located(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
     opened = _open_folder(path, inside, keep) if path.is_dir() else _open_file(path, inside, keep)
-    meta = opened.meta()
-    require_plain(meta, path)
-    if meta and not any(tensor.numel() for tensor in meta.values()):
-        raise InputError(
-            f"expected weights in {path}, found {len(meta)} tensors without entries, as DeepSpeed leaves them where it "
-            "divides weights among processes: its zero_to_fp32.py, which lies beside them, puts them together"
-        )
+    require_plain(opened.meta(), path)
     return opened
 
 
@@ -265,7 +250,7 @@ def _open_safetensors(path: Place, inside: tuple[str, ...] = (), *, whole: bool 
     found = _inside_of(shapes, inside, path)
     prefix = f"{found.path[-1]}." if inside and found.path else ""
     sources: dict[str, Source] = {name: Renamed(source, prefix) for name in found.tensors}
-    noted = _read_aliases(file.metadata, set(file.tensors))
+    noted = read_aliases(file.metadata, set(file.tensors))
     aliases = {
         alias.removeprefix(prefix): name.removeprefix(prefix)
         for alias, name in noted.items()
@@ -328,31 +313,15 @@ def _without_shared_memory(weights: Weights) -> Weights:
     return separate
 
 
-def _read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
-    """Tied tensors, as `write_weights` notes them, and as safetensors and those who use it do: the name that was
-    dropped -> the name that was kept. What others note under a name of ours is not ours to read.
-    """
-    try:
-        noted = parse_json(notes.get(ALIASES_KEY, "{}"), ALIASES_KEY)
-    except InputError:
-        noted = {}
-    others = {alias: name for alias, name in notes.items() if "." in alias}  # as the names of tensors are
-    pairs = {**others, **(noted if isinstance(noted, dict) else {})}
-    return {
-        alias: name for alias, name in pairs.items() if alias not in names and isinstance(name, str) and name in names
-    }
-
-
 def _open_folder(folder: Place, inside: tuple[str, ...], keep: bool) -> StoredWeights:
     present = sorted(entry.name for entry in folder.iterdir())
     usual = [name for name in MODEL_FILES if name in present]
     # Of other names, as diffusers has them: the plain one before its variants, whose names are longer.
     others = sorted(filter(is_index, present), key=len) or sorted(filter(_is_alone, present), key=len)
     name = next(iter([*usual, *others]), None)
-    if any(entry.endswith(DISTRIBUTED) for entry in present):
-        raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {SHARDS}")
     if name is None:
-        there = some_of(present) or "an empty folder"
+        parts = any(entry.endswith(DISTRIBUTED) for entry in present)
+        there = SHARDS if parts else some_of(present) or "an empty folder"
         raise InputError(f"expected {' or '.join(MODEL_FILES)} in {folder}, found {there}")
     opened = (
         _open_sharded(folder, name, inside, keep) if is_index(name) else open_weights(folder / name, inside, keep=keep)

@@ -21,6 +21,8 @@ from weightspace.remote import Place
 LONGEST_HEADER = 100_000_000  # as the library has it
 BLOCK = 16 * 2**20
 METADATA = "__metadata__"
+# Where `write_weights` notes tied tensors.
+ALIASES_KEY = "aliases"
 KINDS = {
     **{
         "F64": torch.float64,
@@ -181,6 +183,21 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     file = SafetensorsFile(path)
     return {name: file.read(name) for name in file.tensors}
+
+
+def read_aliases(notes: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Tied tensors, as `write_weights` notes them, and as safetensors and those who use it do: the name that was
+    dropped -> the name that was kept. What others note under a name of ours is not ours to read.
+    """
+    try:
+        noted = parse_json(notes.get(ALIASES_KEY, "{}"), ALIASES_KEY)
+    except InputError:
+        noted = {}
+    others = {alias: name for alias, name in notes.items() if "." in alias}  # as the names of tensors are
+    pairs = {**others, **(noted if isinstance(noted, dict) else {})}
+    return {
+        alias: name for alias, name in pairs.items() if alias not in names and isinstance(name, str) and name in names
+    }
 
 
 def write_in_turn(

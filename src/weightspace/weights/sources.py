@@ -11,6 +11,13 @@ from weightspace.remote import Place
 from weightspace.weights.safetensors_files import NumbersFile
 from weightspace.weights.values import Weights
 
+# What several processes write together, each its part, as FSDP does.
+DISTRIBUTED = ".distcp"
+SHARDS = (
+    "a distributed checkpoint of torch: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER "
+    "net.pt` makes one file of it"
+)
+
 
 class Source:
     """Where tensors come from, by the names that they are stored under; `part` is a copy, all else may be a view."""
@@ -80,7 +87,7 @@ class Renamed(Source):
 
 
 def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
-    """Refuse tensors of numbers that nobody can compute with, and names that are no text.
+    """Refuse tensors of numbers that nobody can compute with, names that are no text, and tensors that are all empty.
 
     Raises:
         InputError: it names the first of them.
@@ -92,6 +99,11 @@ def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
             raise InputError(f"expected names in UTF-8 in {path}, found {name!a}") from error
         if not _is_number(tensor.dtype):
             raise InputError(f"expected plain numbers in {path}, found {tensor.dtype} in {name}")
+    if tensors and not any(tensor.numel() for tensor in tensors.values()):
+        raise InputError(
+            f"expected weights in {path}, found {len(tensors)} tensors without entries, as DeepSpeed leaves them where "
+            "it divides weights among processes: its zero_to_fp32.py, which lies beside them, puts them together"
+        )
 
 
 @cache

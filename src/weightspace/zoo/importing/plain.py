@@ -10,7 +10,8 @@ from typing import Any
 
 from weightspace.errors import InputError
 from weightspace.inputs import read_settings
-from weightspace.weights.files import DISTRIBUTED, SHARDS, SINGLE_FILES, WEIGHT_SUFFIXES, is_index
+from weightspace.weights.files import SINGLE_FILES, WEIGHT_SUFFIXES, is_index
+from weightspace.weights.sources import DISTRIBUTED, SHARDS
 from weightspace.weights.values import natural_key
 from weightspace.zoo.checking import ZOO_FILE
 from weightspace.zoo.importing.properties import flatten, name_of, named, whole
