@@ -4,6 +4,7 @@
                by PEFT): the code of five packages of the standard library x ranks x learning rates x steps x seeds
     read       task, rank, steps, learning rate and final loss, from the factors as they are stored, canonical forms,
                SANE on these, and what merged networks answer; members split at random, by task, and by rank
+    alike      cosines of the changes of every two, by what the two have in common
     relatives  copies, other factors, other scales, adapters trained on, sums, merged networks: what inspect says
     interfere  sums of pairs of adapters: what they lose on both tasks, beside how far their changes meet
 
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from weightspace.analysis.inspecting.adapters import inner_products
 from weightspace.analysis.inspecting.studying import study_folder
 from weightspace.analysis.probing.classifying import classify
 from weightspace.analysis.probing.probe import probe
@@ -372,21 +374,45 @@ def interfere(folder: Path) -> list[Row]:
     return rows
 
 
+def alike(folder: Path) -> list[Row]:
+    """Cosines of the changes of every two adapters, by what the two have in common."""
+    products = inner_products([open_adapter(folder / "adapters" / recipe.name) for recipe in RECIPES])
+    sizes = np.sqrt(np.diag(products))
+    cosines = products / np.outer(sizes, sizes)
+    kinds: dict[tuple[str, str], list[float]] = {}
+    for first, second in itertools.combinations(range(len(RECIPES)), 2):
+        one, other = RECIPES[first], RECIPES[second]
+        begun = (one.seed, one.rank) == (other.seed, other.rank)  # the first factors are drawn alike
+        trained = begun and one.task == other.task and one.learning_rate == other.learning_rate
+        task = "one training, earlier and later" if trained else "one task" if one.task == other.task else "two tasks"
+        kinds.setdefault((task, "one beginning" if begun else "two beginnings"), []).append(cosines[first, second])
+    parts = (0, 1, 5, 50, 95, 99, 100)
+    return [
+        {
+            "task": task,
+            "begun": begun,
+            "pairs": len(held),
+            "parts": parts,
+            "cosines": np.percentile(held, parts).tolist(),
+        }
+        for (task, begun), held in kinds.items()
+    ]
+
+
 def carry_out() -> Iterator[str]:
     """Every table that was asked for and is not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=["grow", "read", "relatives", "interfere"])
+    parser.add_argument("tables", nargs="*", default=["grow", "read", "alike", "relatives", "interfere"])
     parser.add_argument("--folder", type=Path, default=Path("runs/adapters"))
     parser.add_argument("--out", type=Path, default=Path("docs/tables/adapters.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     held: Row = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    made = {"grow": grow, "read": read, "alike": alike, "relatives": relatives, "interfere": interfere}
     for name in arguments.tables:
         if name not in held:
-            held[name] = {"grow": grow, "read": read, "relatives": relatives, "interfere": interfere}[name](
-                arguments.folder
-            )
+            held[name] = made[name](arguments.folder)
             arguments.out.write_text(to_json(held, indent=1) + "\n")
         yield name
 

@@ -89,9 +89,26 @@ def population(held: dict[str, Any]) -> str:
         "task in turn left out; ranks of 8 and 16 left out. The best of each column and split is bold.",
         table_of_reading(held["read"]),
     ]
+    if "alike" in held:
+        text.append(table_of_cosines(held["alike"]))
     if "interfere" in held:
         text.append(interference(held["interfere"]))
     return "\n\n".join(text)
+
+
+def table_of_cosines(rows: list[dict[str, Any]]) -> str:
+    """How alike the changes of two adapters are, by what they have in common."""
+    ordered = sorted(rows, key=lambda row: -row["cosines"][3])
+    lines = [
+        [row["task"], row["begun"], f"{row['pairs']:,}", *(f"{value:.2f}" for value in row["cosines"])]
+        for row in ordered
+    ]
+    columns = ["", "first factors", "pairs", "least", "1 %", "5 %", "half", "95 %", "99 %", "most"]
+    return (
+        "**How alike are two changes?** Cosines by what two adapters have in common. Adapters that *begin* with the same random "
+        "factors stay alike whatever they learn, more than adapters of one task that do not.\n\n"
+        + markdown(columns, lines)
+    )
 
 
 def interference(rows: list[dict[str, Any]]) -> str:
@@ -109,7 +126,8 @@ def interference(rows: list[dict[str, Any]]) -> str:
     return (
         f"**May they be added?** Sums of two adapters of different tasks lose {lost.mean():.3f} nats on both tasks "
         f"({lost.min():.3f} to {lost.max():.3f}; {len(other)} pairs), of one task {of_one:.3f} ({len(same)} pairs). "
-        f"Rank correlation with how far their changes meet: {told}."
+        f"Rank correlation with how far their changes meet: {told}. **Overlap is no sign of interference here**: changes "
+        "that meet more have more in common, and their sum loses less. What a sum is worth has to be measured."
     )
 
 

@@ -120,9 +120,9 @@ class Joined(NamedTuple):
 def overlap(first: Adapter, second: Adapter) -> Overlap:
     """Where the changes of two adapters of one base meet.
 
-    Two that read from, and write to, directions of their own leave one another's answers alone when they are added; how
-    much of each lies in the other's directions is told beside what chance would have. It is a statement about weights:
-    what their sum is worth, only data tells.
+    How much of each lies in the directions that the other reads from and writes to is told beside what chance would
+    have. It is a statement about weights: what their sum is worth only data tells. On adapters of five tasks of a small
+    transformer, sums lost less the more their parts met (`benchmarks/adapters.py`).
 
     Raises:
         InputError: a change that its file does not tell, or changes of one tensor that have different shapes.
