@@ -392,7 +392,6 @@ def alike(folder: Path) -> list[Row]:
             "task": task,
             "begun": begun,
             "pairs": len(held),
-            "parts": parts,
             "cosines": np.percentile(held, parts).tolist(),
         }
         for (task, begun), held in kinds.items()

@@ -105,8 +105,8 @@ def table_of_cosines(rows: list[dict[str, Any]]) -> str:
     ]
     columns = ["", "first factors", "pairs", "least", "1 %", "5 %", "half", "95 %", "99 %", "most"]
     return (
-        "**How alike are two changes?** Cosines by what two adapters have in common. Adapters that *begin* with the same random "
-        "factors stay alike whatever they learn, more than adapters of one task that do not.\n\n"
+        "**How alike are two changes?** Cosines by what two adapters have in common. Adapters that *begin* with the same "
+        "random factors stay alike whatever they learn, more than adapters of one task that do not.\n\n"
         + markdown(columns, lines)
     )
 
@@ -126,7 +126,7 @@ def interference(rows: list[dict[str, Any]]) -> str:
     return (
         f"**May they be added?** Sums of two adapters of different tasks lose {lost.mean():.3f} nats on both tasks "
         f"({lost.min():.3f} to {lost.max():.3f}; {len(other)} pairs), of one task {of_one:.3f} ({len(same)} pairs). "
-        f"Rank correlation with how far their changes meet: {told}. **Overlap is no sign of interference here**: changes "
+        f"Rank correlation with how far their changes meet: {told}. **Overlap is no sign of interference here**: those "
         "that meet more have more in common, and their sum loses less. What a sum is worth has to be measured."
     )
 
