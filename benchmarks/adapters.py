@@ -288,14 +288,17 @@ def read(folder: Path) -> list[Row]:
 def embedded(folder: Path, zoo: Zoo, train_rows: np.ndarray) -> dict[str, np.ndarray]:
     """SANE's embeddings of all adapters, trained on some."""
     if not folder.exists():
-        members = zoo.where(member=list(zoo.table["member"][train_rows]))
+        names = set(zoo.table["member"][train_rows])
+        members = zoo.where(lambda table: table["member"].isin(names))
         pretrain(members, SANEConfig(), TRAINING, PreparationConfig(token_width=96), out=folder)
     sane = SANE.open(folder)
     return {"SANE": sane.embed(zoo).features, "SANE, full sequence": sane.embed(zoo, "sequence").features}
 
 
 def scored(parts: Sequence[Embeddings], target: str) -> float | None:
-    """Accuracy for the task, R² for numbers; None where a property does not vary in a part."""
+    """Accuracy for the task, R² for numbers; None where a property does not vary in a part, or is of tasks never seen."""
+    if target == "task" and not set(parts[2].table["task"]) <= set(parts[0].table["task"]):
+        return None
     try:
         if target == "task":
             return float(classify(*parts, target=target, seed=SEED).accuracy)

@@ -105,8 +105,8 @@ def table_of_cosines(rows: list[dict[str, Any]]) -> str:
     ]
     columns = ["", "first factors", "pairs", "least", "1 %", "5 %", "half", "95 %", "99 %", "most"]
     return (
-        "**How alike are two changes?** Cosines by what two adapters have in common. Adapters that *begin* with the same "
-        "random factors stay alike whatever they learn, more than adapters of one task that do not.\n\n"
+        "**How alike are two changes?** Cosines by what two adapters have in common. Adapters that *begin* with the "
+        "same random factors stay alike whatever they learn, more than adapters of one task that do not.\n\n"
         + markdown(columns, lines)
     )
 
