@@ -296,7 +296,7 @@ def embedded(folder: Path, zoo: Zoo, train_rows: np.ndarray) -> dict[str, np.nda
 
 
 def scored(parts: Sequence[Embeddings], target: str) -> float | None:
-    """Accuracy for the task, R² for numbers; None where a property does not vary in a part, or is of tasks never seen."""
+    """Accuracy for the task, R² for numbers; None where a property does not vary in a part, or for tasks never seen."""
     if target == "task" and not set(parts[2].table["task"]) <= set(parts[0].table["task"]):
         return None
     try:

@@ -12,7 +12,7 @@ import numpy as np
 from update_reading import markdown
 from update_readme import replace_block
 
-from weightspace.weights.adapters.methods import FAST_SVD, OTHERS
+from weightspace.weights.adapters.methods import FAST_SVD, NOT_HERE, OTHERS
 
 ROOT = Path(__file__).parent
 TABLES, GUIDES = ROOT / "tables", ROOT / "pages" / "guides"
@@ -23,6 +23,8 @@ COMPUTED = {
     "LoHa": (FILE, "scale · (B₁ A₁) ∘ (B₂ A₂)"),
     "LoKr": (FILE, "scale · W₁ ⊗ W₂; PEFT and LyCORIS scale whole factors apart"),
     "VeRA with its projections": (FILE, "scale · diag(b) B diag(d) A, as wide as the widest module"),
+    "DeLoRA": (FILE, "B diag(λ / r / lengths) A, in units of the base's columns"),
+    "RandLoRA, C3A, SHiRA, GraLoRA, VB-LoRA, TinyLoRA, pVeRA": (FILE, NOT_HERE),
     "new rows of tokens, saved modules": (FILE, "they take the place of the base's"),
     "DoRA": (BASE, "rows of W + scale · B A have stored lengths"),
     "PiSSA": (BASE, "W without its principal part, + scale · B A"),
@@ -41,7 +43,10 @@ NAMES = {"FOURIERFT": "FourierFT", "WAVEFT": "WaveFT", "UNILORA": "UniLoRA", "GL
 
 def table_of_methods() -> str:
     """Every method, by what it takes to know its change."""
-    rows = [[name, known, what, "yes" if known != NOBODY else "–"] for name, (known, what) in COMPUTED.items()]
+    rows = [
+        [name, known, what, "–" if known == NOBODY or what == NOT_HERE else "yes"]
+        for name, (known, what) in COMPUTED.items()
+    ]
     grouped: dict[tuple[str, str], list[str]] = {}
     for name, (known, why) in OTHERS.items():
         grouped.setdefault((known, why), []).append(

@@ -122,6 +122,7 @@ METHODS: dict[str, tuple[Callable[[], nn.Module], Callable[[], peft.PeftConfig],
         "IA3",
         "needs the base",
     ),
+    "delora": (Net, lambda: peft.DeloraConfig(r=4, target_modules=LINEAR), "DeLoRA", "from the file"),
     "hira": (Net, lambda: peft.HiraConfig(r=4, target_modules=LINEAR), "HiRA", "needs the base"),
     "oft": (Net, lambda: peft.OFTConfig(oft_block_size=8, r=0, target_modules=LINEAR), "OFT", "needs the base"),
     "oft-exactly": (

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MixtralForCausalLM
 
-from test_adapters import LORA, llama, merged_by_peft, mixtral, saved
+from test_adapters import LINEAR, LORA, Net, llama, merged_by_peft, mixtral, saved
 from tools import refused, run
 from weightspace.errors import InputError
 from weightspace.weights.adapters.merging import base_names, prove_base, unstacked
@@ -78,6 +78,15 @@ def test_a_stored_embedding_proves_or_refutes_a_base(tmp_path: Path, capsys: pyt
         capsys, "merge", tmp_path / "other.safetensors", tmp_path / "adapter", "--out", tmp_path / "m.safetensors"
     )
     assert "this is not the base it was made on: its file holds another model.embed_tokens.weight" in refusal
+
+
+def test_stored_lengths_of_columns_prove_or_refute_a_base(tmp_path: Path) -> None:
+    """DeLoRA keeps those of its base."""
+    base, _ = saved(Net, peft.DeloraConfig(r=4, target_modules=LINEAR), tmp_path / "adapter")
+    adapter = open_adapter(tmp_path / "adapter")
+    assert prove_base(adapter, base).equal == ["q_proj.weight", "v_proj.weight"]
+    other = {name: torch.randn_like(tensor) for name, tensor in base.items()}
+    assert prove_base(adapter, other).differing == ["q_proj.weight", "v_proj.weight"]
 
 
 def test_what_a_file_holds_stacked_stays_stacked(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ class Adapter:
         base: how the configuration names its base, if it does.
         remarks: what else there is to say, in sentences.
         stored: every tensor of the file, by its name there.
+        norms: lengths of the columns of tensors of the base, which prove or refute one too.
     """
 
     path: Place
@@ -204,6 +205,7 @@ class Adapter:
     base: str | None
     remarks: tuple[str, ...]
     stored: StoredWeights = field(repr=False)
+    norms: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     @property
     def known(self) -> Known:

@@ -60,6 +60,11 @@ def prove_base(adapter: Adapter, base: Mapping[str, Tensor]) -> Proof:
         stored = read()
         if len(names) == 1 and shapes[names[0]] == tuple(stored.shape):
             (equal if _is_close(stored, base[names[0]]) else differing).append(target)
+    for target, read in adapter.norms.items():
+        names = [target] if target in shapes else next(_fitting(target, shapes))
+        if len(names) == 1 and shapes[names[0]][1:] == tuple((norms := read()).shape):
+            same = _is_close(norms, base[names[0]].float().norm(dim=0))
+            (equal if same else differing).append(target)
     return Proof(equal, differing)
 
 

@@ -291,6 +291,18 @@ def vectors(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     return Change("VeRA", why=why, stored_rank=leaves["lambda_d"].shape[0], factors=factors, apply=apply)
 
 
+def bounded(leaves: Leaves, scaling: Scaling, module: str) -> Change:
+    """DeLoRA: factors whose pairs have one length, in the units of the base's columns (Bini et al., 2025)."""
+    rank = leaves["A"].shape[0]
+
+    def factors() -> Factors:
+        down, up = leaves["A"](), leaves["B"]()
+        lengths = down.norm(dim=1).clamp_min(1e-4) * up.norm(dim=0).clamp_min(1e-4)
+        return Factors(up * (leaves["lambda"]() / rank / lengths), down * leaves["w_norm"]())
+
+    return Change("DeLoRA", stored_rank=rank, factors=factors)
+
+
 def scaled(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """IA3: rows or columns of the base, multiplied (Liu et al., 2022)."""
 

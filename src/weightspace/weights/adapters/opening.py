@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[str, str]] = {
     **{f"lokr_{part}": ("lokr", part) for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     **{"vera_lambda_b": ("vera", "lambda_b"), "vera_lambda_d": ("vera", "lambda_d")},
     **{"ia3_l": ("ia3", "l"), "oft_R": ("oft", "R"), "hira_A": ("hira", "A"), "hira_B": ("hira", "B")},
+    **{f"delora_{part}": ("delora", part) for part in ("A", "B", "lambda", "w_norm")},
     **{"alpha": ("any", "alpha"), "trainable_tokens_delta": ("tokens", "rows")},
 }
 # Words in the names of parameters that experts define last.
@@ -46,6 +47,7 @@ BUILD: dict[str, Callable[[Leaves, Scaling, str], Change]] = {
     "lokr": methods.kronecker,
     "vera": methods.vectors,
     "ia3": methods.scaled,
+    "delora": methods.bounded,
     "hira": methods.hadamard_with_base,
     "oft": methods.rotated,
 }
@@ -196,6 +198,9 @@ class _Reading:
             base=base if isinstance(base, str) and base else None,
             remarks=tuple(self._remarks(changes)),
             stored=self.stored,
+            norms={
+                f"{module}.weight": parts["w_norm"] for (module, _), parts in self.modules.items() if "w_norm" in parts
+            },
         )
 
     def _is_bias(self, name: str) -> bool:
