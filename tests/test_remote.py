@@ -126,10 +126,12 @@ def test_zoos_and_models_are_opened_where_they_are(
         ["layers", "hf://org/name/sane", "hf://org/name/model.safetensors", "--out", tmp_path / "layers.png"],
         ["similar", "hf://org/name/sane", "hf://org/name/zoo", "hf://org/name"],
         ["diff", f"{zoo_folder}:{near.members[0]}", "hf://org/name/model.safetensors"],
+        ["diff", f"{zoo_folder}:{near.members[0]}", f"hf://org/name/zoo:{near.members[0]}"],
         ["import", "hf://org/name/model.safetensors", "--out", tmp_path / "imported"],
     ):
         status, _, why = run(capsys, *words)
         assert status == 0, (words, why)
+    assert "a copy of one behind an address" in refused(capsys, "card", "hf://org/name/sane", zoo_folder)
 
 
 def test_a_network_far_away_is_compared_with_one_here(
@@ -155,6 +157,9 @@ def test_what_is_not_there_or_private_is_refused_in_a_sentence(
         (["inspect", "hf://org/name", "--revision"], "expected a branch, tag or commit after --revision"),
         (["inspect", str(tmp_path), "--revision", "v1"], "expected an address of the hub"),
         (["diff", "hf://org/name/absent.safetensors", "hf://org/name"], "found nothing there"),
+        (["diff", "hf://org/name:member", "hf://org/name"], "hf://org/name:member"),
+        (["embed", "any", "hf://org/name", "--out", "hf://org/name/e.parquet"], "expected an output on this machine"),
+        (["import", "hf://org/name", "--out", "hf://org/zoo"], "expected an output on this machine"),
         (["zoo", "hf://org/name"], "expected zoo.json in hf://org/name, found none"),
         (["inspect", f"http://user:{SECRET}@127.0.0.1:9/x.safetensors"], "127.0.0.1:9"),
         (

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from weightspace.errors import InputError
 from weightspace.inputs import SUMS_KEY, column_sums, read_object
-from weightspace.remote import without_secrets
+from weightspace.remote import require_here, without_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def new_folder(
         InputError: `target` exists and is not to be replaced; there is nothing to resume; there is unfinished resumable
             work and neither was asked for; another process writes it; no permission; a full disk.
     """
-    target, resume = Path(target).absolute(), existing == "resume"
+    target, resume = require_here(target).absolute(), existing == "resume"
     partial = partial_path(target)
     with _alone(target):
         if resume and not partial.exists() and _is_made(target):
@@ -150,7 +150,7 @@ def new_files(*targets: str | Path, existing: Existing = "refuse") -> Iterator[l
     Raises:
         InputError: see `new_file`; or two of one name.
     """
-    paths = [Path(target).absolute() for target in targets]
+    paths = [require_here(target).absolute() for target in targets]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
         raise InputError(f"expected outputs of different names, found {twice} twice")

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from weightspace.errors import InputError
 
 HUB = "hf"
+# Where whole files go that are not on the hub, which has a cache of its own.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weightspace" / "fetched"
 # A scheme of fsspec's; of the two slashes one is lost in a `Path`. A single letter is a drive.
 _ADDRESS = re.compile(r"^(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/{1,2}(?=[^/])")
 # What addresses may hold that nobody else is to see.
@@ -202,6 +204,23 @@ def nearby(name: str | Path, holding: str = "") -> Path:
     return place.fetched()
 
 
+def require_here(target: str | Path) -> Path:
+    """A place to write to; raises `InputError` for an address."""
+    if address_of(target) is not None:
+        raise InputError(f"expected an output on this machine, found {without_secrets(str(target))}")
+    return Path(target)
+
+
+def is_fetched(path: Path) -> bool:
+    """Whether a file or folder is a copy of what is behind an address, which nobody is to write into."""
+    caches = [CACHE]
+    with contextlib.suppress(ImportError):
+        from huggingface_hub import constants
+
+        caches.append(Path(constants.HF_HUB_CACHE))
+    return any(path.absolute().is_relative_to(cache.absolute()) for cache in caches)
+
+
 class _Ranges(io.RawIOBase):
     """A file to read, of which only what is read is fetched."""
 
@@ -251,14 +270,13 @@ def fetch_from_hub(place: RemotePath) -> Path:
 
 def _fetch(place: RemotePath) -> Path:
     """A file, or all files of a folder, in this machine's cache of fetched files."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weightspace" / "fetched"
     with answering(str(place)):
         files = [place.path] if place.is_file() else list(place.fs.find(place.path))
         about = {path: place.fs.info(path) for path in files}
         told = sorted(
             (path, str(info.get("size")), str(info.get("ETag") or info.get("mtime"))) for path, info in about.items()
         )
-        folder = cache / hashlib.sha256(repr((place.address, sorted(told))).encode()).hexdigest()[:16]
+        folder = CACHE / hashlib.sha256(repr((place.address, sorted(told))).encode()).hexdigest()[:16]
         for path in files:
             target = folder / (place.name if place.is_file() else path.removeprefix(place.path).lstrip("/"))
             if target.is_file():

@@ -27,7 +27,7 @@ from weightspace.devices import choose_device
 from weightspace.errors import InputError
 from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
-from weightspace.remote import nearby
+from weightspace.remote import is_fetched, nearby
 from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights.safetensors_files import SafetensorsFile
@@ -308,9 +308,13 @@ def open_for(
 
 
 def require_own(folder: Path) -> None:
-    """Raise `InputError` for a model that comes with the package, before anything is written into its folder."""
+    """Raise `InputError` for a model that comes with the package, or that is a copy of one behind an address, before
+    anything is written into its folder.
+    """
     if folder.resolve().is_relative_to(BOX.resolve()):
         raise InputError(f"expected a model of your own, found {folder.name}, which comes with the package")
+    if is_fetched(folder):
+        raise InputError(f"expected a model of your own, found {folder}, a copy of one behind an address")
 
 
 def leading_model(words: Sequence[str]) -> tuple[Path, list[str]]:

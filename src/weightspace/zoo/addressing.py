@@ -22,7 +22,7 @@ from weightspace.weights.files import (
 )
 from weightspace.weights.values import Weights, natural_key, require_finite
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.checking import ZOO_FILE
+from weightspace.zoo.checking import ZOO_FILE, is_zoo
 from weightspace.zoo.importing.identifying import recognize
 from weightspace.zoo.importing.reader import Listing, first_reason
 from weightspace.zoo.importing.source import Source
@@ -69,7 +69,7 @@ def open_networks(
     """
     for name in names:
         library, _, model = name.partition(":")
-        if address_of(name) is not None:
+        if address_of(name) is not None and is_file(name):
             yield name, open_weights(name)
         elif is_file(name):
             yield from _open_files(network_files(Path(name)), left_out)
@@ -97,16 +97,22 @@ def is_file(name: str) -> bool:
     no zoo, `FILE:KEY`.
     """
     if address_of(name) is not None:
-        return True
+        return not _is_far_member(name)
     place = Path(name.rpartition(":")[0])
     several = ":" in name and place.exists() and not (place / ZOO_FILE).is_file()
     return Path(name).exists() or several
 
 
+def _is_far_member(name: str) -> bool:
+    """Whether an address is that of a member of a zoo there, `hf://org/zoo:MEMBER`."""
+    folder, colon, member = name.rpartition(":")
+    return bool(colon) and "/" not in member and address_of(folder) is not None and is_zoo(folder)
+
+
 def zoo_of(name: str) -> Path | None:
     """The folder of the zoo that `ZOO:MEMBER` is in; None for networks elsewhere."""
     folder = Path(name.rpartition(":")[0])
-    return folder if ":" in name and not is_file(name) and (folder / ZOO_FILE).is_file() else None
+    return folder if ":" in name and not is_file(name) and is_zoo(folder) else None
 
 
 def path_of(name: str) -> Path:
@@ -237,7 +243,7 @@ def architecture_of(name: str) -> Architecture | None:
 def _rows(name: str) -> Zoo:
     """The last checkpoint of `ZOO:MEMBER`."""
     folder, _, member = name.rpartition(":")
-    if not folder or not Path(folder).is_dir():
+    if not folder or not (address_of(folder) or Path(folder).is_dir()):
         raise InputError(f"expected a file of weights or ZOO:MEMBER, found '{name}', which is neither")
     own = Zoo.open(folder).where(member=member).last()
     if len(own) == 0:
