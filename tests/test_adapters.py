@@ -137,6 +137,32 @@ METHODS: dict[str, tuple[Callable[[], nn.Module], Callable[[], peft.PeftConfig],
         "LoRA",
         "from the file",
     ),
+    "inputs-first-square-dora": (
+        gpt2,
+        lambda: LORA(r=2, use_dora=True, target_modules=["attn.c_proj", "mlp.c_proj"], fan_in_fan_out=True),
+        "DoRA",
+        "needs the base",
+    ),
+    "inputs-first-ia3": (
+        gpt2,
+        lambda: peft.IA3Config(
+            target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True
+        ),
+        "IA3",
+        "needs the base",
+    ),
+    "ia3-of-kernels": (
+        Net,
+        lambda: peft.IA3Config(target_modules=["conv", "q_proj"], feedforward_modules=["q_proj"]),
+        "IA3",
+        "needs the base",
+    ),
+    "dora-on-pissa": (
+        Net,
+        lambda: LORA(r=4, use_dora=True, init_lora_weights="pissa", target_modules=LINEAR),
+        "DoRA",
+        "needs the base",
+    ),
     "inputs-first-dora": (
         gpt2,
         lambda: LORA(r=2, use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True),
@@ -305,6 +331,74 @@ def test_alpha_is_found_in_the_metadata_or_said_to_be_missing(tmp_path: Path) ->
     assert not told.remarks and "no configuration and no alpha" in bare.remarks[0]
     once = bare.changes["q_proj.weight"].product().product
     torch.testing.assert_close(base["q_proj.weight"] + 8 * once, expected)
+
+
+def test_parts_of_a_pipeline_have_configurations_of_their_own(tmp_path: Path) -> None:
+    """As diffusers packs them into the metadata of one file."""
+    tensors = {f"{part}.q.lora_{side}.weight": torch.randn(2, 2) for part in ("unet", "text_encoder") for side in "AB"}
+    config = {"unet.r": 2, "unet.lora_alpha": 8, "text_encoder.r": 2, "text_encoder.lora_alpha": 2}
+    save_file(tensors, tmp_path / "lora.safetensors", {"lora_adapter_metadata": json.dumps(config)})
+    changes = open_adapter(tmp_path / "lora.safetensors").changes
+    for part, scale in (("unet", 4.0), ("text_encoder", 1.0)):
+        expected = scale * tensors[f"{part}.q.lora_B.weight"] @ tensors[f"{part}.q.lora_A.weight"]
+        torch.testing.assert_close(changes[f"{part}.q.weight"].product().product, expected)
+
+
+VARIANTS = {
+    "aLoRA": {"alora_invocation_tokens": [1, 2]},
+    "LoftQ": {"init_lora_weights": "loftq"},
+    "QALoRA": {"use_qalora": True},
+    "ADALORA": {"peft_type": "ADALORA"},
+    "RANDLORA": {"peft_type": "RANDLORA"},
+}
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+def test_what_only_looks_like_lora_is_not_taken_for_it(method: str, tmp_path: Path) -> None:
+    saved(Net, LORA(r=4, target_modules=LINEAR), tmp_path / "source")
+    rewritten(tmp_path / "source", tmp_path / "variant", lambda tensors, config: config.update(VARIANTS[method]))
+    adapter = open_adapter(tmp_path / "variant")
+    assert adapter.method == method
+    with pytest.raises(InputError, match=f"found {method}"):
+        adapter.changes["q_proj.weight"].product()
+
+
+def test_parts_that_are_not_understood_make_a_change_unknown(tmp_path: Path) -> None:
+    """As LoCon's middle factor; and names that only end like a part are none."""
+    tensors = {"a.lora_down.weight": torch.randn(2, 4), "a.lora_up.weight": torch.randn(4, 2)}
+    save_file({**tensors, "a.lora_mid.weight": torch.randn(2, 2, 3, 3)}, tmp_path / "mid.safetensors")
+    adapter = open_adapter(tmp_path / "mid.safetensors")
+    assert adapter.known == "cannot be known" and "lora_mid" in adapter.changes["a.weight"].why
+    assert not is_adapter(tmp_path / "x.safetensors", ["q.tinylora_A", "q.tinylora_B", "q.randlora_A"])
+
+
+DAMAGE: dict[str, dict[str, Any]] = {
+    "a-word": {"r": "x"},
+    "alpha": {"lora_alpha": "many"},
+    "rows": {"trainable_token_indices": 5},
+    "parameters": {"target_parameters": 5},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_configuration_is_refused_in_a_sentence(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(Net, LORA(r=4, target_modules=LINEAR), tmp_path / "source")
+    rewritten(tmp_path / "source", tmp_path / "damaged", lambda tensors, config: config.update(DAMAGE[damage]))
+    try:
+        open_adapter(tmp_path / "damaged").changes["q_proj.weight"].product()
+    except InputError as refusal:
+        assert "expected an adapter's tensors, and a configuration" in str(refusal)
+    assert run(capsys, "inspect", tmp_path)[0] == 0
+
+
+def test_adapters_of_sixteen_bits_are_scaled_in_thirty_two(tmp_path: Path) -> None:
+    """As PEFT does, which reads them so; no component is taken for rounding."""
+    left, right = torch.diag(torch.tensor([1.0, 0.005])).bfloat16(), torch.eye(2).bfloat16()
+    save_file({"a.lora_B.weight": left, "a.lora_A.weight": right}, tmp_path / "a.safetensors")
+    change = open_adapter(tmp_path / "a.safetensors").changes["a.weight"]
+    assert change.canonical().rank == 2 and change.product().left.dtype == torch.float32
 
 
 def test_a_whole_kronecker_product_of_lycoris_is_scaled_by_one(tmp_path: Path) -> None:

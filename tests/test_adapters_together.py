@@ -176,6 +176,41 @@ def test_inspect_finds_networks_with_an_adapter_merged_in(tmp_path: Path, capsys
     assert "Merged adapters" in run(capsys, "inspect", folder)[1]
 
 
+def test_names_of_other_writers_are_the_same_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A twin that kohya's scripts would have written, without dots in its names."""
+    saved(Net, LORA(r=4, lora_alpha=8, target_modules=LINEAR), tmp_path / "folder" / "peft")
+    tensors = load_file(tmp_path / "folder" / "peft" / "adapter_model.safetensors")
+    words = {"base_model.model.": "lora_unet_", "lora_A": "lora_down", "lora_B": "lora_up"}
+    twin = {}
+    for name, tensor in tensors.items():
+        for word, other in words.items():
+            name = name.replace(word, other)
+        twin[name] = tensor
+        twin[f"{name.partition('.')[0]}.alpha"] = torch.tensor(8.0)
+    save_file(twin, tmp_path / "folder" / "kohya.safetensors")
+    _, said, _ = run(capsys, "inspect", tmp_path / "folder", "--json")
+    (pair,) = json.loads(said)["adapters"]["alike"]
+    assert pair["told"] == "the same change"
+    _, said, _ = run(capsys, "diff", tmp_path / "folder" / "peft", tmp_path / "folder" / "kohya.safetensors")
+    assert "are the same change" in said
+
+
+def test_adapters_of_bases_of_two_widths_are_strangers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, width in (("one", 8), ("two", 6)):
+        factors = {"q.lora_A.weight": torch.randn(2, width), "q.lora_B.weight": torch.randn(4, 2)}
+        save_file(factors, tmp_path / f"{name}.safetensors")
+    status, said, _ = run(capsys, "inspect", tmp_path, "--json")
+    assert status == 0 and json.loads(said)["adapters"]["alike"] == []
+
+
+def test_a_folder_of_adapters_that_no_file_tells_is_no_folder_of_networks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(Net, LORA(r=4, use_dora=True, target_modules=LINEAR), tmp_path / "folder" / "dora")
+    said = refused(capsys, "import", tmp_path / "folder", "--out", tmp_path / "zoo")
+    assert "found DoRA: rows of base and product" in said
+
+
 def noised(seed: int) -> Callable[[dict[str, Tensor], dict[str, Any]], None]:
     def change(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -134,6 +134,36 @@ def test_zoos_and_models_are_opened_where_they_are(
     assert "a copy of one behind an address" in refused(capsys, "card", "hf://org/name/sane", zoo_folder)
 
 
+def test_an_adapter_far_away_has_its_configuration(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hub.folder / "one"
+    folder.mkdir()
+    factors = {"q.lora_A.weight": torch.randn(2, 8), "q.lora_B.weight": torch.randn(4, 2)}
+    save_file(factors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 16}))
+    run(capsys, "import", "hf://org/name", "--out", tmp_path / "far")
+    run(capsys, "import", hub.folder, "--out", tmp_path / "near")
+    far, near = (ws.Zoo.open(tmp_path / name) for name in ("far", "near"))
+    assert list(far.table["alpha"]) == [16]
+    torch.testing.assert_close(dict(far.weights(0)), dict(near.weights(0)))
+
+
+def test_no_secret_of_an_address_is_printed_or_written(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("aiohttp")
+    save_file({"a.weight": torch.randn(4, 4)}, hub.folder / "model.safetensors")
+    address = f"{hub.address}/files/model.safetensors?X-Signature={'s3cret' * 60}"
+    address = address.replace("http://", "http://user:s3cret@")
+    for words in (["inspect", address, "--json"], ["import", address, "--out", tmp_path / "zoo"]):
+        status, said, why = run(capsys, *words)
+        assert status == 0 and "s3cret" not in said + why, why
+    written = [file for file in tmp_path.rglob("*") if file.is_file() and b"s3cret" in file.read_bytes()]
+    named = [file for file in tmp_path.rglob("*") if "s3cret" in file.name]
+    assert not written and not named
+
+
 def test_a_network_far_away_is_compared_with_one_here(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -250,7 +250,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON, indented."""
-    path.write_text(to_json(value, indent=2) + "\n")
+    path.write_text(without_secrets(to_json(value, indent=2)) + "\n")
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> None:

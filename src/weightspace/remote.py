@@ -18,9 +18,9 @@ HUB = "hf"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weightspace" / "fetched"
 # A scheme of fsspec's; of the two slashes one is lost in a `Path`. A single letter is a drive.
 _ADDRESS = re.compile(r"^(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/{1,2}(?=[^/])")
-# What addresses may hold that nobody else is to see.
-_SECRETS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+@|\bhf_[A-Za-z0-9]{8,}")
-_QUERY = re.compile(r"(://[^\s?'\")]*)\?[^\s'\")]*")
+# What addresses may hold that nobody else is to see; one of their slashes may be lost.
+_SECRETS = re.compile(r"(?<=:/)(/?)[^/@\s'\"]+@|\bhf_[A-Za-z0-9]{8,}")
+_QUERY = re.compile(r"(:/{1,2}[^\s?'\")]*)\?[^\s'\")]*")
 
 
 def address_of(name: str | Path) -> str | None:
@@ -32,14 +32,14 @@ def address_of(name: str | Path) -> str | None:
     """
     text = str(name)
     found = _ADDRESS.match(text)
-    if found is None or Path(text).exists():
+    if found is None or ("://" not in text and Path(text).exists()):  # of a path two slashes are one
         return None
     return f"{found['scheme'].lower()}://{text[found.end() :]}"
 
 
 def without_secrets(text: str) -> str:
     """A text that others may read: no passwords, tokens and signatures of the addresses in it."""
-    return _QUERY.sub(r"\1", _SECRETS.sub("", text))
+    return _QUERY.sub(r"\1", _SECRETS.sub(lambda found: found[1] or "", text))
 
 
 def with_revision(address: str, revision: str) -> str:
@@ -50,12 +50,13 @@ def with_revision(address: str, revision: str) -> str:
         'hf://org/name@v1.0/model.safetensors'
     """
     scheme, _, path = address.partition("://")
+    path, colon, member = path.partition(":")
     count = 3 if path.startswith(("datasets/", "spaces/", "models/")) else 2
     parts = path.split("/")
     if scheme != HUB or len(parts) < count or "@" in path:
         return address
     repository = f"{'/'.join(parts[:count])}@{revision.replace('/', '%2F')}"
-    return f"{scheme}://{'/'.join([repository, *parts[count:]])}"
+    return f"{scheme}://{'/'.join([repository, *parts[count:]])}{colon}{member}"
 
 
 @contextlib.contextmanager
@@ -75,7 +76,8 @@ def _why(error: Exception) -> str:
     """The reason in a few words; of a file that is not there a file system often says its name alone."""
     text = without_secrets(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
     kind = type(error).__name__
-    if kind == "GatedRepoError" or any(sign in text for sign in ("repository not found", "401", "403")):
+    status = getattr(getattr(error, "response", error), "status_code", getattr(error, "status", None))
+    if status in (401, 403) or kind == "GatedRepoError" or "repository not found" in text:
         return "no such repository, or one that needs a token which may read it: `hf auth login` keeps one"
     if isinstance(error, FileNotFoundError):
         return f"nothing there: {text}" if text else "nothing there"
@@ -110,12 +112,17 @@ class RemotePath:
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return PurePosixPath(self.path).name
+        return PurePosixPath(self._place).name
 
     @property
     def suffix(self) -> str:
         """The ending of its name."""
-        return PurePosixPath(self.path).suffix
+        return PurePosixPath(self._place).suffix
+
+    @property
+    def _place(self) -> str:
+        """Its path without what is asked for there, such as a signature."""
+        return self.path.partition("?")[0] if self.address.startswith("http") else self.path
 
     @property
     def parent(self) -> "RemotePath":
@@ -274,7 +281,8 @@ def _fetch(place: RemotePath) -> Path:
         files = [place.path] if place.is_file() else list(place.fs.find(place.path))
         about = {path: place.fs.info(path) for path in files}
         told = sorted(
-            (path, str(info.get("size")), str(info.get("ETag") or info.get("mtime"))) for path, info in about.items()
+            (path, str(info.get("size")), str([info.get(name) for name in ("ETag", "mtime", "Last-Modified")]))
+            for path, info in about.items()
         )
         folder = CACHE / hashlib.sha256(repr((place.address, sorted(told))).encode()).hexdigest()[:16]
         for path in files:

@@ -27,7 +27,7 @@ from weightspace.devices import choose_device
 from weightspace.errors import InputError
 from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
-from weightspace.remote import is_fetched, nearby
+from weightspace.remote import address_of, is_fetched, located, nearby
 from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights.safetensors_files import SafetensorsFile
@@ -320,9 +320,10 @@ def require_own(folder: Path) -> None:
 def leading_model(words: Sequence[str]) -> tuple[Path, list[str]]:
     """The model that stands first among words, and the words after it; without one, the model for any network."""
     if words:
-        folder = model_folder(words[0])
-        if (folder / PREPARATION_FOLDER).is_dir():
-            return folder, list(words[1:])
+        far = address_of(words[0]) is not None
+        here = located(words[0]) if far else model_folder(words[0])
+        if (here / PREPARATION_FOLDER).is_dir():  # nothing is fetched to find out
+            return model_folder(words[0]), list(words[1:])
     return model_folder(ANY_NETWORK), list(words)
 
 

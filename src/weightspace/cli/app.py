@@ -180,8 +180,9 @@ def at_revision(words: Sequence[str]) -> list[str]:
     Raises:
         InputError: no revision, or no such address.
     """
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--revision=") else [word])]
     if "--revision" not in words:
-        return list(words)
+        return words
     place = words.index("--revision")
     revision = "".join(words[place + 1 : place + 2])
     rest = [*words[:place], *words[place + 2 :]]

@@ -11,6 +11,7 @@ from cyclopts import Group, Parameter
 
 from weightspace.errors import InputError
 from weightspace.plain_text import one_sentence
+from weightspace.remote import without_secrets
 
 if TYPE_CHECKING:
     from weightspace.outputs import Existing
@@ -153,10 +154,10 @@ def print_json(value: Any) -> None:
     """Strict JSON on one line."""
     from weightspace.outputs import to_json
 
-    print(to_json(value))
+    print(without_secrets(to_json(value)))
 
 
 def say(*lines: str) -> None:
     """Print lines as they are: what is in names does nothing to a terminal."""
     for line in lines:
-        print(one_sentence(line))
+        print(one_sentence(without_secrets(line)))

@@ -200,7 +200,9 @@ def _merged(
             here = [target for target, changed in tensor_of.items() if changed == name]
             if here:
                 # In 32 bits until all are added.
-                tensor = merge_tensor(tensor if tensor.dtype == torch.float64 else tensor.float(), adapter, here, name)
+                tensor = merge_tensor(
+                    tensor if tensor.dtype == torch.float64 else tensor.float(), adapter, here, name, tensor_of, shapes
+                )
                 changing += [adapter.changes.get(target) for target in here]
         if changing:
             wide = before.double()

@@ -3,6 +3,7 @@
 Nothing of a base is needed: changes are compared, and added, as products of small factors.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,7 +12,7 @@ import torch
 
 from weightspace.errors import InputError
 from weightspace.outputs import Existing, new_folder, write_manifest
-from weightspace.weights.adapters.changes import Adapter, Canonical, Factors, canonical_form
+from weightspace.weights.adapters.changes import Adapter, Canonical, Factors, canonical_form, flat_name
 from weightspace.weights.adapters.pairs import write_adapter
 from weightspace.weights.files import WEIGHT_SUFFIXES
 from weightspace.weights.values import some_of
@@ -127,9 +128,12 @@ def overlap(first: Adapter, second: Adapter) -> Overlap:
     Raises:
         InputError: a change that its file does not tell, or changes of one tensor that have different shapes.
     """
-    forms = [{target: change.canonical() for target, change in one.changes.items()} for one in (first, second)]
+    forms = [
+        {flat_name(target): change.canonical() for target, change in one.changes.items()} for one in (first, second)
+    ]
+    names = {flat_name(target): target for target in first.changes}
     shared = [target for target in forms[0] if target in forms[1]]
-    rows = [_row(target, forms[0][target], forms[1][target]) for target in shared]
+    rows = [_row(names[target], forms[0][target], forms[1][target]) for target in shared]
     squares = [sum(form.norm**2 for form in one.values()) for one in forms]
     total = max(sum(squares), 1e-300)
 
@@ -207,12 +211,12 @@ def join_adapters(adapters: Sequence[Adapter], how: Joining, out: Path, *, exist
         raise InputError(f"expected adapters of one base, found adapters of {' and of '.join(bases)}")
     overlaps = [overlap(one, other) for n, one in enumerate(adapters) for other in adapters[n + 1 :]]
     weight = 1.0 if how == "sum" else 1.0 / len(adapters)
-    changes = {
-        target: canonical_form(
-            _added([one.changes[target].product() for one in adapters if target in one.changes], weight)
-        )
-        for target in dict.fromkeys(target for one in adapters for target in one.changes)
-    }
+    products: dict[str, list[Factors]] = {}
+    called: dict[str, str] = {}  # as the first that changes a tensor calls it
+    for one in adapters:
+        for target, change in one.changes.items():
+            products.setdefault(called.setdefault(flat_name(target), target), []).append(change.product())
+    changes = {target: canonical_form(_added(held, weight)) for target, held in products.items()}
     with new_folder(out, existing=existing) as folder:
         write_adapter(folder, changes, adapters)
         names = [one.path.name for one in adapters]
@@ -222,7 +226,7 @@ def join_adapters(adapters: Sequence[Adapter], how: Joining, out: Path, *, exist
 
 def _added(products: Sequence[Factors], weight: float) -> Factors:
     """A weighted sum of products as one."""
-    kind = next((one.left.dtype for one in products), torch.float32)
+    kind = functools.reduce(torch.promote_types, (one.left.dtype for one in products), torch.float32)
     left, right = (
         torch.cat([weight * one.left.to(kind) for one in products], 1),
         torch.cat([one.right.to(kind) for one in products]),

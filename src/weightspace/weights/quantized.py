@@ -108,7 +108,7 @@ def _schemes(sources: Mapping[str, Source]) -> "list[tuple[str, _Scheme]]":
             schemes += _eight_bits(sources, name)
         elif ".quant_state.bitsandbytes__" in name:
             schemes += _four_bits(sources, name)
-        elif name.endswith(("weight_scale_inv", "weight_scale")):
+        elif name.endswith(("_scale_inv", "_scale")):
             schemes += _float8(sources, name)
     return schemes
 
@@ -133,10 +133,12 @@ def _four_bits(sources: Mapping[str, Source], state: str) -> list[tuple[str, _Sc
     """NF4 and FP4 (QLoRA, Dettmers et al., 2023): codes of 4 bits into a table, times the largest entry of a block."""
     name, _, kind = state.partition(".quant_state.bitsandbytes__")
     parts = {"codes": name, "absmax": f"{name}.absmax", "table": f"{name}.quant_map", "state": state}
-    about = parse_json(bytes(sources[state].read(state).tolist()), state)
+    stored = sources[state].read(state)
+    about = parse_json(bytes(stored.tolist()) if stored.dtype == torch.uint8 else b"", state)
     try:
         shape, block = tuple(int(size) for size in about["shape"]), int(about["blocksize"])
         if "nested_blocksize" in about:
+            float(about["nested_offset"]), int(about["nested_blocksize"])
             parts |= {"outer": f"{name}.nested_absmax", "outer table": f"{name}.nested_quant_map"}
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"expected a shape and a size of blocks in {state}, found neither") from error
@@ -145,7 +147,8 @@ def _four_bits(sources: Mapping[str, Source], state: str) -> list[tuple[str, _Sc
         raise InputError(f"expected all parts of the quantized {name}, found no {some_of(missing) or kind}")
 
     def read(held: Weights) -> Tensor:
-        codes = torch.stack([held["codes"].flatten() >> 4, held["codes"].flatten() & 15], dim=1).flatten()
+        packed = held["codes"].flatten().view(torch.uint8)  # which may be stored as another type
+        codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()
         scales = held["absmax"]
         if "outer" in held:
             scales = _blocked(held["outer table"][scales.long()], held["outer"], int(about["nested_blocksize"]))
@@ -162,9 +165,10 @@ def _blocked(values: Tensor, scales: Tensor, block: int) -> Tensor:
 
 
 def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
-    """Floats of 8 bits times a scale of the tensor, of a row, or of a block of both axes."""
+    """Numbers of 8 bits times a scale of the tensor, of a row, or of a block of both axes."""
     name = scale.removesuffix("_inv").removesuffix("_scale")
-    if name not in sources or sources[name].meta(name).dtype not in FLOAT8:
+    kind = sources[name].meta(name).dtype if name in sources else None
+    if kind not in FLOAT8 and not (kind == torch.int8 and name.endswith("weight")):
         return []
     shape, of_scale = tuple(sources[name].meta(name).shape), tuple(sources[scale].meta(scale).shape)
     sizes = _block_sizes(shape, of_scale)
@@ -178,7 +182,7 @@ def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Schem
             scales = scales.repeat_interleave(size, dim=axis).narrow(axis, 0, shape[axis])
         return parts["codes"].float() * scales
 
-    return [(name, _Scheme({"codes": name, "scale": scale}, shape, read, "scales of 8-bit floats"))]
+    return [(name, _Scheme({"codes": name, "scale": scale}, shape, read, "scales of 8-bit numbers"))]
 
 
 def _block_sizes(shape: tuple[int, ...], of_scale: tuple[int, ...]) -> list[int] | None:

@@ -106,7 +106,9 @@ def is_file(name: str) -> bool:
 def _is_far_member(name: str) -> bool:
     """Whether an address is that of a member of a zoo there, `hf://org/zoo:MEMBER`."""
     folder, colon, member = name.rpartition(":")
-    return bool(colon) and "/" not in member and address_of(folder) is not None and is_zoo(folder)
+    far = bool(colon) and address_of(folder) is not None
+    # A port is followed by a path; members of the hub's zoos may have one in their names.
+    return far and ("/" not in member or folder.startswith("hf:/")) and is_zoo(folder)
 
 
 def zoo_of(name: str) -> Path | None:
@@ -136,9 +138,10 @@ def require_network_output(target: Path, names: Iterable[str]) -> None:
 
 def open_file(name: str) -> StoredWeights:
     """`open_weights` of a file or folder, or of `FILE:KEY`."""
-    if address_of(name) is not None:
-        return open_weights(name)
     path, _, key = name.rpartition(":")
+    if address_of(name) is not None:
+        keyed = address_of(path) is not None and "/" not in key
+        return open_weights(path, key) if keyed else open_weights(name)
     of_several = not Path(name).exists() and bool(path) and Path(path).exists()
     return open_weights(path, key) if of_several else open_weights(name)
 

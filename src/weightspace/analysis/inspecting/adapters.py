@@ -15,7 +15,7 @@ from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.twins import MergedTwin, merged_twins
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.weights.adapters.changes import Adapter, Factors
+from weightspace.weights.adapters.changes import Adapter, Change, Factors, flat_name
 from weightspace.weights.adapters.opening import open_adapter
 from weightspace.zoo.importing.source import Source
 
@@ -156,21 +156,22 @@ def _told(cosine: float, scale: float) -> str:
 def inner_products(adapters: Sequence[Adapter]) -> np.ndarray:
     """Of all changes of every two adapters, tensor by tensor."""
     products = np.zeros((len(adapters), len(adapters)))
-    targets = dict.fromkeys(name for adapter in adapters for name in adapter.changes)
-    for target in targets:
-        here = dict(_changing(adapters, target))
+    named = [{flat_name(name): change for name, change in adapter.changes.items()} for adapter in adapters]
+    for target in dict.fromkeys(name for changes in named for name in changes):
+        here = dict(_changing(named, target))
         for first, one in here.items():
             for second, another in here.items():
-                if first <= second and one.left.shape[0] == another.left.shape[0]:
+                alike = len(one.left) == len(another.left) and one.right.shape[1] == another.right.shape[1]
+                if first <= second and alike:
                     value = float(((one.left.T @ another.left) * (one.right @ another.right.T)).sum())
                     products[first, second] += value
                     products[second, first] += value if first != second else 0.0
     return products
 
 
-def _changing(adapters: Sequence[Adapter], target: str) -> Iterator[tuple[int, Factors]]:
-    for number, adapter in enumerate(adapters):
-        change = adapter.changes.get(target)
+def _changing(adapters: Sequence[Mapping[str, Change]], target: str) -> Iterator[tuple[int, Factors]]:
+    for number, changes in enumerate(adapters):
+        change = changes.get(target)
         if change is not None and change.factors is not None:
             factors = change.product()
             yield number, Factors(factors.left.double(), factors.right.double())

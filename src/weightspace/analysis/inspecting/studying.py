@@ -15,6 +15,7 @@ from weightspace.analysis.inspecting.relating_folders import (
     relate_folder,
 )
 from weightspace.errors import InputError
+from weightspace.remote import without_secrets
 from weightspace.responses.config import AskConfig
 from weightspace.weights.values import some_of
 from weightspace.zoo.architecture import Architecture
@@ -139,12 +140,14 @@ def study_folder(
         InputError: see `inspect_folder`; or a model, or questions, without values.
     """
     inspection = inspect_folder(folder, given, key, values=values)
+    shown = without_secrets(folder)
     if not inspection.values:
         if sane is not None or ask is not None:
             raise InputError("expected --values beside --sane or --by responses, which read all numbers, found none")
-        return FolderStudy(folder, inspection, {}, [], tuple(architecture.id for architecture in given))
+        return FolderStudy(shown, inspection, {}, [], tuple(architecture.id for architecture in given))
     study = _study(folder, inspection, sane, given, device)
     study = study._replace(
+        folder=shown,
         across=relate_across(folder, study.inspection, study.related, given),
         adapters=study_adapters(folder, study.inspection),
     )

@@ -1,9 +1,11 @@
 """Networks of a folder that are another network of it with an adapter of it merged in."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from weightspace.analysis.inspecting.checkpoints import Inspected, Inspection
@@ -67,14 +69,17 @@ def _twins(path: str, adapter: Adapter, networks: Mapping[str, Mapping[str, Tens
         names = base_names(adapter, shapes)
     except InputError:
         return  # an adapter of another architecture
-    if not names:
-        return
-    first = min(names.values(), key=lambda name: networks[next(iter(networks))][name].numel())
+    names = {target: name for target, name in names.items() if name in shapes}
+    smallest = sorted(dict.fromkeys(names.values()), key=lambda name: math.prod(shapes[name]))
     for base, before in networks.items():
         try:
-            expected = _merged(before, adapter, names, [first])
+            tried = (_merged(before, adapter, names, [name]) for name in smallest)
+            # Of a tensor that does not change nothing can be told.
+            expected = next((one for one in tried if any(not torch.equal(t, before[n]) for n, t in one.items())), None)
         except InputError:
             return  # what cannot be merged has no twin
+        if expected is None:
+            return
         for network, after in networks.items():
             near = network != base and _off(before, after, expected) <= OFF
             if near:
@@ -87,8 +92,11 @@ def _merged(
     base: Mapping[str, Tensor], adapter: Adapter, names: Mapping[str, str], tensors: Sequence[str]
 ) -> dict[str, Tensor]:
     """Some tensors of a base with an adapter."""
+    shapes = shapes_of(meta_of(base))
     return {
-        name: merge_tensor(base[name].float(), adapter, [t for t, of in names.items() if of == name], name)
+        name: merge_tensor(
+            base[name].float(), adapter, [t for t, of in names.items() if of == name], name, names, shapes
+        )
         for name in tensors
     }
 

@@ -1,5 +1,6 @@
 """What an adapter does to its base, tensor by tensor, and the canonical form of a change."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,19 @@ WORDS: dict[Known, str] = {
 }
 # Singular values below this share of the largest, times the longer side, are rounding.
 ROUNDING = {torch.float64: 2e-15, torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+# What kohya's scripts, LyCORIS and diffusers put before a module's name.
+_PREFIXES = re.compile(
+    r"^((lora|lycoris)_(unet|te\d?|text_encoder(_\d)?|transformer|prior)_|(unet|text_encoder(_\d)?|transformer)\.)"
+)
+
+
+def flat_name(target: str) -> str:
+    """A tensor's name whoever wrote it: without what stands for a part of a pipeline, and without dots, which some have
+    lost.
+    """
+    return re.sub(r"^lycoris_", "", _PREFIXES.sub("", target)).replace(".", "_")
 
 
 class Factors(NamedTuple):
@@ -107,6 +121,7 @@ class Change:
         optional: of a tensor that not every base has, such as a bias.
         index: of a tensor that stacks the weights of experts, which of them.
         inputs: of a kernel, the shape of what one output has, where the file tells it; embedding: of an embedding.
+        shape: outputs and inputs of the tensor, where the file tells them.
     """
 
     method: str
@@ -119,6 +134,7 @@ class Change:
     index: int | None = None
     inputs: tuple[int, ...] = ()
     embedding: bool = False
+    shape: tuple[int, int] | None = None
 
     def product(self) -> Factors:
         """The change as a product.
@@ -130,7 +146,20 @@ class Change:
             raise InputError(
                 f"expected a change that its file tells, found {self.method}, which {self.known} ({self.why})"
             )
-        return self.factors()
+        try:
+            return self.factors()
+        except (RuntimeError, KeyError) as error:
+            raise InputError(f"expected parts of {self.method} that fit each other, found others ({error})") from error
+
+    def is_turned(self, base: tuple[int, ...], *, square: bool = False) -> bool:
+        """Whether a base of this shape stores inputs first, as GPT-2's layers do; `square` is said where its shape does
+        not show it.
+        """
+        if len(base) != 2:
+            return False
+        if base[0] == base[1] or self.shape is None:
+            return square
+        return base == self.shape[::-1]
 
     def canonical(self) -> Canonical:
         """The canonical form of `product`."""
@@ -146,11 +175,18 @@ class Change:
         Raises:
             InputError: a change that is not known even with the base, or a tensor of another shape.
         """
-        if self.apply is not None:
-            return self.apply(base.float()).to(base.dtype)
-        if self.factors is None:
-            raise InputError(f"expected a change that can be merged, found {self.method}: {self.why}")
-        return add_product(base, self.factors(), transposed=transposed)
+        if self.apply is None:
+            if self.factors is None:
+                raise InputError(f"expected a change that can be merged, found {self.method}: {self.why}")
+            return add_product(base, self.product(), transposed=transposed)
+        turned = self.is_turned(tuple(base.shape), square=transposed)
+        try:
+            changed = self.apply(base.float().T if turned else base.float())
+        except (RuntimeError, KeyError) as error:
+            raise InputError(
+                f"expected a base that {self.method} fits, found a tensor of shape {list(base.shape)} ({error})"
+            ) from error
+        return (changed.T if turned else changed).to(base.dtype).contiguous()
 
 
 def add_product(base: Tensor, factors: Factors, *, transposed: bool = False) -> Tensor:

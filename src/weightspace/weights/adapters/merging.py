@@ -1,5 +1,6 @@
 """An adapter and its base: which tensors belong together, whether it is its base at all, and the merged network."""
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,12 +10,10 @@ import torch
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.adapters.changes import Adapter, Change, Factors, Replaced
+from weightspace.weights.adapters.changes import Adapter, Change, Factors, Replaced, flat_name
 from weightspace.weights.files import meta_of
 from weightspace.weights.values import Shapes, some_of
 
-# What kohya's scripts put before a module's name, whose dots they replace.
-_KOHYA = re.compile(r"^lora_(unet|te\d?|transformer|prior)_")
 # Experts that a network in memory stacks and a file holds one by one: the stack -> what its rows are, one after the
 # other, under the names that files have.
 STACKED = {
@@ -123,15 +122,21 @@ def base_names(adapter: Adapter, base: Shapes) -> dict[str, str]:
     Raises:
         InputError: tensors that the base does not have, or several that it may be.
     """
+    if adapter.config.get("layer_replication"):
+        raise InputError(
+            f"expected an adapter of the base's own layers, found {adapter.path.name}, made after they were replicated"
+        )
     names, strange = {}, []
     for target in (*adapter.changes, *adapter.replaced):
         plain = re.sub(r"\[\d+\]$", "", target)
-        fitting = [plain] if plain in base else next(filter(None, _fitting(plain, base)), [])
+        optional = target in adapter.changes and adapter.changes[target].optional
+        rules = itertools.islice(_fitting(plain, base), 1 if optional else None)  # a bias need not be there at all
+        fitting = [plain] if plain in base else next(filter(None, rules), [])
         if len(fitting) == 1:
             names[target] = fitting[0]
         elif plain in adapter.told:
             names[target] = plain  # one of two tied tensors, which the base holds under the other's name
-        elif target not in adapter.changes or not adapter.changes[target].optional:
+        elif not optional:
             strange.append(target)
     if strange:
         raise InputError(f"expected tensors of the base that the adapter changes, found no single {some_of(strange)}")
@@ -141,7 +146,7 @@ def base_names(adapter: Adapter, base: Shapes) -> dict[str, str]:
 def _fitting(plain: str, base: Shapes) -> Iterator[list[str]]:
     """Names that may be meant, by one rule after the other."""
     yield [name for name in base if name.endswith(f".{plain}") or plain.endswith(f".{name}")]
-    flat = _KOHYA.sub("", plain).replace(".", "_")
+    flat = flat_name(plain)
     yield [name for name in base if name.replace(".", "_") == flat]
     words = plain.split(".")
     yield [name for name in base if sorted(name.split(".")) == sorted(words)]
@@ -161,23 +166,60 @@ def merge_adapter(base: Mapping[str, Tensor], adapter: Adapter) -> Iterator[tupl
     """
     changed: dict[str, list[str]] = {}
     adapter = unstacked(adapter, list(base))
-    for target, name in base_names(
-        adapter, {name: tuple(tensor.shape) for name, tensor in meta_of(base).items()}
-    ).items():
+    shapes = {name: tuple(tensor.shape) for name, tensor in meta_of(base).items()}
+    names = base_names(adapter, shapes)
+    for target, name in names.items():
         changed.setdefault(name, []).append(target)
     for name in dict.fromkeys((*base, *changed)):
         tensor = base[name] if name in base else adapter.told[name]()
-        yield name, merge_tensor(tensor, adapter, changed.get(name, ()), name)
+        yield name, merge_tensor(tensor, adapter, changed.get(name, ()), name, names, shapes)
 
 
-def merge_tensor(tensor: Tensor, adapter: Adapter, targets: Sequence[str], name: str) -> Tensor:
-    """One tensor of the base after the changes and replacements of these targets."""
-    transposed = bool(adapter.config.get("fan_in_fan_out"))
+def turned_layers(adapter: Adapter, names: Mapping[str, str], shapes: Shapes) -> frozenset[str]:
+    """Targets whose square tensors store inputs first: as their configuration says, or as other layers of their block
+    show by their shapes (PEFT's configuration says it of the layer that came last).
+    """
+    usual = bool(adapter.config.get("fan_in_fan_out"))
+    shown: dict[str, bool] = {}
+    for target, change in adapter.changes.items():
+        shape = shapes.get(names.get(target, ""), ())[-2:]
+        if change.shape is not None and len(shape) == 2 and shape[0] != shape[1]:
+            shown[_block_of(target)] = change.is_turned(shape)
+    return frozenset(target for target in adapter.changes if shown.get(_block_of(target), usual))
+
+
+def _block_of(target: str) -> str:
+    """The block that a layer is in: its name up to the first number."""
+    return re.split(r"\.\d+\.", target, maxsplit=1)[0] if re.search(r"\.\d+\.", target) else target
+
+
+def merge_tensor(
+    tensor: Tensor,
+    adapter: Adapter,
+    targets: Sequence[str],
+    name: str,
+    names: Mapping[str, str] | None = None,
+    shapes: Shapes | None = None,
+) -> Tensor:
+    """One tensor of the base after the changes and replacements of these targets.
+
+    Args:
+        tensor: of the base, which stays as it is; name: its name there.
+        adapter: whose changes are made; targets: those of this tensor.
+        names: the base's tensor of every target, and shapes of all: what layers beside this one show of how it lies.
+    """
+    shape = tuple(tensor.shape)
+    turned = turned_layers(adapter, names or dict.fromkeys(targets, name), shapes or {name: shape})
+    stacked = any(target in adapter.changes and adapter.changes[target].index is not None for target in targets)
+    tensor = tensor.clone() if stacked else tensor
     for target in targets:
-        if target in adapter.replaced:
+        change = adapter.changes.get(target)
+        if change is None:
             tensor = _replace(tensor, adapter.replaced[target], name)
+        elif change.index is None:
+            tensor = change.applied(tensor, transposed=target in turned)
         else:
-            tensor = _apply(tensor, adapter.changes[target], transposed=transposed)
+            tensor[change.index] = change.applied(tensor[change.index], transposed=target in turned)
     return tensor
 
 
@@ -196,20 +238,14 @@ def merged_kinds(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dic
     return kinds
 
 
-def _apply(tensor: Tensor, change: Change, *, transposed: bool) -> Tensor:
-    if change.index is None:
-        return change.applied(tensor, transposed=transposed)
-    tensor = tensor.clone()
-    tensor[change.index] = change.applied(tensor[change.index])
-    return tensor
-
-
 def _replace(tensor: Tensor, replaced: Replaced, name: str) -> Tensor:
     values = replaced.read().to(tensor.dtype)
     if replaced.rows is None:
         if values.shape != tensor.shape:
             raise InputError(f"expected {list(tensor.shape)} for {name} of the base, found {list(values.shape)}")
         return values
+    if len(values) != len(replaced.rows) or any(row >= len(tensor) for row in replaced.rows):
+        raise InputError(f"expected rows of {name} of the base and as many values, found {len(values)} and others")
     tensor = tensor.clone()
     tensor[torch.tensor(replaced.rows)] = values
     return tensor

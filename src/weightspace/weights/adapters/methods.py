@@ -49,6 +49,7 @@ OTHERS: dict[str, tuple[Known, str]] = {
     "FOURIERFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
     "WAVEFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
     "UNILORA": ("cannot be known", "where its numbers go is drawn from a seed"),
+    "ADALORA": ("from the file", NOT_HERE),
     "XLORA": ("cannot be known", "it mixes several adapters for every input"),
     "PROMPT_TUNING": ("cannot be known", "it changes inputs, no weights"),
     "PREFIX_TUNING": ("cannot be known", "it changes inputs, no weights"),
@@ -87,6 +88,8 @@ def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoRA and what is stored as its factors: `scale * B @ A` (Hu et al., 2022), with its variants."""
     down, up = leaves["A"].shape, leaves["B"].shape
     rank, blocks = down[0], _blocks(scaling, module)
+    if len(down) < 2 or len(up) < 2 or rank < 1:
+        raise InputError(f"expected two factors of rank 1 or more in {module}, found {list(up)} and {list(down)}")
     if len(down) > 2 and up[1] != rank:
         groups = rank // up[1]
         return Change(
@@ -104,13 +107,18 @@ def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
         first, second = leaves["A"](), leaves["B"]()
         if blocks:
             first, second = _unpacked(first, second, *blocks)
-        return Factors(scaling.over(rank) * second.flatten(1), first.flatten(1))
+        # In 32 bits before it is scaled, as PEFT does.
+        return Factors(scaling.over(rank) * _wide(second).flatten(1), _wide(first).flatten(1))
 
-    if "diag" in leaves:
-        return _kasa(factors, leaves["diag"], rank)
-    if "magnitude" in leaves:
-        return _dora(factors, leaves["magnitude"], rank)
-    return replace(_initialized(factors, scaling, rank), inputs=() if blocks else down[1:])
+    shape = None if blocks else (up[0], math.prod(down[1:]))
+    change = _kasa(factors, leaves["diag"], rank) if "diag" in leaves else _initialized(factors, scaling, rank)
+    if "magnitude" in leaves and change.known != "cannot be known":
+        change = with_lengths(change, factors, leaves["magnitude"], rank)
+    return replace(change, inputs=() if blocks else down[1:], shape=shape)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _name(scaling: Scaling) -> str:
@@ -118,7 +126,14 @@ def _name(scaling: Scaling) -> str:
 
 
 def _initialized(factors: Product, scaling: Scaling, rank: int) -> Change:
-    """LoRA by what it began with: some starts take a part out of the base."""
+    """LoRA by what it began with, as some starts take a part out of the base; and by what else it is a variant of."""
+    variants = {
+        "alora_invocation_tokens": ("aLoRA", "it changes answers only after certain tokens"),
+        "use_qalora": ("QALoRA", "it takes inputs in groups"),
+    }
+    for option, (method, why) in variants.items():
+        if scaling.option(option):
+            return Change(method, "cannot be known", why, rank)
     start = str(scaling.option("init_lora_weights") or "").lower()
     if start == "pissa":
         return Change(
@@ -140,6 +155,7 @@ def _initialized(factors: Product, scaling: Scaling, rank: int) -> Change:
     unknown = {
         "pissa_niter": ("PiSSA", FAST_SVD),
         "lora_ga": ("LoRA-GA", "its first step was taken out of a base that is in no file"),
+        "loftq": ("LoftQ", "its base was quantized, and is in no file"),
         "corda": ("CorDA", "a part that depends on data was taken out of the base"),
     }
     for prefix, (method, why) in unknown.items():
@@ -172,17 +188,17 @@ def _kasa(factors: Product, diagonal: Leaf, rank: int) -> Change:
     return Change("KaSA", "needs the base", "it drops the base's smallest singular components", rank, apply=apply)
 
 
-def _dora(factors: Product, magnitude: Leaf, rank: int) -> Change:
-    """Rows of base and product together, each of a length that is stored (Liu et al., 2024)."""
+def with_lengths(change: Change, factors: Product, magnitude: Leaf, rank: int) -> Change:
+    """Rows of base and product together, of lengths that are stored (Liu et al., 2024); of older LyCORIS columns."""
 
     def apply(base: Tensor) -> Tensor:
-        product = factors()
-        added = add_product(base, product)
-        # GPT-2's layers store inputs first: their rows are columns.
-        along = 1 if base.ndim == 2 and len(product.left) != len(base) else 0
+        added = change.apply(base) if change.apply is not None else add_product(base, factors())
+        stored = magnitude().float()
+        by_column = stored.ndim == 2 and stored.shape[0] == 1 and stored.shape[1] == base.shape[1]
+        along = 1 if by_column else 0
         axes = [axis for axis in range(base.ndim) if axis != along]
         lengths = torch.linalg.vector_norm(added, dim=axes, keepdim=True)
-        return added * magnitude().float().reshape(lengths.shape) / lengths
+        return added * stored.reshape(lengths.shape) / lengths
 
     return Change("DoRA", "needs the base", "rows of base and product together have stored lengths", rank, apply=apply)
 
@@ -213,10 +229,13 @@ def experts(leaves: Leaves, scaling: Scaling, rank: int) -> list[Change]:
     count, scale = down[0] // rank, scaling.over(rank)
 
     def factors(place: int) -> Factors:
-        return Factors(scale * leaves["B"]()[:, place::count], leaves["A"]()[place * rank : (place + 1) * rank])
+        first, second = _wide(leaves["A"]()), _wide(leaves["B"]())
+        return Factors(scale * second[:, place::count], first[place * rank : (place + 1) * rank])
 
+    shape = (up[0], down[1])
     return [
-        Change(_name(scaling), stored_rank=rank, factors=partial(factors, place), index=place) for place in range(count)
+        Change(_name(scaling), stored_rank=rank, factors=partial(factors, place), index=place, shape=shape)
+        for place in range(count)
     ]
 
 
@@ -224,7 +243,7 @@ def bias(leaves: Leaves, scaling: Scaling, rank: int) -> Change:
     """The bias of LoRA's second factor, which is added to that of the layer."""
 
     def factors() -> Factors:
-        values = leaves["values"]()
+        values = _wide(leaves["values"]())
         return Factors(scaling.over(rank) * values[:, None], values.new_ones(1, 1))
 
     return Change(_name(scaling), stored_rank=1, factors=factors)
@@ -237,7 +256,7 @@ def hadamard(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     rank = leaves["w1_b"].shape[0]
 
     def factors() -> Factors:
-        first, second = (Factors(leaves[f"w{n}_a"](), leaves[f"w{n}_b"]()) for n in (1, 2))
+        first, second = (Factors(_wide(leaves[f"w{n}_a"]()), _wide(leaves[f"w{n}_b"]())) for n in (1, 2))
         left = torch.einsum("or,os->ors", first.left, second.left).flatten(1)
         right = torch.einsum("ri,si->rsi", first.right, second.right).flatten(0, 1)
         return Factors(scaling.over(rank) * left, right)
@@ -267,8 +286,8 @@ def kronecker(leaves: Leaves, scaling: Scaling, module: str) -> Change:
 def _side(leaves: Leaves, name: str) -> Factors:
     """One of the two matrices, as a product: with the identity on its shorter side, where it is stored whole."""
     if name not in leaves:
-        return Factors(leaves[f"{name}_a"](), leaves[f"{name}_b"]().flatten(1))
-    whole = leaves[name]().flatten(1)
+        return Factors(_wide(leaves[f"{name}_a"]()), _wide(leaves[f"{name}_b"]()).flatten(1))
+    whole = _wide(leaves[name]()).flatten(1)
     eye = torch.eye(min(whole.shape), dtype=whole.dtype)
     return Factors(eye, whole) if len(whole) <= whole.shape[1] else Factors(whole, eye)
 
@@ -279,9 +298,9 @@ def vectors(leaves: Leaves, scaling: Scaling, module: str) -> Change:
         return Change("VeRA", "cannot be known", "its shared matrices are drawn from a seed and were not saved")
 
     def factors() -> Factors:
-        over_rank, over_outputs = leaves["lambda_d"](), leaves["lambda_b"]()
-        left = over_outputs[:, None] * leaves["shared_B"]()[: len(over_outputs)]
-        return Factors(left, over_rank[:, None] * leaves["shared_A"]())
+        over_rank, over_outputs = _wide(leaves["lambda_d"]()), _wide(leaves["lambda_b"]())
+        left = over_outputs[:, None] * _wide(leaves["shared_B"]())[: len(over_outputs)]
+        return Factors(left, over_rank[:, None] * _wide(leaves["shared_A"]()))
 
     def apply(base: Tensor) -> Tensor:
         left, right = factors()
@@ -296,7 +315,7 @@ def bounded(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     rank = leaves["A"].shape[0]
 
     def factors() -> Factors:
-        down, up = leaves["A"](), leaves["B"]()
+        down, up = _wide(leaves["A"]()), _wide(leaves["B"]())
         lengths = down.norm(dim=1).clamp_min(1e-4) * up.norm(dim=0).clamp_min(1e-4)
         return Factors(up * (leaves["lambda"]() / rank / lengths), down * leaves["w_norm"]())
 
@@ -307,9 +326,12 @@ def scaled(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """IA3: rows or columns of the base, multiplied (Liu et al., 2022)."""
 
     def apply(base: Tensor) -> Tensor:
-        vector = leaves["l"]().float()  # a column over outputs, or a row over inputs
-        return base * vector.reshape([*vector.shape, *[1] * (base.ndim - vector.ndim)])
+        vector = leaves["l"]().float()  # a column over outputs, or a row over inputs; of kernels a row in both cases
+        along = int(inner or (vector.ndim == 2 and vector.shape[0] == 1))
+        return base * vector.reshape([-1 if axis == along else 1 for axis in range(base.ndim)])
 
+    listed = scaling.option("feedforward_modules") or ()
+    inner = any(f".{module}".endswith(f".{one}") for one in ([listed] if isinstance(listed, str) else listed))
     return Change("IA3", "needs the base", "it multiplies the base", apply=apply)
 
 
@@ -317,9 +339,11 @@ def hadamard_with_base(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """HiRA: the base times one plus a product, entry by entry (Huang et al., 2025)."""
 
     def apply(base: Tensor) -> Tensor:
-        return base * (1 + Factors(leaves["B"](), leaves["A"]()).product.float().reshape(base.shape))
+        product = Factors(leaves["B"]().flatten(1), leaves["A"]().flatten(1)).product
+        return base * (1 + product.float().reshape(base.shape))
 
-    return Change("HiRA", "needs the base", "it multiplies the base", leaves["A"].shape[0], apply=apply)
+    shape = (leaves["B"].shape[0], math.prod(leaves["A"].shape[1:]))
+    return Change("HiRA", "needs the base", "it multiplies the base", leaves["A"].shape[0], apply=apply, shape=shape)
 
 
 def rotated(leaves: Leaves, scaling: Scaling, module: str) -> Change:
@@ -339,7 +363,7 @@ def rotated(leaves: Leaves, scaling: Scaling, module: str) -> Change:
 
 def cayley(entries: Tensor, terms: int) -> Tensor:
     """Rotations `(I + Q)⁻¹ (I - Q)` of skew-symmetric matrices from the entries above their diagonals; of so many terms
-    of its series, if any, the last of them once and those before it twice, as PEFT has them.
+    of its series, if any, the last of them once and those before it twice, and three as four, as PEFT has them.
     """
     size = round((1 + math.sqrt(1 + 8 * entries.shape[1])) / 2)
     skew = entries.new_zeros(len(entries), size, size)
@@ -350,7 +374,8 @@ def cayley(entries: Tensor, terms: int) -> Tensor:
     if not terms:
         return torch.linalg.solve(eye + skew, eye - skew, left=False)
     total, power = eye.clone(), eye
-    for number in range(1, terms):
+    last = 3 if terms == 3 else terms - 1
+    for number in range(1, last + 1):
         power = power @ skew
-        total += power if number == terms - 1 and number > 1 else 2 * power
+        total += power if number == last and number > 1 else 2 * power
     return total

@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, str]] = {
     **{"lora_down": ("lora", "A"), "lora_up": ("lora", "B"), "lora.down": ("lora", "A"), "lora.up": ("lora", "B")},
     **{
         "lora_magnitude_vector": ("lora", "magnitude"),
-        "dora_scale": ("lora", "magnitude"),
+        "dora_scale": ("any", "magnitude"),
         "lora_diag": ("lora", "diag"),
     },
     **{f"hada_{part}": ("loha", part) for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
@@ -51,10 +51,12 @@ BUILD: dict[str, Callable[[Leaves, Scaling, str], Change]] = {
     "hira": methods.hadamard_with_base,
     "oft": methods.rotated,
 }
+# PEFT's types whose changes are computed here; what others store may have the same names.
+COMPUTED = ("LORA", "LOHA", "LOKR", "VERA", "IA3", "HIRA", "OFT", "DELORA", "TRAINABLE_TOKENS")
 # Longer words first: `lora_A` is the beginning of none, `w1` of `w1_a`.
 _WORDS = "|".join(re.escape(word) for word in sorted(PARTS, key=len, reverse=True))
 # A module, a part, and what torch adds: the name of one adapter of several, `weight`.
-_PART = re.compile(rf"^(?P<module>.*?)\.?(?P<word>{_WORDS})(?:\.(?P<adapter>[^.]+?))??(?:\.weight)?$")
+_PART = re.compile(rf"^(?:(?P<module>.+?)\.)?(?P<word>{_WORDS})(?:\.(?P<adapter>(?!bias$)[^.]+?))??(?:\.weight)?$")
 _PREFIX = re.compile(r"^(base_model\.model\.|base_model\.)")
 _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.)")
 
@@ -95,9 +97,15 @@ def open_adapter(path: str | Place) -> Adapter:
     folder = path.parent if path.name in FILES else path
     config = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     file = next((path / name for name in FILES if (path / name).is_file()), path) if path.is_dir() else path
-    stored = open_weights(file)
-    config = config or _config_in(stored)
-    return _Reading(path, stored, config).adapter()
+    stored = open_weights(file, keep=False)
+    try:
+        return _Reading(path, stored, config or _config_in(stored)).adapter()
+    except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"expected an adapter's tensors, and a configuration that fits them, in {path}, found others ({error})"
+        ) from error
 
 
 def _config_in(stored: StoredWeights) -> dict[str, Any]:
@@ -107,8 +115,7 @@ def _config_in(stored: StoredWeights) -> dict[str, Any]:
         found = parse_json(text, METADATA) if isinstance(text, str) else {}
     except InputError:
         return {}
-    # diffusers has one for every part of a pipeline, by dotted prefixes.
-    return {key.rpartition(".")[2]: value for key, value in found.items()} if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 class _Place(NamedTuple):
@@ -125,10 +132,10 @@ class _Place(NamedTuple):
 def _part(name: str) -> _Place | None:
     """What a stored name means, if it is that of a part of a change."""
     matched = _PART.match(_COMPILED.sub("", name))
-    if matched is None or (matched["module"] == "" and matched["word"] == "alpha"):
+    if matched is None or (not matched["module"] and matched["word"] == "alpha"):
         return None
     kind, part = PARTS[matched["word"]]
-    return _Place(_PREFIX.sub("", matched["module"]), kind, part, matched["adapter"])
+    return _Place(_PREFIX.sub("", matched["module"] or ""), kind, part, matched["adapter"])
 
 
 class _Reading:
@@ -158,16 +165,16 @@ class _Reading:
             self.whole[_PREFIX.sub("", _COMPILED.sub("", name))] = read
 
     def _attach_alphas(self) -> None:
-        """Alpha is a tensor beside the factors of its module."""
-        alphas = {module: parts["alpha"] for (module, kind), parts in self.modules.items() if kind == "any"}
+        """Alpha, and LyCORIS's magnitude, are tensors beside the factors of their module, whatever these are."""
+        beside = {module: parts for (module, kind), parts in self.modules.items() if kind == "any"}
         self.modules = {place: parts for place, parts in self.modules.items() if place[1] != "any"}
         for (module, _), parts in self.modules.items():
-            if module in alphas:
-                parts["alpha"] = alphas[module]
+            parts.update(beside.get(module, {}))
 
     def adapter(self) -> Adapter:
         """All of it."""
         changes = dict(self._changes())
+        changes |= dict(self._half_understood(changes))
         rows = {
             f"{module.removesuffix('.token_adapter')}.weight": parts["rows"]
             for (module, kind), parts in self.modules.items()
@@ -203,6 +210,16 @@ class _Reading:
             },
         )
 
+    def _half_understood(self, changes: Mapping[str, Change]) -> Iterator[tuple[str, Change]]:
+        """Changes of modules that hold more than is known here: what else they do nobody can say."""
+        for name in list(self.whole):
+            module, _, rest = name.removesuffix(".weight").rpartition(".")
+            target = f"{module}.weight"
+            if target in changes and rest not in ("weight", "bias", "base_layer"):
+                why = f"its file holds {rest} of it too, which is not understood here"
+                yield target, replace(changes[target], known="cannot be known", why=why, factors=None, apply=None)
+                self.whole.pop(name)
+
     def _is_bias(self, name: str) -> bool:
         """Biases that were trained are stored under the base's own names, of wrapped layers too."""
         return name.endswith(".bias") and self.config.get("bias") not in (None, "none")
@@ -218,8 +235,8 @@ class _Reading:
         for (module, kind), parts in self.modules.items():
             if kind == "tokens":
                 continue
-            if self.type in methods.OTHERS:
-                known, why = methods.OTHERS[self.type]
+            if self.type and self.type not in COMPUTED:
+                known, why = methods.OTHERS.get(self.type, ("from the file", methods.NOT_HERE))
                 yield f"{module}.weight", Change(self.type, known, why)
                 continue
             leaves: Leaves = {**parts, **(self.shared if kind == "vera" else {})}
@@ -252,13 +269,14 @@ class _Reading:
             plain = plain.removesuffix(".base_layer")
         depth = (len(module) - len(plain)) // len(".base_layer")
         listed = [str(one) for one in self.config.get("target_parameters") or ()]
-        own = [one.rpartition(".")[2] for one in listed if f".{plain}".endswith("." + one.rpartition(".")[0])]
+        own = [name for place, _, name in (one.rpartition(".") for one in listed) if _ends(plain, place)]
         own.sort(key=lambda name: (any(word in name for word in GOING_OUT), natural_key(name)))
         return f"{plain}.{own[len(own) - 1 - depth]}" if depth < len(own) else None
 
     def _rank(self, module: str) -> int:
-        pattern = self.config.get("rank_pattern")
-        rank = first_match(pattern if isinstance(pattern, Mapping) else {}, module, self.config.get("r") or 1)
+        config = self._part_of_config(module)
+        pattern = config.get("rank_pattern")
+        rank = first_match(pattern if isinstance(pattern, Mapping) else {}, module, config.get("r") or 1)
         return int(rank)
 
     def _build(self, module: str, kind: str, leaves: Leaves) -> Change:
@@ -269,17 +287,31 @@ class _Reading:
         missing = [part for part in ("A", "B") if kind in ("lora", "embedding", "hira") and part not in leaves]
         if missing:
             return Change("LoRA", "cannot be known", f"its factor {missing[0]} is not in the file")
-        return replace(BUILD[kind](leaves, scaling, module), embedding=kind == "embedding")
+        if kind == "lokr":  # of whole factors PEFT divides alpha by the rank that a pattern names
+            scaling = replace(scaling, options={**self.config, "r": self._rank(module)} if self.config else None)
+        change = BUILD[kind](leaves, scaling, module)
+        if "magnitude" in leaves and kind in ("loha", "lokr") and change.factors is not None:
+            change = methods.with_lengths(change, change.factors, leaves["magnitude"], change.stored_rank)
+        return replace(change, embedding=kind == "embedding")
 
     def _scaling(self, module: str, leaves: Leaves) -> Scaling:
         """Alpha by the configuration, whose first matching pattern counts, in the order that it is stored in."""
-        config = self.config
+        config = self._part_of_config(module)
         if "alpha" in leaves:
             return Scaling(float(leaves["alpha"]()), options=config)
         usual = config.get("lora_alpha", config.get("alpha"))
         pattern = config.get("alpha_pattern")
         alpha = first_match(pattern if isinstance(pattern, Mapping) else {}, module, usual)
         return Scaling(None if alpha is None else float(alpha), bool(config.get("use_rslora")), config)
+
+    def _part_of_config(self, module: str) -> Mapping[str, Any]:
+        """The configuration of a module: diffusers has one for every part of a pipeline, by dotted prefixes."""
+        parts = {key.rpartition(".")[0] for key in self.config if "." in key}
+        own = next((part for part in sorted(parts, key=len) if f"{module}.".startswith(f"{part}.")), None)
+        if own is None:
+            own = next(iter(parts)) if len(parts) == 1 else None  # whose names begin without it
+        named = {key.rpartition(".")[2]: value for key, value in self.config.items() if key.rpartition(".")[0] == own}
+        return {**self.config, **named} if own else self.config
 
     def _of_other_methods(self) -> Iterator[tuple[str, Change]]:
         """Tensors of a method that is not computed here: each module's change, and what it would take."""
@@ -301,6 +333,10 @@ class _Reading:
         if strange:
             why = changes[strange[0]].why
             yield f"{len(strange)} of {len(changes)} changes cannot be known: {why}"
+
+
+def _ends(module: str, place: str) -> bool:
+    return not place or f".{module}".endswith(f".{place}")
 
 
 def _scaled(vector: Leaf, base: Tensor) -> Tensor:

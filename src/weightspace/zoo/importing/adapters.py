@@ -27,7 +27,9 @@ def common_rank(source: Source, entries: Sequence[Entry]) -> int:
         for entry in entries:
             if may_be_adapter(source, entry):
                 with contextlib.suppress(InputError), source.local(entry.path) as place:  # whoever loads it says why
-                    rank = max(rank, most_pairs(open_adapter(place)) if _is_adapter(place) else 0)
+                    if _is_adapter(place):
+                        rank = max(rank, 1)  # also where no change is told by its file
+                        rank = max(rank, most_pairs(open_adapter(place)))
             advance()
     return rank
 
@@ -37,7 +39,7 @@ def may_be_adapter(source: Source, entry: Entry) -> bool:
     called as PEFT calls its own.
     """
     name = entry.path.rpartition("/")[2]
-    return name in FILES or (source.is_local and name.endswith(".safetensors") and not entry.inside)
+    return name in FILES or (not source.is_remote and name.endswith(".safetensors") and not entry.inside)
 
 
 def _is_adapter(place: Path) -> bool:

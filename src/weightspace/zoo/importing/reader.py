@@ -237,8 +237,8 @@ def load_file(source: Source, path: str, keys: Sequence[str] = ()) -> Loaded:
 
 def is_other(source: Source, path: str) -> bool:
     """Whether a file that is named as an optimizer's or the like is one: told by its content, never by its name."""
-    if not is_state(path):
-        return False
+    if not is_state(path) or source.is_remote:
+        return is_state(path)  # behind an address nothing is fetched to find out
     try:
         with source.local(path) as place:
             open_weights(place)

@@ -171,16 +171,29 @@ class Source:
             yield Path(self._full(path))
             return
         if self.address.startswith(f"{HUB}://"):  # which has a cache
-            yield self.there(path).fetched()
+            yield self._fetched(path)
             return
         is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             # A folder's own files are enough for a model; names from an archive never lead out of the folder.
-            beside = inside(parent_of(path), ADAPTER_CONFIG) if path.rpartition("/")[2].startswith(ADAPTER) else path
+            beside = inside(parent_of(path), ADAPTER_CONFIG) if _is_adapters(path) else path
             alone = dict.fromkeys(name for name in (path, beside) if name in self._entries)
             for name in alone if is_file else [name for name in self._below(path) if parent_of(name) == path]:
                 self._copy(name, Path(folder) / _short_name(name))
             yield Path(folder) / _short_name(path) if is_file else Path(folder)
+
+    def _fetched(self, path: str) -> Path:
+        """A file of the hub's, or a folder with what a model there consists of, in the hub's cache."""
+        if path in self._entries:
+            names = [path, inside(parent_of(path), ADAPTER_CONFIG)] if _is_adapters(path) else [path]
+            places = [self.there(name).fetched() for name in names if name in self._entries]
+            return places[0]
+        own = [name for name in self._below(path) if parent_of(name) == path]
+        whole = [name for name in own if name.endswith((".safetensors", ".json"))]
+        if not any(name.endswith(".safetensors") for name in whole):
+            whole = own
+        places = [self.there(name).fetched() for name in whole]
+        return places[0].parent
 
     def there(self, path: str) -> RemotePath:
         """A file or folder where it is, behind the address."""
@@ -266,6 +279,10 @@ def _look_at(item: "os.DirEntry[str]") -> tuple[str, int | None]:
     if stat.S_ISDIR(about.st_mode):
         return "", None
     return ("", about.st_size) if stat.S_ISREG(about.st_mode) else ("no regular file", None)
+
+
+def _is_adapters(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(ADAPTER)
 
 
 def _short_name(path: str) -> str:
