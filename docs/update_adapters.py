@@ -22,7 +22,10 @@ COMPUTED = {
     "LoRA, rsLoRA, BD-LoRA; of linear layers, kernels, embeddings, experts, biases": (FILE, "scale · B A"),
     "LoHa": (FILE, "scale · (B₁ A₁) ∘ (B₂ A₂)"),
     "LoKr": (FILE, "scale · W₁ ⊗ W₂; PEFT and LyCORIS scale whole factors apart"),
-    "VeRA with its projections": (FILE, "scale · diag(b) B diag(d) A, as wide as the widest module"),
+    "VeRA with its projections": (
+        FILE,
+        "diag(b) B diag(d) A, as wide as the widest module: narrower ones with the base",
+    ),
     "DeLoRA": (FILE, "B diag(λ / r / lengths) A, in units of the base's columns"),
     "RandLoRA, C3A, SHiRA, GraLoRA, VB-LoRA, TinyLoRA, pVeRA": (FILE, NOT_HERE),
     "new rows of tokens, saved modules": (FILE, "they take the place of the base's"),
@@ -35,7 +38,10 @@ COMPUTED = {
     "OFT": (BASE, "inputs of W, turned block by block"),
     "PiSSA by a fast SVD": (NOBODY, FAST_SVD),
     "VeRA without its projections": (NOBODY, "its shared matrices are drawn from a seed and were not saved"),
-    "LoRA-GA, CorDA": (NOBODY, "a part that is in no file was taken out of the base"),
+    "LoRA-GA, CorDA, LoftQ": (NOBODY, "a part that is in no file was taken out of the base"),
+    "aLoRA": (NOBODY, "it changes answers only after certain tokens"),
+    "QALoRA": (NOBODY, "it takes inputs in groups"),
+    "layers counted after replication; parts of a module that are not understood": (NOBODY, "refused, by name"),
     "LoRA of a grouped convolution": (NOBODY, "its kernel spans groups: no weight of the layer is that"),
 }
 NAMES = {"FOURIERFT": "FourierFT", "WAVEFT": "WaveFT", "UNILORA": "UniLoRA", "GLORA": "GLoRA", "ROAD": "RoAd"}
@@ -96,6 +102,8 @@ def population(held: dict[str, Any]) -> str:
     ]
     if "alike" in held:
         text.append(table_of_cosines(held["alike"]))
+    if "relatives" in held:
+        text.append(table_of_relatives(held["relatives"]))
     if "interfere" in held:
         text.append(interference(held["interfere"]))
     return "\n\n".join(text)
@@ -113,6 +121,24 @@ def table_of_cosines(rows: list[dict[str, Any]]) -> str:
         "**How alike are two changes?** Cosines by what two adapters have in common. Adapters that *begin* with the "
         "same random factors stay alike whatever they learn, more than adapters of one task that do not.\n\n"
         + markdown(columns, lines)
+    )
+
+
+def table_of_relatives(rows: list[dict[str, Any]]) -> str:
+    """What inspect says of what was made of one adapter, and of a network with it merged in."""
+    first = next(row["first"] for row in rows if row.get("second", "").startswith("copy/"))
+    lines = []
+    for row in rows:
+        pair = {row.get("first"), row.get("second")}
+        if first in pair:
+            (other,) = pair - {first}
+            lines.append([other.partition("/")[0], f"{row['cosine']:.3f}", row["told"]])
+        if row.get("adapter") == first:
+            lines.append([row["network"], "", f"{row['base']} with it merged in, off by {row['off']:.1%}"])
+    return (
+        "**Known relatives.** What `inspect` says of a folder with an adapter, a copy of it, its change in other factors, "
+        "half as large, trained on for 60 steps, summed with another, and merged: beside the first one stands\n\n"
+        + markdown(["", "cosine", "what it is to the first, as `inspect` has it"], lines)
     )
 
 

@@ -94,4 +94,4 @@ def test_what_a_file_holds_stacked_stays_stacked(tmp_path: Path) -> None:
     base, _ = saved(mixtral, config, tmp_path / "adapter")
     adapter = open_adapter(tmp_path / "adapter")
     assert list(unstacked(adapter, list(base)).changes) == list(adapter.changes)
-    assert isinstance(config, peft.LoraConfig) and len(adapter.changes) == 8
+    assert len(adapter.changes) == 8

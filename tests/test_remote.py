@@ -27,11 +27,11 @@ SECRET = "hf_" + "Secret" * 4
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """An empty repository, `hf://org/name`, and a cache of its own."""
-    pytest.importorskip("huggingface_hub")
+    client = pytest.importorskip("huggingface_hub")
+    client.utils.disable_progress_bars()
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
     with hub_of(folder) as hub:

@@ -18,7 +18,7 @@ from weightspace.weights.files import StoredWeights, open_weights
 from weightspace.weights.safetensors_files import write_in_turn
 from weightspace.zoo.addressing import architecture_of, open_network, zoo_of
 
-SMALLEST = 1e-6
+SMALLEST, BLOCK = 1e-6, 2**22
 
 
 class AddedRow(NamedTuple):
@@ -188,6 +188,15 @@ def _add(base: str, adapters: Sequence[str], out: Path | None) -> Added:
     return Added(base, [one.path.name for one in opened], rows, len(stored), (*stored.remarks, *notes))
 
 
+def _relative(before: Tensor, after: Tensor) -> float:
+    """Length of a change over that of what was changed, block by block, so that no copy of a tensor is made."""
+    moved = size = 0.0
+    for one, other in zip(before.flatten().split(BLOCK), after.flatten().split(BLOCK), strict=True):
+        moved += float((other.double() - one.double()).square().sum())
+        size += float(one.double().square().sum())
+    return float((moved / max(size, 1e-60)) ** 0.5)
+
+
 def _merged(
     stored: StoredWeights, adapters: Sequence[Adapter], names: Sequence[str], rows: list[AddedRow], advance: Any
 ) -> Iterator[tuple[str, Tensor]]:
@@ -205,8 +214,7 @@ def _merged(
                 )
                 changing += [adapter.changes.get(target) for target in here]
         if changing:
-            wide = before.double()
-            relative = float((tensor.double() - wide).norm() / wide.norm().clamp_min(1e-30))
+            relative = _relative(before, tensor)
             methods = dict.fromkeys("replaced" if change is None else change.method for change in changing)
             rank = max(0 if change is None else change.stored_rank for change in changing)
             rows.append(AddedRow(name, ", ".join(methods), rank, relative))

@@ -206,6 +206,11 @@ def join_adapters(adapters: Sequence[Adapter], how: Joining, out: Path, *, exist
                 f"expected adapters whose changes can be added, found {one.path.name}, which replaces "
                 f"{some_of(list(one.replaced))} of the base"
             )
+        wide = next((change for change in one.changes.values() if change.known == "from the file" and change.why), None)
+        if wide is not None:
+            raise InputError(
+                f"expected changes of known widths to add, found {one.path.name} ({wide.method}), {wide.why}"
+            )
     bases = list(dict.fromkeys(one.base for one in adapters if one.base))
     if len(bases) > 1:
         raise InputError(f"expected adapters of one base, found adapters of {' and of '.join(bases)}")

@@ -18,6 +18,8 @@ from weightspace.weights.files import StoredWeights, open_weights
 from weightspace.weights.values import natural_key, some_of
 
 CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+# How diffusers calls a LoRA of a pipeline, which has no configuration beside it.
+PIPELINE = "pytorch_lora_weights.safetensors"
 # Where diffusers keeps what others keep in a file beside.
 METADATA = "lora_adapter_metadata"
 # How the last words of a name tell a part: the word in a file -> the kind of change, and which part of it this is.
@@ -68,7 +70,8 @@ def is_adapter(path: str | Place, names: Collection[str] = ()) -> bool:
     """
     path = located(path)
     if path.is_dir():
-        return (path / CONFIG).is_file() and any((path / name).is_file() for name in FILES)
+        peft = (path / CONFIG).is_file() and any((path / name).is_file() for name in FILES)
+        return peft or (path / PIPELINE).is_file()
     places = {name: _part(name) for name in names}
     modules = {place.module for place in places.values() if place is not None and place.kind != "any"}
     plain = {_PREFIX.sub("", _COMPILED.sub("", name)) for name, place in places.items() if place is None}
@@ -96,7 +99,8 @@ def open_adapter(path: str | Place) -> Adapter:
     path = located(path)
     folder = path.parent if path.name in FILES else path
     config = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    file = next((path / name for name in FILES if (path / name).is_file()), path) if path.is_dir() else path
+    names = (*FILES, PIPELINE) if path.is_dir() else ()
+    file = next((path / name for name in names if (path / name).is_file()), path)
     stored = open_weights(file, keep=False)
     try:
         return _Reading(path, stored, config or _config_in(stored)).adapter()

@@ -72,6 +72,8 @@ def pairs_of(adapter: Adapter, rank: int) -> Paired:
 def _told(adapter: Adapter) -> Mapping[str, Change]:
     """Its changes, all of which the file tells."""
     for change in adapter.changes.values():
+        if change.known == "from the file" and change.why:
+            raise InputError(f"expected changes of known widths, found {change.method}, {change.why}")
         if change.factors is None:
             raise InputError(f"expected changes that the file alone tells, found {change.method}: {change.why}")
     if not adapter.changes:
