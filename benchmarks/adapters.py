@@ -17,7 +17,7 @@ import itertools
 import json
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -411,7 +411,13 @@ def carry_out() -> Iterator[str]:
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     held: Row = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    made = {"grow": grow, "read": read, "alike": alike, "relatives": relatives, "interfere": interfere}
+    made: dict[str, Callable[[Path], Any]] = {
+        "grow": grow,
+        "read": read,
+        "alike": alike,
+        "relatives": relatives,
+        "interfere": interfere,
+    }
     for name in arguments.tables:
         if name not in held:
             held[name] = made[name](arguments.folder)

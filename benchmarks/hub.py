@@ -18,7 +18,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from hub import hub_of  # noqa: E402 # of the tests
+from loopback_hub import hub_of  # noqa: E402 # of the tests
 from test_remote import sharded  # noqa: E402
 
 TENSOR = """

@@ -78,7 +78,7 @@ def shards(layers: int) -> dict[str, dict[str, tuple[int, ...]]]:
 def write_network(folder: Path, layers: int, changed: str = "") -> int:
     """Write a network, tensor by tensor; of `changed`, the tensors of that layer are others. Returns its parameters."""
     folder.mkdir()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for file, shapes in shards(layers).items():
         kinds = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes.items()}
         write_in_turn(folder / file, kinds, values(shapes, changed), {})

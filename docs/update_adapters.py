@@ -129,15 +129,15 @@ def table_of_relatives(rows: list[dict[str, Any]]) -> str:
     first = next(row["first"] for row in rows if row.get("second", "").startswith("copy/"))
     lines = []
     for row in rows:
-        pair = {row.get("first"), row.get("second")}
+        pair = {str(row.get("first")), str(row.get("second"))}
         if first in pair:
             (other,) = pair - {first}
             lines.append([other.partition("/")[0], f"{row['cosine']:.3f}", row["told"]])
         if row.get("adapter") == first:
             lines.append([row["network"], "", f"{row['base']} with it merged in, off by {row['off']:.1%}"])
     return (
-        "**Known relatives.** What `inspect` says of a folder with an adapter, a copy of it, its change in other factors, "
-        "half as large, trained on for 60 steps, summed with another, and merged: beside the first one stands\n\n"
+        "**Known relatives.** What `inspect` says of a folder with an adapter, a copy of it, its change in other "
+        "factors, half as large, trained on for 60 steps, summed with another, and merged: beside the first one\n\n"
         + markdown(["", "cosine", "what it is to the first, as `inspect` has it"], lines)
     )
 

@@ -303,7 +303,7 @@ def test_a_state_dict_with_an_adapter_in_it_has_the_base_and_the_change(tmp_path
 def kohya(adapter: Adapter, path: Path, alpha: float) -> None:
     """The same factors as kohya's scripts name them."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in load_file(adapter.path / "adapter_model.safetensors").items():
+    for name, tensor in load_file(Path(str(adapter.path)) / "adapter_model.safetensors").items():
         module, _, part = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
         flat = "lora_unet_" + module.replace(".", "_")
         tensors[f"{flat}.{'lora_down' if part == 'lora_A' else 'lora_up'}.weight"] = tensor
@@ -344,7 +344,7 @@ def test_parts_of_a_pipeline_have_configurations_of_their_own(tmp_path: Path) ->
         torch.testing.assert_close(changes[f"{part}.q.weight"].product().product, expected)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "aLoRA": {"alora_invocation_tokens": [1, 2]},
     "LoftQ": {"init_lora_weights": "loftq"},
     "QALoRA": {"use_qalora": True},

@@ -44,7 +44,7 @@ def test_names_that_transformers_turned_round_are_found(tmp_path: Path) -> None:
     for module in ("model.language_model.layers.0.self_attn.q_proj", "model.layers.1.mlp.gate"):
         names = {f"base_model.model.{module}.lora_{side}.weight": tensor for side, tensor in factors.items()}
         save_file(names, tmp_path / "adapter.safetensors")
-        base = {
+        base: dict[str, tuple[int, ...]] = {
             "language_model.model.layers.0.self_attn.q_proj.weight": (8, 8),
             "vision_tower.layers.0.self_attn.q_proj.weight": (8, 8),
             "model.layers.1.block_sparse_moe.gate.weight": (8, 8),

@@ -11,18 +11,18 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import weightspace as ws
 from test_adapters import LINEAR, LORA, Net, gpt2, llama, merged_by_peft, rewritten, saved, widened
 from tools import refused, run
 from weightspace.errors import InputError
-from weightspace.generation.joining import join_adapters, overlap
+from weightspace.generation.joining import Joining, join_adapters, overlap
 from weightspace.weights.adapters.merging import merge_adapter
 from weightspace.weights.adapters.opening import open_adapter
 from weightspace.weights.adapters.pairs import adapter_of, most_pairs, pairs_of
 
-CONFIGS = {
+CONFIGS: dict[str, tuple[Callable[[], nn.Module], list[str], dict[str, Any]]] = {
     "linear": (Net, LINEAR, {}),
     "kernel": (Net, ["conv", "q_proj"], {}),
     "ranks": (Net, LINEAR, {"rank_pattern": {"v_proj": 2}, "use_rslora": True}),
@@ -40,7 +40,8 @@ def test_the_sum_of_adapters_is_one_that_peft_loads(name: str, tmp_path: Path) -
     )
     parts = [open_adapter(tmp_path / name) for name in ("one", "two")]
     expected = dict(merge_adapter(dict(merge_adapter(base, parts[0])), parts[1]))
-    for how, factor in (("sum", 1.0), ("average", 0.5)):
+    ways: tuple[tuple[Joining, float], ...] = (("sum", 1.0), ("average", 0.5))
+    for how, factor in ways:
         join_adapters(parts, how, tmp_path / how)
         torch.manual_seed(0)
         with warnings.catch_warnings():

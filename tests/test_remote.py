@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import weightspace as ws
-from hub import Hub, hub_of
+from loopback_hub import Hub, hub_of
 from tools import refused, run
 from weightspace.remote import address_of, with_revision, without_secrets
 
@@ -41,7 +41,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def sharded(folder: Path) -> int:
     """A gigabyte of weights in four files with holes in them; returns how many bytes they have."""
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for shard in range(4):
         names = [f"model.layers.{layer}.weight" for layer in range(2 * shard, 2 * shard + 2)]
         size = WIDTH * WIDTH * 4
