@@ -20,7 +20,17 @@ from weightspace.inputs import read_object
 from weightspace.remote import Place, RemotePath, located
 from weightspace.weights.quantized import Unquantized, unquantized
 from weightspace.weights.safetensors_files import ALIASES_KEY, NumbersFile, SafetensorsFile, Stored, read_aliases
-from weightspace.weights.sources import DISTRIBUTED, SHARDS, InFile, InMemory, Renamed, Source, require_plain
+from weightspace.weights.sources import (
+    DEEPSPEED,
+    DISTRIBUTED,
+    SHARDS,
+    InFile,
+    InMemory,
+    Renamed,
+    Source,
+    require_entries,
+    require_plain,
+)
 from weightspace.weights.state_dicts import Plain, Unwrapped, plain_names
 from weightspace.weights.torch_files import (
     POLICY,
@@ -200,6 +210,8 @@ def open_weights(path: str | Place, inside: str | Sequence[str] = (), *, keep: b
     path, inside = located(path), (inside,) if isinstance(inside, str) and inside else tuple(inside)
     opened = _open_folder(path, inside, keep) if path.is_dir() else _open_file(path, inside, keep)
     require_plain(opened.meta(), path)
+    if DEEPSPEED in opened.metadata:
+        require_entries(opened.meta(), path)
     return opened
 
 

@@ -11,6 +11,8 @@ from weightspace.remote import Place
 from weightspace.weights.safetensors_files import NumbersFile
 from weightspace.weights.values import Weights
 
+# What DeepSpeed notes in its files.
+DEEPSPEED = "ds_version"
 # What several processes write together, each its part, as FSDP does.
 DISTRIBUTED = ".distcp"
 SHARDS = (
@@ -87,7 +89,7 @@ class Renamed(Source):
 
 
 def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
-    """Refuse tensors of numbers that nobody can compute with, names that are no text, and tensors that are all empty.
+    """Refuse tensors of numbers that nobody can compute with, and names that are no text.
 
     Raises:
         InputError: it names the first of them.
@@ -99,6 +101,10 @@ def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
             raise InputError(f"expected names in UTF-8 in {path}, found {name!a}") from error
         if not _is_number(tensor.dtype):
             raise InputError(f"expected plain numbers in {path}, found {tensor.dtype} in {name}")
+
+
+def require_entries(tensors: Mapping[str, Tensor], path: Place) -> None:
+    """Raise `InputError` for tensors that are all empty, as DeepSpeed leaves them in files that it divides."""
     if tensors and not any(tensor.numel() for tensor in tensors.values()):
         raise InputError(
             f"expected weights in {path}, found {len(tensors)} tensors without entries, as DeepSpeed leaves them where "

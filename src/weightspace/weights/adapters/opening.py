@@ -273,7 +273,7 @@ class _Reading:
             plain = plain.removesuffix(".base_layer")
         depth = (len(module) - len(plain)) // len(".base_layer")
         listed = [str(one) for one in self.config.get("target_parameters") or ()]
-        own = [name for place, _, name in (one.rpartition(".") for one in listed) if _ends(plain, place)]
+        own = [name for parent, _, name in (one.rpartition(".") for one in listed) if _ends(plain, parent)]
         own.sort(key=lambda name: (any(word in name for word in GOING_OUT), natural_key(name)))
         return f"{plain}.{own[len(own) - 1 - depth]}" if depth < len(own) else None
 
