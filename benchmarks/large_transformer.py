@@ -152,14 +152,13 @@ def main() -> None:
             "layers any BASE": (["layers", "any", str(base), "--out", f"{out}.png"], once),
             "embed any BASE": (["embed", "any", str(base), "--out", f"{out}.parquet"], once),
         }
-        rows: list[dict[str, Any]] = []
+        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+        about: dict[str, Any] = {"date": str(date.today()), "parameters": parameters, "bytes": size, "rows": []}
         for name, (words, read) in commands.items():
             found = measured(words)
-            rows.append({"command": name, **found, "times_reading": round(found["seconds"] / read, 1)})
-            print(rows[-1], flush=True)
-        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    about = {"date": str(date.today()), "parameters": parameters, "bytes": size, "rows": rows}
-    arguments.out.write_text(to_json(about, indent=1) + "\n")
+            about["rows"].append({"command": name, **found, "times_reading": round(found["seconds"] / read, 1)})
+            arguments.out.write_text(to_json(about, indent=1) + "\n")
+            print(about["rows"][-1], flush=True)
 
 
 if __name__ == "__main__":
