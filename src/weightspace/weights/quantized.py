@@ -40,7 +40,7 @@ class _Scheme(NamedTuple):
     parts: dict[str, str]
     shape: tuple[int, ...]
     read: Callable[[Weights], Tensor]
-    library: str
+    writer: str
 
 
 class _Product(Source):
@@ -84,8 +84,8 @@ def unquantized(sources: Mapping[str, Source]) -> Unquantized:
 
 
 def _by(schemes: Mapping[str, _Scheme]) -> list[tuple[str, list[str]]]:
-    libraries = dict.fromkeys(scheme.library for scheme in schemes.values())
-    return [(library, [name for name, one in schemes.items() if one.library == library]) for library in libraries]
+    writers = dict.fromkeys(scheme.writer for scheme in schemes.values())
+    return [(writer, [name for name, scheme in schemes.items() if scheme.writer == writer]) for writer in writers]
 
 
 def _packed(sources: Mapping[str, Source]) -> list[str]:
