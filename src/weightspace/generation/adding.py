@@ -100,7 +100,7 @@ def _is_adapter(name: str) -> bool:
     if not path.is_file():
         return False  # whoever opens it says what it is
     try:
-        return is_adapter(path, open_weights(path).meta())
+        return is_adapter(path)
     except InputError:
         return False  # whoever opens it says why
 

@@ -12,14 +12,12 @@ import torch
 
 from weightspace.errors import InputError
 from weightspace.outputs import Existing, new_folder, write_manifest
-from weightspace.weights.adapters.changes import Adapter, Canonical, Factors, canonical_form, flat_name
+from weightspace.weights.adapters.changes import Adapter, Canonical, Factors, canonical_form, flat_name, same_change
 from weightspace.weights.adapters.pairs import write_adapter
 from weightspace.weights.files import WEIGHT_SUFFIXES
 from weightspace.weights.values import some_of
 
 Joining = Literal["sum", "average"]
-# Changes that differ by less than this share of their size are one; also after 16 bits.
-SAME = 1e-2
 
 
 class OverlapRow(NamedTuple):
@@ -69,17 +67,11 @@ class Overlap(NamedTuple):
     both: float
     by_chance: float
 
-    @property
-    def same(self) -> bool:
-        """Whether both are one change, up to a factor."""
-        return 2 * (1 - self.cosine) <= SAME**2
-
     def describe(self) -> str:
         """One sentence."""
         pair = f"{self.first} and {self.second}"
-        if self.same:
-            times = "" if abs(self.scale - 1) <= SAME else f", the second {self.scale:.3g} times as large"
-            return f"{pair} are the same change{times}: their sum is that change once more, not something of both"
+        if told := same_change(self.cosine, self.scale):
+            return f"{pair} are {told}: their sum is that change once more, not something of both"
         if not self.rows:
             return f"{pair} change no tensor in common: their sum does to each tensor what one of them does"
         meets = (

@@ -15,12 +15,12 @@ from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.twins import MergedTwin, merged_twins
 from weightspace.errors import InputError
 from weightspace.progress import progress_bar
-from weightspace.weights.adapters.changes import Adapter, Change, Factors, flat_name
+from weightspace.weights.adapters.changes import Adapter, Change, Factors, flat_name, same_change
 from weightspace.weights.adapters.opening import open_adapter
 from weightspace.zoo.importing.source import Source
 
-# Changes that differ by less than this share are one change, in 16 bits too; smaller ones than that of it are none.
-SAME, NOTHING = 1e-2, 1e-7
+# Changes smaller than this are none.
+NOTHING = 1e-7
 # Of 14,400 pairs of adapters of two tasks and two beginnings 99 % are below; those of one training, earlier and later,
 # are at .48 or more, and what was trained on at .89 (benchmarks/adapters.py: alike, relatives).
 ALIKE = 0.3
@@ -142,15 +142,10 @@ def _compare(adapters: Mapping[str, Adapter]) -> list[AdapterKinship]:
             continue
         cosine = float(products[first, second] / (sizes[first] * sizes[second]))
         scale = float(sizes[second] / sizes[first])
+        told = same_change(cosine, scale) or "alike: of one beginning, or of the same data"
         if cosine >= ALIKE:
-            related.append(AdapterKinship(paths[first], paths[second], min(cosine, 1.0), scale, _told(cosine, scale)))
+            related.append(AdapterKinship(paths[first], paths[second], min(cosine, 1.0), scale, told))
     return sorted(related, key=lambda pair: -pair.cosine)
-
-
-def _told(cosine: float, scale: float) -> str:
-    if 2 * (1 - cosine) <= SAME**2:
-        return "the same change" if abs(scale - 1) <= SAME else f"the same change, {scale:.3g} times as large"
-    return "alike: of one beginning, or of the same data"
 
 
 def inner_products(adapters: Sequence[Adapter]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ WORDS: dict[Known, str] = {
     "needs the base": "needs the base",
     "cannot be known": "cannot be known",
 }
+# Changes that differ by less than this share are one change, in 16 bits too.
+SAME = 1e-2
 # Singular values below this share of the largest, times the longer side, are rounding.
 ROUNDING = {torch.float64: 2e-15, torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
@@ -35,6 +38,17 @@ def flat_name(target: str) -> str:
     lost.
     """
     return re.sub(r"^lycoris_", "", _PREFIXES.sub("", target)).replace(".", "_")
+
+
+def same_change(cosine: float, scale: float) -> str:
+    """Whether two changes are one up to a factor, in words; nothing if they are not.
+
+    Args:
+        cosine: of the angle between them; scale: length of the second over that of the first.
+    """
+    if 2 * (1 - cosine) > SAME**2:
+        return ""
+    return "the same change" + ("" if abs(scale - 1) <= SAME else f", the second {scale:.3g} times as large")
 
 
 class Factors(NamedTuple):
@@ -151,16 +165,6 @@ class Change:
         except (RuntimeError, KeyError) as error:
             raise InputError(f"expected parts of {self.method} that fit each other, found others ({error})") from error
 
-    def is_turned(self, base: tuple[int, ...], *, square: bool = False) -> bool:
-        """Whether a base of this shape stores inputs first, as GPT-2's layers do; `square` is said where its shape does
-        not show it.
-        """
-        if len(base) != 2:
-            return False
-        if base[0] == base[1] or self.shape is None:
-            return square
-        return base == self.shape[::-1]
-
     def canonical(self) -> Canonical:
         """The canonical form of `product`."""
         return canonical_form(self.product())
@@ -175,13 +179,16 @@ class Change:
         Raises:
             InputError: a change that is not known even with the base, or a tensor of another shape.
         """
-        if self.apply is None:
+        apply, shape = self.apply, self.shape
+        if apply is None:
             if self.factors is None:
                 raise InputError(f"expected a change that can be merged, found {self.method}: {self.why}")
-            return add_product(base, self.product(), transposed=transposed)
-        turned = self.is_turned(tuple(base.shape), square=transposed)
+            factors = self.product()
+            apply, shape = partial(_plus, factors), (len(factors.left), factors.right.shape[1])
+        turned = is_turned(tuple(base.shape), shape, square=transposed)
+        wide = base.to(torch.promote_types(base.dtype, torch.float32))
         try:
-            changed = self.apply(base.float().T if turned else base.float())
+            changed = apply(wide.T if turned else wide)
         except (RuntimeError, KeyError) as error:
             raise InputError(
                 f"expected a base that {self.method} fits, found a tensor of shape {list(base.shape)} ({error})"
@@ -189,23 +196,39 @@ class Change:
         return (changed.T if turned else changed).to(base.dtype).contiguous()
 
 
-def add_product(base: Tensor, factors: Factors, *, transposed: bool = False) -> Tensor:
+def is_turned(base: tuple[int, ...], shape: tuple[int, int] | None, *, square: bool = False) -> bool:
+    """Whether a base stores inputs first, as GPT-2's layers do.
+
+    Args:
+        base: its shape; shape: outputs and inputs of the change, where they are known.
+        square: the answer where shapes do not show it.
+    """
+    if len(base) != 2:
+        return False
+    if base[0] == base[1] or shape is None:
+        return square
+    return base == shape[::-1]
+
+
+def add_product(base: Tensor, factors: Factors) -> Tensor:
     """The base plus a product, computed in float32 at least and rounded once.
 
     Raises:
         InputError: a product of another shape.
     """
     rows, columns = len(factors.left), factors.right.shape[1]
-    wide = torch.promote_types(base.dtype, torch.float32)
-    change = factors.left.to(wide) @ factors.right.to(wide)
-    if base.ndim == 2 and (tuple(base.shape) == (columns, rows) and (transposed or rows != columns)):
-        change = change.T
-    elif base.numel() != change.numel() or base.shape[0] != rows:
+    if base.shape[0] != rows or base.numel() != rows * columns:
         raise InputError(
             f"expected a tensor of the base with {rows} rows and {rows * columns:,} numbers to add a change to, "
             f"found one of shape {list(base.shape)}"
         )
+    wide = torch.promote_types(base.dtype, torch.float32)
+    change = factors.left.to(wide) @ factors.right.to(wide)
     return (base.to(wide) + change.reshape(base.shape)).to(base.dtype)
+
+
+def _plus(factors: Factors, base: Tensor) -> Tensor:
+    return add_product(base, factors)
 
 
 class Replaced(NamedTuple):

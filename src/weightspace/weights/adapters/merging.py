@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weightspace.errors import InputError
-from weightspace.weights.adapters.changes import Adapter, Change, Factors, Replaced, flat_name
+from weightspace.weights.adapters.changes import Adapter, Change, Factors, Replaced, flat_name, is_turned
 from weightspace.weights.files import meta_of
 from weightspace.weights.values import Shapes, some_of
 
@@ -184,7 +184,7 @@ def turned_layers(adapter: Adapter, names: Mapping[str, str], shapes: Shapes) ->
     for target, change in adapter.changes.items():
         shape = shapes.get(names.get(target, ""), ())[-2:]
         if change.shape is not None and len(shape) == 2 and shape[0] != shape[1]:
-            shown[_block_of(target)] = change.is_turned(shape)
+            shown[_block_of(target)] = is_turned(shape, change.shape)
     return frozenset(target for target in adapter.changes if shown.get(_block_of(target), usual))
 
 

@@ -63,8 +63,8 @@ _PREFIX = re.compile(r"^(base_model\.model\.|base_model\.)")
 _COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.)")
 
 
-def is_adapter(path: str | Place, names: Collection[str] = ()) -> bool:
-    """Whether a folder, or a file with tensors of these names, holds an adapter and no network.
+def is_adapter(path: str | Place, names: Collection[str] | None = None) -> bool:
+    """Whether a folder or file holds an adapter and no network; of a file the names of tensors are read if not given.
 
     A network that was saved with an adapter on is one: all that the adapter wraps is there, and what it does not.
     """
@@ -72,7 +72,7 @@ def is_adapter(path: str | Place, names: Collection[str] = ()) -> bool:
     if path.is_dir():
         peft = (path / CONFIG).is_file() and any((path / name).is_file() for name in FILES)
         return peft or (path / PIPELINE).is_file()
-    places = {name: _part(name) for name in names}
+    places = {name: _part(name) for name in (open_weights(path) if names is None else names)}
     modules = {place.module for place in places.values() if place is not None and place.kind != "any"}
     plain = {_PREFIX.sub("", _COMPILED.sub("", name)) for name, place in places.items() if place is None}
     wrapped = modules and all(f"{module}.base_layer.weight" in plain for module in modules)

@@ -11,7 +11,6 @@ from weightspace.progress import progress_bar
 from weightspace.weights.adapters.changes import Adapter
 from weightspace.weights.adapters.opening import FILES, is_adapter, open_adapter
 from weightspace.weights.adapters.pairs import OUTPUTS, most_pairs, pairs_of
-from weightspace.weights.files import open_weights
 from weightspace.weights.values import some_of
 from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.importing.reader import Entry, Loaded
@@ -27,7 +26,7 @@ def common_rank(source: Source, entries: Sequence[Entry]) -> int:
         for entry in entries:
             if may_be_adapter(source, entry):
                 with contextlib.suppress(InputError), source.local(entry.path) as place:  # whoever loads it says why
-                    if _is_adapter(place):
+                    if is_adapter(place):
                         rank = max(rank, 1)  # also where no change is told by its file
                         rank = max(rank, most_pairs(open_adapter(place)))
             advance()
@@ -42,17 +41,13 @@ def may_be_adapter(source: Source, entry: Entry) -> bool:
     return name in FILES or (not source.is_remote and name.endswith(".safetensors") and not entry.inside)
 
 
-def _is_adapter(place: Path) -> bool:
-    return is_adapter(place, open_weights(place).meta())
-
-
 def load_adapter(place: Path, rank: int) -> Loaded | None:
     """The changes of an adapter as weights, with what its configuration says beside them; None for a network.
 
     Raises:
         InputError: changes that its file does not tell.
     """
-    if not _is_adapter(place):
+    if not is_adapter(place):
         return None
     adapter = open_adapter(place)
     paired = pairs_of(adapter, rank)

@@ -14,11 +14,10 @@ from weightspace.archives import TAR_ENDINGS, Archive, Entry, copy_entry, open_a
 from weightspace.errors import InputError
 from weightspace.inputs import MOST_PACKED, MOST_SETTINGS, read_settings, require_bytes
 from weightspace.remote import HUB, RemotePath, address_of, answering
+from weightspace.weights.adapters.opening import CONFIG, FILES
 from weightspace.weights.values import natural_key
 
 ARCHIVES = (".zip", *TAR_ENDINGS)
-# What counts for how much in an adapter's file stands in another one beside it.
-ADAPTER, ADAPTER_CONFIG = "adapter_model.", "adapter_config.json"
 MOST_NAME = 200  # bytes; file systems take 255
 # Files that hold one network; `.pth.tar` is no archive.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
@@ -176,7 +175,7 @@ class Source:
         is_file = path in self._entries
         with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
             # A folder's own files are enough for a model; names from an archive never lead out of the folder.
-            beside = inside(parent_of(path), ADAPTER_CONFIG) if _is_adapters(path) else path
+            beside = inside(parent_of(path), CONFIG) if _is_adapters(path) else path
             alone = dict.fromkeys(name for name in (path, beside) if name in self._entries)
             for name in alone if is_file else [name for name in self._below(path) if parent_of(name) == path]:
                 self._copy(name, Path(folder) / _short_name(name))
@@ -185,7 +184,7 @@ class Source:
     def _fetched(self, path: str) -> Path:
         """A file of the hub's, or a folder with what a model there consists of, in the hub's cache."""
         if path in self._entries:
-            names = [path, inside(parent_of(path), ADAPTER_CONFIG)] if _is_adapters(path) else [path]
+            names = [path, inside(parent_of(path), CONFIG)] if _is_adapters(path) else [path]
             places = [self.there(name).fetched() for name in names if name in self._entries]
             return places[0]
         own = [name for name in self._below(path) if parent_of(name) == path]
@@ -282,7 +281,8 @@ def _look_at(item: "os.DirEntry[str]") -> tuple[str, int | None]:
 
 
 def _is_adapters(path: str) -> bool:
-    return path.rpartition("/")[2].startswith(ADAPTER)
+    """Whether a file is called as PEFT calls an adapter's, beside which its configuration lies."""
+    return path.rpartition("/")[2] in FILES
 
 
 def _short_name(path: str) -> str:
