@@ -25,7 +25,7 @@ from weightspace.outputs import to_json
 from weightspace.weights.safetensors_files import write_in_turn
 
 WIDTH, INNER, VOCABULARY, KEYS, RANK = 1_280, 3_456, 32_000, 320, 16
-LAYERS = 24
+LAYERS = 27
 RUN = """
 import sys
 from weightspace.cli.app import main

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +21,7 @@ class Hub:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
         self.sent, self.asked = 0, list[str]()
+        self.left = sys.maxsize  # bytes of files that are sent before every connection breaks
 
 
 @contextlib.contextmanager
@@ -100,9 +103,14 @@ def hub_of(folder: Path) -> Iterator[Hub]:
                 with path.open("rb") as file, contextlib.suppress(ConnectionError):
                     file.seek(start)
                     while start < stop:
-                        held = file.read(min(1 << 16, stop - start))
+                        held = file.read(min(1 << 16, stop - start, hub.left))
                         self.wfile.write(held)
                         hub.sent, start = hub.sent + len(held), start + len(held)
+                        hub.left -= len(held)
+                        if not hub.left:
+                            self.connection.shutdown(socket.SHUT_RDWR)
+                            self.close_connection = True
+                            break
             return None
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

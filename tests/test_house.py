@@ -19,6 +19,7 @@ FLOORS = [
     {"plain_text"},
     {"errors", "randomness", "progress", "interrupting", "exposing"},
     {"remote"},
+    {"fetching"},
     {"inputs"},
     {"outputs", "spreading", "devices", "user_code"},
     {"archives"},

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -13,7 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tools import run
-from weightspace.analysis.layers import Layer, fit_line, layer_similarity, layers_of, mean_feature, watch_layers
+from weightspace.analysis.layers import (
+    Layer,
+    fit_line,
+    layer_similarity,
+    layers_of,
+    mean_feature,
+    watch_layers,
+    watch_network,
+)
 from weightspace.autoencoder.coding import encode_tokens
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
@@ -106,6 +115,22 @@ def test_weightwatcher_values_are_its_own() -> None:
     assert list(found) == ["conv.weight", "head.weight"]
     for own, (_, row) in zip(found.values(), expected.iterrows(), strict=True):
         assert own == pytest.approx({name: float(row[name]) for name in own}, rel=1e-5)
+
+
+def test_weightwatcher_sees_a_few_layers_at_a_time_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("weightwatcher")
+    torch.manual_seed(0)
+    weights = {f"layers.{number}.weight": torch.randn(60, 80) for number in range(5)}
+    at_once: list[int] = []
+
+    def watched(shown: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+        at_once.append(len(shown))
+        return watch_layers(shown)
+
+    monkeypatch.setattr("weightspace.analysis.layers.watch_layers", watched)
+    monkeypatch.setattr("weightspace.analysis.layers.NUMBERS_AT_ONCE", 2 * 60 * 80)
+    assert watch_network(weights, list(weights)) == watch_layers(weights)
+    assert at_once == [2, 2, 1]
 
 
 def test_weightwatcher_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

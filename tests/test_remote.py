@@ -27,8 +27,8 @@ SECRET = "hf_" + "Secret" * 4
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """An empty repository, `hf://org/name`, and a cache of its own."""
-    client = pytest.importorskip("huggingface_hub")
-    client.utils.disable_progress_bars()
+    client = pytest.importorskip("huggingface_hub.utils")
+    client.disable_progress_bars()
     folder = tmp_path / "repository"
     folder.mkdir()
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
@@ -107,6 +107,24 @@ def test_what_has_to_be_whole_is_fetched_once(hub: Hub, tmp_path: Path, capsys: 
     pytest.importorskip("aiohttp")
     over_http = ws.open_weights(f"{hub.address}/files/net.pt").read()
     assert torch.equal(over_http["weight"], first["weight"])
+
+
+@pytest.mark.parametrize("scheme", ["hf", "http"])
+def test_what_was_broken_off_goes_on_where_it_stopped(scheme: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("weightspace.fetching.PIECE", 1 << 18)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the attempts of the hub's client
+    weights = {"weight": torch.randn(1_000, 1_000)}
+    torch.save(weights, hub.folder / "net.pt")
+    size = (hub.folder / "net.pt").stat().st_size
+    name = "hf://org/name/net.pt" if scheme == "hf" else f"{hub.address}/files/net.pt"
+    hub.left = size // 2
+    with pytest.raises(ws.InputError, match="net.pt"):
+        ws.open_weights(name)
+    assert not hub.left
+    hub.left = sys.maxsize
+    assert torch.equal(ws.open_weights(name)["weight"], weights["weight"])
+    assert hub.sent < 1.1 * size
 
 
 def test_zoos_and_models_are_opened_where_they_are(

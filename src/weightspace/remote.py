@@ -1,9 +1,7 @@
-"""Files behind addresses (`hf://`, `s3://`, `https://` and what else fsspec knows): parts of them, or a whole copy."""
+"""Files behind addresses (`hf://`, `s3://`, `https://` and what else fsspec knows), read in parts; and uploads."""
 
 import contextlib
-import hashlib
 import io
-import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -14,8 +12,6 @@ from typing import Any, NamedTuple
 from weightspace.errors import InputError
 
 HUB = "hf"
-# Where whole files go that are not on the hub, which has a cache of its own.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weightspace" / "fetched"
 # A scheme of fsspec's; of the two slashes one is lost in a `Path`. A single letter is a drive.
 _ADDRESS = re.compile(r"^(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/{1,2}(?=[^/])")
 # What addresses may hold that nobody else is to see; one of their slashes may be lost.
@@ -175,10 +171,6 @@ class RemotePath:
 
     _file: Any = None
 
-    def fetched(self) -> Path:
-        """A copy on this machine of the file or folder, which lasts: the hub's own, or in the cache of fsspec."""
-        return fetch_from_hub(self) if self.address.startswith(f"{HUB}://") else _fetch(self)
-
 
 # What weights are read from.
 Place = Path | RemotePath
@@ -192,40 +184,11 @@ def located(name: str | Place) -> Place:
     return Path(name) if address is None else RemotePath(address)
 
 
-def nearby(name: str | Path, holding: str = "") -> Path:
-    """A file or folder on this machine: itself, or a copy of what is behind an address.
-
-    Args:
-        name: of a place.
-        holding: a file that a folder behind an address must have; without it nothing is fetched.
-
-    Raises:
-        InputError: an address that cannot be read, or a folder without that file.
-    """
-    address = address_of(name)
-    if address is None:
-        return Path(name)
-    place = RemotePath(address)
-    if holding and not (place / holding).is_file():
-        raise InputError(f"expected {holding} in {place}, found none")
-    return place.fetched()
-
-
 def require_here(target: str | Path) -> Path:
     """A place to write to; raises `InputError` for an address."""
     if address_of(target) is not None:
         raise InputError(f"expected an output on this machine, found {without_secrets(str(target))}")
     return Path(target)
-
-
-def is_fetched(path: Path) -> bool:
-    """Whether a file or folder is a copy of what is behind an address, which nobody is to write into."""
-    caches = [CACHE]
-    with contextlib.suppress(ImportError):
-        from huggingface_hub import constants
-
-        caches.append(Path(constants.HF_HUB_CACHE))
-    return any(path.absolute().is_relative_to(cache.absolute()) for cache in caches)
 
 
 class _Ranges(io.RawIOBase):
@@ -259,43 +222,6 @@ class _Ranges(io.RawIOBase):
         view[: len(held)] = held
         self.at += len(held)
         return len(held)
-
-
-def fetch_from_hub(place: RemotePath) -> Path:
-    """A file or folder of a repository in the hub's own cache, where interrupted downloads go on."""
-    import huggingface_hub
-
-    with answering(str(place)):
-        told = place.fs.resolve_path(place.path)
-        where = {"repo_id": told.repo_id, "repo_type": told.repo_type, "revision": told.revision}
-        where |= {"endpoint": place.fs.endpoint, "token": place.fs.token}
-        if place.is_file():
-            return Path(huggingface_hub.hf_hub_download(filename=told.path_in_repo, **where))
-        below = f"{told.path_in_repo}/*" if told.path_in_repo else None
-        return Path(huggingface_hub.snapshot_download(allow_patterns=below, **where)) / told.path_in_repo
-
-
-def _fetch(place: RemotePath) -> Path:
-    """A file, or all files of a folder, in this machine's cache of fetched files."""
-    with answering(str(place)):
-        files = [place.path] if place.is_file() else list(place.fs.find(place.path))
-        about = {path: place.fs.info(path) for path in files}
-        told = sorted(
-            (path, str(info.get("size")), str([info.get(name) for name in ("ETag", "mtime", "Last-Modified")]))
-            for path, info in about.items()
-        )
-        folder = CACHE / hashlib.sha256(repr((place.address, sorted(told))).encode()).hexdigest()[:16]
-        for path in files:
-            target = folder / (place.name if place.is_file() else path.removeprefix(place.path).lstrip("/"))
-            if target.is_file():
-                continue
-            if not target.resolve().is_relative_to(folder.resolve()):
-                raise InputError(f"expected files below {place}, found one that is elsewhere, {path}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            place.fs.get_file(path, str(partial))
-            partial.rename(target)
-    return folder / place.name if place.is_file() else folder
 
 
 def require_repository(address: str) -> None:

@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.weights.files import StoredWeights
+from weightspace.weights.values import Weights
 from weightspace.zoo.addressing import known_accuracies, naming, open_networks, short_names
 
+# Numbers in the matrices that WeightWatcher is shown at once: 64 MiB in single precision.
+NUMBERS_AT_ONCE = 16 * 2**20
 WATCHED = ("alpha", "stable_rank", "log_norm")
 FEATURES = ("spread", "size", *WATCHED)
 
@@ -83,7 +86,7 @@ def layers_of(sane: SANE, weights: Mapping[str, Tensor], *, watch: bool = False)
         raise InputError("expected matrices in a network, found none")
     places.sort(key=lambda place: ranks[names_of[layout.blocks[place].name]])
     names = [names_of[layout.blocks[place].name] for place in places]
-    watched = watch_layers({name: weights[name] for name in names}) if watch else {}
+    watched = watch_network(weights, names) if watch else {}
     layers = []
     for number, (place, name) in enumerate(zip(places, names, strict=True)):
         mean, spread = codes[place]
@@ -97,6 +100,18 @@ def _order(weights: Mapping[str, Tensor], known: bool) -> str:
     if known:
         return "architecture"
     return "names" if isinstance(weights, StoredWeights) and not weights.ordered else "file"
+
+
+def watch_network(weights: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`watch_layers` of tensors by name, a few at a time: WeightWatcher has all that it is given in memory at once."""
+    watched: dict[str, dict[str, float]] = {}
+    shown: Weights = {}
+    for name in names:
+        shown[name] = weights[name]
+        if sum(tensor.numel() for tensor in shown.values()) >= NUMBERS_AT_ONCE or name == names[-1]:
+            watched |= watch_layers(shown)
+            shown = {}
+    return watched
 
 
 def watch_layers(weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

@@ -25,9 +25,10 @@ from weightspace.autoencoder.provenance import Provenance
 from weightspace.corpus.preparation import Preparation, Prepared
 from weightspace.devices import choose_device
 from weightspace.errors import InputError
+from weightspace.fetching import is_fetched, nearby
 from weightspace.inputs import config_from, read_object
 from weightspace.outputs import write_json
-from weightspace.remote import address_of, is_fetched, located, nearby
+from weightspace.remote import address_of, located
 from weightspace.responses.asking import Asker
 from weightspace.tokens.layout import TokenLayout
 from weightspace.weights.safetensors_files import SafetensorsFile

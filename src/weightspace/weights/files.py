@@ -16,6 +16,7 @@ from torch import Tensor
 
 from weightspace.devices import require_one_device
 from weightspace.errors import InputError
+from weightspace.fetching import fetched
 from weightspace.inputs import read_object
 from weightspace.remote import Place, RemotePath, located
 from weightspace.weights.quantized import Unquantized, unquantized
@@ -221,7 +222,7 @@ def _open_file(path: Place, inside: tuple[str, ...], keep: bool) -> StoredWeight
     if path.suffix == ".safetensors":
         return _open_safetensors(path, inside)
     if isinstance(path, RemotePath):
-        path = path.fetched()
+        path = fetched(path)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
         read = read_torch_file(path, inside, keep=keep)
         return _in_memory(read.network, read.places, path)

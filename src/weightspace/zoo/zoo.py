@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from weightspace.errors import InputError, require_between
+from weightspace.fetching import nearby
 from weightspace.randomness import derive_share
-from weightspace.remote import nearby
 from weightspace.weights.safetensors_files import SafetensorsFile
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from weightspace.archives import TAR_ENDINGS, Archive, Entry, copy_entry, open_archive, read_entry, require_room
 from weightspace.errors import InputError
+from weightspace.fetching import fetched
 from weightspace.inputs import MOST_PACKED, MOST_SETTINGS, read_settings, require_bytes
 from weightspace.remote import HUB, RemotePath, address_of, answering
 from weightspace.weights.adapters.opening import CONFIG, FILES
@@ -185,13 +186,13 @@ class Source:
         """A file of the hub's, or a folder with what a model there consists of, in the hub's cache."""
         if path in self._entries:
             names = [path, inside(parent_of(path), CONFIG)] if _is_adapters(path) else [path]
-            places = [self.there(name).fetched() for name in names if name in self._entries]
+            places = [fetched(self.there(name)) for name in names if name in self._entries]
             return places[0]
         own = [name for name in self._below(path) if parent_of(name) == path]
         whole = [name for name in own if name.endswith((".safetensors", ".json"))]
         if not any(name.endswith(".safetensors") for name in whole):
             whole = own
-        places = [self.there(name).fetched() for name in whole]
+        places = [fetched(self.there(name)) for name in whole]
         return places[0].parent
 
     def there(self, path: str) -> RemotePath:
