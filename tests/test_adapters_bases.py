@@ -89,6 +89,18 @@ def test_stored_lengths_of_columns_prove_or_refute_a_base(tmp_path: Path) -> Non
     assert prove_base(adapter, other).differing == ["q_proj.weight", "v_proj.weight"]
 
 
+def test_stored_singular_vectors_prove_or_refute_a_base(tmp_path: Path) -> None:
+    """TinyLoRA keeps the largest of its base, times the roots of singular values."""
+    base, _ = saved(Net, peft.TinyLoraConfig(r=2, target_modules=LINEAR), tmp_path / "adapter")
+    adapter = open_adapter(tmp_path / "adapter")
+    assert (adapter.method, adapter.known) == ("TINYLORA", "needs the base")
+    assert prove_base(adapter, base).equal == ["q_proj.weight", "v_proj.weight"]
+    halved = {name: tensor.to(torch.bfloat16) for name, tensor in base.items()}
+    assert prove_base(adapter, halved).equal == ["q_proj.weight", "v_proj.weight"]
+    other = {name: torch.randn_like(tensor) for name, tensor in base.items()}
+    assert prove_base(adapter, other).differing == ["q_proj.weight", "v_proj.weight"]
+
+
 def test_what_a_file_holds_stacked_stays_stacked(tmp_path: Path) -> None:
     config = LORA(r=2, target_modules=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"])
     base, _ = saved(mixtral, config, tmp_path / "adapter")

@@ -253,6 +253,8 @@ class Adapter:
         remarks: what else there is to say, in sentences.
         stored: every tensor of the file, by its name there.
         norms: lengths of the columns of tensors of the base, which prove or refute one too.
+        vectors: so do singular vectors of tensors of the base, at outputs and at inputs, each times the root of its
+            singular value.
     """
 
     path: Place
@@ -265,6 +267,7 @@ class Adapter:
     remarks: tuple[str, ...]
     stored: StoredWeights = field(repr=False)
     norms: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    vectors: Mapping[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = field(default_factory=dict)
 
     @property
     def known(self) -> Known:

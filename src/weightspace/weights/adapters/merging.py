@@ -45,7 +45,7 @@ class Proof(NamedTuple):
 
 
 def prove_base(adapter: Adapter, base: Mapping[str, Tensor]) -> Proof:
-    """Compare what an adapter's file holds of its base with a candidate: stored embeddings, lengths of columns.
+    """Compare what a file holds of its base with a candidate: embeddings, lengths of columns, singular vectors.
 
     Tensors of another shape are left out: a vocabulary may have grown since.
     """
@@ -63,6 +63,13 @@ def prove_base(adapter: Adapter, base: Mapping[str, Tensor]) -> Proof:
         names = [target] if target in shapes else next(_fitting(target, shapes))
         if len(names) == 1 and shapes[names[0]][1:] == tuple((norms := read()).shape):
             same = _is_close(norms, base[names[0]].float().norm(dim=0))
+            (equal if same else differing).append(target)
+    for target, (read_left, read_right) in adapter.vectors.items():
+        left, right = read_left().float(), read_right().float()
+        names = [target] if target in shapes else next(_fitting(target, shapes))
+        if len(names) == 1 and shapes[names[0]] == (len(left), right.shape[1]):
+            # Of its own singular vectors a matrix makes those of the other side, times the singular values.
+            same = _is_close(base[names[0]].float() @ right.T, left * left.square().sum(0))
             (equal if same else differing).append(target)
     return Proof(equal, differing)
 

@@ -25,6 +25,11 @@ class Leaf:
         return self.read()
 
     @property
+    def row(self) -> "Leaf":
+        """A vector as a matrix of one row."""
+        return Leaf(lambda: self.read()[None], (1, *self.shape))
+
+    @property
     def transposed(self) -> "Leaf":
         """The same matrix, its axes exchanged."""
         return Leaf(lambda: self.read().T, self.shape[::-1])
@@ -48,6 +53,7 @@ OTHERS: dict[str, tuple[Known, str]] = {
     "BONE": ("needs the base", "it multiplies blocks of the base"),
     "FOURIERFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
     "WAVEFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
+    "TINYLORA": ("needs the base", "which vector is whose goes by the order of the base's modules"),
     "UNILORA": ("cannot be known", "where its numbers go is drawn from a seed"),
     "ADALORA": ("from the file", NOT_HERE),
     "XLORA": ("cannot be known", "it mixes several adapters for every input"),
@@ -251,23 +257,20 @@ def bias(leaves: Leaves, scaling: Scaling, rank: int) -> Change:
 
 def hadamard(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoHa: the elementwise product of two products (Hyeon-Woo et al., 2022), itself one of rank r²."""
-    if "t1" in leaves:
-        return Change("LoHa", "cannot be known", NOT_HERE)
     rank = leaves["w1_b"].shape[0]
+    kernel = leaves["t1"].shape[2:] if "t1" in leaves else ()
 
     def factors() -> Factors:
-        first, second = (Factors(_wide(leaves[f"w{n}_a"]()), _wide(leaves[f"w{n}_b"]())) for n in (1, 2))
+        first, second = _side(leaves, "1"), _side(leaves, "2")
         left = torch.einsum("or,os->ors", first.left, second.left).flatten(1)
         right = torch.einsum("ri,si->rsi", first.right, second.right).flatten(0, 1)
         return Factors(scaling.over(rank) * left, right)
 
-    return Change("LoHa", stored_rank=rank, factors=factors)
+    return Change("LoHa", stored_rank=rank, factors=factors, inputs=_inputs(leaves["w1_b"].shape[1], kernel))
 
 
 def kronecker(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoKr: a Kronecker product of two matrices, each of which may be a product (Edalati et al., 2022; LyCORIS)."""
-    if "t2" in leaves:
-        return Change("LoKr", "cannot be known", NOT_HERE)
     ranks = [leaves[name].shape[0] for name in ("w1_b", "w2_b") if name in leaves]
     whole = not ranks
     rank = ranks[0] if ranks else int(scaling.option("r") or 0)
@@ -275,19 +278,36 @@ def kronecker(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     scale = 1.0 if whole and (scaling.option("peft_type") is None or not rank) else scaling.over(rank)
 
     def factors() -> Factors:
-        small, large = _side(leaves, "w1"), _side(leaves, "w2")
+        small, large = _side(leaves, "1"), _side(leaves, "2")
         # kron(a b, c d) = kron(a, c) kron(b, d)
-        left, right = torch.kron(small.left, large.left), torch.kron(small.right, large.right)
-        return Factors(scale * left, right)
+        return Factors(scale * _kron(small.left, large.left), _kron(small.right, large.right))
 
-    return Change("LoKr", stored_rank=rank, factors=factors)
+    small, large = (leaves[name if name in leaves else f"{name}_b"].shape for name in ("w1", "w2"))
+    kernel = leaves["t2"].shape[2:] if "t2" in leaves else large[2:]
+    return Change("LoKr", stored_rank=rank, factors=factors, inputs=_inputs(small[1] * large[1], kernel))
 
 
-def _side(leaves: Leaves, name: str) -> Factors:
-    """One of the two matrices, as a product: with the identity on its shorter side, where it is stored whole."""
-    if name not in leaves:
-        return Factors(_wide(leaves[f"{name}_a"]()), _wide(leaves[f"{name}_b"]()).flatten(1))
-    whole = _wide(leaves[name]()).flatten(1)
+def _kron(first: Tensor, second: Tensor) -> Tensor:
+    """`torch.kron`, which refuses what is not contiguous (2.13)."""
+    return torch.einsum("ij,kl->ikjl", first, second).flatten(2).flatten(0, 1)
+
+
+def _inputs(count: int, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """What one output of a kernel has; nothing where the file does not tell that it is one."""
+    return (count, *kernel) if kernel else ()
+
+
+def _side(leaves: Leaves, number: str) -> Factors:
+    """One of the two matrices, as a product: with the identity on its shorter side, where it is stored whole; of a
+    kernel's Tucker decomposition the core belongs to the second factor.
+    """
+    if f"w{number}" not in leaves:
+        outer, inner = _wide(leaves[f"w{number}_a"]()), _wide(leaves[f"w{number}_b"]())
+        if f"t{number}" not in leaves:
+            return Factors(outer, inner.flatten(1))
+        core = torch.einsum("ijkl,jr->irkl", _wide(leaves[f"t{number}"]()), inner)
+        return Factors(outer.T, core.flatten(1))
+    whole = _wide(leaves[f"w{number}"]()).flatten(1)
     eye = torch.eye(min(whole.shape), dtype=whole.dtype)
     return Factors(eye, whole) if len(whole) <= whole.shape[1] else Factors(whole, eye)
 

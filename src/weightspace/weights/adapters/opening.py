@@ -40,6 +40,8 @@ PARTS: dict[str, tuple[str, str]] = {
     **{f"delora_{part}": ("delora", part) for part in ("A", "B", "lambda", "w_norm")},
     **{"alpha": ("any", "alpha"), "trainable_tokens_delta": ("tokens", "rows")},
 }
+# Of TinyLoRA, the base's singular vectors at its inputs; those at its outputs end with B.
+TINY = ".tinylora_A"
 # Words in the names of parameters that experts define last.
 GOING_OUT = ("down", "output", "w2", "w3")
 BUILD: dict[str, Callable[[Leaves, Scaling, str], Change]] = {
@@ -174,9 +176,19 @@ class _Reading:
         self.modules = {place: parts for place, parts in self.modules.items() if place[1] != "any"}
         for (module, _), parts in self.modules.items():
             parts.update(beside.get(module, {}))
+        for module in [module for module, kind in self.modules if kind == "embedding"]:
+            # DoRA stores the lengths of an embedding as those of any module: of columns, one row of numbers.
+            lengths = self.modules.pop((module, "lora"), {}).get("magnitude")
+            if lengths is not None:
+                self.modules[module, "embedding"]["magnitude"] = lengths.row
 
     def adapter(self) -> Adapter:
         """All of it."""
+        vectors = {
+            f"{name.removesuffix(TINY)}.weight": (self.whole[f"{name[:-1]}B"], read)
+            for name, read in self.whole.items()
+            if name.endswith(TINY) and f"{name[:-1]}B" in self.whole
+        }
         changes = dict(self._changes())
         changes |= dict(self._half_understood(changes))
         rows = {
@@ -212,6 +224,7 @@ class _Reading:
             norms={
                 f"{module}.weight": parts["w_norm"] for (module, _), parts in self.modules.items() if "w_norm" in parts
             },
+            vectors=vectors,
         )
 
     def _half_understood(self, changes: Mapping[str, Change]) -> Iterator[tuple[str, Change]]:
