@@ -20,16 +20,16 @@ FILE, BASE, NOBODY = "from the file", "needs the base", "cannot be known"
 # What is computed here: the method, and what its change is.
 COMPUTED = {
     "LoRA, rsLoRA, BD-LoRA; of linear layers, kernels, embeddings, experts, biases": (FILE, "scale · B A"),
-    "LoHa": (FILE, "scale · (B₁ A₁) ∘ (B₂ A₂)"),
+    "LoHa": (FILE, "scale · (B₁ A₁) ∘ (B₂ A₂); of kernels with Tucker's cores too"),
     "LoKr": (FILE, "scale · W₁ ⊗ W₂; PEFT and LyCORIS scale whole factors apart"),
     "VeRA with its projections": (
         FILE,
         "diag(b) B diag(d) A, as wide as the widest module: narrower ones with the base",
     ),
     "DeLoRA": (FILE, "B diag(λ / r / lengths) A, in units of the base's columns"),
-    "RandLoRA, C3A, SHiRA, GraLoRA, VB-LoRA, TinyLoRA, pVeRA": (FILE, NOT_HERE),
+    "RandLoRA, C3A, SHiRA, GraLoRA, VB-LoRA, pVeRA": (FILE, NOT_HERE),
     "new rows of tokens, saved modules": (FILE, "they take the place of the base's"),
-    "DoRA": (BASE, "rows of W + scale · B A have stored lengths"),
+    "DoRA": (BASE, "rows of W + scale · B A (of embeddings columns) have stored lengths"),
     "PiSSA": (BASE, "W without its principal part, + scale · B A"),
     "OLoRA": (BASE, "W without a part of its QR decomposition, + scale · B A"),
     "KaSA": (BASE, "W without its smallest components, + scale · B diag(d) A"),
@@ -44,7 +44,14 @@ COMPUTED = {
     "layers counted after replication; parts of a module that are not understood": (NOBODY, "refused, by name"),
     "LoRA of a grouped convolution": (NOBODY, "its kernel spans groups: no weight of the layer is that"),
 }
-NAMES = {"FOURIERFT": "FourierFT", "WAVEFT": "WaveFT", "UNILORA": "UniLoRA", "GLORA": "GLoRA", "ROAD": "RoAd"}
+NAMES = {
+    "TINYLORA": "TinyLoRA",
+    "FOURIERFT": "FourierFT",
+    "WAVEFT": "WaveFT",
+    "UNILORA": "UniLoRA",
+    "GLORA": "GLoRA",
+    "ROAD": "RoAd",
+}
 
 
 def table_of_methods() -> str:

@@ -45,6 +45,24 @@ class Net(nn.Module):
         return self.v_proj(self.q_proj(inputs).relu())
 
 
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.randn(6, 16))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.scores.T
+
+
+class Router(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.gate = nn.Linear(16, 16), Gate()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.gate(self.q_proj(inputs))
+
+
 def llama(*, tied: bool = False) -> PreTrainedModel:
     sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     return LlamaForCausalLM(
@@ -197,6 +215,12 @@ METHODS: dict[str, tuple[Callable[[], nn.Module], Callable[[], peft.PeftConfig],
     "experts": (
         mixtral,
         lambda: LORA(r=2, target_modules=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
+        "LoRA",
+        "from the file",
+    ),
+    "a-matrix-of-no-module": (
+        Router,
+        lambda: LORA(r=2, target_modules=["q_proj"], target_parameters=["gate.scores"]),
         "LoRA",
         "from the file",
     ),

@@ -228,7 +228,9 @@ def _unpacked(down: Tensor, up: Tensor, side: str, blocks: int) -> tuple[Tensor,
 
 
 def experts(leaves: Leaves, scaling: Scaling, rank: int) -> list[Change]:
-    """LoRA on stacked experts: one change for each, from factors that lie expert by expert in A, rank by rank in B."""
+    """LoRA on stacked experts: one change for each, from factors that lie expert by expert in A, rank by rank in B; or on
+    one matrix that is no module's weight.
+    """
     down, up = leaves["A"].shape, leaves["B"].shape
     if rank < 1 or down[0] % rank or up[1] != down[0]:
         raise InputError(f"expected factors of whole experts of rank {rank}, found {list(up)} and {list(down)}")
@@ -240,7 +242,13 @@ def experts(leaves: Leaves, scaling: Scaling, rank: int) -> list[Change]:
 
     shape = (up[0], down[1])
     return [
-        Change(_name(scaling), stored_rank=rank, factors=partial(factors, place), index=place, shape=shape)
+        Change(
+            _name(scaling),
+            stored_rank=rank,
+            factors=partial(factors, place),
+            index=place if count > 1 else None,
+            shape=shape,
+        )
         for place in range(count)
     ]
 

@@ -265,7 +265,7 @@ class _Reading:
         rank, scaling = self._rank(module), self._scaling(module, leaves)
         if kind == "lora" and (parameter := self._stacked(module)):
             for change in methods.experts(leaves, scaling, rank):
-                yield f"{parameter}[{change.index}]", change
+                yield parameter if change.index is None else f"{parameter}[{change.index}]", change
         elif kind == "bias":
             yield f"{module}.bias", methods.bias(leaves, scaling, rank)
         else:
