@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import weightspace as ws
 from test_adapters import LINEAR, LORA, Net, gpt2, llama, merged_by_peft, rewritten, saved, widened
 from tools import refused, run
+from weightspace.analysis.inspecting.adapters import inner_products
 from weightspace.errors import InputError
 from weightspace.generation.joining import Joining, join_adapters, overlap
 from weightspace.weights.adapters.merging import merge_adapter
@@ -151,6 +153,34 @@ def test_a_folder_of_adapters_becomes_a_zoo(tmp_path: Path, capsys: pytest.Captu
     run(capsys, "import", tmp_path / "packed.zip", "--out", tmp_path / "unpacked")
     packed = ws.Zoo.open(tmp_path / "unpacked")
     assert sorted(packed.table["alpha"].dropna()) == [8, 16, 32]
+
+
+@pytest.mark.parametrize("at_once", [1, 300, 10**9])
+def test_inner_products_of_changes_are_those_of_the_matrices(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many go together; of different ranks, tensors and shapes."""
+    monkeypatch.setattr("weightspace.analysis.inspecting.adapters.NUMBERS_AT_ONCE", at_once)
+    for number, (outputs, rank) in enumerate([(12, 2), (10, 1), (12, 3), (12, 2), (10, 2), (12, 1)]):
+        torch.manual_seed(number)
+        tensors = {"q_proj.lora_A.weight": torch.randn(rank, 8), "q_proj.lora_B.weight": torch.randn(outputs, rank)}
+        if number % 2:
+            tensors |= {"v_proj.lora_A.weight": torch.randn(2, 6), "v_proj.lora_B.weight": torch.randn(5, 2)}
+        save_file(tensors, tmp_path / f"{number}.safetensors")
+    adapters = [open_adapter(tmp_path / f"{number}.safetensors") for number in range(6)]
+    matrices = [{name: change.product().product for name, change in one.changes.items()} for one in adapters]
+    expected = [
+        [
+            sum(float((one[name] * other[name]).sum()) for name in one if one[name].shape == _shape(other, name))
+            for other in matrices
+        ]
+        for one in matrices
+    ]
+    assert inner_products(adapters) == pytest.approx(np.array(expected), rel=1e-4, abs=1e-4)
+
+
+def _shape(matrices: dict[str, Tensor], name: str) -> torch.Size | None:
+    return matrices[name].shape if name in matrices else None
 
 
 def test_inspect_finds_networks_with_an_adapter_merged_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from weightspace.analysis.inspecting.checkpoints import Inspection
 from weightspace.analysis.inspecting.twins import MergedTwin, merged_twins
@@ -24,6 +25,8 @@ NOTHING = 1e-7
 # Of 14,400 pairs of adapters of two tasks and two beginnings 99 % are below; those of one training, earlier and later,
 # are at .48 or more, and what was trained on at .89 (benchmarks/adapters.py: alike, relatives).
 ALIKE = 0.3
+# Numbers in the factors that are compared at once: 64 MiB, in double precision.
+NUMBERS_AT_ONCE = 8 * 2**20
 
 
 class AdapterView(NamedTuple):
@@ -148,25 +151,56 @@ def _compare(adapters: Mapping[str, Adapter]) -> list[AdapterKinship]:
     return sorted(related, key=lambda pair: -pair.cosine)
 
 
+class _Run(NamedTuple):
+    """Changes of one tensor by some adapters, side by side: factors, and where each adapter's begin."""
+
+    adapters: list[int]
+    left: np.ndarray
+    right: np.ndarray
+    starts: list[int]
+
+    def products_with(self, other: "_Run") -> np.ndarray:
+        """Of every change here with every one there: sums over blocks of the factors' own inner products."""
+        entries = (self.left.T @ other.left) * (self.right @ other.right.T)
+        return np.add.reduceat(np.add.reduceat(entries, self.starts, axis=0), other.starts, axis=1)
+
+
 def inner_products(adapters: Sequence[Adapter]) -> np.ndarray:
-    """Of all changes of every two adapters, tensor by tensor."""
+    """Of all changes of every two adapters, tensor by tensor; memory holds two runs of factors of one tensor."""
     products = np.zeros((len(adapters), len(adapters)))
     named = [{flat_name(name): change for name, change in adapter.changes.items()} for adapter in adapters]
     for target in dict.fromkeys(name for changes in named for name in changes):
-        here = dict(_changing(named, target))
-        for first, one in here.items():
-            for second, another in here.items():
-                alike = len(one.left) == len(another.left) and one.right.shape[1] == another.right.shape[1]
-                if first <= second and alike:
-                    value = float(((one.left.T @ another.left) * (one.right @ another.right.T)).sum())
-                    products[first, second] += value
-                    products[second, first] += value if first != second else 0.0
+        changes = {number: held[target] for number, held in enumerate(named) if target in held}
+        earlier: dict[tuple[int, int], list[list[int]]] = {}
+        for run in _runs(changes):
+            products[np.ix_(run.adapters, run.adapters)] += run.products_with(run)
+            before = earlier.setdefault((len(run.left), run.right.shape[1]), [])
+            for numbers in before:
+                there = next(_runs({number: changes[number] for number in numbers}))
+                block = run.products_with(there)
+                products[np.ix_(run.adapters, numbers)] += block
+                products[np.ix_(numbers, run.adapters)] += block.T
+            before.append(run.adapters)
     return products
 
 
-def _changing(adapters: Sequence[Mapping[str, Change]], target: str) -> Iterator[tuple[int, Factors]]:
-    for number, changes in enumerate(adapters):
-        change = changes.get(target)
-        if change is not None and change.factors is not None:
-            factors = change.product()
-            yield number, Factors(factors.left.double(), factors.right.double())
+def _runs(changes: Mapping[int, Change]) -> Iterator[_Run]:
+    """Changes of one shape together, as many as memory is to hold."""
+    waiting: dict[tuple[int, int], list[tuple[int, Factors]]] = {}
+    for number, change in changes.items():
+        if change.factors is None or not (factors := change.product()).left.shape[1]:
+            continue
+        shape = (len(factors.left), factors.right.shape[1])
+        together = waiting.setdefault(shape, [])
+        together.append((number, factors))
+        if sum(held.left.numel() + held.right.numel() for _, held in together) >= NUMBERS_AT_ONCE:
+            yield _side_by_side(waiting.pop(shape))
+    yield from map(_side_by_side, waiting.values())
+
+
+def _side_by_side(together: Sequence[tuple[int, Factors]]) -> _Run:
+    ranks = [factors.left.shape[1] for _, factors in together]
+    left = torch.cat([factors.left.double() for _, factors in together], dim=1)
+    right = torch.cat([factors.right.double() for _, factors in together])
+    starts = [0, *np.cumsum(ranks)[:-1].tolist()]
+    return _Run([number for number, _ in together], left.numpy(), right.numpy(), starts)

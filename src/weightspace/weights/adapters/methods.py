@@ -228,8 +228,9 @@ def _unpacked(down: Tensor, up: Tensor, side: str, blocks: int) -> tuple[Tensor,
 
 
 def experts(leaves: Leaves, scaling: Scaling, rank: int) -> list[Change]:
-    """LoRA on stacked experts: one change for each, from factors that lie expert by expert in A, rank by rank in B; or on
-    one matrix that is no module's weight.
+    """LoRA on stacked experts: one change for each, from factors that lie expert by expert in A, rank by rank in B.
+
+    Of one expert it is that of a matrix which is no module's weight.
     """
     down, up = leaves["A"].shape, leaves["B"].shape
     if rank < 1 or down[0] % rank or up[1] != down[0]:
