@@ -11,7 +11,7 @@ from torch import Tensor
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json, read_object
 from weightspace.remote import Place, located
-from weightspace.weights.adapters import methods
+from weightspace.weights.adapters import methods, multiplying
 from weightspace.weights.adapters.changes import Adapter, Change, Replaced
 from weightspace.weights.adapters.methods import Leaf, Leaves, Scaling
 from weightspace.weights.files import StoredWeights, open_weights
@@ -50,10 +50,10 @@ BUILD: dict[str, Callable[[Leaves, Scaling, str], Change]] = {
     "loha": methods.hadamard,
     "lokr": methods.kronecker,
     "vera": methods.vectors,
-    "ia3": methods.scaled,
+    "ia3": multiplying.scaled,
     "delora": methods.bounded,
-    "hira": methods.hadamard_with_base,
-    "oft": methods.rotated,
+    "hira": multiplying.hadamard_with_base,
+    "oft": multiplying.rotated,
 }
 # PEFT's types whose changes are computed here; what others store may have the same names.
 COMPUTED = ("LORA", "LOHA", "LOKR", "VERA", "IA3", "HIRA", "OFT", "DELORA", "TRAINABLE_TOKENS")
