@@ -127,12 +127,39 @@ def test_what_was_broken_off_goes_on_where_it_stopped(scheme: str, hub: Hub, mon
     assert hub.sent < 1.1 * size
 
 
+def test_what_came_wrong_is_fetched_again(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub tells the hash of a large file."""
+    monkeypatch.setattr("weightspace.fetching.PIECE", 1 << 12)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the attempts of the hub's client
+    weights = {"weight": torch.randn(100, 100)}
+    torch.save(weights, hub.folder / "net.pt")
+    hub.left = 20_000
+    with pytest.raises(ws.InputError):
+        ws.open_weights("hf://org/name/net.pt")
+    hub.left = sys.maxsize
+    (partial,) = (tmp_path / "cache" / "hub").rglob("*.weightspace.incomplete")
+    partial.write_bytes(bytes(len(partial.read_bytes())))
+    with pytest.raises(ws.InputError, match="found another one in what it sent"):
+        ws.open_weights("hf://org/name/net.pt")
+    assert not partial.exists()
+    assert torch.equal(ws.open_weights("hf://org/name/net.pt")["weight"], weights["weight"])
+
+
 def test_zoos_and_models_are_opened_where_they_are(
-    hub: Hub, zoo_folder: Path, sane_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub,
+    zoo_folder: Path,
+    sane_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Small files by the hub's client, large ones piece by piece."""
+    monkeypatch.setattr("weightspace.fetching.PIECE", 1 << 14)
     shutil.copytree(zoo_folder, hub.folder / "zoo")
     shutil.copytree(sane_folder, hub.folder / "sane")
     zoo, near = ws.Zoo.open("hf://org/name/zoo"), ws.Zoo.open(zoo_folder)
+    blobs = list((tmp_path / "cache" / "hub").rglob("blobs/*"))
+    assert min(blob.stat().st_size for blob in blobs) < 1 << 14 < max(blob.stat().st_size for blob in blobs)
     assert zoo.members == near.members and torch.equal(*(next(iter(z.weights(0).values())) for z in (zoo, near)))
     assert ws.SANE.open("hf://org/name/sane").preparation.config == ws.SANE.open(sane_folder).preparation.config
     _, said, _ = run(capsys, "zoo", "hf://org/name/zoo", "--revision", "v1")
