@@ -20,6 +20,7 @@ FILE, BASE, NOBODY = "from the file", "needs the base", "cannot be known"
 # What is computed here: the method, and what its change is.
 COMPUTED = {
     "LoRA, rsLoRA, BD-LoRA; of linear layers, kernels, embeddings, experts, biases": (FILE, "scale · B A"),
+    "AdaLoRA": (FILE, "α / (r at first) · B diag(E) A"),
     "LoHa": (FILE, "scale · (B₁ A₁) ∘ (B₂ A₂); of kernels with Tucker's cores too"),
     "LoKr": (FILE, "scale · W₁ ⊗ W₂; PEFT and LyCORIS scale whole factors apart"),
     "VeRA with its projections": (

@@ -27,6 +27,7 @@ TARGETS = {"test_accuracy": "test accuracy", "epoch": "epoch", "generalization_g
 # Representation -> how it is called here, and its column in the published tables.
 READ: dict[str, tuple[str, int | None]] = {
     "W": ("weights W", 0),
+    "W (PCA)": ("weights W, principal components", 0),
     "s(W)": ("layer statistics s(W)", 1),
     "SANE (mean)": ("SANE, aggregated", 2),
     "SANE (sequence, PCA)": ("SANE, full sequence", 3),
@@ -64,10 +65,16 @@ VIEWS = {
 }
 # Differences of less than these are none: R², and points of accuracy.
 LEVEL_READ, LEVEL_WRITTEN = 0.05, 3.0
-WHY_READ = {
-    "W": "nine epochs kept of each member, theirs 50",
-    "hyper-representation": "3,000 steps on a CPU, not tuned",
-    "generalization_gap": "3,000 training images: gaps grow with training, and tell the epoch",
+# Representation and target (any, if None) -> why ours is lower, and why it is higher; the first that fits counts.
+WHY_READ: dict[tuple[str | None, str | None], tuple[str, str]] = {
+    ("hyper-representation", None): ("3,000 steps on a CPU, not tuned", ""),
+    (None, "generalization_gap"): ("", "few training images: gaps grow with training, and tell the epoch"),
+    ("W", None): ("nine epochs kept of each member, theirs 50", "lines bound by ridge, as validation members choose"),
+    ("W (PCA)", None): (
+        "principal components of scaled weights tell nothing",
+        "lines on components, theirs on every weight of few members",
+    ),
+    (None, "epoch"): ("", "nine epochs, further apart than theirs (not measured)"),
 }
 WHY_WRITTEN = {
     ("from scratch", None): "this recipe learns faster",
@@ -87,7 +94,10 @@ def why_read(label: str, target: str, ours: float | None, theirs: float | None) 
         return ""
     if abs(ours - theirs) <= LEVEL_READ:
         return "level"
-    return WHY_READ.get(target) or WHY_READ.get(label) or UNKNOWN
+    fitting = ((label, None), (None, target))
+    return next(
+        (why for place, words in WHY_READ.items() if place in fitting and (why := words[ours > theirs])), UNKNOWN
+    )
 
 
 def why_written(method: str, epochs: int, points: float | None) -> str:

@@ -80,6 +80,12 @@ def mixtral() -> PreTrainedModel:
     return MixtralForCausalLM(MixtralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4))
 
 
+def net_of(base: dict[str, Tensor]) -> nn.Module:
+    net = Net()
+    net.load_state_dict(base)
+    return net
+
+
 def saved(
     build: Callable[[], nn.Module], config: peft.PeftConfig, folder: Path
 ) -> tuple[dict[str, Tensor], peft.PeftModel]:
@@ -126,6 +132,12 @@ METHODS: dict[str, tuple[Callable[[], nn.Module], Callable[[], peft.PeftConfig],
     "olora": (Net, lambda: LORA(r=4, init_lora_weights="olora", target_modules=LINEAR), "OLoRA", "needs the base"),
     "kasa": (Net, lambda: LORA(r=4, kasa_config=peft.KasaConfig(), target_modules=LINEAR), "KaSA", "needs the base"),
     "loha": (Net, lambda: peft.LoHaConfig(r=3, alpha=6, target_modules=ALL), "LoHa", "from the file"),
+    "adalora": (
+        Net,
+        lambda: peft.AdaLoraConfig(init_r=6, target_r=3, total_step=10, lora_alpha=4, target_modules=LINEAR),
+        "AdaLoRA",
+        "from the file",
+    ),
     "lokr": (Net, lambda: peft.LoKrConfig(r=3, alpha=6, target_modules=ALL), "LoKr", "from the file"),
     "loha-on-kernels": (
         Net,
@@ -264,6 +276,24 @@ def test_the_merged_network_is_that_of_peft(name: str, tmp_path: Path) -> None:
                 change.canonical()
 
 
+def test_a_module_that_kept_no_rank_is_not_changed(tmp_path: Path) -> None:
+    """AdaLoRA's budget: one module keeps some of its directions, another none; the scale does not move."""
+    config = peft.AdaLoraConfig(init_r=6, target_r=3, total_step=10, lora_alpha=4, target_modules=LINEAR)
+    base, model = saved(Net, config, tmp_path / "all")
+    kept = [True, False, True, True, False, False]
+    model.peft_config["default"].rank_pattern = {"q_proj.lora_E": kept, "v_proj.lora_E": [False] * 6}
+    with warnings.catch_warnings():
+        # Of shards that were not gathered, which it takes a rank of zero for, and of patterns that it does not ignore.
+        warnings.simplefilter("ignore")
+        model.save_pretrained(str(tmp_path / "some"))
+        again = peft.PeftModel.from_pretrained(net_of(base), str(tmp_path / "some"))
+    adapter = open_adapter(tmp_path / "some")
+    merged, expected = dict(merge_adapter(base, adapter)), merged_by_peft(again)
+    torch.testing.assert_close(merged["q_proj.weight"], expected["q_proj.weight"], rtol=1e-5, atol=1e-6)
+    assert torch.equal(merged["v_proj.weight"], base["v_proj.weight"])
+    assert [change.canonical().rank for change in adapter.changes.values()] == [3, 0]
+
+
 def test_a_tied_matrix_that_an_adapter_changes_alone_is_tied_no_longer(tmp_path: Path) -> None:
     """The merged network answers as the base with the adapter does, which PEFT's does not."""
     inputs = torch.arange(12).view(2, 6)
@@ -390,7 +420,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "aLoRA": {"alora_invocation_tokens": [1, 2]},
     "LoftQ": {"init_lora_weights": "loftq"},
     "QALoRA": {"use_qalora": True},
-    "ADALORA": {"peft_type": "ADALORA"},
+    "AdaLoRA": {"peft_type": "ADALORA"},
     "RANDLORA": {"peft_type": "RANDLORA"},
 }
 

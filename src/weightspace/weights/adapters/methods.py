@@ -55,7 +55,6 @@ OTHERS: dict[str, tuple[Known, str]] = {
     "WAVEFT": ("cannot be known", "the places of its coefficients are drawn from a seed"),
     "TINYLORA": ("needs the base", "which vector is whose goes by the order of the base's modules"),
     "UNILORA": ("cannot be known", "where its numbers go is drawn from a seed"),
-    "ADALORA": ("from the file", NOT_HERE),
     "XLORA": ("cannot be known", "it mixes several adapters for every input"),
     "PROMPT_TUNING": ("cannot be known", "it changes inputs, no weights"),
     "PREFIX_TUNING": ("cannot be known", "it changes inputs, no weights"),
@@ -93,6 +92,8 @@ class Scaling:
 def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     """LoRA and what is stored as its factors: `scale * B @ A` (Hu et al., 2022), with its variants."""
     down, up = leaves["A"].shape, leaves["B"].shape
+    if "E" in leaves:
+        return _adaptive(leaves, scaling)
     rank, blocks = down[0], _blocks(scaling, module)
     if len(down) < 2 or len(up) < 2 or rank < 1:
         raise InputError(f"expected two factors of rank 1 or more in {module}, found {list(up)} and {list(down)}")
@@ -121,6 +122,22 @@ def low_rank(leaves: Leaves, scaling: Scaling, module: str) -> Change:
     if "magnitude" in leaves and change.known != "cannot be known":
         change = with_lengths(change, factors, leaves["magnitude"], rank)
     return replace(change, inputs=() if blocks else down[1:], shape=shape)
+
+
+def _adaptive(leaves: Leaves, scaling: Scaling) -> Change:
+    """AdaLoRA: values between the factors, of which some modules keep fewer than they began with (Zhang et al., 2023).
+
+    The scale stays that of the beginning, as PEFT has it.
+    """
+    rank = leaves["A"].shape[0]
+    began = int(scaling.option("init_r") or rank)
+    scale = (scaling.alpha if scaling.alpha and scaling.alpha > 0 else began) / (began + 1e-5)
+
+    def factors() -> Factors:
+        outer, values, inner = (_wide(leaves[part]()) for part in "BEA")
+        return Factors(scale * outer, (values * inner).flatten(1))
+
+    return Change("AdaLoRA", stored_rank=rank, factors=factors, shape=(leaves["B"].shape[0], leaves["A"].shape[1]))
 
 
 def _wide(tensor: Tensor) -> Tensor:

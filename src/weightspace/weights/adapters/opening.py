@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, str]] = {
         "lora_magnitude_vector": ("lora", "magnitude"),
         "dora_scale": ("any", "magnitude"),
         "lora_diag": ("lora", "diag"),
+        "lora_E": ("lora", "E"),
     },
     **{f"hada_{part}": ("loha", part) for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"lokr_{part}": ("lokr", part) for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
@@ -56,7 +57,7 @@ BUILD: dict[str, Callable[[Leaves, Scaling, str], Change]] = {
     "oft": multiplying.rotated,
 }
 # PEFT's types whose changes are computed here; what others store may have the same names.
-COMPUTED = ("LORA", "LOHA", "LOKR", "VERA", "IA3", "HIRA", "OFT", "DELORA", "TRAINABLE_TOKENS")
+COMPUTED = ("LORA", "ADALORA", "LOHA", "LOKR", "VERA", "IA3", "HIRA", "OFT", "DELORA", "TRAINABLE_TOKENS")
 # Longer words first: `lora_A` is the beginning of none, `w1` of `w1_a`.
 _WORDS = "|".join(re.escape(word) for word in sorted(PARTS, key=len, reverse=True))
 # A module, a part, and what torch adds: the name of one adapter of several, `weight`.
@@ -301,9 +302,10 @@ class _Reading:
         if kind == "embedding":
             # Stored as (rank, tokens) and (width, rank): the change is the transpose of their product.
             leaves = {**leaves, "A": leaves["B"].transposed, "B": leaves["A"].transposed}
-        missing = [part for part in ("A", "B") if kind in ("lora", "embedding", "hira") and part not in leaves]
+        method, wanted = ("AdaLoRA", "ABE") if self.type == "ADALORA" else ("LoRA", "AB")
+        missing = [part for part in wanted if kind in ("lora", "embedding", "hira") and part not in leaves]
         if missing:
-            return Change("LoRA", "cannot be known", f"its factor {missing[0]} is not in the file")
+            return Change(method, "cannot be known", f"its factor {missing[0]} is not in the file")
         if kind == "lokr":  # of whole factors PEFT divides alpha by the rank that a pattern names
             scaling = replace(scaling, options={**self.config, "r": self._rank(module)} if self.config else None)
         change = BUILD[kind](leaves, scaling, module)
