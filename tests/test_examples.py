@@ -59,7 +59,7 @@ def test_every_public_name_has_an_example_that_runs(scope: dict[str, Any]) -> No
 
 
 SCRIPTS = {
-    "look_into_a_folder": "base_finetuned.pt is made from base.pt",
+    "look_into_a_folder": "or the other way round: they differ by",
     "align_two_networks": "halfway between them",
     "read_a_zoo": "s(W): test_accuracy R²",
     "write_networks": "a network nobody trained",

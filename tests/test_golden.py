@@ -19,6 +19,8 @@ import pytest
 GOLDEN = Path(__file__).with_name("golden.json")
 # Sums in another order, on another processor, differ by so much after a few steps of training.
 RELATIVE, ABSOLUTE = 5e-3, 2e-3
+# Rank correlations move in steps: one pair the other way round, by another processor's rounding.
+RANKS = 1e-2
 # Figures of this machine and moment; digests are of exact bytes, which the order of a sum decides.
 TIMED = ("weights_per_second", "waiting_for_batches", "bytes", "out", "command", "digest", "file_hash", "values_hash")
 # All but the hyper-representation, whose 300 steps on so few networks turn a rounding into another model.
@@ -138,9 +140,10 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def agree(value: Any, golden: Any) -> bool:
+def agree(place: str, value: Any, golden: Any) -> bool:
     if isinstance(golden, float) and isinstance(value, int | float):
-        return math.isclose(value, golden, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        absolute = RANKS if place.endswith("/tau") else ABSOLUTE
+        return math.isclose(value, golden, rel_tol=RELATIVE, abs_tol=absolute)
     return bool(value == golden)
 
 
@@ -149,7 +152,7 @@ def test_every_command_says_what_it_said(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     found = dict(leaves(tell(tmp_path)))
     assert sorted(found) == sorted(golden)
-    other = {place: (value, golden[place]) for place, value in found.items() if not agree(value, golden[place])}
+    other = {place: (value, golden[place]) for place, value in found.items() if not agree(place, value, golden[place])}
     assert not other
 
 
