@@ -27,6 +27,7 @@ def test_every_path_gives_the_numbers_of_the_cpu(tmp_path: Path) -> None:
     assert all(check["right"] for check in checks.values()), checks
 
 
+@pytest.mark.slow
 def test_a_stage_without_time_is_skipped_and_one_with_a_result_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "device.json"
     assert "skipped" in run(out, "--only", "sanity", "--minutes", "0")["sanity"]

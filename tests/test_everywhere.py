@@ -34,6 +34,7 @@ def call(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surroundings", BARE)
 def test_commands_work_in(surroundings: str, zoo_folder: Path, sane_folder: Path, tmp_path: Path) -> None:
     environment, before = BARE[surroundings]

@@ -284,6 +284,7 @@ def test_dropout_rates_of_one_name_are_one_architecture(digits: ImageSet) -> Non
     assert {float(f"{rate:g}") for rate in rates} == rates and len({f"{rate:g}" for rate in rates}) == len(rates)
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_two_workers_is_one_line_and_goes_on(tmp_path: Path) -> None:
     words = [
         "grow",

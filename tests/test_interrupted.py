@@ -95,6 +95,7 @@ def test_one_process_writes_an_output(tmp_path: Path) -> None:
     assert (out / "result").exists() and not list(tmp_path.glob(".out*"))
 
 
+@pytest.mark.slow
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     words = ["grow", "mlp:64", "--data", "digits", "--members", 64, "--epochs", 2_000, "--workers", 2, "--out", "zoo"]
     for kind in KINDS:

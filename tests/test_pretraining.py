@@ -371,6 +371,7 @@ pretrain(train, small, steps, out=sys.argv[2], existing=sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_goes_on_on_one_process_or_two(zoo_folder: Path, tmp_path: Path) -> None:
     """Bit for bit on one process, up to rounding on two; and two processes from the start are as good as one."""
     whole, killed, shared, two = (tmp_path / name for name in ("whole", "killed", "shared", "two"))

@@ -4,6 +4,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 from weightspace.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +19,7 @@ def test_written_blocks_are_up_to_date() -> None:
         assert content in README, "run: python docs/update_readme.py"
 
 
+@pytest.mark.slow
 def test_snippets_say_what_the_scripts_say(tmp_path: Path) -> None:
     """But for digits, which another processor rounds otherwise."""
     for script in update["SNIPPETS"]:

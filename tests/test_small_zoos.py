@@ -54,6 +54,7 @@ def test_one_network_cannot_be_split(tmp_path: Path) -> None:
         split_any(small_zoo(tmp_path, 1), SHARES, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [3, 5, 8, 11])
 def test_every_command_takes_a_small_zoo(members: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zoo, sane = small_zoo(tmp_path, members).folder, tmp_path / "sane"

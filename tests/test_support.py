@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -82,6 +83,7 @@ def known_rows(table: str) -> str:
     return "\n".join([head, line, *kept])
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_is_supported(sane_folder: Path) -> None:
     table, expected = support_table(SANE.open(sane_folder)), PAGE.read_text()
     for begin, end, rows in ((SHORT, SHORT_END, known_rows(table)), (BEGIN, END, table)):
