@@ -1,6 +1,7 @@
 """Weights behind addresses: read by ranges of bytes, fetched into the hub's cache, refused in a sentence."""
 
 import inspect
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 import weightspace as ws
 from loopback_hub import Hub, hub_of
 from tools import refused, run
+from weightspace.fetching import _go_on
 from weightspace.remote import address_of, with_revision, without_secrets
 
 WIDTH = 5792  # of eight matrices, which are a gigabyte
@@ -125,6 +128,20 @@ def test_what_was_broken_off_goes_on_where_it_stopped(scheme: str, hub: Hub, mon
     hub.left = sys.maxsize
     assert torch.equal(ws.open_weights(name)["weight"], weights["weight"])
     assert hub.sent < 1.1 * size
+
+
+@pytest.mark.parametrize(("held", "seekable"), [(b"", False), (b"ab", True), (b"ab", False), (b"longer", True)])
+def test_a_part_is_gone_on_with_or_begun_anew(held: bytes, seekable: bool, tmp_path: Path) -> None:
+    class Stream(io.BytesIO):
+        def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+            if not seekable:
+                raise ValueError("Cannot seek streaming file")
+            return super().seek(offset, whence)
+
+    partial = tmp_path / "partial"
+    partial.write_bytes(held)
+    _go_on(SimpleNamespace(open=lambda *words, **options: Stream(b"abcd")), "path", partial, 4)
+    assert partial.read_bytes() == b"abcd"
 
 
 def test_what_came_wrong_is_fetched_again(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

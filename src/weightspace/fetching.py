@@ -138,13 +138,11 @@ def _go_on(fs: Any, path: str, partial: Path, size: int) -> None:
         InputError: the file ends before its size.
     """
     with partial.open("ab") as held, fs.open(path, "rb", cache_type="none") as source:
-        if held.tell() > size:
-            held.truncate(0)
-        elif held.tell():
-            try:
-                source.seek(held.tell())
-            except (OSError, ValueError):
-                held.truncate(0)
+        with contextlib.suppress(OSError, ValueError):  # some can only be read from their beginning, and stay there
+            source.seek(held.tell() if held.tell() <= size else 0)
+        if source.tell() != held.tell():
+            held.seek(0)
+            held.truncate()
         megabytes = 2**20
         with progress_bar("MiB fetched", size // megabytes, done=held.tell() // megabytes) as advance:
             for piece in _pieces(source):
