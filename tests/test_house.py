@@ -10,6 +10,8 @@ from pathlib import Path
 from types import GenericAlias
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import weightspace
 
@@ -154,6 +156,21 @@ def test_help_never_imports_torch() -> None:
         "print('torch' in sys.modules, 'pandas' in sys.modules)"
     )
     assert run_python(code).splitlines()[-1] == "False False"
+
+
+def test_looking_at_files_imports_no_figures_and_no_probes(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    for path in (first, second):
+        save_file({"layer.weight": torch.randn(8, 4), "layer.bias": torch.randn(8)}, path)
+    heavy = {"sklearn", "scipy.optimize", "matplotlib", "jinja2", "torch._dynamo"}
+    code = (
+        "import sys\nfrom weightspace.cli import main\n"
+        f"for words in (['inspect', {str(tmp_path)!r}], ['diff', {str(first)!r}, {str(second)!r}]):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    assert run_python(code).splitlines()[-1] == "[]"
 
 
 def test_importing_changes_no_random_state() -> None:

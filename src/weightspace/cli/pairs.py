@@ -30,6 +30,7 @@ from weightspace.generation.config import MergeConfig
 from weightspace.responses.config import AskConfig
 
 if TYPE_CHECKING:
+    from weightspace.analysis.pairs.diffing import Diff
     from weightspace.generation.adding import Sorted
     from weightspace.generation.joining import Joining
     from weightspace.report.tables import Table
@@ -69,7 +70,7 @@ def diff(
     from weightspace.analysis.pairs.diffing import diff_networks, require_verdict
     from weightspace.generation.adding import sort_networks
     from weightspace.outputs import new_files
-    from weightspace.report.pairs import diff_lines, diff_tables, render_diff
+    from weightspace.report.pairs import diff_lines, diff_tables
 
     require_verdict(expect)
     require_between("rows", rows, 1)
@@ -80,11 +81,17 @@ def diff(
         first, second = module.addresses([first, second])
         seen = diff_networks(first, second, config, ask=ask, given=module.describe())
         for page in pages:
-            page.write_text(render_diff(seen), encoding="utf-8")
+            _write_page(page, seen)
     _show([] if as_json else diff_tables(seen, rows))
     print_json(seen.to_json()) if as_json else say(*diff_lines(seen))
     if expect and not seen.is_expected(expect):
         sys.exit(1)
+
+
+def _write_page(page: Path, seen: "Diff") -> None:
+    from weightspace.report.page import render_diff  # figures take two seconds to import, and few ask for a page
+
+    page.write_text(render_diff(seen), encoding="utf-8")
 
 
 def _weigh(networks: "Sorted", *, refused: bool, as_json: bool) -> None:

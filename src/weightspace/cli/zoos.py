@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -31,6 +31,9 @@ from weightspace.zoo.growing.config import GrowConfig, apply_choices
 from weightspace.zoo.importing.config import ImportConfig
 
 REASONS_SHOWN, NAMES_SHOWN = 5, 3
+
+if TYPE_CHECKING:
+    from weightspace.analysis.inspecting.studying import FolderStudy
 
 
 def grow(
@@ -214,7 +217,6 @@ def inspect(
     prepare_torch()
     from weightspace.analysis.inspecting.studying import require_faults, study_folder
     from weightspace.outputs import new_files
-    from weightspace.report.page import render_inspection
     from weightspace.report.tables import folder_tables, print_table
 
     require_between("rows", rows, 1)
@@ -223,7 +225,7 @@ def inspect(
     with new_files(*([out] if out is not None else []), existing=existing(force)) as pages:
         study = study_folder(folder, sane, module.describe(), key=module.key, device=device, ask=asking, values=values)
         for page in pages:
-            page.write_text(render_inspection(study), encoding="utf-8")
+            _write_page(page, study)
     for table in [] if as_json else folder_tables(study, rows):
         print_table(table)
         print()
@@ -231,6 +233,12 @@ def inspect(
     print_json(study.to_json()) if as_json else say(*closing)
     if any(study.faults()[name] for name in faults):
         sys.exit(1)
+
+
+def _write_page(page: Path, study: "FolderStudy") -> None:
+    from weightspace.report.page import render_inspection  # figures take two seconds to import, and few ask for a page
+
+    page.write_text(render_inspection(study), encoding="utf-8")
 
 
 def publish(

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from weightspace.analysis.inspecting.studying import FolderStudy
+from weightspace.analysis.pairs.diffing import Diff
 from weightspace.analysis.probing.comparing import ProbeRow
 from weightspace.errors import InputError
 from weightspace.evaluation.comparing import WritingRow
@@ -14,7 +15,8 @@ from weightspace.inputs import read_object
 from weightspace.outputs import called_as, installed_versions
 from weightspace.plain_text import markdown_cell, one_line
 from weightspace.report.figures import Drawn, draw_figures, to_svg
-from weightspace.report.plots import draw_lineage
+from weightspace.report.pairs import diff_tables
+from weightspace.report.plots import draw_diff, draw_lineage
 from weightspace.report.result_tables import reading_tables, writing_tables
 from weightspace.report.tables import Table, folder_tables
 
@@ -108,3 +110,27 @@ def render_inspection(study: FolderStudy) -> str:
         "made": {"command": called_as(), "versions": versions},
     }
     return render_page(about, folder_tables(study, MOST_ROWS), figures)
+
+
+def render_diff(diff: Diff) -> str:
+    """Two checkpoints side by side, as one self-contained page of at most 1,000 rows a table."""
+    verdict = diff.verdict
+    figures = []
+    if any(not entry.change.equal and not entry.aside for entry in diff.seen.traces):
+        sentence = (
+            "Every tensor that may have been learned, in the order of the first. Red: rows at the same places have "
+            "nothing in common any more."
+        )
+        sentence += " Below: how far the activations of both are apart." if diff.answers else ""
+        figures.append(Drawn("What changed", sentence, to_svg(draw_diff(diff), "diff")))
+    findings = [*verdict.evidence, *([f"It would be wrong if {verdict.wrong_if}."] if verdict.wrong_if else [])]
+    findings += [f"{diff.guess()}."] if verdict.guessed else []
+    findings += [str(diff.answers)] if diff.answers else []
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    about = {
+        "title": f"{verdict.relation}: {verdict.kind}" if verdict.kind != verdict.relation else verdict.relation,
+        "summary": f"{diff}.",
+        "findings": [*findings, *diff.notes],
+        "made": {"command": called_as(), "versions": versions},
+    }
+    return render_page(about, diff_tables(diff, MOST_ROWS), figures)

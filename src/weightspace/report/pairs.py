@@ -1,26 +1,16 @@
-"""Two checkpoints side by side: the verdict, what changed layer by layer, and where their answers part."""
+"""Two checkpoints side by side, and what becomes of several: the verdict, what changed layer by layer, the choice."""
 
 import math
-from collections.abc import Sequence
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from weightspace.analysis.pairs.diffing import Diff
 from weightspace.analysis.pairs.traces import Traces
 from weightspace.generation.adding import Added
 from weightspace.generation.joining import Overlap
 from weightspace.generation.judging import Merge, Row
-from weightspace.outputs import called_as, installed_versions
-from weightspace.plain_text import LONGEST_NAME, figure_text
-from weightspace.report.figures import COLORS, STYLE, Drawn, to_svg
-from weightspace.report.page import render_page
 from weightspace.report.tables import Table, cut
 
-MOST_ROWS, MOST_NAMED, MOST_ADDED = 1_000, 60, 40
+MOST_ADDED = 40
 NOTHING_LEFT = 0.3
-LOWEST = 1e-8
 
 
 def diff_tables(diff: Diff, limit: int) -> list[Table]:
@@ -168,72 +158,3 @@ def diff_lines(diff: Diff) -> list[str]:
     lines += [diff.guess()] if verdict.guessed else []
     kind = "" if verdict.kind == verdict.relation else f" ({verdict.kind})"
     return [*(f"  {line}" for line in lines), f"{verdict.relation}{kind}: {diff}"]
-
-
-def draw_diff(diff: Diff) -> Figure:
-    """How much every tensor changed, in the order of the network, and what is left of it; below, where answers part."""
-    entries = [entry for entry in diff.seen.traces if not entry.aside]
-    partings = diff.answers.partings if diff.answers else []
-    with mpl.rc_context(STYLE):
-        heights = [3, 2] if partings else [1]
-        figure = Figure(figsize=(8.4, 6.4 if partings else 4.2), layout="constrained")
-        panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-        _draw_changes(panels[0], entries)
-        if partings:
-            distances = [parting.distance for parting in partings]
-            panels[1].plot(range(len(partings)), distances, marker="o", markersize=3, color=COLORS[1])
-            panels[1].set(ylabel="activations apart", ylim=(0, None))
-            _name(panels[1], [parting.place for parting in partings])
-    return figure
-
-
-def _draw_changes(axes: Axes, entries: Sequence[Traces]) -> None:
-    """Bars of the change, and dots of the correlation of rows at the same places."""
-    heights = [max(LOWEST, min(entry.change.relative, 1e3)) if not entry.change.equal else 0 for entry in entries]
-    strange = [entry.places is not None and entry.correlation < NOTHING_LEFT for entry in entries]
-    colors = [COLORS[5] if lost else COLORS[0] for lost in strange]
-    axes.bar(range(len(entries)), heights, color=colors)
-    shown = [height for height in heights if height]
-    low = 10.0 ** math.floor(math.log10(min(shown))) if shown else LOWEST
-    axes.set_yscale("log")
-    axes.set(ylabel="relative change", ylim=(low / 3, max([*shown, 10 * low]) * 2), xlim=(-0.7, len(entries) - 0.3))
-    equal = [number for number, height in enumerate(heights) if not height]
-    axes.plot(equal, [low / 2] * len(equal), linestyle="", marker="_", color=COLORS[2], label="equal")
-    axes.bar([0], [0], color=COLORS[0], label="changed")
-    if any(strange):
-        axes.bar([0], [0], color=COLORS[5], label="nothing of it is left")
-    axes.legend(loc="upper right", ncols=3)
-    _name(axes, [entry.change.twins.name for entry in entries])
-
-
-def _name(axes: Axes, names: Sequence[str]) -> None:
-    """Names below an axis, as long as they can be read; numbers otherwise."""
-    if len(names) <= MOST_NAMED:
-        shown = [figure_text(name[-LONGEST_NAME:]) for name in names]
-        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
-    else:
-        axes.set_xlabel("tensors, in their order", fontsize=8)
-
-
-def render_diff(diff: Diff) -> str:
-    """Two checkpoints side by side, as one self-contained page of at most 1,000 rows a table."""
-    verdict = diff.verdict
-    figures = []
-    if any(not entry.change.equal and not entry.aside for entry in diff.seen.traces):
-        sentence = (
-            "Every tensor that may have been learned, in the order of the first. Red: rows at the same places have "
-            "nothing in common any more."
-        )
-        sentence += " Below: how far the activations of both are apart." if diff.answers else ""
-        figures.append(Drawn("What changed", sentence, to_svg(draw_diff(diff), "diff")))
-    findings = [*verdict.evidence, *([f"It would be wrong if {verdict.wrong_if}."] if verdict.wrong_if else [])]
-    findings += [f"{diff.guess()}."] if verdict.guessed else []
-    findings += [str(diff.answers)] if diff.answers else []
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    about = {
-        "title": f"{verdict.relation}: {verdict.kind}" if verdict.kind != verdict.relation else verdict.relation,
-        "summary": f"{diff}.",
-        "findings": [*findings, *diff.notes],
-        "made": {"command": called_as(), "versions": versions},
-    }
-    return render_page(about, diff_tables(diff, MOST_ROWS), figures)

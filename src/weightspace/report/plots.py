@@ -14,9 +14,12 @@ from matplotlib.figure import Figure
 from weightspace.analysis.inspecting.kinship import Kinship, rooted
 from weightspace.analysis.layers import FEATURES, Layer, fit_line, layer_similarity, mean_feature
 from weightspace.analysis.pairs.aligning import ALIGNED
+from weightspace.analysis.pairs.diffing import Diff
+from weightspace.analysis.pairs.traces import Traces
 from weightspace.linear_paths import Line
 from weightspace.plain_text import LONGEST_NAME, figure_text
 from weightspace.report.figures import COLORS, INK, PRINTED, STYLE
+from weightspace.report.pairs import NOTHING_LEFT
 from weightspace.zoo.zoo import Zoo
 
 COLUMNS = 4
@@ -35,7 +38,8 @@ TITLES = {
 }
 MOST_NAMED, MOST_LABELS = 12, 24
 Networks = Mapping[str, list[Layer]]
-MOST_LEAVES = 60
+MOST_LEAVES, MOST_TENSORS = 60, 60
+LOWEST = 1e-8
 
 
 def draw_layers(networks: Networks, accuracies: Mapping[str, float]) -> Figure:
@@ -261,3 +265,48 @@ def _drawable(values: pd.Series) -> bool:
         return bool(np.isfinite(values.dropna().to_numpy(dtype=float)).any())
     # Texts of which nearly every one is another say nothing by how often they are there.
     return values.nunique() <= min(MOST_KINDS, max(2, len(values.dropna()) // 2))
+
+
+def draw_diff(diff: Diff) -> Figure:
+    """How much every tensor changed, in the order of the network, and what is left of it; below, where answers part."""
+    entries = [entry for entry in diff.seen.traces if not entry.aside]
+    partings = diff.answers.partings if diff.answers else []
+    with mpl.rc_context(STYLE):
+        heights = [3, 2] if partings else [1]
+        figure = Figure(figsize=(8.4, 6.4 if partings else 4.2), layout="constrained")
+        panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        _draw_changes(panels[0], entries)
+        if partings:
+            distances = [parting.distance for parting in partings]
+            panels[1].plot(range(len(partings)), distances, marker="o", markersize=3, color=COLORS[1])
+            panels[1].set(ylabel="activations apart", ylim=(0, None))
+            _name_below(panels[1], [parting.place for parting in partings])
+    return figure
+
+
+def _draw_changes(axes: Axes, entries: Sequence[Traces]) -> None:
+    """Bars of the change, and dots of the correlation of rows at the same places."""
+    heights = [max(LOWEST, min(entry.change.relative, 1e3)) if not entry.change.equal else 0 for entry in entries]
+    strange = [entry.places is not None and entry.correlation < NOTHING_LEFT for entry in entries]
+    colors = [COLORS[5] if lost else COLORS[0] for lost in strange]
+    axes.bar(range(len(entries)), heights, color=colors)
+    shown = [height for height in heights if height]
+    low = 10.0 ** math.floor(math.log10(min(shown))) if shown else LOWEST
+    axes.set_yscale("log")
+    axes.set(ylabel="relative change", ylim=(low / 3, max([*shown, 10 * low]) * 2), xlim=(-0.7, len(entries) - 0.3))
+    equal = [number for number, height in enumerate(heights) if not height]
+    axes.plot(equal, [low / 2] * len(equal), linestyle="", marker="_", color=COLORS[2], label="equal")
+    axes.bar([0], [0], color=COLORS[0], label="changed")
+    if any(strange):
+        axes.bar([0], [0], color=COLORS[5], label="nothing of it is left")
+    axes.legend(loc="upper right", ncols=3)
+    _name_below(axes, [entry.change.twins.name for entry in entries])
+
+
+def _name_below(axes: Axes, names: Sequence[str]) -> None:
+    """Names below an axis, as long as they can be read; numbers otherwise."""
+    if len(names) <= MOST_TENSORS:
+        shown = [figure_text(name[-LONGEST_NAME:]) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7)
+    else:
+        axes.set_xlabel("tensors, in their order", fontsize=8)
