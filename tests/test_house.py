@@ -158,14 +158,15 @@ def test_help_never_imports_torch() -> None:
     assert run_python(code).splitlines()[-1] == "False False"
 
 
-def test_looking_at_files_imports_no_figures_and_no_probes(tmp_path: Path) -> None:
+def test_looking_imports_no_figures_and_no_probes(tmp_path: Path, zoo_folder: Path) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     for path in (first, second):
         save_file({"layer.weight": torch.randn(8, 4), "layer.bias": torch.randn(8)}, path)
+    lines = [["inspect", str(tmp_path)], ["diff", str(first), str(second)], ["zoo", str(zoo_folder)]]
     heavy = {"sklearn", "scipy.optimize", "matplotlib", "jinja2", "torch._dynamo"}
     code = (
         "import sys\nfrom weightspace.cli import main\n"
-        f"for words in (['inspect', {str(tmp_path)!r}], ['diff', {str(first)!r}, {str(second)!r}]):\n"
+        f"for words in {lines}:\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 0\n"
         f"print(sorted({heavy} & set(sys.modules)))"

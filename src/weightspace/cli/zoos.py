@@ -34,6 +34,7 @@ REASONS_SHOWN, NAMES_SHOWN = 5, 3
 
 if TYPE_CHECKING:
     from weightspace.analysis.inspecting.studying import FolderStudy
+    from weightspace.zoo.zoo import Zoo
 
 
 def grow(
@@ -155,7 +156,7 @@ def zoo(
     force
         Replace the plot if it exists.
     """
-    from weightspace.report.plots import save_zoo_plot
+    prepare_torch()
     from weightspace.report.tables import print_table, zoo_tables
     from weightspace.zoo.cards import summarize
     from weightspace.zoo.zoo import Zoo
@@ -164,7 +165,7 @@ def zoo(
         opened = Zoo.open(folder)
         summary = summarize(opened)
         if figure is not None:
-            save_zoo_plot(opened, figure)
+            _draw(opened, figure)
     if as_json:
         print_json(summary)
         return
@@ -233,6 +234,12 @@ def inspect(
     print_json(study.to_json()) if as_json else say(*closing)
     if any(study.faults()[name] for name in faults):
         sys.exit(1)
+
+
+def _draw(opened: "Zoo", figure: Path) -> None:
+    from weightspace.report.plots import save_zoo_plot  # takes two seconds to import, and few ask for a plot
+
+    save_zoo_plot(opened, figure)
 
 
 def _write_page(page: Path, study: "FolderStudy") -> None:
