@@ -277,15 +277,33 @@ def test_held_out_networks_are_watched_during_training(
     ("width", "has", "expected"),
     [(1_000, True, torch.bfloat16), (1_000, False, torch.float32), (10, True, torch.float32)],
 )
-def test_large_models_take_bf16_on_processors_that_have_it(
+def test_large_models_take_bf16_on_processors_that_are_faster_in_it(
     width: int, has: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "multiplies_bf16", lambda: has)
+    monkeypatch.setattr(devices, "faster_in_bf16", lambda: has)
     network = nn.Linear(width, width)
     with torch.no_grad(), devices.lowered_precision(TrainConfig(), torch.device("cpu"), network):
         assert network(torch.ones(1, width)).dtype == expected
     with torch.no_grad(), devices.lowered_precision(TrainConfig(precision="fp32"), torch.device("cpu"), network):
         assert network(torch.ones(1, width)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("has", "seconds", "expected"),
+    [("avx512_bf16", 0.4, True), ("avx512_bf16", 1.7, False), ("amx_bf16", 0.9, False), ("avx512_f", 0.4, False)],
+)
+def test_a_processor_is_not_believed_to_be_faster_in_bf16(
+    has: str, seconds: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True}, raising=False)
+    monkeypatch.setattr(devices, "seconds_of_a_step", lambda kind: seconds if kind == torch.bfloat16 else 1.0)
+    devices.faster_in_bf16.cache_clear()
+    assert devices.faster_in_bf16() is expected
+    devices.faster_in_bf16.cache_clear()
+
+
+def test_a_step_is_timed_in_both_precisions() -> None:
+    assert devices.seconds_of_a_step(torch.float32) > 0 and devices.seconds_of_a_step(torch.bfloat16) > 0
 
 
 def test_a_rate_that_is_too_high_is_said_early(

@@ -72,8 +72,8 @@ class TrainConfig:
     that it made canonical are drawn too. 0: none (the paper)."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` takes bf16 on a GPU that has it and, for a model of a million parameters, on a processor that multiplies
-    it itself; fp32 elsewhere."""
+    """`auto` takes bf16 on a GPU that has it and, for a model of a million parameters, on a processor that is
+    measured to be faster in it; fp32 elsewhere."""
 
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step; `auto` does so on a GPU, for a large model and many steps: it takes a minute."""

@@ -5,12 +5,15 @@ Processes are started from outside (`torchrun` or `accelerate launch`) and found
 
 import atexit
 import gc
+import time
+from functools import cache
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 
 from weightspace.autoencoder.training.config import DistillConfig, TrainConfig
 from weightspace.devices import Operations, choose_device
@@ -19,8 +22,10 @@ from weightspace.errors import InputError
 # Compiling took 45 to 115 s on an H100. It saved 4 ms a step of a small model (240,000 parameters), and 28 of one with
 # 200 million: `benchmarks/device.py`, docs/tables/device-h100.json.
 WORTH_PARAMETERS, WORTH_STEPS = 50_000_000, 3_000
-# So large a model is faster in bf16 on a processor that has it (`benchmarks/pretrain.py`).
+# Smaller models are slower in bf16 everywhere (`benchmarks/pretrain.py`).
 LARGE = 1_000_000
+# A processor computes large models in bf16 if a layer of this width takes so many times as long in fp32.
+CLEARLY, TRIED_WIDTH, TRIED_ROWS = 1.25, 256, 1_024
 
 
 def make_accelerator(*, idle: bool = False) -> Accelerator:
@@ -75,21 +80,44 @@ def _disband(state: PartialState) -> None:
 def lowered_precision(config: TrainConfig | DistillConfig, device: torch.device, network: nn.Module) -> torch.autocast:
     """The precision in which steps are computed, to be entered.
 
-    bf16 is 50 times slower than fp32 on CPUs that lack it, and slower for small models on those that have it;
-    distilling, which runs other people's networks, is in fp32.
+    bf16 is 50 times slower than fp32 on CPUs that lack it, slower on some that have it, and slower for small models on
+    all; distilling, which runs other people's networks, is in fp32.
     """
     wanted = config.precision if isinstance(config, TrainConfig) else "fp32"
     if wanted == "auto":
         large = sum(parameter.numel() for parameter in network.parameters()) >= LARGE
-        able = torch.cuda.is_bf16_supported() if device.type == "cuda" else large and multiplies_bf16()
+        able = torch.cuda.is_bf16_supported() if device.type == "cuda" else large and faster_in_bf16()
         wanted = "bf16" if able else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bf16")
 
 
+@cache
+def faster_in_bf16() -> bool:
+    """Whether this machine's processor trains clearly faster in bf16 than in fp32: measured once a process.
+
+    What it says of itself does not tell: of two that have instructions for it (AVX-512 BF16), one took 0.4 of the time
+    of fp32 and one 1.7 times as long.
+    """
+    return multiplies_bf16() and seconds_of_a_step(torch.float32) > CLEARLY * seconds_of_a_step(torch.bfloat16)
+
+
 def multiplies_bf16() -> bool:
-    """Whether this machine's processor multiplies matrices of bf16 itself."""
+    """Whether this machine's processor has instructions that multiply bf16; without, it takes 50 times as long."""
     has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that we take
     return any(has.get(kind, False) for kind in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def seconds_of_a_step(precision: torch.dtype) -> float:
+    """Forward and backward through one linear layer of a large model on the CPU: the shortest of five times."""
+    x, weight = torch.ones(TRIED_ROWS, TRIED_WIDTH), torch.ones(4 * TRIED_WIDTH, TRIED_WIDTH)
+    inputs = (x.requires_grad_(), weight.requires_grad_())
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            torch.autograd.grad(functional.linear(*inputs).sum(), inputs)
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def compiled(module: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
