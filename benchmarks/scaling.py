@@ -29,7 +29,7 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.autoencoder.training.distilling import distill
 from weightspace.evaluation.comparing import Competitors, compare_with_controls
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.controls import add_noise, noise_of_novelty
+from weightspace.evaluation.mixing import add_noise, noise_of_novelty
 from weightspace.generation.anchors import encode_anchors
 from weightspace.generation.novelty import NoveltyReference, StandardizedSpace
 from weightspace.generation.samplers.gaussian import Gaussian

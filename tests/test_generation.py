@@ -11,17 +11,15 @@ from weightspace.autoencoder.sane import SANE
 from weightspace.errors import InputError
 from weightspace.evaluation.comparing import GENERATED, evaluate
 from weightspace.evaluation.config import EvaluateConfig
-from weightspace.evaluation.controls import (
-    CONTROLS,
-    Contest,
+from weightspace.evaluation.controls import CONTROLS, Contest, decoded_anchors
+from weightspace.evaluation.fine_tuning import Population, fine_tune
+from weightspace.evaluation.mixing import (
     WeightComponents,
     add_noise,
     average,
-    decoded_anchors,
     from_scratch,
     noise_of_novelty,
 )
-from weightspace.evaluation.fine_tuning import Population, fine_tune
 from weightspace.generation.anchors import choose_anchors, encode_anchors, training_members
 from weightspace.generation.config import SamplerConfig, SelectConfig
 from weightspace.generation.generating import describe_generation, generate, write_generated
@@ -254,7 +252,8 @@ def contest(sane: SANE, parts: tuple[Zoo, ...], anchors: Zoo, architecture: Arch
 
 
 def test_noise_is_as_new_as_what_it_stands_beside_once_the_best_are_kept(contest: Contest) -> None:
-    for key, measure, within in (("noise", "weights", 0.02), ("functional noise", "function", 0.1)):
+    kinds = (("noise", "weights", 0.02), ("functional noise", "function", 0.1), ("shrunk", "weights", 0.02))
+    for key, measure, within in kinds:
         networks = CONTROLS[key].make(contest)
         novelty = contest.reference.measure(networks, contest.architecture, contest.images.validation)
         assert len(networks) == contest.count

@@ -4,15 +4,13 @@ Each is a function of a `Contest` and one row of `CONTROLS`. Anchors are in cano
 averaged and mixed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from weightspace.autoencoder.config import SANEConfig
@@ -23,9 +21,17 @@ from weightspace.autoencoder.training.config import TrainConfig
 from weightspace.batch_norms import with_positive_variances
 from weightspace.evaluation.config import EvaluateConfig
 from weightspace.evaluation.fine_tuning import Population
+from weightspace.evaluation.mixing import (
+    WeightComponents,
+    add_noise,
+    average,
+    from_scratch,
+    interpolate,
+    noise_of_novelty,
+    shrink,
+)
 from weightspace.generation.config import SelectConfig
 from weightspace.generation.novelty import Novelty, NoveltyReference, StandardizedSpace
-from weightspace.generation.samplers.interpolation import Interpolation
 from weightspace.generation.samplers.kernel_density import KernelDensity
 from weightspace.generation.selecting import best_first, validation_accuracy
 from weightspace.images import ImageSet
@@ -35,10 +41,8 @@ from weightspace.tokens.patterns import positions_of
 from weightspace.tokens.tokenizing import gather_tokens
 from weightspace.weights.values import Weights
 from weightspace.zoo.architecture import Architecture
-from weightspace.zoo.growing.networks import initialize
 from weightspace.zoo.zoo import Zoo
 
-SEARCH_STEPS, MOST_NOISE = 10, 4.0
 DENSITY_BANDWIDTHS, HYPER_BANDWIDTH = (0.05, 0.1, 0.2, 0.4), 0.2
 BETWEEN = 3
 
@@ -104,7 +108,7 @@ class Contest:
         return self.reference.measure(self.generated, self.architecture, self.images.validation)
 
     @cached_property
-    def components(self) -> "WeightComponents":
+    def components(self) -> WeightComponents:
         """As many principal components of aligned weights as the model has latents."""
         return WeightComponents(self.reference.flat, self.latents, self.space)
 
@@ -113,6 +117,10 @@ class Contest:
         """Interpolations of anchors: enough to choose new ones from."""
         count = max(self.draws, BETWEEN * self.count)
         return interpolate(self.anchors, self.space, count=count, seed=self.config.seed)
+
+    def distance(self, networks: list[Weights]) -> float:
+        """How new networks are in weights: their median distance from the nearest training checkpoint."""
+        return float(self.reference.nearest(networks, self.architecture).distances.median())
 
     def best(self, networks: list[Weights], anchors: list[int] | None = None) -> list[Weights]:
         """The best on validation images, best first, their batch norms conditioned.
@@ -143,11 +151,7 @@ def random_members(contest: Contest) -> list[Weights]:
 
 def noise_as_new_in_weights(contest: Contest) -> list[Weights]:
     """Anchors with noise that, once the best are kept, are as new in weights."""
-
-    def measure(networks: list[Weights]) -> float:
-        return float(contest.reference.nearest(networks, contest.architecture).distances.median())
-
-    return _noisy(contest, measure, float(np.median(contest.novelty.weights)))
+    return _noisy(contest, contest.distance, float(np.median(contest.novelty.weights)))
 
 
 def noise_as_new_in_function(contest: Contest) -> list[Weights]:
@@ -168,6 +172,21 @@ def _noisy(contest: Contest, measure: Callable[[list[Weights]], float], novelty:
     return kept(noise_of_novelty(lambda level: measure(kept(level)), novelty))
 
 
+def shrunk_anchors(contest: Contest) -> list[Weights]:
+    """Anchors drawn towards fresh networks until, once the best are kept, they are as new in weights.
+
+    What trainings that start from old weights are begun with: shrink and perturb (Ash and Adams, 2020, section 4), its
+    two numbers made one, a share of the way.
+    """
+    fresh = from_scratch(contest.architecture, contest.draws, contest.config.seed)
+
+    def kept(share: float) -> list[Weights]:
+        return contest.best(*shrink(contest.anchors, fresh, contest.space, share=share, seed=contest.config.seed))
+
+    wanted = float(np.median(contest.novelty.weights))
+    return kept(noise_of_novelty(lambda share: contest.distance(kept(share)), wanted, most=1.0))
+
+
 def interpolations(contest: Contest) -> list[Weights]:
     """The best between two anchors."""
     return contest.best(contest.between[: contest.draws])
@@ -185,14 +204,14 @@ def interpolations_as_new(contest: Contest) -> list[Weights]:
 
 def averages(contest: Contest) -> list[Weights]:
     """The best averages of half of the anchors."""
-    seed = contest.config.seed
-    return contest.best(average(contest.anchors, contest.space, count=contest.draws, seed=seed))
+    return contest.best(average(contest.anchors, contest.space, count=contest.draws, seed=contest.config.seed))
 
 
 def gaussian_components(contest: Contest) -> list[Weights]:
     """The best from one Gaussian over principal components."""
-    drawn = contest.components.sample_gaussian(contest.anchors, count=contest.draws, seed=contest.config.seed)
-    return contest.best(drawn)
+    return contest.best(
+        contest.components.sample_gaussian(contest.anchors, count=contest.draws, seed=contest.config.seed)
+    )
 
 
 def density_components(contest: Contest) -> list[Weights]:
@@ -249,6 +268,7 @@ CONTROLS: dict[str, Control] = {
     "members": Control("random zoo members", random_members),
     "noise": Control("anchor + noise", noise_as_new_in_weights),
     "functional noise": Control("anchor + noise, same functional novelty", noise_as_new_in_function),
+    "shrunk": Control("anchors, shrunk and perturbed", shrunk_anchors),
     "interpolated": Control("anchors, interpolated", interpolations),
     "interpolated as new": Control("anchors, interpolated, as new", interpolations_as_new),
     "average": Control("average of anchors", averages),
@@ -276,106 +296,3 @@ def controls_of(contest: Contest) -> list[Population]:
         for key, control in CONTROLS.items()
         if key != "hyper" or contest.config.hyper_steps
     ]
-
-
-def from_scratch(architecture: Architecture, count: int, seed: int) -> list[Weights]:
-    """Freshly initialised networks (Kaiming, uniform)."""
-    return [
-        initialize(architecture.build(), "kaiming_uniform", derive_generator(seed, "scratch", number)).state_dict()
-        for number in range(count)
-    ]
-
-
-class Noisy(NamedTuple):
-    """Networks with noise, and which anchor each one is of."""
-
-    networks: list[Weights]
-    anchors: list[int]
-
-
-def add_noise(anchors: list[Weights], space: StandardizedSpace, *, level: float, count: int, seed: int) -> Noisy:
-    """Anchors, drawn with replacement, with Gaussian noise on their weights.
-
-    `level` is the standard deviation of the noise, as a share of that of each tensor.
-    """
-    generator = derive_generator(seed, "anchor noise")
-    noisy = Noisy([], [])
-    for _ in range(count):
-        place = int(torch.randint(len(anchors), (), generator=generator))
-        flat = space.flatten(anchors[place])
-        flat = flat + level * torch.randn(flat.shape, generator=generator)
-        noisy.networks.append(space.restore(flat, anchors[place]))
-        noisy.anchors.append(place)
-    return noisy
-
-
-def noise_of_novelty(measure: Callable[[float], float], novelty: float) -> float:
-    """The level of noise that gives a novelty, found by bisection.
-
-    Args:
-        measure: the novelty that a level gives to the networks which are kept; it grows with the level.
-        novelty: what it should be.
-    """
-    low, high = 0.0, MOST_NOISE
-    for _ in range(SEARCH_STEPS):
-        level = (low + high) / 2
-        low, high = (level, high) if measure(level) < novelty else (low, level)
-    return level
-
-
-def interpolate(anchors: list[Weights], space: StandardizedSpace, *, count: int, seed: int) -> list[Weights]:
-    """Convex combinations of the weights of two anchors in random shares."""
-    flats = torch.stack([space.flatten(anchor) for anchor in anchors])
-    density = Interpolation().fit(flats[:, None])
-    samples = density.sample(count, derive_generator(seed, "interpolation")).latents[:, 0]
-    return [space.restore(flat, anchors[0]) for flat in samples]
-
-
-def average(anchors: list[Weights], space: StandardizedSpace, *, count: int, seed: int) -> list[Weights]:
-    """Averages of the weights of a random half of the anchors (at least two, where there are two)."""
-    generator = derive_generator(seed, "average")
-    size = min(len(anchors), max(2, len(anchors) // 2))
-    flats = torch.stack([space.flatten(anchor) for anchor in anchors])
-    chosen = [torch.randperm(len(anchors), generator=generator)[:size] for _ in range(count)]
-    return [space.restore(flats[rows].mean(0), anchors[int(rows[0])]) for rows in chosen]
-
-
-class WeightComponents:
-    """Principal components of aligned weights: a linear autoencoder to sample in.
-
-    Fitted on all training checkpoints, with as many components (`size`) as asked for where there are enough.
-    """
-
-    def __init__(self, training: Float[Tensor, "networks size"], components: int, space: StandardizedSpace) -> None:
-        self._pca = PCA(min(components, *training.shape), random_state=0).fit(training.numpy())
-        self._space = space
-        self.size: int = int(self._pca.n_components_)
-
-    def codes(self, anchors: list[Weights]) -> Float[Tensor, "anchors components"]:
-        """The anchors' components."""
-        flats = torch.stack([self._space.flatten(anchor) for anchor in anchors])
-        return torch.from_numpy(self._pca.transform(flats.numpy()))
-
-    def sample_gaussian(self, anchors: list[Weights], *, count: int, seed: int) -> list[Weights]:
-        """Networks from a Gaussian with the anchors' mean and spread in every component."""
-        codes = self.codes(anchors)
-        noise = torch.randn(count, codes.shape[1], generator=derive_generator(seed, "components"))
-        spread = codes.std(0, correction=0)
-        return self._restore(codes.mean(0) + spread * noise, anchors)
-
-    def sample_density(
-        self, anchors: list[Weights], *, bandwidths: Sequence[float], count: int, seed: int
-    ) -> list[Weights]:
-        """Networks from kernel densities, as many with each bandwidth, so that selection can choose between them."""
-        codes = self.codes(anchors)[:, None]
-        drawn = []
-        for number, bandwidth in enumerate(bandwidths):
-            share = len(range(number, count, len(bandwidths)))
-            if share:
-                density = KernelDensity(bandwidth=bandwidth).fit(codes)
-                drawn.append(density.sample(share, derive_generator(seed, "components", number)).latents[:, 0])
-        return self._restore(torch.cat(drawn), anchors)
-
-    def _restore(self, codes: Float[Tensor, "networks components"], anchors: list[Weights]) -> list[Weights]:
-        flats = torch.from_numpy(self._pca.inverse_transform(codes.numpy()))
-        return [self._space.restore(flat.float(), anchors[0]) for flat in flats]
