@@ -52,6 +52,82 @@ def test_what_bitsandbytes_quantized_is_read_as_it_reads_it(kind: str, tmp_path:
         assert any(remark.startswith("1 tensors quantized by bitsandbytes") for remark in stored.remarks)
 
 
+def numbers_of_four_bits(codes: Tensor) -> Tensor:
+    """By sign, exponent and fraction (E2M1), of pairs whose lower half comes first."""
+    halves = torch.stack([codes % 16, codes // 16], dim=-1).flatten(-2).int()
+    sign, exponent, fraction = 1 - 2 * (halves // 8), (halves // 2) % 4, (halves % 2).float()
+    sizes = torch.where(exponent == 0, fraction / 2, 2.0 ** (exponent - 1) * (1 + fraction / 2))
+    return sign * sizes
+
+
+@pytest.mark.parametrize("kind", ["ModelOpt", "compressed-tensors", "powers", "pairs in blocks", "pairs alone"])
+def test_numbers_of_four_bits_are_read_with_their_scales(kind: str, tmp_path: Path) -> None:
+    """Under the names that their writers give, and by the formula of the format; bit for bit."""
+    codes = torch.randint(0, 256, (6, 48), dtype=torch.uint8)
+    values, pairs = numbers_of_four_bits(codes), codes.view(torch.float4_e2m1fn_x2)
+    blocks, whole = (torch.rand(6, 6) * 400).to(torch.float8_e4m3fn), torch.tensor([0.0015])
+    exponents = torch.randint(110, 140, (6, 3), dtype=torch.uint8)
+    powers = (2.0 ** (exponents.int() - 127)).repeat_interleave(32, 1)
+    by, over = blocks.float() * whole, blocks.float() / whole
+    cases: dict[str, tuple[dict[str, Tensor], Tensor]] = {
+        "ModelOpt": (
+            {"weight": codes, "weight_scale": blocks, "weight_scale_2": whole[0]},
+            values * by.repeat_interleave(16, 1),
+        ),
+        "compressed-tensors": (
+            {"weight_packed": codes, "weight_scale": blocks, "weight_global_scale": whole},
+            values * over.repeat_interleave(16, 1),
+        ),
+        "powers": ({"weight_packed": codes, "weight_scale": exponents}, values * powers),
+        "pairs in blocks": ({"weight": pairs, "weight_scale": exponents.view(torch.float8_e8m0fnu)}, values * powers),
+        "pairs alone": ({"weight": pairs}, values),
+    }
+    parts, expected = cases[kind]
+    stored = {f"a.{name}": tensor.clone() for name, tensor in parts.items()} | {"a.bias": torch.ones(6)}
+    save_file(stored, tmp_path / "model.safetensors")
+    torch.save(stored, tmp_path / "model.pt")
+    for file in ("model.safetensors", "model.pt"):
+        read = ws.open_weights(tmp_path / file)
+        assert sorted(read) == ["a.bias", "a.weight"] and torch.equal(read["a.weight"], expected)
+        assert read.meta()["a.weight"].shape == (6, 96) and "were read as float32" in read.remarks[-1]
+    index = {name: f"model-{place}.safetensors" for place, name in enumerate(stored)}
+    for name, shard in index.items():
+        save_file({name: stored[name]}, tmp_path / shard)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "model.safetensors").unlink()
+    assert torch.equal(ws.open_weights(tmp_path)["a.weight"], expected)
+
+
+def test_experts_of_gpt_oss_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
+    blocks = torch.randint(0, 256, (3, 6, 4, 16), dtype=torch.uint8)
+    scales = torch.randint(110, 135, (3, 6, 4), dtype=torch.uint8)
+    save_file({"experts.up_proj_blocks": blocks, "experts.up_proj_scales": scales}, tmp_path / "model.safetensors")
+    read = ws.open_weights(tmp_path / "model.safetensors")
+    assert list(read) == ["experts.up_proj"] and read.meta()["experts.up_proj"].shape == (3, 128, 6)
+    expected = mxfp4.convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    assert torch.equal(read["experts.up_proj"], expected)
+
+
+def test_bytes_that_are_no_numbers_of_four_bits_stay_bytes(tmp_path: Path) -> None:
+    codes, blocks = torch.zeros(6, 48, dtype=torch.uint8), torch.ones(6, 6).to(torch.float8_e4m3fn)
+    others: list[dict[str, Tensor]] = [
+        {"weight": codes, "weight_scale": torch.ones(6, 1), "weight_scale_2": torch.ones(1)},
+        {"weight": codes, "weight_scale": blocks},
+        {"weight_packed": codes, "weight_scale": blocks, "weight_global_scale": blocks, "weight_zero_point": blocks},
+    ]
+    for number, parts in enumerate(others):
+        save_file({name: tensor.clone() for name, tensor in parts.items()}, tmp_path / f"{number}.safetensors")
+        assert set(ws.open_weights(tmp_path / f"{number}.safetensors")) == set(parts)
+
+
+def test_numbers_of_four_bits_with_other_scales_are_refused(tmp_path: Path) -> None:
+    pairs = torch.zeros(6, 48, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    save_file({"w": pairs, "w_scale": torch.ones(6, 1)}, tmp_path / "rows.safetensors")
+    with pytest.raises(InputError, match=r"every 16 or 32 numbers of w, found \[6, 1\]"):
+        ws.open_weights(tmp_path / "rows.safetensors")
+
+
 def test_parts_of_a_quantized_tensor_may_be_in_two_shards(tmp_path: Path) -> None:
     layer, expected = quantized("nf4-nested")
     tensors = {f"proj.{name}": tensor for name, tensor in layer.state_dict().items()}

@@ -13,12 +13,20 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json
+from weightspace.weights.safetensors_files import PAIRS
 from weightspace.weights.sources import Source
 from weightspace.weights.values import Weights, some_of
 
 # What bitsandbytes divides whole numbers of eight bits by, and its names for codes of four.
 INT8, FOUR_BITS = 127.0, ("nf4", "fp4")
+# Scales that are powers of two, stored as exponents.
+POWERS = (torch.float8_e8m0fnu, torch.uint8)
+STACK = 3
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+# Numbers of four bits by their code (E2M1: OCP Microscaling Formats 1.0, 5.3.3); the lower half of a byte is the first
+# of two.
+SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1 = (*SIZES, *(-size for size in SIZES))
 # Parts of modules that pack several numbers in one, by the library that unpacks them.
 PACKED = {
     "GPTQ": (".qweight", ".qzeros", ".scales", ".g_idx"),
@@ -60,8 +68,8 @@ class _Product(Source):
 
 
 def unquantized(sources: Mapping[str, Source]) -> Unquantized:
-    """Tensors as the numbers they stand for: of bitsandbytes in 8 bits and 4 (NF4, FP4, nested), and floats of 8 bits
-    with scales by tensor, row or block.
+    """Tensors as the numbers they stand for: of bitsandbytes in 8 bits and 4 (NF4, FP4, nested), floats of 8 bits with
+    scales by tensor, row or block, and floats of 4 bits: as they are, and with scales by block (NVFP4, MXFP4).
 
     Args:
         sources: by the names that tensors are stored under.
@@ -72,11 +80,11 @@ def unquantized(sources: Mapping[str, Source]) -> Unquantized:
     schemes = dict(_schemes(sources))
     gone = {part for scheme in schemes.values() for part in scheme.parts.values()}
     gone |= {f"{name.removesuffix('weight')}weight_format" for name in schemes}
-    product = _Product(sources, schemes)
+    product, meant = _Product(sources, schemes), {scheme.parts["codes"]: name for name, scheme in schemes.items()}
     kept: dict[str, Source] = {}
     for name, source in sources.items():
-        if name in schemes:
-            kept[name] = product
+        if name in meant:
+            kept[meant[name]] = product
         elif name not in gone:
             kept[name] = source
     remarks = [f"{len(names)} tensors quantized by {library} were read as float32" for library, names in _by(schemes)]
@@ -108,9 +116,12 @@ def _schemes(sources: Mapping[str, Source]) -> "list[tuple[str, _Scheme]]":
             schemes += _eight_bits(sources, name)
         elif ".quant_state.bitsandbytes__" in name:
             schemes += _four_bits(sources, name)
-        elif name.endswith(("_scale_inv", "_scale")):
-            schemes += _float8(sources, name)
-    return schemes
+        elif name.endswith(("_scale_inv", "_scale", "_scales")):
+            schemes += _float4(sources, name) or _float8(sources, name)
+    scaled = {name for name, _ in schemes}
+    return schemes + [
+        _pairs(name, source.meta(name)) for name, source in sources.items() if _alone(name, source, scaled)
+    ]
 
 
 def _eight_bits(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
@@ -162,6 +173,64 @@ def _four_bits(sources: Mapping[str, Source], state: str) -> list[tuple[str, _Sc
 def _blocked(values: Tensor, scales: Tensor, block: int) -> Tensor:
     """Values times the scale of the block that each is in."""
     return values.float() * scales.float().repeat_interleave(block)[: len(values)]
+
+
+def _float4(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
+    """Numbers of 4 bits, two a byte, times a scale of every 16 in a row (NVFP4) or 32 (MXFP4).
+
+    GPT-OSS keeps blocks apart, and stacks of experts with their last two axes the other way round than its model.
+    """
+    stem = scale.removesuffix("s").removesuffix("_scale")
+    codes = next((name for name in (f"{stem}_packed", f"{stem}_blocks", stem) if name in sources), scale)
+    packed, scales = sources[codes].meta(codes), sources[scale].meta(scale)
+    if packed.dtype not in (torch.uint8, PAIRS) or f"{stem}_zero_point" in sources:
+        return []
+    powers = scales.dtype in POWERS
+    shape = (*scales.shape[:-1], scales.shape[-1] * (32 if powers else 16)) if scales.ndim else ()
+    outer = next((name for name in (f"{stem}_scale_2", f"{stem}_global_scale") if name in sources), "")
+    fits = not outer or sources[outer].meta(outer).numel() in (1, shape[0] if shape else 1)
+    if math.prod(shape) != 2 * packed.numel() or powers == bool(outer) or not fits:
+        if packed.dtype == PAIRS:
+            raise InputError(f"expected scales of every 16 or 32 numbers of {stem}, found {list(scales.shape)}")
+        return []
+    parts = {"codes": codes, "scale": scale} | ({"by" if outer.endswith("_2") else "over": outer} if outer else {})
+    turned = codes.endswith("_blocks") and len(shape) == STACK
+
+    def read(parts: Weights) -> Tensor:
+        values = _in_blocks(parts).reshape(shape)
+        return values.mT.contiguous() if turned else values
+
+    seen = (shape[0], shape[2], shape[1]) if turned else shape
+    return [(stem, _Scheme(parts, seen, read, "MXFP4" if powers else "NVFP4"))]
+
+
+def _in_blocks(parts: Weights) -> Tensor:
+    """Numbers times the scales of their blocks; those of NVFP4 have one of their own, by which ModelOpt multiplies and
+    compressed-tensors divides.
+    """
+    scales = parts["scale"]
+    scales = scales.view(torch.float8_e8m0fnu).float() if scales.dtype in POWERS else scales.float()
+    outer = parts.get("by", parts.get("over"))
+    if outer is not None:
+        whole = outer.float().reshape(-1, *[1] * (scales.ndim - 1))
+        scales = scales * whole if "by" in parts else scales / whole
+    return _unpacked(parts["codes"]).reshape(*scales.shape, -1) * scales[..., None]
+
+
+def _unpacked(codes: Tensor) -> Tensor:
+    """Two numbers a byte, one after the other along the last axis; looked up by the byte, which takes half the memory."""
+    both = torch.tensor([[E2M1[byte & 15], E2M1[byte >> 4]] for byte in range(256)])
+    return both[codes.view(torch.uint8).int()].flatten(-2)
+
+
+def _alone(name: str, source: Source, scaled: set[str]) -> bool:
+    """Whether numbers of 4 bits stand for themselves."""
+    return name not in scaled and source.meta(name).dtype == PAIRS
+
+
+def _pairs(name: str, codes: Tensor) -> tuple[str, _Scheme]:
+    shape = (*codes.shape[:-1], 2 * codes.shape[-1])
+    return name, _Scheme({"codes": name}, shape, lambda parts: _unpacked(parts["codes"]), "rounding to 4 bits")
 
 
 def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:

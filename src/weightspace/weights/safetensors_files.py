@@ -23,6 +23,8 @@ BLOCK = 16 * 2**20
 METADATA = "__metadata__"
 # Where `write_weights` notes tied tensors.
 ALIASES_KEY = "aliases"
+# Two numbers of four bits a byte: torch counts bytes, the header of a file counts numbers.
+PAIRS = torch.float4_e2m1fn_x2
 KINDS = {
     **{
         "F64": torch.float64,
@@ -34,7 +36,7 @@ KINDS = {
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
     **{"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu},
-    **{"F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz},
+    **{"F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz, "F4": PAIRS},
 }
 
 
@@ -160,8 +162,10 @@ class SafetensorsFile(NumbersFile):
         if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop)):
             raise self.damaged(f"sizes that are none in {name}")
         dtype = KINDS.get(kind) if isinstance(kind, str) else None
-        if dtype is None:
+        if dtype is None or (dtype == PAIRS and (not shape or shape[-1] % 2)):
             raise InputError(f"expected plain numbers in {self.path}, found {kind} in {name}")
+        if dtype == PAIRS:
+            shape = (*shape[:-1], shape[-1] // 2)
         if math.prod(shape) * dtype.itemsize != stop - start:
             raise self.damaged(f"{stop - start:,} bytes for {name} of shape {list(shape)} and type {kind}")
         return Stored(dtype, shape, first + start, first + stop)

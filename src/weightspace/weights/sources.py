@@ -8,7 +8,7 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.remote import Place
-from weightspace.weights.safetensors_files import NumbersFile
+from weightspace.weights.safetensors_files import PAIRS, NumbersFile
 from weightspace.weights.values import Weights
 
 # What DeepSpeed notes in its files.
@@ -89,7 +89,7 @@ class Renamed(Source):
 
 
 def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
-    """Refuse tensors of numbers that nobody can compute with, and names that are no text.
+    """Refuse tensors of numbers that nobody can compute with, and names that are no text; `unquantized` unpacks pairs.
 
     Raises:
         InputError: it names the first of them.
@@ -99,7 +99,7 @@ def require_plain(tensors: Mapping[str, Tensor], path: Place) -> None:
             name.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"expected names in UTF-8 in {path}, found {name!a}") from error
-        if not _is_number(tensor.dtype):
+        if tensor.dtype != PAIRS and not _is_number(tensor.dtype):
             raise InputError(f"expected plain numbers in {path}, found {tensor.dtype} in {name}")
 
 
