@@ -218,7 +218,7 @@ def _in_blocks(parts: Weights) -> Tensor:
 
 
 def _unpacked(codes: Tensor) -> Tensor:
-    """Two numbers a byte, one after the other along the last axis; looked up by the byte, which takes half the memory."""
+    """Two numbers a byte, one after the other along the last axis: looked up by bytes, which takes half the memory."""
     both = torch.tensor([[E2M1[byte & 15], E2M1[byte >> 4]] for byte in range(256)])
     return both[codes.view(torch.uint8).int()].flatten(-2)
 
