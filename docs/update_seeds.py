@@ -52,6 +52,7 @@ WRITTEN = {
     "anchors, encoded and decoded": "",
     "anchor + noise": "",
     "anchor + noise, same functional novelty": "",
+    "anchors, shrunk and perturbed": "",
     "anchors, interpolated": "",
     "anchors, interpolated, as new": "",
     "average of anchors": "",
