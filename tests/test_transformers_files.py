@@ -98,6 +98,64 @@ def test_numbers_of_four_bits_are_read_with_their_scales(kind: str, tmp_path: Pa
     assert torch.equal(ws.open_weights(tmp_path)["a.weight"], expected)
 
 
+def words(numbers: Tensor, bits: int, order: tuple[int, ...] = tuple(range(32))) -> Tensor:
+    """Numbers from 0 in words of 32 bits along the last axis, the lowest bits first; `order`: which lies where."""
+    each = 32 // bits
+    rows = []
+    for row in numbers.tolist():
+        row += [0] * (-len(row) % each)
+        packed = [
+            sum(row[start + order[place]] << (bits * place) for place in range(each))
+            for start in range(0, len(row), each)
+        ]
+        rows.append([word - 2**32 if word >= 2**31 else word for word in packed])
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", ["by row", "by group", "with zero points", "in another order"])
+def test_whole_numbers_of_compressed_tensors_are_read(bits: int, kind: str, tmp_path: Path) -> None:
+    rows, columns, groups = 6, 36, 1 if kind == "by row" else 3
+    half = 2 ** (bits - 1)
+    numbers, scales = torch.randint(-half, half, (rows, columns)), torch.rand(rows, groups).bfloat16()
+    group, zeros = torch.arange(columns) // (columns // groups), torch.zeros(rows, groups, dtype=torch.int64)
+    parts = {"weight_packed": words(numbers + half, bits), "weight_shape": torch.tensor([rows, columns])}
+    if kind == "in another order":
+        group = group[torch.randperm(columns)]
+        parts["weight_g_idx"] = group.int()
+    if kind == "with zero points":
+        zeros = torch.randint(-half, half, (rows, groups))
+        parts["weight_zero_point"] = words((zeros + half).mT, bits).mT.contiguous()
+    save_file({f"a.{n}": t for n, t in {**parts, "weight_scale": scales}.items()}, tmp_path / "model.safetensors")
+    read = ws.open_weights(tmp_path / "model.safetensors")
+    assert list(read) == ["a.weight"] and read.meta()["a.weight"].shape == (rows, columns)
+    expected = (numbers - zeros[:, group]) * scales.float()[:, group]
+    assert torch.equal(read["a.weight"], expected) and f"({bits} bits)" in read.remarks[-1]
+
+
+def test_words_of_awq_are_read_and_those_of_gptq_are_not(tmp_path: Path) -> None:
+    inputs, outputs, groups = 32, 16, 2
+    numbers, zeros = torch.randint(0, 16, (inputs, outputs)), torch.randint(0, 16, (groups, outputs))
+    scales = torch.rand(groups, outputs).half()
+    order = (0, 2, 4, 6, 1, 3, 5, 7)
+    awq = {"qweight": words(numbers, 4, order), "qzeros": words(zeros, 4, order), "scales": scales}
+    save_file({f"a.{name}": tensor for name, tensor in awq.items()}, tmp_path / "awq.safetensors")
+    read, group = ws.open_weights(tmp_path / "awq.safetensors"), torch.arange(inputs) // (inputs // groups)
+    assert list(read) == ["a.weight"] and "by AWQ" in read.remarks[-1]
+    assert torch.equal(read["a.weight"], ((numbers - zeros[group]) * scales.float()[group]).mT)
+    gptq = {**awq, "qweight": words(numbers.mT, 4).mT.contiguous()}
+    save_file({f"a.{name}": tensor for name, tensor in gptq.items()}, tmp_path / "gptq.safetensors")
+    assert "a.qweight" in ws.open_weights(tmp_path / "gptq.safetensors")
+
+
+def test_scales_of_floats_of_eight_bits_may_be_exponents(tmp_path: Path) -> None:
+    codes = torch.randn(6, 64).to(torch.float8_e4m3fn)
+    exponents = torch.randint(110, 140, (6, 2), dtype=torch.uint8)
+    save_file({"a.weight": codes, "a.weight_scale": exponents}, tmp_path / "model.safetensors")
+    expected = codes.float() * (2.0 ** (exponents.int() - 127)).repeat_interleave(32, 1)
+    assert torch.equal(ws.open_weights(tmp_path / "model.safetensors")["a.weight"], expected)
+
+
 def test_experts_of_gpt_oss_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
     mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
     blocks = torch.randint(0, 256, (3, 6, 4, 16), dtype=torch.uint8)
@@ -162,13 +220,12 @@ def test_floats_of_eight_bits_are_read_with_their_scales(scales: str, tmp_path: 
         ws.open_weights(tmp_path / "odd.safetensors")
 
 
-@pytest.mark.parametrize("library", ["GPTQ", "AWQ", "compressed-tensors"])
+@pytest.mark.parametrize("library", ["GPTQ", "compressed-tensors"])
 def test_what_is_packed_otherwise_is_named(library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the shapes that their specifications give."""
     packed = torch.zeros(8, 16, dtype=torch.int32)
     parts: dict[str, dict[str, Tensor]] = {
         "GPTQ": {"qweight": packed, "qzeros": packed[:1], "scales": torch.ones(1, 16), "g_idx": packed[:, 0]},
-        "AWQ": {"qweight": packed, "qzeros": packed[:1], "scales": torch.ones(1, 16)},
         "compressed-tensors": {"weight_packed": packed, "weight_scale": torch.ones(8, 1)},
     }
     save_file({f"layer.{n}": t.clone() for n, t in parts[library].items()}, tmp_path / "model.safetensors")

@@ -21,7 +21,9 @@ from weightspace.weights.values import Weights, some_of
 INT8, FOUR_BITS = 127.0, ("nf4", "fp4")
 # Scales that are powers of two, stored as exponents.
 POWERS = (torch.float8_e8m0fnu, torch.uint8)
-STACK = 3
+MATRIX, STACK, WORD = 2, 3, 32
+# Where the outputs lie in a word of AWQ, and what lies in words there.
+EVEN_FIRST, WORDS = [0, 4, 1, 5, 2, 6, 3, 7], ("codes", "zero")
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 # Numbers of four bits by their code (E2M1: OCP Microscaling Formats 1.0, 5.3.3); the lower half of a byte is the first
 # of two.
@@ -29,8 +31,7 @@ SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1 = (*SIZES, *(-size for size in SIZES))
 # Parts of modules that pack several numbers in one, by the library that unpacks them.
 PACKED = {
-    "GPTQ": (".qweight", ".qzeros", ".scales", ".g_idx"),
-    "AWQ": (".qweight", ".qzeros", ".scales"),
+    "GPTQ": (".qweight", ".qzeros", ".scales"),
     "compressed-tensors": (".weight_packed", ".weight_scale"),
 }
 
@@ -69,7 +70,8 @@ class _Product(Source):
 
 def unquantized(sources: Mapping[str, Source]) -> Unquantized:
     """Tensors as the numbers they stand for: of bitsandbytes in 8 bits and 4 (NF4, FP4, nested), floats of 8 bits with
-    scales by tensor, row or block, and floats of 4 bits: as they are, and with scales by block (NVFP4, MXFP4).
+    scales by tensor, row or block, floats of 4 bits, as they are and with scales by block (NVFP4, MXFP4), and whole
+    numbers of compressed-tensors and AWQ.
 
     Args:
         sources: by the names that tensors are stored under.
@@ -117,7 +119,9 @@ def _schemes(sources: Mapping[str, Source]) -> "list[tuple[str, _Scheme]]":
         elif ".quant_state.bitsandbytes__" in name:
             schemes += _four_bits(sources, name)
         elif name.endswith(("_scale_inv", "_scale", "_scales")):
-            schemes += _float4(sources, name) or _float8(sources, name)
+            schemes += _float4(sources, name) or _integers(sources, name) or _float8(sources, name)
+        elif name.endswith(".qweight"):
+            schemes += _awq(sources, name)
     scaled = {name for name, _ in schemes}
     return schemes + [
         _pairs(name, source.meta(name)) for name, source in sources.items() if _alone(name, source, scaled)
@@ -208,8 +212,7 @@ def _in_blocks(parts: Weights) -> Tensor:
     """Numbers times the scales of their blocks; those of NVFP4 have one of their own, by which ModelOpt multiplies and
     compressed-tensors divides.
     """
-    scales = parts["scale"]
-    scales = scales.view(torch.float8_e8m0fnu).float() if scales.dtype in POWERS else scales.float()
+    scales = _factors(parts["scale"])
     outer = parts.get("by", parts.get("over"))
     if outer is not None:
         whole = outer.float().reshape(-1, *[1] * (scales.ndim - 1))
@@ -217,10 +220,68 @@ def _in_blocks(parts: Weights) -> Tensor:
     return _unpacked(parts["codes"]).reshape(*scales.shape, -1) * scales[..., None]
 
 
+def _factors(scales: Tensor) -> Tensor:
+    """Scales as numbers; bytes are exponents (E8M0)."""
+    return scales.view(torch.float8_e8m0fnu).float() if scales.dtype in POWERS else scales.float()
+
+
 def _unpacked(codes: Tensor) -> Tensor:
     """Two numbers a byte, one after the other along the last axis: looked up by bytes, which takes half the memory."""
     both = torch.tensor([[E2M1[byte & 15], E2M1[byte >> 4]] for byte in range(256)])
     return both[codes.view(torch.uint8).int()].flatten(-2)
+
+
+def _integers(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
+    """Whole numbers of 2, 4 or 8 bits of compressed-tensors (W4A16), row by row in words of 32 bits.
+
+    Each is less a zero point, if there is one, and times a scale of its group of columns.
+    """
+    stem = scale.removesuffix("_scale")
+    roles = {"codes": "packed", "shape": "shape", "scale": "scale", "zero": "zero_point", "group": "g_idx"}
+    parts = {role: f"{stem}_{part}" for role, part in roles.items() if f"{stem}_{part}" in sources}
+    if not {"codes", "shape"} <= set(parts) or sources[parts["codes"]].meta(parts["codes"]).dtype != torch.int32:
+        return []
+    shape = tuple(sources[parts["shape"]].read(parts["shape"]).tolist())
+    words, groups = (tuple(sources[parts[role]].meta(parts[role]).shape) for role in ("codes", "scale"))
+    fitting = [bits for bits in (2, 4, 8) if (shape[0], math.ceil(shape[-1] * bits / WORD)) == words]
+    if len(shape) != MATRIX or len(fitting) != 1 or groups != (shape[0], groups[-1]) or shape[1] % groups[1]:
+        return []
+    (bits,), (rows, columns) = fitting, shape
+
+    def read(held: Weights) -> Tensor:
+        numbers = _words(held["codes"], bits)[:, :columns] - 2 ** (bits - 1)
+        group = torch.arange(columns) // (columns // groups[1])
+        if "group" in held and int(held["group"].min()) >= 0:
+            group = held["group"].long()
+        if "zero" in held:
+            zeros = _words(held["zero"].mT, bits)[:, :rows].mT - 2 ** (bits - 1)
+            numbers = numbers - zeros[:, group]
+        return numbers * held["scale"].float()[:, group]
+
+    return [(stem, _Scheme(parts, shape, read, f"compressed-tensors ({bits} bits)"))]
+
+
+def _awq(sources: Mapping[str, Source], codes: str) -> list[tuple[str, _Scheme]]:
+    """AWQ (Lin et al., 2023), in 4 bits: a word holds eight outputs, the even ones first."""
+    module = codes.removesuffix("qweight")
+    parts = {"codes": codes, "zero": f"{module}qzeros", "scale": f"{module}scales"}
+    if not all(part in sources for part in parts.values()) or f"{module}weight" in sources:
+        return []
+    words, zeros, scales = (tuple(sources[part].meta(part).shape) for part in parts.values())
+    if len(words) != MATRIX or (zeros, scales[1:]) != ((scales[0], words[1]), (8 * words[1],)) or words[0] % scales[0]:
+        return []  # of GPTQ it is inputs that share a word
+
+    def read(held: Weights) -> Tensor:
+        numbers, points = (_words(held[role], 4).unflatten(-1, (-1, 8))[..., EVEN_FIRST].flatten(-2) for role in WORDS)
+        group = torch.arange(words[0]) // (words[0] // scales[0])
+        return ((numbers - points[group]) * held["scale"].float()[group]).mT.contiguous()
+
+    return [(f"{module}weight", _Scheme(parts, (scales[1], words[0]), read, "AWQ"))]
+
+
+def _words(packed: Tensor, bits: int) -> Tensor:
+    """The whole numbers in words of 32 bits, lowest bits first, along the last axis."""
+    return ((packed[..., None] >> torch.arange(0, WORD, bits)) & (2**bits - 1)).flatten(-2)
 
 
 def _alone(name: str, source: Source, scaled: set[str]) -> bool:
@@ -245,7 +306,7 @@ def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Schem
         raise InputError(f"expected scales that divide {list(shape)} of {name}, found {list(of_scale)}")
 
     def read(parts: Weights) -> Tensor:
-        scales = parts["scale"].float()
+        scales = _factors(parts["scale"])
         scales = scales.reshape(math.prod(of_scale), *[1] * (len(shape) - 1)) if len(of_scale) < len(shape) else scales
         for axis, size in enumerate(sizes):
             scales = scales.repeat_interleave(size, dim=axis).narrow(axis, 0, shape[axis])
