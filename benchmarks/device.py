@@ -58,6 +58,7 @@ from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.growing import grow
 from weightspace.zoo.growing.members import draw_members
 from weightspace.zoo.growing.networks import initialize
+from weightspace.zoo.growing.planning import STACKS, Way
 from weightspace.zoo.growing.recipes import find_recipe
 from weightspace.zoo.zoo import Zoo
 
@@ -184,15 +185,21 @@ def sanity(setting: Setting) -> Result:
 
 
 def growing(setting: Setting) -> Result:
-    """Many small networks at once against the plain loop, one by one, both on the device."""
+    """Many small networks at once, in both ways, against the plain loop, one by one, all on the device."""
     images = make_images((1, 28, 28), setting.sized(6_400))
-    config = GrowConfig(members=setting.sized(256), epochs=2, keep=(2,), plan="stacked", together=256, workers=1)
+    config = GrowConfig(members=setting.sized(256), epochs=2, keep=(2,), together=256, workers=1)
     few = draw_members(config, find_recipe("cnn-s", images))[:2]
     plain = train_plainly("cnn-s", images, few, config, setting.device.type) / len(few)
-    seconds = setting.seconds(lambda: grow("cnn-s", images, config, setting.folder / "stacked"))
+
+    def taken(way: Way) -> float:
+        return setting.seconds(lambda: grow("cnn-s", images, replace(config, plan=way), setting.folder / way))
+
+    ways = {way: taken(way) for way in STACKS}
+    seconds = min(ways.values())
     return {
         "members": config.members,
         "seconds": seconds,
+        "seconds_by_way": ways,
         "plain_seconds_a_member": plain,
         "speed_up": plain * config.members / seconds,
         "target": 50.0,
@@ -210,7 +217,7 @@ def population(setting: Setting) -> Result:
         weight_decay="0",
         activation="tanh",
         initialization="kaiming_uniform",
-        plan="stacked",
+        plan="auto",
         together=1_000,
         workers=1,
     )

@@ -23,7 +23,7 @@ def run(out: Path, *options: str) -> dict[str, dict[str, object]]:
 def test_every_path_gives_the_numbers_of_the_cpu(tmp_path: Path) -> None:
     checks = run(tmp_path / "device.json", "--only", "sanity")["sanity"]["result"]
     assert isinstance(checks, dict)
-    assert len(checks) == 12
+    assert len(checks) == 13
     assert all(check["right"] for check in checks.values()), checks
 
 

@@ -67,7 +67,7 @@ def test_plans_change_a_cnn_by_little(tmp_path: Path) -> None:
     config = {"members": 2, "epochs": 1, "keep": (1,), "activation": "tanh", "workers": 1}
     zoos = [
         grow("cnn-s", images, GrowConfig(**config, plan=plan), tmp_path / plan)  # type: ignore[arg-type]
-        for plan in ("alone", "channels-last", "side-by-side", "stacked")
+        for plan in ("alone", "channels-last", "side-by-side", "stacked", "unfolded")
     ]
     assert all(largest_difference(zoos[0], other) < 1e-3 for other in zoos[1:])
 
@@ -204,6 +204,7 @@ def test_a_resnet_grows_with_its_batch_norms(tmp_path: Path) -> None:
     module.load_state_dict(weights)
     ways = planning._ways(zoo.architectures["resnet18-1-2-10"], images.train, [], "cpu")
     assert ways == ("alone", "stacked")
+    assert planning._ways(zoo.architectures["resnet18-1-2-10"], images.train, [], "cuda") == (*ways, "unfolded")
     with pytest.raises(InputError, match="expected at least 8 channels into the strided 1 x 1 convolution layer2.0"):
         grow("resnet18:2", images, replace(config, plan="channels-last"), tmp_path / "crash")
     assert len(grow("resnet18:8", images, replace(config, plan="channels-last"), tmp_path / "wide")) == 2

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from weightspace.errors import InputError
 from weightspace.images import Images
-from weightspace.side_by_side import SideBySide, can_stand_side_by_side, fit_side_by_side, score_side_by_side
+from weightspace.side_by_side import (
+    SideBySide,
+    UnfoldedConv2d,
+    can_stand_side_by_side,
+    fit_side_by_side,
+    score_side_by_side,
+    unfold_convolutions,
+)
 from weightspace.supervised import FitConfig, fit_one, score, stack_weights, unstack_weights
 from weightspace.zoo.growing.networks import cnn_l, cnn_s, mlp, resnet18
 
@@ -137,3 +144,24 @@ def test_what_mixes_channels_is_found_out(build: Callable[[], nn.Module], shape:
 def test_a_parameter_without_an_axis_is_refused() -> None:
     with pytest.raises(InputError, match="expected parameters with an axis for networks side by side, found scale"):
         SideBySide(Scaled(), stack_weights([Scaled().state_dict()] * 2))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [(3, {}), ((2, 3), {"stride": (2, 1), "padding": (0, 1)}), (3, {"dilation": 2, "bias": False}), (1, {"stride": 2})],
+)
+def test_an_unfolded_convolution_is_the_same_one(kernel: int | tuple[int, int], options: dict[str, object]) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 5, kernel, **options)).double()  # type: ignore[arg-type]
+    unfolded = unfold_convolutions(module)
+    assert isinstance(unfolded[0], UnfoldedConv2d) and not isinstance(module[0], UnfoldedConv2d)  # type: ignore[index]
+    torch.testing.assert_close(unfolded(IMAGES.inputs), module(IMAGES.inputs), rtol=1e-12, atol=1e-12)
+    assert list(unfolded.state_dict()) == list(module.state_dict())
+
+
+def test_convolutions_in_groups_or_with_other_padding_stay_as_they_are() -> None:
+    kinds = [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding_mode="reflect"),
+    ]
+    assert not any(isinstance(part, UnfoldedConv2d) for part in unfold_convolutions(nn.Sequential(*kinds)).modules())

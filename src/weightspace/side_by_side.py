@@ -4,6 +4,9 @@ A CPU computes sixteen channels as fast as one; the convolutions of small networ
 short that dispatching them takes as long as computing them. A few networks side by side fill both, if their memory is
 channels-last. Every network keeps its data order, learning rate and weight decay, so it comes out as if it was alone,
 up to rounding. What may stand so is not listed: `can_stand_side_by_side` tries it.
+
+An accelerator is slow at convolutions of many groups, which is what stacked ones are, and fast at many products of
+matrices: there a stack's convolutions may be unfolded (`unfold_convolutions`).
 """
 
 import copy
@@ -293,3 +296,33 @@ def _channels_last(tensor: Float[Tensor, "n channels height width"]) -> Float[Te
 def _losses(outputs: Float[Tensor, "size networks classes"], labels: Int[Tensor, "networks size"]) -> Tensor:
     """The sum over networks of each one's mean cross-entropy."""
     return functional.cross_entropy(outputs.flatten(0, 1), labels.T.flatten(), reduction="sum") / len(outputs)
+
+
+class UnfoldedConv2d(nn.Conv2d):
+    """A convolution as a product of its kernel with the places that it looks at, copied beside each other."""
+
+    def forward(self, input: Float[Tensor, "n channels height width"]) -> Tensor:
+        """The same numbers as `nn.Conv2d`, up to rounding; as many copies of the input as a kernel has places."""
+        assert not isinstance(self.padding, str), "see `unfold_convolutions`"
+        places = functional.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+        outputs = self.weight.flatten(1) @ places
+        outputs = outputs if self.bias is None else outputs + self.bias[:, None]
+        height, width = (
+            (length + 2 * pad - gap * (kernel - 1) - 1) // step + 1
+            for length, kernel, gap, pad, step in zip(
+                input.shape[-2:], self.kernel_size, self.dilation, self.padding, self.stride, strict=True
+            )
+        )
+        return outputs.unflatten(-1, (height, width))
+
+
+def unfold_convolutions(module: nn.Module) -> nn.Module:
+    """A copy of a module whose convolutions are unfolded, those in groups or with other padding than zeros apart; its
+    parameters have the same names.
+    """
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        plain = type(part) is nn.Conv2d and part.groups == 1 and part.padding_mode == "zeros"
+        if plain and not isinstance(part.padding, str):
+            part.__class__ = UnfoldedConv2d
+    return module

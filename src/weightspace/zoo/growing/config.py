@@ -55,10 +55,10 @@ class GrowConfig:
     seed: int = 0
     """Every member's randomness derives from this seed and the member's name."""
 
-    plan: Literal["auto", "stacked", "alone", "channels-last", "side-by-side"] = "auto"
-    """Train many at once (stacked), a few in grouped convolutions (side-by-side), one by one (alone), or one by one in
-    the memory format channels-last. The choice changes how fast it goes, and numbers by rounding only. auto measures
-    for two seconds."""
+    plan: Literal["auto", "stacked", "alone", "channels-last", "side-by-side", "unfolded"] = "auto"
+    """Train many at once (stacked; or unfolded, with convolutions as matrix products), a few in grouped convolutions
+    (side-by-side), one by one (alone), or one by one in the memory format channels-last. The choice changes how fast it
+    goes, and numbers by rounding only. auto measures for two seconds."""
 
     together: int = 200
     """At most so many networks are stacked; bounds the memory."""

@@ -17,7 +17,7 @@ from weightspace.inputs import read_object
 from weightspace.outputs import Existing, new_folder, to_json, write_json, write_manifest
 from weightspace.progress import progress_bar
 from weightspace.randomness import derive_generator, derive_seed
-from weightspace.side_by_side import SideBySide, fit_side_by_side, score_side_by_side
+from weightspace.side_by_side import SideBySide, fit_side_by_side, score_side_by_side, unfold_convolutions
 from weightspace.spreading import Tick, Where, spread
 from weightspace.supervised import FitConfig, Scores, Stack, fit_one, fit_stack, score, score_stack, stack_weights
 from weightspace.zoo.architecture import Architecture
@@ -127,6 +127,8 @@ def _train_stacked(
     modules = [_initial(architecture, shared, member) for member in task.members]
     stack = stack_weights([one.state_dict() for one in modules])
     module = modules[0].to(device)
+    if shared.plan.way == "unfolded":
+        module = unfold_convolutions(module)
     config = _fit_config(shared.config, task.members[0])
     for epoch, fitted in fit_stack(module, stack, images["train"], config, **_training(shared, task)):
         yield task.members, epoch, fitted, partial(score_stack, module, fitted)
@@ -177,7 +179,7 @@ def _train_alone(
                 tick(1)
 
 
-TRAINING = {"stacked": _train_stacked, "side-by-side": _train_side_by_side}
+TRAINING = {"stacked": _train_stacked, "unfolded": _train_stacked, "side-by-side": _train_side_by_side}
 
 
 def _join(architecture: Architecture, pieces: list[tuple[pd.DataFrame, Stack]]) -> Part:

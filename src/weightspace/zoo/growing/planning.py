@@ -12,7 +12,13 @@ import torch
 from weightspace.devices import choose_device, count_operations
 from weightspace.errors import InputError, require_between
 from weightspace.images import Images, ImageSet
-from weightspace.side_by_side import BESIDE_EACH_OTHER, SideBySide, can_stand_side_by_side, fit_side_by_side
+from weightspace.side_by_side import (
+    BESIDE_EACH_OTHER,
+    SideBySide,
+    can_stand_side_by_side,
+    fit_side_by_side,
+    unfold_convolutions,
+)
 from weightspace.spreading import count_cpus
 from weightspace.supervised import (
     FitConfig,
@@ -27,7 +33,9 @@ from weightspace.zoo.architecture import Architecture
 from weightspace.zoo.growing.config import GrowConfig
 from weightspace.zoo.growing.members import Member
 
-Way = Literal["stacked", "alone", "channels-last", "side-by-side"]
+Way = Literal["stacked", "alone", "channels-last", "side-by-side", "unfolded"]
+# All that are trained at once in one stack of weights.
+STACKS: tuple[Way, ...] = ("stacked", "unfolded")
 PROBE_SECONDS = 2.0
 # Images that show how a module behaves.
 FEW = 4
@@ -46,7 +54,8 @@ class Plan:
     """How members are trained; written to `zoo.json`, and used again when growing is resumed.
 
     Attributes:
-        way: a stack at once; a few side by side; or one after the other, plainly or with channels-last memory.
+        way: a stack at once, convolutions unfolded or not; a few side by side; or one after the other, plainly or with
+            channels-last memory.
         together: members of a task: the size of a stack, or how many are trained one after the other.
         workers: processes.
         device: where tensors are.
@@ -93,7 +102,7 @@ def make_plan(
     """
     require_between("together", config.together, 1)
     require_between("workers", config.workers, 0)
-    if config.precision == "bf16" and config.plan in ("auto", "stacked", "side-by-side"):
+    if config.precision == "bf16" and config.plan in ("auto", *STACKS, "side-by-side"):
         raise InputError(f"expected --plan alone or channels-last with --precision bf16, found {config.plan}")
     device = str(choose_device(config.device, lambda: _operations(architectures, members, images, config)))
     measured: dict[Way, float] = {}
@@ -104,7 +113,7 @@ def make_plan(
     if config.plan == "auto" or config.workers == 0 or on_ray:
         ways = _ways(first, images.train, allow, device) if config.plan == "auto" else (config.plan,)
         stack = limit if device != "cpu" or not _convolves(first) else min(PROBED_TOGETHER, limit)
-        sizes: dict[Way, int] = {"stacked": stack, "side-by-side": min(BESIDE_EACH_OTHER, limit)}
+        sizes: dict[Way, int] = {**dict.fromkeys(STACKS, stack), "side-by-side": min(BESIDE_EACH_OTHER, limit)}
         measured = _measure(first, {way: sizes.get(way, 1) for way in ways}, images.train, config, device, allow)
     way: Way = min(measured, key=lambda name: measured[name]) if config.plan == "auto" else config.plan
     steps = len(images.train.labels) // config.batch_size * config.epochs
@@ -147,8 +156,8 @@ def _choose_workers(seconds: float, device: str) -> int:
 
 def _choose_together(limit: int, way: Way, members: int, workers: int, each: float, on_ray: bool) -> int:
     """Stacks as large as allowed, but one for each worker; alone, one member a task, or ten seconds' worth on Ray."""
-    if way in ("stacked", "side-by-side"):
-        most = limit if way == "stacked" else min(BESIDE_EACH_OTHER, limit)
+    if way in (*STACKS, "side-by-side"):
+        most = limit if way in STACKS else min(BESIDE_EACH_OTHER, limit)
         return max(1, min(most, math.ceil(members / workers)))
     return max(1, min(limit, math.ceil(SECONDS_ON_RAY / max(each, 1e-3)))) if on_ray else 1
 
@@ -173,7 +182,9 @@ def _ways(architecture: Architecture, images: Images, allow: Sequence[str], devi
     # On other devices a convolution of many groups is not what they are fast at.
     if device == "cpu" and _convolves(architecture) and can_stand_side_by_side(module, few):
         alone = (*alone, "side-by-side")
-    return (*alone, "stacked") if can_be_stacked(module, few) else alone
+    if not can_be_stacked(module, few):
+        return alone
+    return (*alone, *STACKS) if device != "cpu" and _convolves(architecture) else (*alone, "stacked")
 
 
 def _convolves(architecture: Architecture) -> bool:
@@ -204,6 +215,8 @@ def _measure(
         stack = stack_weights([module.state_dict()] * count)
         rates = torch.full((count,), 1e-4, device=device)
         fitting: dict[str, Any] = {"learning_rates": rates, "weight_decays": rates * 0, "seeds": range(count)}
+        if way == "unfolded":
+            module = unfold_convolutions(module)
         if way == "side-by-side":
             beside = fit_side_by_side(SideBySide(module, stack), few, _endless(batch), **fitting)
             return lambda: next(beside)
@@ -212,7 +225,7 @@ def _measure(
 
     measured: dict[Way, float] = {}
     for way, count in together.items():
-        step = step_together(way) if way in ("stacked", "side-by-side") else step_alone(way)
+        step = step_together(way) if way in (*STACKS, "side-by-side") else step_alone(way)
         measured[way] = 1_000 * _time(step, seconds, device) / count
     return measured
 
