@@ -113,9 +113,9 @@ def words(numbers: Tensor, bits: int, order: tuple[int, ...] = tuple(range(32)))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("kind", ["by row", "by group", "with zero points", "in another order"])
+@pytest.mark.parametrize("kind", ["by row", "by group", "with zero points", "with packed ones", "in another order"])
 def test_whole_numbers_of_compressed_tensors_are_read(bits: int, kind: str, tmp_path: Path) -> None:
-    rows, columns, groups = 6, 36, 1 if kind == "by row" else 3
+    rows, columns, groups = 6, 48, 1 if kind == "by row" else 3
     half = 2 ** (bits - 1)
     numbers, scales = torch.randint(-half, half, (rows, columns)), torch.rand(rows, groups).bfloat16()
     group, zeros = torch.arange(columns) // (columns // groups), torch.zeros(rows, groups, dtype=torch.int64)
@@ -123,14 +123,96 @@ def test_whole_numbers_of_compressed_tensors_are_read(bits: int, kind: str, tmp_
     if kind == "in another order":
         group = group[torch.randperm(columns)]
         parts["weight_g_idx"] = group.int()
-    if kind == "with zero points":
+    if kind.startswith("with"):
         zeros = torch.randint(-half, half, (rows, groups))
-        parts["weight_zero_point"] = words((zeros + half).mT, bits).mT.contiguous()
+        packed = words((zeros + half).mT, bits).mT.contiguous()
+        parts["weight_zero_point"] = packed if "packed" in kind else zeros.to(torch.int8)
     save_file({f"a.{n}": t for n, t in {**parts, "weight_scale": scales}.items()}, tmp_path / "model.safetensors")
     read = ws.open_weights(tmp_path / "model.safetensors")
     assert list(read) == ["a.weight"] and read.meta()["a.weight"].shape == (rows, columns)
     expected = (numbers - zeros[:, group]) * scales.float()[:, group]
     assert torch.equal(read["a.weight"], expected) and f"({bits} bits)" in read.remarks[-1]
+
+
+def test_whole_numbers_that_cannot_be_told_stay_in_their_words(tmp_path: Path) -> None:
+    """Of seven bits (four a word, as eight are), of words that are not filled, of shapes that are none."""
+    plain = {"0": torch.ones(1)}  # whoever checks types reads the first tensor
+    whole = {"weight_packed": words(torch.randint(0, 256, (6, 48)), 8), "weight_scale": torch.rand(6, 3)}
+    shape = torch.tensor([6, 48])
+    cases: dict[str, dict[str, Tensor]] = {
+        "unfilled": {"weight_packed": words(torch.randint(0, 4, (6, 10)), 2), "weight_shape": torch.tensor([6, 10])},
+        "no shape": {"weight_shape": torch.tensor(3)},
+        "not a number": {"weight_shape": torch.tensor([float("nan"), 48.0])},
+        "no scales": {"weight_shape": shape, "weight_scale": torch.ones(())},
+        "short order": {"weight_shape": shape, "weight_g_idx": torch.zeros(3, dtype=torch.int32)},
+        "flat zeros": {"weight_shape": shape, "weight_zero_point": torch.zeros(18, dtype=torch.int8)},
+    }
+    for name, parts in cases.items():
+        save_file({f"a.{n}": t for n, t in {**whole, **parts}.items()}, tmp_path / f"{name}.safetensors")
+        assert "a.weight_packed" in ws.open_weights(tmp_path / f"{name}.safetensors"), name
+    seven = {**whole, "weight_packed": words(torch.randint(0, 128, (6, 48)), 7), "weight_shape": shape}
+    save_file({f"a.{n}": t for n, t in seven.items()} | plain, tmp_path / "seven.safetensors")
+    with pytest.raises(InputError, match="found words filled as with 7"):
+        ws.open_weights(tmp_path / "seven.safetensors")["a.weight"]
+    far = {**whole, "weight_shape": shape, "weight_g_idx": torch.full((48,), 3)}
+    save_file({f"a.{n}": t for n, t in far.items()} | plain, tmp_path / "far.safetensors")
+    with pytest.raises(InputError, match="expected groups below 3 in a.weight_g_idx, found 3"):
+        ws.open_weights(tmp_path / "far.safetensors")["a.weight"]
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "index", "bin index"])
+def test_tied_tensors_that_were_quantized_are_tied_as_numbers(ending: str, tmp_path: Path) -> None:
+    """An embedding and a head of one matrix; a scale that two others share ties nothing."""
+    layer, others = nn.Module(), [nn.Module(), nn.Module()]
+    codes, whole = torch.randint(0, 256, (6, 48), dtype=torch.uint8), torch.tensor(0.5)
+    blocks = (torch.rand(6, 6) + 1).to(torch.float8_e4m3fn)
+    for module, held in [(layer, codes), *zip(others, (codes + 1, codes + 2), strict=True)]:
+        for name, tensor in (("weight", held), ("weight_scale", blocks.clone()), ("weight_scale_2", whole)):
+            module.register_buffer(name, tensor)
+    layer.weight_scale_2 = whole.clone()
+    tied = nn.ModuleDict({"embed": layer, "head": layer, "first": others[0], "second": others[1]}).state_dict()
+    kept = {name: tensor.clone() for name, tensor in tied.items() if not name.startswith("head")}
+    notes = {name: name.replace("head", "embed") for name in tied if name.startswith("head")}
+    path = tmp_path / "model.safetensors"
+    if ending == "safetensors":
+        save_file(kept, path, notes)
+    elif ending == "pt":
+        path = tmp_path / "model.pt"
+        torch.save(tied, path)
+    else:
+        shard, name = "model-1.safetensors", "model.safetensors.index.json"
+        if ending == "bin index":
+            shard, name = "model-1.bin", "pytorch_model.bin.index.json"
+            torch.save(tied, tmp_path / shard)
+        else:
+            save_file(kept, tmp_path / shard, notes)
+        (tmp_path / name).write_text(json.dumps({"weight_map": dict.fromkeys(tied, shard)}))
+        path = tmp_path
+    read = ws.open_weights(path)
+    names = ["embed.weight", "first.weight", "head.weight", "second.weight"]
+    assert sorted(read) == names and sorted(read.meta()) == names and sorted(read.read()) == names
+    assert torch.equal(read["head.weight"], read["embed.weight"]) and set(read.aliases) <= {
+        "embed.weight",
+        "head.weight",
+    }
+    if ending != "bin index":
+        assert len(read.aliases) == 1
+    expected = numbers_of_four_bits(codes + 2) * (blocks.float() * 0.5).repeat_interleave(16, 1)
+    assert torch.equal(read["second.weight"], expected)
+
+
+def test_pairs_beside_others_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scale of four bits, codes under a library's name, a tensor without axes."""
+    pairs = torch.randint(0, 256, (6, 48), dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    blocks = torch.ones(6, 6).to(torch.float8_e4m3fn)
+    packed = {"a.weight_packed": pairs, "a.weight_scale": blocks, "a.weight_global_scale": torch.full((1,), 2.0)}
+    save_file({**packed, "b_scale": pairs[0].clone(), "b.weight": pairs.clone()}, tmp_path / "net.safetensors")
+    read = ws.open_weights(tmp_path / "net.safetensors")
+    assert sorted(read) == ["a.weight", "b.weight", "b_scale"]
+    assert torch.equal(read["a.weight"], read["b.weight"] / 2)
+    torch.save({"w": pairs[0, 0]}, tmp_path / "one.pt")
+    assert ws.open_weights(tmp_path / "one.pt")["w"].shape == (2,)
+    assert run(capsys, "inspect", tmp_path)[0] == 0
 
 
 def test_words_of_awq_are_read_and_those_of_gptq_are_not(tmp_path: Path) -> None:
@@ -172,6 +254,10 @@ def test_bytes_that_are_no_numbers_of_four_bits_stay_bytes(tmp_path: Path) -> No
     others: list[dict[str, Tensor]] = [
         {"weight": codes, "weight_scale": torch.ones(6, 1), "weight_scale_2": torch.ones(1)},
         {"weight": codes, "weight_scale": blocks},
+        {"weight": codes, "weight_scale": codes[:, :3]},
+        {"weight": codes, "weight_scale": blocks.reshape(18, 2), "weight_scale_2": torch.ones(1)},
+        {"weight": codes, "weight_scale": blocks.flatten(), "weight_scale_2": torch.ones(1)},
+        {"weight_scale": codes[:0], "foo_scales": blocks, "up_blocks": codes, "up_scales": blocks},
         {"weight_packed": codes, "weight_scale": blocks, "weight_global_scale": blocks, "weight_zero_point": blocks},
     ]
     for number, parts in enumerate(others):

@@ -216,16 +216,16 @@ def open_weights(path: str | Place, inside: str | Sequence[str] = (), *, keep: b
     return opened
 
 
-def _open_file(path: Place, inside: tuple[str, ...], keep: bool) -> StoredWeights:
+def _open_file(path: Place, inside: tuple[str, ...], keep: bool, *, whole: bool = True) -> StoredWeights:
     if not path.is_file():
         raise InputError(f"expected a file or folder of weights at {path}, found nothing there")
     if path.suffix == ".safetensors":
-        return _open_safetensors(path, inside)
+        return _open_safetensors(path, inside, whole=whole)
     if isinstance(path, RemotePath):
         path = fetched(path)
     if path.suffix in TORCH_SUFFIXES or path.name.endswith(PACKED_NAMES):
         read = read_torch_file(path, inside, keep=keep)
-        return _in_memory(read.network, read.places, path)
+        return _in_memory(read.network, read.places, path, whole=whole)
     if path.suffix == ARRAYS:
         tensors, beside = read_arrays(path)
         found = _inside_of(tensors, inside, path)
@@ -243,7 +243,9 @@ def _inside_of(tensors: Weights, inside: tuple[str, ...], path: Place) -> Unwrap
     return found if found is not None else Unwrapped(dict(tensors), (), {})
 
 
-def _in_memory(found: Unwrapped, places: dict[str, Stored] | None = None, path: Path = Path()) -> StoredWeights:
+def _in_memory(
+    found: Unwrapped, places: dict[str, Stored] | None = None, path: Path = Path(), *, whole: bool = True
+) -> StoredWeights:
     """Weights that were read; of those with a place in a file nothing is kept."""
     places = places or {}
     memory = InMemory({name: tensor for name, tensor in found.tensors.items() if name not in places})
@@ -251,9 +253,10 @@ def _in_memory(found: Unwrapped, places: dict[str, Stored] | None = None, path: 
     sources |= dict.fromkeys(places, InFile(NumbersFile(path, places)))
     strange = [name for name in found.left_out if name not in found.beside]
     remarks = [f"{len(strange)} entries that are no tensors were left aside ({some_of(strange)})"] if strange else []
-    read = unquantized(sources)
+    aliases = find_aliases(found.tensors)
+    read = unquantized(sources, aliases) if whole else Unquantized(sources, aliases)
     about = _About(found.beside, found.path, found.others, (*remarks, *_emptiness(found.tensors), *read.remarks))
-    return StoredWeights(read.sources, find_aliases(found.tensors), about)
+    return StoredWeights(read.sources, read.aliases, about)
 
 
 def _open_safetensors(path: Place, inside: tuple[str, ...] = (), *, whole: bool = True) -> StoredWeights:
@@ -270,9 +273,9 @@ def _open_safetensors(path: Place, inside: tuple[str, ...] = (), *, whole: bool 
         if alias.startswith(prefix) and name.removeprefix(prefix) in sources
     }
     metadata = {key: value for key, value in file.metadata.items() if key not in (*noted, ALIASES_KEY, "format")}
-    read = unquantized(sources) if whole else Unquantized(sources)
+    read = unquantized(sources, aliases) if whole else Unquantized(sources, aliases)
     about = _About(metadata, found.path, found.others, (*_emptiness(shapes), *read.remarks))
-    return StoredWeights(read.sources, aliases, about, ordered=_has_order(file))
+    return StoredWeights(read.sources, read.aliases, about, ordered=_has_order(file))
 
 
 def _has_order(file: SafetensorsFile) -> bool:
@@ -377,17 +380,15 @@ def _open_sharded(folder: Place, index_name: str, inside: tuple[str, ...], keep:
     if not kept:
         raise InputError(f"expected a network under {'/'.join(inside)} in {folder}, found none")
     tied = {alias.removeprefix(prefix): name.removeprefix(prefix) for alias, name in aliases.items()}
-    read = unquantized(kept)
+    read = unquantized(kept, {alias: name for alias, name in tied.items() if name in kept})
     remarks = list(dict.fromkeys(remark for shard in shards.values() for remark in shard.remarks))
     about = _About(next(iter(shards.values())).metadata, remarks=(*remarks, *read.remarks))
-    return StoredWeights(read.sources, {alias: name for alias, name in tied.items() if name in kept}, about)
+    return StoredWeights(read.sources, read.aliases, about)
 
 
 def _open_part(path: Place, keep: bool) -> StoredWeights:
     """One file of several, in which parts of a quantized tensor need not be together."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return open_weights(path, keep=keep)
-    part = _open_safetensors(path, whole=False)
+    part = _open_file(path, (), keep, whole=False)
     require_plain(part.meta(), path)
     return part
 

@@ -21,7 +21,7 @@ from weightspace.weights.values import Weights, some_of
 INT8, FOUR_BITS = 127.0, ("nf4", "fp4")
 # Scales that are powers of two, stored as exponents.
 POWERS = (torch.float8_e8m0fnu, torch.uint8)
-MATRIX, STACK, WORD = 2, 3, 32
+MATRIX, STACK, BYTE, WORD = 2, 3, 8, 32
 # Where the outputs lie in a word of AWQ, and what lies in words there.
 EVEN_FIRST, WORDS = [0, 4, 1, 5, 2, 6, 3, 7], ("codes", "zero")
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
@@ -37,9 +37,12 @@ PACKED = {
 
 
 class Unquantized(NamedTuple):
-    """Where tensors come from, and what was understood of those that were quantized, in sentences."""
+    """Where tensors come from, which of them are others under a second name, and what was understood of those that were
+    quantized, in sentences.
+    """
 
     sources: dict[str, Source]
+    aliases: dict[str, str]
     remarks: tuple[str, ...] = ()
 
 
@@ -68,29 +71,55 @@ class _Product(Source):
         return torch.empty(self.schemes[name].shape, device="meta")
 
 
-def unquantized(sources: Mapping[str, Source]) -> Unquantized:
+class _SecondNames(Source):
+    """Tensors that are stored under another name."""
+
+    def __init__(self, sources: Mapping[str, Source], aliases: Mapping[str, str]) -> None:
+        self.sources, self.aliases = sources, aliases
+
+    def read(self, name: str) -> Tensor:
+        """A whole tensor."""
+        return self.sources[self.aliases[name]].read(self.aliases[name])
+
+    def meta(self, name: str) -> Tensor:
+        """Its type and shape, on the `meta` device."""
+        return self.sources[self.aliases[name]].meta(self.aliases[name])
+
+
+def unquantized(sources: Mapping[str, Source], aliases: Mapping[str, str]) -> Unquantized:
     """Tensors as the numbers they stand for: of bitsandbytes in 8 bits and 4 (NF4, FP4, nested), floats of 8 bits with
     scales by tensor, row or block, floats of 4 bits, as they are and with scales by block (NVFP4, MXFP4), and whole
     numbers of compressed-tensors and AWQ.
 
     Args:
         sources: by the names that tensors are stored under.
+        aliases: second names of tied tensors -> first ones; where all parts of a tensor are tied, so are the numbers.
 
     Raises:
         InputError: parts of a quantized tensor that do not belong together.
     """
-    schemes = dict(_schemes(sources))
-    gone = {part for scheme in schemes.values() for part in scheme.parts.values()}
-    gone |= {f"{name.removesuffix('weight')}weight_format" for name in schemes}
-    product, meant = _Product(sources, schemes), {scheme.parts["codes"]: name for name, scheme in schemes.items()}
+    second = _SecondNames(sources, aliases)
+    known = {**sources, **{alias: second for alias in aliases if alias not in sources}}
+    schemes = dict(_schemes(known))
+    parts = {part for scheme in schemes.values() for part in scheme.parts.values()}
+    parts |= {f"{name.removesuffix('weight')}weight_format" for name in schemes}
+    product, meant = _Product(known, schemes), {scheme.parts["codes"]: name for name, scheme in schemes.items()}
     kept: dict[str, Source] = {}
     for name, source in sources.items():
         if name in meant:
             kept[meant[name]] = product
-        elif name not in gone:
+        elif name not in parts:
             kept[name] = source
+    tied = {alias: name for alias, name in aliases.items() if alias not in parts and name not in parts}
+    firsts: dict[frozenset[tuple[str, str]], str] = {}
+    for name, scheme in schemes.items():
+        same = frozenset((role, aliases.get(part, part)) for role, part in scheme.parts.items())
+        if firsts.setdefault(same, name) != name:
+            tied[name] = firsts[same]
+        else:
+            kept.setdefault(name, product)
     remarks = [f"{len(names)} tensors quantized by {library} were read as float32" for library, names in _by(schemes)]
-    return Unquantized(kept, (*remarks, *_packed(kept)))
+    return Unquantized(kept, tied, (*remarks, *_packed(kept)))
 
 
 def _by(schemes: Mapping[str, _Scheme]) -> list[tuple[str, list[str]]]:
@@ -118,14 +147,15 @@ def _schemes(sources: Mapping[str, Source]) -> "list[tuple[str, _Scheme]]":
             schemes += _eight_bits(sources, name)
         elif ".quant_state.bitsandbytes__" in name:
             schemes += _four_bits(sources, name)
-        elif name.endswith(("_scale_inv", "_scale", "_scales")):
+        elif name.endswith(("_scale_inv", "_scale")):
             schemes += _float4(sources, name) or _integers(sources, name) or _float8(sources, name)
+        elif name.endswith("_scales"):
+            schemes += _float4(sources, name)
         elif name.endswith(".qweight"):
             schemes += _awq(sources, name)
-    scaled = {name for name, _ in schemes}
-    return schemes + [
-        _pairs(name, source.meta(name)) for name, source in sources.items() if _alone(name, source, scaled)
-    ]
+    scaled = {part for _, scheme in schemes for part in scheme.parts.values()}
+    alone = [name for name in sources if name not in scaled and sources[name].meta(name).dtype == PAIRS]
+    return schemes + [_pairs(name, sources[name].meta(name)) for name in alone]
 
 
 def _eight_bits(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
@@ -185,20 +215,25 @@ def _float4(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Schem
     GPT-OSS keeps blocks apart, and stacks of experts with their last two axes the other way round than its model.
     """
     stem = scale.removesuffix("s").removesuffix("_scale")
-    codes = next((name for name in (f"{stem}_packed", f"{stem}_blocks", stem) if name in sources), scale)
-    packed, scales = sources[codes].meta(codes), sources[scale].meta(scale)
-    if packed.dtype not in (torch.uint8, PAIRS) or f"{stem}_zero_point" in sources:
+    apart = scale.endswith("_scales")
+    codes = f"{stem}_blocks" if apart else next((n for n in (f"{stem}_packed", stem) if n in sources), "")
+    if codes not in sources or (stem in sources and codes != stem) or f"{stem}_zero_point" in sources:
         return []
-    powers = scales.dtype in POWERS
-    shape = (*scales.shape[:-1], scales.shape[-1] * (32 if powers else 16)) if scales.ndim else ()
+    packed, scales = sources[codes].meta(codes), sources[scale].meta(scale)
     outer = next((name for name in (f"{stem}_scale_2", f"{stem}_global_scale") if name in sources), "")
-    fits = not outer or sources[outer].meta(outer).numel() in (1, shape[0] if shape else 1)
-    if math.prod(shape) != 2 * packed.numel() or powers == bool(outer) or not fits:
+    powers = scales.dtype in POWERS
+    shape = (*scales.shape[:-1], (scales.shape or (0,))[-1] * (32 if powers else 16))
+    lying = (*scales.shape, 16) if apart else (*shape[:-1], shape[-1] // 2)
+    fits = tuple(packed.shape) == lying and packed.numel() > 0 and scales.ndim > 1 and powers != bool(outer)
+    fits = fits and (powers or scales.dtype == torch.float8_e4m3fn) and _one_scale(sources, outer, shape)
+    # Bytes beside bytes of their name are not yet numbers of 4 bits beside exponents.
+    fits = fits and (packed.dtype == PAIRS or (packed.dtype == torch.uint8 and (codes != stem or bool(outer))))
+    if not fits:
         if packed.dtype == PAIRS:
             raise InputError(f"expected scales of every 16 or 32 numbers of {stem}, found {list(scales.shape)}")
         return []
     parts = {"codes": codes, "scale": scale} | ({"by" if outer.endswith("_2") else "over": outer} if outer else {})
-    turned = codes.endswith("_blocks") and len(shape) == STACK
+    turned = apart and len(shape) == STACK
 
     def read(parts: Weights) -> Tensor:
         values = _in_blocks(parts).reshape(shape)
@@ -206,6 +241,16 @@ def _float4(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Schem
 
     seen = (shape[0], shape[2], shape[1]) if turned else shape
     return [(stem, _Scheme(parts, seen, read, "MXFP4" if powers else "NVFP4"))]
+
+
+def _one_scale(sources: Mapping[str, Source], name: str, shape: tuple[int, ...]) -> bool:
+    """Whether there is none, or one for all, or one for each network of a stack."""
+    return not name or (_is_scale(sources, name) and sources[name].meta(name).numel() in (1, shape[0]))
+
+
+def _is_scale(sources: Mapping[str, Source], name: str) -> bool:
+    kind = sources[name].meta(name).dtype
+    return kind.is_floating_point and kind != PAIRS
 
 
 def _in_blocks(parts: Weights) -> Tensor:
@@ -228,7 +273,13 @@ def _factors(scales: Tensor) -> Tensor:
 def _unpacked(codes: Tensor) -> Tensor:
     """Two numbers a byte, one after the other along the last axis: looked up by bytes, which takes half the memory."""
     both = torch.tensor([[E2M1[byte & 15], E2M1[byte >> 4]] for byte in range(256)])
-    return both[codes.view(torch.uint8).int()].flatten(-2)
+    return both[torch.atleast_1d(codes).view(torch.uint8).int()].flatten(-2)
+
+
+def _pairs(name: str, codes: Tensor) -> tuple[str, _Scheme]:
+    """Numbers of 4 bits that stand for themselves."""
+    shape = (*codes.shape[:-1], 2 * (codes.shape or (1,))[-1])
+    return name, _Scheme({"codes": name}, shape, lambda parts: _unpacked(parts["codes"]), "rounding to 4 bits")
 
 
 def _integers(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
@@ -239,26 +290,44 @@ def _integers(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Sch
     stem = scale.removesuffix("_scale")
     roles = {"codes": "packed", "shape": "shape", "scale": "scale", "zero": "zero_point", "group": "g_idx"}
     parts = {role: f"{stem}_{part}" for role, part in roles.items() if f"{stem}_{part}" in sources}
-    if not {"codes", "shape"} <= set(parts) or sources[parts["codes"]].meta(parts["codes"]).dtype != torch.int32:
+    held = {role: sources[name].meta(name) for role, name in parts.items()}
+    if not {"codes", "shape", "scale"} <= set(parts) or stem in sources or held["shape"].shape != (MATRIX,):
         return []
-    shape = tuple(sources[parts["shape"]].read(parts["shape"]).tolist())
-    words, groups = (tuple(sources[parts[role]].meta(parts[role]).shape) for role in ("codes", "scale"))
-    fitting = [bits for bits in (2, 4, 8) if (shape[0], math.ceil(shape[-1] * bits / WORD)) == words]
-    if len(shape) != MATRIX or len(fitting) != 1 or groups != (shape[0], groups[-1]) or shape[1] % groups[1]:
+    rows, columns = map(int, sources[parts["shape"]].read(parts["shape"]).nan_to_num().tolist())
+    groups = (held["scale"].shape or (0,))[-1]
+    # Words that are filled: elsewhere the number of bits cannot be told.
+    fitting = [bits for bits in (2, 4, 8) if held["codes"].shape == (rows, columns * bits // WORD)]
+    fitting = [bits for bits in fitting if columns > 0 and columns * bits % WORD == 0]
+    fits = len(fitting) == 1 and held["codes"].dtype == torch.int32 and _is_scale(sources, scale)
+    if not fits or held["scale"].shape != (rows, groups) or not groups or columns % groups:
         return []
-    (bits,), (rows, columns) = fitting, shape
+    (bits,) = fitting
+    packed_zeros = (torch.int32, (-(-rows * bits // WORD), groups))
+    if "zero" in held and _kind(held["zero"]) not in (packed_zeros, (torch.int8, (rows, groups))):
+        return []
+    if "group" in held and _kind(held["group"]) not in ((torch.int32, (columns,)), (torch.int64, (columns,))):
+        return []
 
     def read(held: Weights) -> Tensor:
-        numbers = _words(held["codes"], bits)[:, :columns] - 2 ** (bits - 1)
-        group = torch.arange(columns) // (columns // groups[1])
+        if bits == BYTE and not (held["codes"] >> (WORD - 4) & 15).any():
+            raise InputError(f"expected whole numbers of 8 bits in {parts['codes']}, found words filled as with 7")
+        group = torch.arange(columns) // (columns // groups)
         if "group" in held and int(held["group"].min()) >= 0:
             group = held["group"].long()
+        if int(group.max()) >= groups:
+            raise InputError(f"expected groups below {groups} in {parts['group']}, found {int(group.max())}")
+        numbers = _words(held["codes"], bits) - 2 ** (bits - 1)
         if "zero" in held:
-            zeros = _words(held["zero"].mT, bits)[:, :rows].mT - 2 ** (bits - 1)
+            zeros = held["zero"].int()
+            zeros = zeros if held["zero"].dtype == torch.int8 else _words(zeros.mT, bits)[:, :rows].mT - 2 ** (bits - 1)
             numbers = numbers - zeros[:, group]
         return numbers * held["scale"].float()[:, group]
 
-    return [(stem, _Scheme(parts, shape, read, f"compressed-tensors ({bits} bits)"))]
+    return [(stem, _Scheme(parts, (rows, columns), read, f"compressed-tensors ({bits} bits)"))]
+
+
+def _kind(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...]]:
+    return tensor.dtype, tuple(tensor.shape)
 
 
 def _awq(sources: Mapping[str, Source], codes: str) -> list[tuple[str, _Scheme]]:
@@ -267,16 +336,19 @@ def _awq(sources: Mapping[str, Source], codes: str) -> list[tuple[str, _Scheme]]
     parts = {"codes": codes, "zero": f"{module}qzeros", "scale": f"{module}scales"}
     if not all(part in sources for part in parts.values()) or f"{module}weight" in sources:
         return []
-    words, zeros, scales = (tuple(sources[part].meta(part).shape) for part in parts.values())
-    if len(words) != MATRIX or (zeros, scales[1:]) != ((scales[0], words[1]), (8 * words[1],)) or words[0] % scales[0]:
+    words, zeros, scales = (_kind(sources[part].meta(part)) for part in parts.values())
+    inputs, groups, outputs = (words[1] or (0,))[0], (scales[1] or (0,))[0], (scales[1] or (0,))[-1]
+    expected = ((torch.int32, (inputs, outputs // 8)), (torch.int32, (groups, outputs // 8)), (groups, outputs))
+    fits = (words, zeros, scales[1]) == expected and outputs % 8 == 0 and _is_scale(sources, parts["scale"])
+    if not fits or not outputs or not groups or inputs % groups:
         return []  # of GPTQ it is inputs that share a word
 
     def read(held: Weights) -> Tensor:
         numbers, points = (_words(held[role], 4).unflatten(-1, (-1, 8))[..., EVEN_FIRST].flatten(-2) for role in WORDS)
-        group = torch.arange(words[0]) // (words[0] // scales[0])
+        group = torch.arange(inputs) // (inputs // groups)
         return ((numbers - points[group]) * held["scale"].float()[group]).mT.contiguous()
 
-    return [(f"{module}weight", _Scheme(parts, (scales[1], words[0]), read, "AWQ"))]
+    return [(f"{module}weight", _Scheme(parts, (outputs, inputs), read, "AWQ"))]
 
 
 def _words(packed: Tensor, bits: int) -> Tensor:
@@ -284,23 +356,15 @@ def _words(packed: Tensor, bits: int) -> Tensor:
     return ((packed[..., None] >> torch.arange(0, WORD, bits)) & (2**bits - 1)).flatten(-2)
 
 
-def _alone(name: str, source: Source, scaled: set[str]) -> bool:
-    """Whether numbers of 4 bits stand for themselves."""
-    return name not in scaled and source.meta(name).dtype == PAIRS
-
-
-def _pairs(name: str, codes: Tensor) -> tuple[str, _Scheme]:
-    shape = (*codes.shape[:-1], 2 * codes.shape[-1])
-    return name, _Scheme({"codes": name}, shape, lambda parts: _unpacked(parts["codes"]), "rounding to 4 bits")
-
-
 def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
     """Numbers of 8 bits times a scale of the tensor, of a row, or of a block of both axes."""
     name = scale.removesuffix("_inv").removesuffix("_scale")
     kind = sources[name].meta(name).dtype if name in sources else None
-    if kind not in FLOAT8 and not (kind == torch.int8 and name.endswith("weight")):
+    whole = kind == torch.int8 and name.endswith("weight") and f"{name}_zero_point" not in sources
+    factors = sources[scale].meta(scale)
+    if (kind not in FLOAT8 and not whole) or not factors.numel() or factors.dtype == PAIRS:
         return []
-    shape, of_scale = tuple(sources[name].meta(name).shape), tuple(sources[scale].meta(scale).shape)
+    shape, of_scale = tuple(sources[name].meta(name).shape), tuple(factors.shape)
     sizes = _block_sizes(shape, of_scale)
     if sizes is None:
         raise InputError(f"expected scales that divide {list(shape)} of {name}, found {list(of_scale)}")
@@ -310,7 +374,7 @@ def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Schem
         scales = scales.reshape(math.prod(of_scale), *[1] * (len(shape) - 1)) if len(of_scale) < len(shape) else scales
         for axis, size in enumerate(sizes):
             scales = scales.repeat_interleave(size, dim=axis).narrow(axis, 0, shape[axis])
-        return parts["codes"].float() * scales
+        return (parts["codes"].float() * scales).reshape(shape)
 
     return [(name, _Scheme({"codes": name, "scale": scale}, shape, read, "scales of 8-bit numbers"))]
 
