@@ -5,7 +5,7 @@ numbers that these stand for are one product in float32, they are read as that; 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,22 +13,22 @@ from torch import Tensor
 
 from weightspace.errors import InputError
 from weightspace.inputs import parse_json
+from weightspace.weights.packed import (
+    Scheme,
+    Schemes,
+    awq,
+    factors_of,
+    floats_in_blocks,
+    integers_in_words,
+    pairs_alone,
+)
 from weightspace.weights.safetensors_files import PAIRS
 from weightspace.weights.sources import Source
 from weightspace.weights.values import Weights, some_of
 
 # What bitsandbytes divides whole numbers of eight bits by, and its names for codes of four.
 INT8, FOUR_BITS = 127.0, ("nf4", "fp4")
-# Scales that are powers of two, stored as exponents.
-POWERS = (torch.float8_e8m0fnu, torch.uint8)
-MATRIX, STACK, BYTE, WORD = 2, 3, 8, 32
-# Where the outputs lie in a word of AWQ, and what lies in words there.
-EVEN_FIRST, WORDS = [0, 4, 1, 5, 2, 6, 3, 7], ("codes", "zero")
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
-# Numbers of four bits by their code (E2M1: OCP Microscaling Formats 1.0, 5.3.3); the lower half of a byte is the first
-# of two.
-SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-E2M1 = (*SIZES, *(-size for size in SIZES))
 # Parts of modules that pack several numbers in one, by the library that unpacks them.
 PACKED = {
     "GPTQ": (".qweight", ".qzeros", ".scales"),
@@ -46,19 +46,10 @@ class Unquantized(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-class _Scheme(NamedTuple):
-    """One quantized tensor: its parts by their role, and what makes numbers of them."""
-
-    parts: dict[str, str]
-    shape: tuple[int, ...]
-    read: Callable[[Weights], Tensor]
-    writer: str
-
-
 class _Product(Source):
     """Tensors that are made of several stored ones."""
 
-    def __init__(self, sources: Mapping[str, Source], schemes: Mapping[str, _Scheme]) -> None:
+    def __init__(self, sources: Mapping[str, Source], schemes: Mapping[str, Scheme]) -> None:
         self.sources, self.schemes = dict(sources), dict(schemes)
 
     def read(self, name: str) -> Tensor:
@@ -122,7 +113,7 @@ def unquantized(sources: Mapping[str, Source], aliases: Mapping[str, str]) -> Un
     return Unquantized(kept, tied, (*remarks, *_packed(kept)))
 
 
-def _by(schemes: Mapping[str, _Scheme]) -> list[tuple[str, list[str]]]:
+def _by(schemes: Mapping[str, Scheme]) -> list[tuple[str, list[str]]]:
     writers = dict.fromkeys(scheme.writer for scheme in schemes.values())
     return [(writer, [name for name, scheme in schemes.items() if scheme.writer == writer]) for writer in writers]
 
@@ -140,25 +131,25 @@ def _packed(sources: Mapping[str, Source]) -> list[str]:
     return []
 
 
-def _schemes(sources: Mapping[str, Source]) -> "list[tuple[str, _Scheme]]":
-    schemes: list[tuple[str, _Scheme]] = []
+def _schemes(sources: Mapping[str, Source]) -> Schemes:
+    schemes: Schemes = []
     for name in sources:
         if name.endswith(".SCB"):
             schemes += _eight_bits(sources, name)
         elif ".quant_state.bitsandbytes__" in name:
             schemes += _four_bits(sources, name)
         elif name.endswith(("_scale_inv", "_scale")):
-            schemes += _float4(sources, name) or _integers(sources, name) or _float8(sources, name)
+            schemes += floats_in_blocks(sources, name) or integers_in_words(sources, name) or _float8(sources, name)
         elif name.endswith("_scales"):
-            schemes += _float4(sources, name)
+            schemes += floats_in_blocks(sources, name)
         elif name.endswith(".qweight"):
-            schemes += _awq(sources, name)
+            schemes += awq(sources, name)
     scaled = {part for _, scheme in schemes for part in scheme.parts.values()}
     alone = [name for name in sources if name not in scaled and sources[name].meta(name).dtype == PAIRS]
-    return schemes + [_pairs(name, sources[name].meta(name)) for name in alone]
+    return schemes + [pairs_alone(name, sources[name].meta(name)) for name in alone]
 
 
-def _eight_bits(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
+def _eight_bits(sources: Mapping[str, Source], scale: str) -> Schemes:
     """LLM.int8() (Dettmers et al., 2022): every row is whole numbers times its largest entry over 127."""
     name = f"{scale.removesuffix('SCB')}weight"
     if name not in sources or sources[name].meta(name).dtype != torch.int8:
@@ -171,10 +162,10 @@ def _eight_bits(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _S
         return parts["codes"].float() * (parts["scale"].float() / INT8)[:, None]
 
     shape = tuple(sources[name].meta(name).shape)
-    return [(name, _Scheme({"codes": name, "scale": scale}, shape, read, "bitsandbytes (8 bits)"))]
+    return [(name, Scheme({"codes": name, "scale": scale}, shape, read, "bitsandbytes (8 bits)"))]
 
 
-def _four_bits(sources: Mapping[str, Source], state: str) -> list[tuple[str, _Scheme]]:
+def _four_bits(sources: Mapping[str, Source], state: str) -> Schemes:
     """NF4 and FP4 (QLoRA, Dettmers et al., 2023): codes of 4 bits into a table, times the largest entry of a block."""
     name, _, kind = state.partition(".quant_state.bitsandbytes__")
     parts = {"codes": name, "absmax": f"{name}.absmax", "table": f"{name}.quant_map", "state": state}
@@ -201,7 +192,7 @@ def _four_bits(sources: Mapping[str, Source], state: str) -> list[tuple[str, _Sc
         values = _blocked(held["table"][codes[: math.prod(shape)].long()], scales, block)
         return values.reshape(shape)
 
-    return [(name, _Scheme(parts, shape, read, f"bitsandbytes (4 bits, {kind})"))]
+    return [(name, Scheme(parts, shape, read, f"bitsandbytes (4 bits, {kind})"))]
 
 
 def _blocked(values: Tensor, scales: Tensor, block: int) -> Tensor:
@@ -209,154 +200,7 @@ def _blocked(values: Tensor, scales: Tensor, block: int) -> Tensor:
     return values.float() * scales.float().repeat_interleave(block)[: len(values)]
 
 
-def _float4(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
-    """Numbers of 4 bits, two a byte, times a scale of every 16 in a row (NVFP4) or 32 (MXFP4).
-
-    GPT-OSS keeps blocks apart, and stacks of experts with their last two axes the other way round than its model.
-    """
-    stem = scale.removesuffix("s").removesuffix("_scale")
-    apart = scale.endswith("_scales")
-    codes = f"{stem}_blocks" if apart else next((n for n in (f"{stem}_packed", stem) if n in sources), "")
-    if codes not in sources or (stem in sources and codes != stem) or f"{stem}_zero_point" in sources:
-        return []
-    packed, scales = sources[codes].meta(codes), sources[scale].meta(scale)
-    outer = next((name for name in (f"{stem}_scale_2", f"{stem}_global_scale") if name in sources), "")
-    powers = scales.dtype in POWERS
-    shape = (*scales.shape[:-1], (scales.shape or (0,))[-1] * (32 if powers else 16))
-    lying = (*scales.shape, 16) if apart else (*shape[:-1], shape[-1] // 2)
-    fits = tuple(packed.shape) == lying and packed.numel() > 0 and scales.ndim > 1 and powers != bool(outer)
-    fits = fits and (powers or scales.dtype == torch.float8_e4m3fn) and _one_scale(sources, outer, shape)
-    # Bytes beside bytes of their name are not yet numbers of 4 bits beside exponents.
-    fits = fits and (packed.dtype == PAIRS or (packed.dtype == torch.uint8 and (codes != stem or bool(outer))))
-    if not fits:
-        if packed.dtype == PAIRS:
-            raise InputError(f"expected scales of every 16 or 32 numbers of {stem}, found {list(scales.shape)}")
-        return []
-    parts = {"codes": codes, "scale": scale} | ({"by" if outer.endswith("_2") else "over": outer} if outer else {})
-    turned = apart and len(shape) == STACK
-
-    def read(parts: Weights) -> Tensor:
-        values = _in_blocks(parts).reshape(shape)
-        return values.mT.contiguous() if turned else values
-
-    seen = (shape[0], shape[2], shape[1]) if turned else shape
-    return [(stem, _Scheme(parts, seen, read, "MXFP4" if powers else "NVFP4"))]
-
-
-def _one_scale(sources: Mapping[str, Source], name: str, shape: tuple[int, ...]) -> bool:
-    """Whether there is none, or one for all, or one for each network of a stack."""
-    return not name or (_is_scale(sources, name) and sources[name].meta(name).numel() in (1, shape[0]))
-
-
-def _is_scale(sources: Mapping[str, Source], name: str) -> bool:
-    kind = sources[name].meta(name).dtype
-    return kind.is_floating_point and kind != PAIRS
-
-
-def _in_blocks(parts: Weights) -> Tensor:
-    """Numbers times the scales of their blocks; those of NVFP4 have one of their own, by which ModelOpt multiplies and
-    compressed-tensors divides.
-    """
-    scales = _factors(parts["scale"])
-    outer = parts.get("by", parts.get("over"))
-    if outer is not None:
-        whole = outer.float().reshape(-1, *[1] * (scales.ndim - 1))
-        scales = scales * whole if "by" in parts else scales / whole
-    return _unpacked(parts["codes"]).reshape(*scales.shape, -1) * scales[..., None]
-
-
-def _factors(scales: Tensor) -> Tensor:
-    """Scales as numbers; bytes are exponents (E8M0)."""
-    return scales.view(torch.float8_e8m0fnu).float() if scales.dtype in POWERS else scales.float()
-
-
-def _unpacked(codes: Tensor) -> Tensor:
-    """Two numbers a byte, one after the other along the last axis: looked up by bytes, which takes half the memory."""
-    both = torch.tensor([[E2M1[byte & 15], E2M1[byte >> 4]] for byte in range(256)])
-    return both[torch.atleast_1d(codes).view(torch.uint8).int()].flatten(-2)
-
-
-def _pairs(name: str, codes: Tensor) -> tuple[str, _Scheme]:
-    """Numbers of 4 bits that stand for themselves."""
-    shape = (*codes.shape[:-1], 2 * (codes.shape or (1,))[-1])
-    return name, _Scheme({"codes": name}, shape, lambda parts: _unpacked(parts["codes"]), "rounding to 4 bits")
-
-
-def _integers(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
-    """Whole numbers of 2, 4 or 8 bits of compressed-tensors (W4A16), row by row in words of 32 bits.
-
-    Each is less a zero point, if there is one, and times a scale of its group of columns.
-    """
-    stem = scale.removesuffix("_scale")
-    roles = {"codes": "packed", "shape": "shape", "scale": "scale", "zero": "zero_point", "group": "g_idx"}
-    parts = {role: f"{stem}_{part}" for role, part in roles.items() if f"{stem}_{part}" in sources}
-    held = {role: sources[name].meta(name) for role, name in parts.items()}
-    if not {"codes", "shape", "scale"} <= set(parts) or stem in sources or held["shape"].shape != (MATRIX,):
-        return []
-    rows, columns = map(int, sources[parts["shape"]].read(parts["shape"]).nan_to_num().tolist())
-    groups = (held["scale"].shape or (0,))[-1]
-    # Words that are filled: elsewhere the number of bits cannot be told.
-    fitting = [bits for bits in (2, 4, 8) if held["codes"].shape == (rows, columns * bits // WORD)]
-    fitting = [bits for bits in fitting if columns > 0 and columns * bits % WORD == 0]
-    fits = len(fitting) == 1 and held["codes"].dtype == torch.int32 and _is_scale(sources, scale)
-    if not fits or held["scale"].shape != (rows, groups) or not groups or columns % groups:
-        return []
-    (bits,) = fitting
-    packed_zeros = (torch.int32, (-(-rows * bits // WORD), groups))
-    if "zero" in held and _kind(held["zero"]) not in (packed_zeros, (torch.int8, (rows, groups))):
-        return []
-    if "group" in held and _kind(held["group"]) not in ((torch.int32, (columns,)), (torch.int64, (columns,))):
-        return []
-
-    def read(held: Weights) -> Tensor:
-        if bits == BYTE and not (held["codes"] >> (WORD - 4) & 15).any():
-            raise InputError(f"expected whole numbers of 8 bits in {parts['codes']}, found words filled as with 7")
-        group = torch.arange(columns) // (columns // groups)
-        if "group" in held and int(held["group"].min()) >= 0:
-            group = held["group"].long()
-        if int(group.max()) >= groups:
-            raise InputError(f"expected groups below {groups} in {parts['group']}, found {int(group.max())}")
-        numbers = _words(held["codes"], bits) - 2 ** (bits - 1)
-        if "zero" in held:
-            zeros = held["zero"].int()
-            zeros = zeros if held["zero"].dtype == torch.int8 else _words(zeros.mT, bits)[:, :rows].mT - 2 ** (bits - 1)
-            numbers = numbers - zeros[:, group]
-        return numbers * held["scale"].float()[:, group]
-
-    return [(stem, _Scheme(parts, (rows, columns), read, f"compressed-tensors ({bits} bits)"))]
-
-
-def _kind(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...]]:
-    return tensor.dtype, tuple(tensor.shape)
-
-
-def _awq(sources: Mapping[str, Source], codes: str) -> list[tuple[str, _Scheme]]:
-    """AWQ (Lin et al., 2023), in 4 bits: a word holds eight outputs, the even ones first."""
-    module = codes.removesuffix("qweight")
-    parts = {"codes": codes, "zero": f"{module}qzeros", "scale": f"{module}scales"}
-    if not all(part in sources for part in parts.values()) or f"{module}weight" in sources:
-        return []
-    words, zeros, scales = (_kind(sources[part].meta(part)) for part in parts.values())
-    inputs, groups, outputs = (words[1] or (0,))[0], (scales[1] or (0,))[0], (scales[1] or (0,))[-1]
-    expected = ((torch.int32, (inputs, outputs // 8)), (torch.int32, (groups, outputs // 8)), (groups, outputs))
-    fits = (words, zeros, scales[1]) == expected and outputs % 8 == 0 and _is_scale(sources, parts["scale"])
-    if not fits or not outputs or not groups or inputs % groups:
-        return []  # of GPTQ it is inputs that share a word
-
-    def read(held: Weights) -> Tensor:
-        numbers, points = (_words(held[role], 4).unflatten(-1, (-1, 8))[..., EVEN_FIRST].flatten(-2) for role in WORDS)
-        group = torch.arange(inputs) // (inputs // groups)
-        return ((numbers - points[group]) * held["scale"].float()[group]).mT.contiguous()
-
-    return [(f"{module}weight", _Scheme(parts, (outputs, inputs), read, "AWQ"))]
-
-
-def _words(packed: Tensor, bits: int) -> Tensor:
-    """The whole numbers in words of 32 bits, lowest bits first, along the last axis."""
-    return ((packed[..., None] >> torch.arange(0, WORD, bits)) & (2**bits - 1)).flatten(-2)
-
-
-def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Scheme]]:
+def _float8(sources: Mapping[str, Source], scale: str) -> Schemes:
     """Numbers of 8 bits times a scale of the tensor, of a row, or of a block of both axes."""
     name = scale.removesuffix("_inv").removesuffix("_scale")
     kind = sources[name].meta(name).dtype if name in sources else None
@@ -370,13 +214,13 @@ def _float8(sources: Mapping[str, Source], scale: str) -> list[tuple[str, _Schem
         raise InputError(f"expected scales that divide {list(shape)} of {name}, found {list(of_scale)}")
 
     def read(parts: Weights) -> Tensor:
-        scales = _factors(parts["scale"])
+        scales = factors_of(parts["scale"])
         scales = scales.reshape(math.prod(of_scale), *[1] * (len(shape) - 1)) if len(of_scale) < len(shape) else scales
         for axis, size in enumerate(sizes):
             scales = scales.repeat_interleave(size, dim=axis).narrow(axis, 0, shape[axis])
         return (parts["codes"].float() * scales).reshape(shape)
 
-    return [(name, _Scheme({"codes": name, "scale": scale}, shape, read, "scales of 8-bit numbers"))]
+    return [(name, Scheme({"codes": name, "scale": scale}, shape, read, "scales of 8-bit numbers"))]
 
 
 def _block_sizes(shape: tuple[int, ...], of_scale: tuple[int, ...]) -> list[int] | None:
