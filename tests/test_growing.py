@@ -89,6 +89,25 @@ def test_auto_takes_what_it_measured_to_be_fastest(
     assert not {"growing.json", "parts"} & {path.name for path in (tmp_path / "zoo").iterdir()}
 
 
+def test_a_way_that_does_not_fit_into_memory_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(module: nn.Module) -> nn.Module:
+        class Full(type(module)):  # type: ignore[misc]
+            def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        module.__class__ = Full
+        return module
+
+    images = open_images("digits", size=28, limits=(200, 40))
+    monkeypatch.setattr(planning, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(planning, "unfold_convolutions", full)
+    monkeypatch.setattr(planning, "_ways", lambda *_: ("unfolded", "alone"))
+    plan = grow("cnn-s", images, GrowConfig(members=2, epochs=1, workers=1), tmp_path / "zoo").about["plan"]
+    assert plan["way"] == "alone" and set(plan["milliseconds"]) == {"alone"}
+    with pytest.raises(torch.OutOfMemoryError):
+        grow("cnn-s", images, GrowConfig(members=2, epochs=1, plan="unfolded"), tmp_path / "no")
+
+
 def test_long_work_gets_a_worker_for_each_core_and_stacks_for_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "count_cpus", lambda: 4)
     assert planning._choose_workers(1.0, "cpu") == 1 and planning._choose_workers(1_000.0, "cpu") == 4
