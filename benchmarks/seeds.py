@@ -148,18 +148,22 @@ def writing(setting: Setting, name: str) -> Iterator[Job]:
         ]
 
     yield {"zoo": name}, compute
-    yield {"zoo": name, "hyper_steps": HYPER_STEPS}, lambda: hyper_networks(setting, name)
+    # A control, for tables that were made before it was one; and one that is trained.
+    yield {"zoo": name, "key": "shrunk"}, lambda: one_control(setting, name, "shrunk", TUNED)
+    tuned = replace(TUNED, hyper_steps=HYPER_STEPS)
+    yield {"zoo": name, "hyper_steps": HYPER_STEPS}, lambda: one_control(setting, name, "hyper", tuned)
 
 
-def hyper_networks(setting: Setting, name: str) -> list[Row]:
-    """The hyper-representation's networks alone, trained for as long as SANE was."""
+def one_control(setting: Setting, name: str, key: str, config: EvaluateConfig) -> list[Row]:
+    """The networks of one control alone; the hyper-representation is trained for as long as SANE was."""
     sane, train = setting.distilled(name), setting.parts(name)[0]
     anchors, images = tables_writing.anchors_of(train), setting.images(name)
-    generated = {"SANE": Method(sane, SAMPLER, SUBSAMPLED).make(anchors, images)}
-    with patch.dict(controls.CONTROLS, {"hyper": controls.CONTROLS["hyper"]}, clear=True):
+    many = tables_writing.anchors_of(train, round(0.3 * len(train.members)))
+    generated = {"SANE_SUB": Method(sane, SAMPLER, SUBSAMPLED).make(many, images)}
+    with patch.dict(controls.CONTROLS, {key: controls.CONTROLS[key]}, clear=True):
         competitors = Competitors(sane, train, anchors, generated, SUBSAMPLED)
-        rows = compare_with_controls(competitors, images, replace(TUNED, hyper_steps=HYPER_STEPS)).rows
-    return [{"anchors": len(anchors), **row.to_json()} for row in rows if row.key == "hyper"]
+        rows = compare_with_controls(competitors, images, config).rows
+    return [{"anchors": len(anchors), **row.to_json()} for row in rows if row.key == key]
 
 
 def views(setting: Setting, name: str) -> Iterator[Job]:
