@@ -103,7 +103,7 @@ def _losses(data: Data) -> Figure:
         other.plot(data["step"], data["contrastive"], color=COLORS[1], label="contrastive")
         other.set(ylabel="contrastive loss", ylim=(0, None))
         axes.plot([], [], color=COLORS[1], label="contrastive (right axis)")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 
